@@ -1,0 +1,1 @@
+"""Mail without I/O: envelope, header section, trace."""

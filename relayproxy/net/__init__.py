@@ -1,0 +1,1 @@
+"""Sockets under trio: streams with deadlines, listeners, dialling."""

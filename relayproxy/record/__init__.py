@@ -1,0 +1,1 @@
+"""What happened, told: records, redaction, log, dialogs."""

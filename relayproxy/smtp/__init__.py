@@ -1,0 +1,1 @@
+"""SMTP without I/O: bytes to commands and replies, and back."""
