@@ -20,7 +20,8 @@ def _reply(code: int, text: bytes) -> Reply:
     return Reply(code, (text,), origin="proxy")
 
 
-# 2yz and 3yz. RFC 5321 §4.3.2; in this order a session hears them.
+# fmt: off
+# 2yz and 3yz (RFC 5321 §4.3.2).
 
 HELP: Final = _reply(214, b"2.0.0 EHLO HELO MAIL RCPT DATA RSET NOOP VRFY QUIT; see RFC 5321")  # §4.1.1.8
 QUIT_OK: Final = _reply(221, b"2.0.0 Closing connection")  # §4.1.1.10
@@ -29,9 +30,9 @@ NOOP_OK: Final = _reply(250, b"2.0.0 OK")  # §4.1.1.9, at capture
 SENDER_OK: Final = _reply(250, b"2.1.0 Sender OK")  # §4.1.1.2, at capture and behind a closed gate
 RECIPIENT_OK: Final = _reply(250, b"2.1.5 Recipient OK")  # §4.1.1.3, at capture and behind a closed gate
 CANNOT_VERIFY: Final = _reply(252, b"2.5.0 Cannot verify the user, but will take mail for it")  # §3.5.3, at capture
-START_MAIL: Final = _reply(
-    354, b"Start mail input; end with <CRLF>.<CRLF>"
-)  # §4.1.1.4, at capture and behind a closed gate
+START_MAIL: Final = _reply(354, b"Start mail input; end with <CRLF>.<CRLF>")  # §4.1.1.4, at capture and behind a closed gate
+
+# fmt: on
 
 
 def greeting(hostname: bytes) -> Reply:
@@ -49,22 +50,15 @@ def captured(identity: str) -> Reply:
     return _reply(250, b"2.0.0 Captured as " + identity.encode("ascii"))
 
 
+# fmt: off
 # 421: the service ends here; the connection is closed behind each of these (RFC 5321 §3.8, §4.2.3; PROTOCOL I6).
 
 SHUTTING_DOWN: Final = _reply(421, b"4.3.2 Service is shutting down; try again later")  # DESIGN §9.8
 TOO_MANY_SESSIONS: Final = _reply(421, b"4.3.2 Too many connections; try again later")  # §1.13, attack 18
-UPSTREAM_UNREACHABLE: Final = _reply(
-    421, b"4.4.1 The mail server behind this relay cannot be reached; try again later"
-)  # §1.1(2)
-UPSTREAM_SLOW: Final = _reply(
-    421, b"4.4.2 The mail server behind this relay does not answer; try again later"
-)  # §1.1(2), §4 S0
-UPSTREAM_UNRESOLVED: Final = _reply(
-    421, b"4.4.3 The mail server behind this relay cannot be found; try again later"
-)  # §1.1(2)
-UPSTREAM_GONE: Final = _reply(
-    421, b"4.4.2 The mail server behind this relay has closed the connection; try again later"
-)  # §4 S1
+UPSTREAM_UNREACHABLE: Final = _reply(421, b"4.4.1 The mail server behind this relay cannot be reached; try again later")  # §1.1(2)
+UPSTREAM_SLOW: Final = _reply(421, b"4.4.2 The mail server behind this relay does not answer; try again later")  # §1.1(2), §4 S0
+UPSTREAM_UNRESOLVED: Final = _reply(421, b"4.4.3 The mail server behind this relay cannot be found; try again later")  # §1.1(2)
+UPSTREAM_GONE: Final = _reply(421, b"4.4.2 The mail server behind this relay has closed the connection; try again later")  # §4 S1
 CLIENT_IDLE: Final = _reply(421, b"4.4.2 Timeout: nothing was heard for too long")  # RFC 5321 §4.5.3.2.7
 TOO_MANY_ERRORS: Final = _reply(421, b"4.7.0 Too many errors")  # §1.1(4), RFC 5321 §7.8
 TOO_MUCH_JUNK: Final = _reply(421, b"4.7.0 Too many commands without a message")  # attack 16
@@ -74,60 +68,37 @@ LINE_WITHOUT_END: Final = _reply(421, b"4.7.0 Line without an end")  # §1.2, at
 
 # 451, 452: this command or message failed for now (RFC 5321 §4.2.3, §4.5.3.1.10).
 
-UPSTREAM_LOST: Final = _reply(
-    451, b"4.4.2 The connection to the mail server behind this relay was lost; try again later"
-)  # §4 S4-S7
-UPSTREAM_VIOLATION: Final = _reply(
-    451, b"4.5.0 The mail server behind this relay broke the protocol; try again later"
-)  # §1.6, attack 12
+UPSTREAM_LOST: Final = _reply(451, b"4.4.2 The connection to the mail server behind this relay was lost; try again later")  # §4 S4-S7
+UPSTREAM_VIOLATION: Final = _reply(451, b"4.5.0 The mail server behind this relay broke the protocol; try again later")  # §1.6, attack 12
 INTERNAL_ERROR: Final = _reply(451, b"4.3.0 Internal error; try again later")  # I8, I9
 RECORD_FAILED: Final = _reply(451, b"4.3.0 The message could not be recorded; try again later")  # DESIGN §7
 DISK_FULL: Final = _reply(452, b"4.3.1 Insufficient storage; try again later")  # attack 33
-TOO_MANY_RECIPIENTS: Final = _reply(
-    452, b"4.5.3 Too many recipients; send the rest in another transaction"
-)  # RFC 5321 §4.5.3.1.10
+TOO_MANY_RECIPIENTS: Final = _reply(452, b"4.5.3 Too many recipients; send the rest in another transaction")  # RFC 5321 §4.5.3.1.10
 
 # 50z: the command was not understood or had no place (RFC 5321 §4.2.4; these count as errors, §1.13).
 
 LINE_TOO_LONG: Final = _reply(500, b"5.5.2 Line too long")  # RFC 5321 §4.5.3.1.9, attack 15
 UNKNOWN_COMMAND: Final = _reply(500, b"5.5.2 Command not recognized")  # §1.1(4)
 SYNTAX_ERROR: Final = _reply(501, b"5.5.2 Syntax error in the command or its argument")  # RFC 5321 §4.1.1
-PARAMETER_SYNTAX: Final = _reply(
-    501, b"5.5.4 Syntax error in a parameter, or a parameter that has no place here"
-)  # RFC 5321 §4.1.1.11
+PARAMETER_SYNTAX: Final = _reply(501, b"5.5.4 Syntax error in a parameter, or a parameter that has no place here")  # RFC 5321 §4.1.1.11
 NOT_IMPLEMENTED: Final = _reply(502, b"5.5.1 Command not implemented")  # §1.2
 BAD_SEQUENCE: Final = _reply(503, b"5.5.1 Bad sequence of commands")  # RFC 5321 §4.1.4
 UNKNOWN_PARAMETER: Final = _reply(555, b"5.5.4 Parameter not recognized or not offered")  # RFC 5321 §4.1.1.11
 
 # 55z: the message, or who sends it, is refused.
 
-NOT_WELCOME: Final = _reply(
-    554, b"5.7.1 Connections from your address are not accepted"
-)  # DESIGN §5 clients, RFC 5321 §3.1
+NOT_WELCOME: Final = _reply(554, b"5.7.1 Connections from your address are not accepted")  # DESIGN §5 clients, RFC 5321 §3.1
 NO_RECIPIENTS: Final = _reply(554, b"5.5.1 No valid recipients")  # RFC 5321 §3.3
-SYNC_VIOLATION: Final = _reply(
-    554, b"5.5.0 Synchronization error: input before our reply"
-)  # RFC 2920 §3.1, attacks 5, 6, 9
-BAD_LINE_ENDINGS: Final = _reply(
-    554, b"5.6.0 The message has a CR or LF that is not part of a CRLF"
-)  # RFC 5321 §2.3.8, attack 1
+SYNC_VIOLATION: Final = _reply(554, b"5.5.0 Synchronization error: input before our reply")  # RFC 2920 §3.1, attacks 5, 6, 9
+BAD_LINE_ENDINGS: Final = _reply(554, b"5.6.0 The message has a CR or LF that is not part of a CRLF")  # RFC 5321 §2.3.8, attack 1
 NUL_IN_MESSAGE: Final = _reply(554, b"5.6.0 The message has a NUL octet")  # RFC 5321 §4.5.2, attack 14
 BAD_HEADER_START: Final = _reply(554, b"5.6.0 The message begins with white space")  # §1.11, attack 13
-EIGHT_BIT_REFUSED: Final = _reply(
-    554, b"5.6.3 8-bit content cannot be passed on without 8BITMIME"
-)  # RFC 6152 §3, attack 2
-UTF8_HEADER_REFUSED: Final = _reply(
-    554, b"5.6.9 UTF-8 header fields cannot be passed on without SMTPUTF8"
-)  # RFC 6531 §3.5
-LOOP: Final = _reply(
-    554, b"5.4.6 Mail loop: the message has passed too many relays, or this one before"
-)  # RFC 5321 §6.3
+EIGHT_BIT_REFUSED: Final = _reply(554, b"5.6.3 8-bit content cannot be passed on without 8BITMIME")  # RFC 6152 §3, attack 2
+UTF8_HEADER_REFUSED: Final = _reply(554, b"5.6.9 UTF-8 header fields cannot be passed on without SMTPUTF8")  # RFC 6531 §3.5
+LOOP: Final = _reply(554, b"5.4.6 Mail loop: the message has passed too many relays, or this one before")  # RFC 5321 §6.3
 MESSAGE_TOO_BIG: Final = _reply(552, b"5.3.4 Message too big")  # RFC 1870 §6.1, §6.3
 LINE_OVER_LIMIT: Final = _reply(552, b"5.3.4 A line of the message is too long")  # §1.13
 HEADER_OVER_LIMIT: Final = _reply(552, b"5.3.4 The header section is too big")  # §1.13, attack 13
-UTF8_SENDER_REFUSED: Final = _reply(
-    550, b"5.6.7 A sender address that is not ASCII needs SMTPUTF8"
-)  # RFC 6531 §3.5: MAIL
-UTF8_RECIPIENT_REFUSED: Final = _reply(
-    553, b"5.6.7 A recipient address that is not ASCII needs SMTPUTF8"
-)  # RFC 6531 §3.5: RCPT
+UTF8_SENDER_REFUSED: Final = _reply(550, b"5.6.7 A sender address that is not ASCII needs SMTPUTF8")  # RFC 6531 §3.5: MAIL
+UTF8_RECIPIENT_REFUSED: Final = _reply(553, b"5.6.7 A recipient address that is not ASCII needs SMTPUTF8")  # RFC 6531 §3.5: RCPT
+# fmt: on
