@@ -1,0 +1,339 @@
+"""Sockets on Linux: one epoll registration for the life of a socket, edge-triggered, under trio.
+
+trio's own waits cost an epoll_ctl each (its registrations are one-shot). Here a worker has one `Poller`: a task that waits, by trio,
+for its epoll to have something, asks it once for all sockets and wakes the tasks that can go on with trio.lowlevel.reschedule.
+Cancellation, nurseries and clocks stay trio's. Where there is no epoll, the same `Poller` gives streams that wait as trio does.
+
+Invariants (epoll(7), "edge-triggered"):
+- an edge is remembered (`readable`, `_writable`) until a system call finds nothing to take, or takes less than it asked for: what
+  arrives after that is a new edge. An end that came with the octets rings only once, so from then on only EAGAIN counts (`_exact`),
+  and likewise behind urgent data (TCP's receive stops short at its mark). A peer over a Unix socket that passes descriptors can make
+  a receive stop short as well: it delays nobody but itself, and its deadline ends it.
+- a socket is closed only by its stream, and not shared with another process while it is open: the kernel then forgets the registration.
+- deadlines are swept, four times a second, over the waits that have begun: they are attributes and cost nothing to move. They end
+  waits up to a quarter of a second late, which the minutes of RFC 5321 §4.5.3.2 do not notice.
+Fairness between sessions does not belong here (peer.py): what need not wait does not, but for trio's own interface, which always
+gives way once.
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import socket
+from typing import TYPE_CHECKING, Final
+
+import outcome
+import trio
+from trio.lowlevel import Abort, checkpoint, current_task, reschedule, wait_readable, wait_task_rescheduled
+
+from relayproxy.net.stream import RECEIVE_SIZE, DeadlineStream, Octets, TrioStream, reset_on_close
+
+if TYPE_CHECKING:
+    from trio.lowlevel import Task
+
+#: Seconds between two looks at the deadlines.
+SWEEP: Final = 0.25
+#: Sockets served in one look at epoll; the rest is served in the next.
+BATCH: Final = 512
+
+EDGE_TRIGGERED: Final = hasattr(select, "epoll")
+if EDGE_TRIGGERED:
+    _ALL = select.EPOLLIN | select.EPOLLPRI | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+    # A broken connection wakes both sides: the system call then says what is wrong.
+    _FOR_READER = select.EPOLLIN | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+    _FOR_WRITER = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
+    _RINGS_ONCE = select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+
+
+class EdgeStream(DeadlineStream):
+    """A connected socket, registered with a Poller; made by `Poller.adopt`."""
+
+    __slots__ = (
+        "_ended", "_exact", "_poller", "_reader", "_sending", "_sock", "_writable", "_writer", "readable", "receive_by", "send_by",
+    )  # fmt: skip
+
+    readable: bool
+    receive_by: float
+    send_by: float
+
+    def __init__(self, sock: socket.socket, poller: Poller) -> None:
+        self._sock = sock
+        self._poller = poller
+        self._reader: Task | None = None
+        self._writer: Task | None = None
+        self._sending = False  # from the first octet of a send to the last, waits included
+        self._ended = False  # we said that no more comes (send_eof)
+        self._exact = False  # only EAGAIN proves that nothing is left to receive
+        self._writable = True
+        self.readable = True
+        self.receive_by = math.inf
+        self.send_by = math.inf
+
+    # What the poller tells.
+
+    def notify(self, events: int) -> None:
+        """Take note of an edge, and wake whoever waited for it."""
+        if events & _FOR_WRITER:
+            self._writable = True
+            if self._writer is not None:
+                self._wake(self._writer, None)
+        if events & _FOR_READER:
+            self.readable = True
+            if events & _RINGS_ONCE:
+                self._exact = True
+            if self._reader is not None:
+                self._wake(self._reader, None)
+
+    def sweep(self, now: float) -> None:
+        """End the waits that took too long."""
+        if self._reader is not None and self.receive_by <= now:
+            self._wake(self._reader, trio.TooSlowError())
+        if self._writer is not None and self.send_by <= now:
+            self._wake(self._writer, trio.TooSlowError())
+
+    def _wake(self, task: Task, error: Exception | None) -> None:
+        """Let a task go on; it may wait as both reader and writer."""
+        if self._reader is task:
+            self._reader = None
+        if self._writer is task:
+            self._writer = None
+        if error is None:
+            reschedule(task)
+        else:
+            reschedule(task, outcome.Error(error))
+
+    def _wake_all(self, error: type[Exception]) -> None:
+        if self._reader is not None:
+            self._wake(self._reader, error())
+        if self._writer is not None:
+            self._wake(self._writer, error())
+
+    # Waiting. A cancellation takes the task out again, so that nobody wakes it twice.
+
+    def _stop_reading(self, _: object) -> Abort:
+        self._reader = None
+        return Abort.SUCCEEDED
+
+    def _stop_writing(self, _: object) -> Abort:
+        self._writer = None
+        return Abort.SUCCEEDED
+
+    def _stop_both(self, _: object) -> Abort:
+        self._reader = self._writer = None
+        return Abort.SUCCEEDED
+
+    def _check_reader(self) -> None:
+        if self._reader is not None:
+            raise trio.BusyResourceError("another task is receiving from this stream")
+
+    def _check_writer(self) -> None:
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        if self._ended:
+            raise trio.ClosedResourceError("nothing can be sent after send_eof")
+
+    def _check_open(self) -> None:
+        if self._sock.fileno() == -1:
+            raise trio.ClosedResourceError("this stream was closed")
+
+    def _failure(self, error: OSError) -> Exception:
+        if self._sock.fileno() == -1:
+            return trio.ClosedResourceError("this stream was closed")
+        return trio.BrokenResourceError(f"connection broken: {error}")
+
+    # Receiving.
+
+    def receive_nowait(self, max_bytes: int = RECEIVE_SIZE) -> bytes:
+        self._check_reader()
+        if not self.readable:
+            raise trio.WouldBlock
+        try:
+            data = self._sock.recv(max_bytes)
+        except BlockingIOError:
+            self.readable = False
+            raise trio.WouldBlock from None
+        except OSError as error:
+            raise self._failure(error) from error
+        if len(data) < max_bytes and not self._exact:
+            self.readable = False
+        return data
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if max_bytes is None:
+            max_bytes = RECEIVE_SIZE
+        elif max_bytes < 1:
+            raise ValueError(f"expected max_bytes >= 1, got {max_bytes}")
+        if self.readable:
+            await checkpoint()
+        while True:
+            if not self.readable:
+                self._check_reader()
+                self._reader = current_task()
+                await wait_task_rescheduled(self._stop_reading)
+            try:
+                return self.receive_nowait(max_bytes)
+            except trio.WouldBlock:
+                continue  # another task took it, or the edge was an old one
+
+    def _something_to_hear(self) -> bool:
+        """Look whether there is something to receive, or the end, and leave it there."""
+        if self.readable:
+            try:
+                self._sock.recv(1, socket.MSG_PEEK)
+            except BlockingIOError:
+                self.readable = False
+            except OSError as error:
+                raise self._failure(error) from error
+        return self.readable
+
+    # Sending.
+
+    def _send(self, octets: Octets) -> int:
+        try:
+            sent = self._sock.send(octets)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise self._failure(error) from error
+        if sent < len(octets):
+            self._writable = False
+        return sent
+
+    def send_nowait(self, data: Octets) -> int:
+        self._check_writer()
+        return self._send(data)
+
+    async def send_all(self, data: Octets) -> None:
+        self._check_writer()
+        self._check_open()
+        self._sending = True
+        try:
+            if self._writable or not data:
+                await checkpoint()
+            rest = memoryview(data)
+            while rest:
+                if not self._writable:
+                    self._writer = current_task()
+                    await wait_task_rescheduled(self._stop_writing)
+                rest = rest[self._send(rest) :]
+        finally:
+            self._sending = False
+
+    async def send_or_hear(self, data: Octets) -> bool:
+        self._check_reader()
+        self._check_writer()
+        self._sending = True
+        try:
+            rest = memoryview(data)
+            while rest := rest[self._send(rest) :]:
+                if self._something_to_hear():
+                    return False
+                self._reader = self._writer = current_task()
+                await wait_task_rescheduled(self._stop_both)
+        finally:
+            self._sending = False
+        return True
+
+    async def wait_send_all_might_not_block(self) -> None:
+        self._check_writer()
+        self._check_open()
+        if self._writable:
+            await checkpoint()
+            return
+        self._sending = True
+        try:
+            self._writer = current_task()
+            await wait_task_rescheduled(self._stop_writing)
+        finally:
+            self._sending = False
+
+    # Ending.
+
+    async def send_eof(self) -> None:
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        self._check_open()
+        await checkpoint()
+        if not self._ended:
+            self._ended = True
+            try:
+                self._sock.shutdown(socket.SHUT_WR)
+            except OSError as error:
+                raise self._failure(error) from error
+
+    def close(self) -> None:
+        if self._sock.fileno() != -1:
+            self._poller.forget(self._sock)
+            self._sock.close()
+            self._wake_all(trio.ClosedResourceError)
+            self.readable = self._writable = True  # the next system call says that it is closed
+
+    def reset(self) -> None:
+        if self._sock.fileno() != -1:
+            reset_on_close(self._sock)
+            self.close()
+
+    def expire(self) -> None:
+        self._wake_all(trio.TooSlowError)
+
+
+class Poller:
+    """All sockets of one worker: `adopt` makes them streams, which live while `run` does."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll() if EDGE_TRIGGERED else None
+        self._streams: dict[int, EdgeStream] = {}
+        self._first = trio.Event()  # set while there are streams: nobody wakes four times a second for nothing
+
+    def adopt(self, sock: socket.socket) -> DeadlineStream:
+        """Take a connected socket over; nobody else may use it, or a duplicate of it, from now on."""
+        if sock.family != socket.AF_UNIX:
+            # Replies are small and wait for each other: with Nagle's algorithm each costs the peer's delayed ACK, 40 ms.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._epoll is None:
+            return TrioStream.of_socket(sock)
+        sock.setblocking(False)
+        stream = EdgeStream(sock, self)
+        descriptor = sock.fileno()
+        self._epoll.register(descriptor, _ALL)
+        self._streams[descriptor] = stream
+        self._first.set()
+        return stream
+
+    def forget(self, sock: socket.socket) -> None:
+        """A stream is about to close its socket; the kernel drops the registration with it."""
+        del self._streams[sock.fileno()]
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Wake the streams' tasks, until cancelled. The streams that are left can then only be closed."""
+        if self._epoll is None:
+            task_status.started()
+            await trio.sleep_forever()
+            return
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._sweep)
+                task_status.started()
+                await self._poll(self._epoll)
+        finally:
+            self._epoll.close()
+
+    async def _poll(self, epoll: select.epoll) -> None:
+        streams = self._streams
+        descriptor = epoll.fileno()
+        while True:
+            await wait_readable(descriptor)
+            for number, events in epoll.poll(0, BATCH):
+                if (stream := streams.get(number)) is not None:
+                    stream.notify(events)
+
+    async def _sweep(self) -> None:
+        while True:
+            if not self._streams:
+                self._first = trio.Event()
+            await self._first.wait()
+            await trio.sleep(SWEEP)
+            now = trio.current_time()
+            for stream in self._streams.values():
+                stream.sweep(now)

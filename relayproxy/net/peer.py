@@ -1,0 +1,181 @@
+"""One leg of a session as those see it who speak SMTP on it: octets, patience in seconds, and two ways to lose it.
+
+trio's errors are mapped here, once (STYLE): `PeerLost` is a leg that is gone, whatever ended it; `PeerStalled` one that did not move in
+time (PROTOCOL §1.7, attack 17) and is as good as gone. The end of what the peer sends is no error (RFC 5321 has half-closed clients,
+PROTOCOL §1.1.7): it is b"".
+Invariants: a send that was cut short, cancelled or out of time leaves the leg dead for sending; what need not wait does not give
+way, but every STREAK-th time, so that a peer that is always ready cannot keep the others from their turn.
+What the octets mean does not belong here (smtp/), nor does what to do about a loss (relay/).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal
+
+import trio
+from trio.lowlevel import checkpoint
+
+if TYPE_CHECKING:
+    from relayproxy.net.stream import DeadlineStream
+
+Leg = Literal["client", "upstream"]
+
+#: Operations that did not wait before one gives way.
+STREAK: Final = 32
+#: Lingering close: closing with unread input makes the kernel reset the connection, which eats our last reply (PROTOCOL §1.1.8).
+LINGER_SECONDS: Final = 5.0
+LINGER_BYTES: Final = 64 * 1024
+
+
+class PeerLost(Exception):  # noqa: N818  it is a fact, and reads as one
+    """The connection is gone: closed, reset, or closed by us."""
+
+    def __init__(self, leg: Leg, why: str = "the connection was lost") -> None:
+        super().__init__(f"{leg}: {why}")
+        self.leg = leg
+        self.why = why
+
+
+class PeerStalled(PeerLost):
+    """The peer sent nothing, or took nothing, for too long."""
+
+    def __init__(self, leg: Leg, why: str = "nothing moved in time") -> None:
+        super().__init__(leg, why)
+
+
+class Peer:
+    """The client's or the upstream's end of a connection."""
+
+    __slots__ = ("_cut", "_expired", "_streak", "address", "leg", "port", "stream")
+
+    def __init__(self, stream: DeadlineStream, leg: Leg, address: str, port: int | None) -> None:
+        self.stream = stream
+        self.leg: Leg = leg
+        self.address = address
+        self.port = port
+        self._streak = 0
+        self._cut = False  # a send did not end: what is next on the wire would be anybody's guess
+        self._expired = False
+
+    @property
+    def readable(self) -> bool:
+        """Whether receive_now may have something; False is certain."""
+        return self.stream.readable
+
+    def receive_now(self) -> bytes | None:
+        """What has come, b"" at the end, None where nothing has come yet; PeerLost."""
+        try:
+            self._streak += 1
+            return self.stream.receive_nowait()
+        except trio.WouldBlock:
+            return None
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise PeerLost(self.leg, str(error)) from error
+
+    async def receive(self, seconds: float) -> bytes:
+        """What has come, or comes within seconds; b"" at the end. PeerLost, PeerStalled."""
+        stream = self.stream
+        try:
+            if stream.readable:
+                if self._streak >= STREAK:
+                    self._streak = 0
+                    await checkpoint()
+                self._streak += 1
+                try:
+                    return stream.receive_nowait()
+                except trio.WouldBlock:
+                    pass
+            if self._expired:
+                raise PeerStalled(self.leg, "its time was over")
+            self._streak = 0
+            stream.receive_by = trio.current_time() + seconds
+            return await stream.receive_some()
+        except trio.TooSlowError:
+            raise PeerStalled(self.leg) from None
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise PeerLost(self.leg, str(error)) from error
+
+    async def send(self, data: bytes, seconds: float) -> None:
+        """Send all within seconds. PeerLost, PeerStalled."""
+        if self._streak >= STREAK:
+            self._streak = 0
+            await checkpoint()
+        try:
+            sent = self._send_now(data)
+            if sent < len(data):
+                self._start_to_wait()
+                self.stream.send_by = trio.current_time() + seconds
+                await self.stream.send_all(memoryview(data)[sent:])
+                self._cut = False
+        except trio.TooSlowError:
+            raise PeerStalled(self.leg) from None
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise PeerLost(self.leg, str(error)) from error
+
+    async def send_or_hear(self, data: bytes, seconds: float) -> bool:
+        """Send all within seconds, True; or give up, False, as soon as the peer says something while it does not take what we send.
+
+        That is how a server refuses in the middle of mail data (PROTOCOL §1.6). After False only receiving is left.
+        """
+        if self._streak >= STREAK:
+            self._streak = 0
+            await checkpoint()
+        try:
+            sent = self._send_now(data)
+            if sent < len(data):
+                self._start_to_wait()
+                self.stream.receive_by = self.stream.send_by = trio.current_time() + seconds
+                if not await self.stream.send_or_hear(memoryview(data)[sent:]):
+                    return False
+                self._cut = False
+        except trio.TooSlowError:
+            raise PeerStalled(self.leg) from None
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise PeerLost(self.leg, str(error)) from error
+        return True
+
+    def _send_now(self, data: bytes) -> int:
+        if self._cut:
+            raise PeerLost(self.leg, "an earlier send was cut short")
+        self._streak += 1
+        return self.stream.send_nowait(data)
+
+    def _start_to_wait(self) -> None:
+        """Until the send that waits has ended well, it counts as cut."""
+        self._cut = True
+        self._streak = 0
+        if self._expired:
+            raise PeerStalled(self.leg, "its time was over")
+
+    async def send_eof(self) -> None:
+        """Say that we send no more; what the peer sends still comes. PeerLost."""
+        try:
+            await self.stream.send_eof()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise PeerLost(self.leg, str(error)) from error
+
+    async def close(self) -> None:
+        """Close so that what we said last arrives: half-close, let the peer finish (bounded in time and octets), close."""
+        self._expired = False  # the linger has an end of its own
+        deadline = trio.current_time() + LINGER_SECONDS
+        heard = 0
+        try:
+            await self.send_eof()
+            while heard < LINGER_BYTES:
+                octets = await self.receive(deadline - trio.current_time())
+                if not octets:
+                    break
+                heard += len(octets)
+        except PeerLost:
+            pass  # nobody is there to hear our last words
+        finally:
+            self.stream.close()
+
+    def drop(self) -> None:
+        """Close at once. What the peer sends from now on is answered by a reset."""
+        self.stream.close()
+
+    def expire(self) -> None:
+        """Waits that have begun, and later ones, raise PeerStalled: the grace of a shutdown is over."""
+        self._expired = True
+        self.stream.expire()
