@@ -1,0 +1,106 @@
+"""Command lines out of octets, in whatever pieces they come (RFC 5321 §2.3.8, §4.5.3.1.4; PROTOCOL §1.2, attack 15).
+
+Invariants: only CRLF ends a line; a bare CR or LF is an octet of it, for the grammar to refuse. How octets are cut into pieces changes neither lines nor errors.
+No octet is searched twice, but for a CR that was the last. What an over-long line brings is dropped as it comes, so that a client holds
+at most one line and one read of our memory. Mail data does not belong here (data.py).
+"""
+
+from __future__ import annotations
+
+from relayproxy.smtp import local_replies
+from relayproxy.smtp.errors import RemoteProtocolError
+
+
+class LineBuffer:
+    """Octets that came and were not taken yet.
+
+    A line may have `max_line` octets, its CRLF included. A longer one is dropped up to its CRLF, as long as that comes within
+    `max_discard` more.
+    """
+
+    # `_data[_start:]` is held; a CRLF, if there is one, begins at `_searched` or later. `_dropped` counts the octets of an over-long
+    # line that are gone. Taking lines moves `_start` only: a group of commands that came in one piece is copied once, into its lines.
+    __slots__ = ("_data", "_dropped", "_max_discard", "_max_line", "_searched", "_start")
+
+    def __init__(self, max_line: int, max_discard: int) -> None:
+        self._max_line = max_line
+        self._max_discard = max_discard
+        self._data = b""
+        self._start = 0
+        self._searched = 0
+        self._dropped = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take octets that came. Call `next_line` until it gives None before feeding more: that is what bounds memory."""
+        start = self._start
+        if start == len(self._data):
+            self._data = data
+            self._searched = 0
+        else:
+            self._data = self._data[start:] + data
+            self._searched -= start
+        self._start = 0
+
+    def __len__(self) -> int:
+        """Octets held."""
+        return len(self._data) - self._start
+
+    def peek(self) -> int | None:
+        """The first octet of the next line; None where nothing of it has come (what is left of an over-long line is none)."""
+        if self._dropped or self._start == len(self._data):
+            return None
+        return self._data[self._start]
+
+    def next_line(self) -> bytes | None:
+        """The next line without its CRLF, or None until more has come.
+
+        Raises RemoteProtocolError: 500 once a line was over-long and its end has come, fatal 421 once it is so long that
+        its end is not waited for. What was held is gone then.
+        """
+        start = self._start
+        end = self._data.find(b"\r\n", self._searched)
+        if end < 0:
+            self._note_open_line()
+            return None
+        octets = self._dropped + end + 2 - start
+        self._start = self._searched = end + 2
+        if octets <= self._max_line:
+            return self._data[start:end]
+        self._dropped = 0
+        if octets > self._max_line + self._max_discard:
+            raise self._endless()
+        raise RemoteProtocolError(
+            f"expected a command line of at most {self._max_line} octets, got {octets}", local_replies.LINE_TOO_LONG
+        )
+
+    def _note_open_line(self) -> None:
+        length = len(self._data)
+        octets = self._dropped + length - self._start
+        # A CR that came last may be half of a CRLF: it is kept, and looked at again.
+        self._searched = length - 1 if self._data.endswith(b"\r") and length > self._start else length
+        if octets < self._max_line:
+            return
+        if octets >= self._max_line + self._max_discard:
+            raise self._endless()
+        self._data = self._data[self._searched :]
+        self._dropped = octets - len(self._data)
+        self._start = self._searched = 0
+
+    def _endless(self) -> RemoteProtocolError:
+        self.clear()
+        return RemoteProtocolError(
+            f"expected the end of a line within {self._max_line + self._max_discard} octets",
+            local_replies.LINE_WITHOUT_END,
+            fatal=True,
+        )
+
+    def take(self) -> bytes:
+        """All that is held, as it came; nothing is held afterwards. What follows a command in another framing (mail data) starts here."""
+        data = self._data[self._start :]
+        self.clear()
+        return data
+
+    def clear(self) -> None:
+        """Forget everything that came."""
+        self._data = b""
+        self._start = self._searched = self._dropped = 0
