@@ -1,0 +1,24 @@
+// argv: listen port, upstream port
+const { SMTPServer } = require('smtp-server')
+const SMTPConnection = require('nodemailer/lib/smtp-connection')
+const [lport, uport] = process.argv.slice(2)
+const up = new Map() // session id -> promise of an upstream connection
+function upstream(session) {
+  if (!up.has(session.id)) {
+    const c = new SMTPConnection({ host: '127.0.0.1', port: +uport, secure: false, ignoreTLS: true, socketTimeout: 300000 })
+    up.set(session.id, new Promise((ok, fail) => { c.once('error', fail); c.connect(() => { c.removeListener('error', fail); c.on('error', () => {}); ok(c) }) }))
+  }
+  return up.get(session.id)
+}
+const server = new SMTPServer({
+  authOptional: true, disableReverseLookup: true, logger: false, name: 'relay.test', socketTimeout: 300000,
+  disabledCommands: ['AUTH', 'STARTTLS'], size: 2 ** 30, maxClients: Infinity, closeTimeout: 1000,
+  onMailFrom(addr, session, cb) { upstream(session).then(() => cb(), cb) },
+  onData(stream, session, cb) {
+    upstream(session).then((c) => c.send({ from: session.envelope.mailFrom.address, to: session.envelope.rcptTo.map((r) => r.address) }, stream,
+      (err) => (err ? (stream.resume(), cb(err)) : cb(null, 'accepted'))), (e) => { stream.resume(); cb(e) })
+  },
+  onClose(session) { const p = up.get(session.id); up.delete(session.id); if (p) p.then((c) => c.quit(), () => {}) },
+})
+server.on('error', () => {})
+server.listen({ port: +lport, host: '127.0.0.1', backlog: 4096 })
