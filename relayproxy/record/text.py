@@ -1,0 +1,76 @@
+r"""Octets and text in records: made lossless, kept on one line, harmless to look at (DESIGN §7, attack 22).
+
+`text` is the one way from octets to text. `json_line` and `printable` are the two ways out: for programs (JSON, every character
+recoverable) and for people (a terminal, every character visible).
+
+Invariants: neither lets through what ends a line, drives a terminal, changes the direction of writing or cannot be seen; neither
+ever fails, whatever text it is given. Pure. What a record holds does not belong here (report.py).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import msgspec
+
+# What JSON lets pass and a terminal or a reader of lines may obey: DEL and C1; soft hyphen; Arabic letter mark, zero-width characters and
+# the marks, embeddings, overrides and isolates that change direction (UAX #9); line and paragraph separator; invisible operators, byte
+# order mark; interlinear annotations; tags. C0, the quotation mark and the backslash JSON escapes itself.
+_HIDDEN: Final = (
+    "\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"
+)
+_hidden_from_json: Final = re.compile(f"[{_HIDDEN}]")
+_hidden_from_people: Final = re.compile(f"[\x00-\x1f{_HIDDEN}\ud800-\udfff]")
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def text(octets: bytes) -> str:
+    r"""Octets as text, lossless: valid UTF-8 stays, a backslash is doubled, any other octet becomes `\xNN`."""
+    if b"\\" in octets:
+        octets = octets.replace(b"\\", rb"\\")
+    return octets.decode("utf-8", "backslashreplace")
+
+
+def printable(value: str) -> str:
+    r"""Text for a terminal: what would not be seen, or be obeyed, as `\xNN`, `\uNNNN` or `\UNNNNNNNN`."""
+    if value.isascii() and value.isprintable():
+        return value
+    return _hidden_from_people.sub(_visible, value)
+
+
+def _visible(match: re.Match[str]) -> str:
+    number = ord(match[0])
+    if number < 0x100:
+        return f"\\x{number:02x}"
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+def json_line(value: Any) -> bytes:
+    """JSON on one line, without a newline."""
+    try:
+        line = _encode(value)
+    except UnicodeEncodeError:  # a lone surrogate: decoded header fields may hold one (RFC 2047 words in UTF-7)
+        line = _encode(_without_surrogates(msgspec.to_builtins(value)))
+    if line.isascii() and b"\x7f" not in line:
+        return line
+    return _hidden_from_json.sub(_json_escape, line.decode()).encode()
+
+
+def _json_escape(match: re.Match[str]) -> str:
+    r"""RFC 8259 §7: `\uXXXX`, beyond the basic plane as a surrogate pair."""
+    units = match[0].encode("utf-16-be").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+
+
+def _without_surrogates(value: Any) -> Any:
+    r"""The same with each lone surrogate as the octets that it would have been, `\xNN`: a line is never dropped."""
+    match value:
+        case str():
+            return value.encode("utf-8", "surrogatepass").decode("utf-8", "backslashreplace")
+        case dict():
+            return {_without_surrogates(key): _without_surrogates(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_without_surrogates(inner) for inner in value]
+        case _:
+            return value
