@@ -27,7 +27,7 @@ import outcome
 import trio
 from trio.lowlevel import Abort, checkpoint, current_task, reschedule, wait_readable, wait_task_rescheduled
 
-from relayproxy.net.stream import RECEIVE_SIZE, DeadlineStream, Octets, TrioStream, reset_on_close
+from relayproxy.net.stream import RECEIVE_SIZE, DeadlineStream, Octets, TrioStream, far_end, reset_on_close
 
 if TYPE_CHECKING:
     from trio.lowlevel import Task
@@ -250,6 +250,10 @@ class EdgeStream(DeadlineStream):
 
     # Ending.
 
+    @property
+    def far_end(self) -> tuple[str, int | None] | None:
+        return far_end(self._sock)
+
     async def send_eof(self) -> None:
         if self._sending:
             raise trio.BusyResourceError("another task is sending on this stream")
@@ -288,9 +292,6 @@ class Poller:
 
     def adopt(self, sock: socket.socket) -> DeadlineStream:
         """Take a connected socket over; nobody else may use it, or a duplicate of it, from now on."""
-        if sock.family != socket.AF_UNIX:
-            # Replies are small and wait for each other: with Nagle's algorithm each costs the peer's delayed ACK, 40 ms.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._epoll is None:
             return TrioStream.of_socket(sock)
         sock.setblocking(False)

@@ -16,6 +16,7 @@ import trio
 from trio.lowlevel import checkpoint
 
 if TYPE_CHECKING:
+    from relayproxy.net.dial import UpstreamUrl
     from relayproxy.net.stream import DeadlineStream
 
 Leg = Literal["client", "upstream"]
@@ -56,6 +57,13 @@ class Peer:
         self._streak = 0
         self._cut = False  # a send did not end: what is next on the wire would be anybody's guess
         self._expired = False
+
+    @classmethod
+    def of(cls, stream: DeadlineStream, leg: Leg, url: UpstreamUrl) -> Peer:
+        """The peer behind a url; its address is where the stream leads, which a name alone does not say."""
+        if url.family is None and (far_end := stream.far_end) is not None:
+            return cls(stream, leg, *far_end)
+        return cls(stream, leg, url.host, url.port)
 
     @property
     def readable(self) -> bool:

@@ -57,6 +57,11 @@ class DeadlineStream(trio.abc.HalfCloseableStream):
     def readable(self) -> bool:
         """Whether receive_nowait may give something; False is certain, True is not. Costs no system call."""
 
+    @property
+    @abstractmethod
+    def far_end(self) -> tuple[str, int | None] | None:
+        """Address and port of who is at the other end; None where that means nothing, or is no longer known."""
+
     @abstractmethod
     def receive_nowait(self, max_bytes: int = RECEIVE_SIZE) -> bytes:
         """What is there, at most max_bytes; b"" at the end; trio.WouldBlock where there is nothing yet."""
@@ -97,6 +102,17 @@ class DeadlineStream(trio.abc.HalfCloseableStream):
         await checkpoint()
 
 
+def far_end(sock: socket.socket) -> tuple[str, int | None] | None:
+    """Who is at the other end of a socket, None where it has no address or is gone."""
+    if sock.family == socket.AF_UNIX:
+        return None
+    try:
+        name = sock.getpeername()
+    except OSError:
+        return None
+    return name[0], name[1]
+
+
 def reset_on_close(sock: socket.socket) -> None:
     """Make close() send RST and forget what was not sent yet (SO_LINGER, zero seconds)."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -117,6 +133,7 @@ class TrioStream(DeadlineStream):
         "_receive_scope",
         "_send_by",
         "_send_scope",
+        "_socket",
         "_stream",
     )
 
@@ -124,6 +141,7 @@ class TrioStream(DeadlineStream):
         self, stream: trio.abc.HalfCloseableStream, receive_nowait: Callable[[int], bytes | bytearray] | None = None
     ) -> None:
         self._stream = stream
+        self._socket: socket.socket | None = None
         self._receive_now = receive_nowait
         self._closers = _closers(stream)
         self._receive_by = self._send_by = math.inf
@@ -135,11 +153,19 @@ class TrioStream(DeadlineStream):
     def of_socket(cls, sock: socket.socket) -> TrioStream:
         """Take a connected socket over; it may not be used in any other way."""
         sock.setblocking(False)
-        return cls(trio.SocketStream(trio.socket.from_stdlib_socket(sock)), sock.recv)
+        stream = cls(trio.SocketStream(trio.socket.from_stdlib_socket(sock)), sock.recv)
+        stream._socket = sock
+        return stream
 
     @property
     def readable(self) -> bool:
         return self._heard is not None or self._receive_now is not None
+
+    @property
+    def far_end(self) -> tuple[str, int | None] | None:
+        if self._socket is None:
+            return None
+        return far_end(self._socket)
 
     @property
     def receive_by(self) -> float:
@@ -260,8 +286,8 @@ class TrioStream(DeadlineStream):
             close()
 
     def reset(self) -> None:
-        if isinstance(self._stream, trio.SocketStream) and self._stream.socket.fileno() != -1:
-            self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if self._socket is not None and self._socket.fileno() != -1:
+            reset_on_close(self._socket)
         self.close()
 
     def expire(self) -> None:

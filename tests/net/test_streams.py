@@ -1,12 +1,12 @@
 """Both kinds of stream keep trio's contract, and the one of relayproxy/net/stream.py on top of it."""
 
-import math
 import socket
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from trio.testing import check_half_closeable_stream, memory_stream_pair, wait_all_tasks_blocked
+from trio.testing import check_half_closeable_stream, memory_stream_pair
 
 from relayproxy.net.edge import Poller
 from relayproxy.net.stream import DeadlineStream, TrioStream
