@@ -130,12 +130,12 @@ def check(command: Command, offered: Capabilities, *, smtputf8: bool = True) -> 
         path, parameters = command.path, command.parameters
         if parameters or not path.is_ascii:
             utf8 = smtputf8 and b"SMTPUTF8" in offered
-            _check(path, parameters, _RCPT_EXTENSIONS, offered, utf8, local_replies.UTF8_RECIPIENT_REFUSED)
+            _check(path, parameters, _RCPT_EXTENSIONS, offered, utf8=utf8, refusal=local_replies.UTF8_RECIPIENT_REFUSED)
     elif isinstance(command, Mail):
         path, parameters = command.path, command.parameters
         if parameters or not path.is_ascii:
             utf8 = b"SMTPUTF8" in offered and get(parameters, b"SMTPUTF8") is not None
-            _check(path, parameters, _MAIL_EXTENSIONS, offered, utf8, local_replies.UTF8_SENDER_REFUSED)
+            _check(path, parameters, _MAIL_EXTENSIONS, offered, utf8=utf8, refusal=local_replies.UTF8_SENDER_REFUSED)
     elif isinstance(command, Vrfy) and not command.argument.isascii() and b"SMTPUTF8" not in offered:
         # RFC 6531 §3.7.4.2 has a parameter for it too, which only upstream can tell from the text.
         raise RemoteProtocolError(
@@ -148,6 +148,7 @@ def _check(
     parameters: Parameters,
     extensions: dict[bytes, bytes],
     offered: Capabilities,
+    *,
     utf8: bool,
     refusal: Reply,
 ) -> None:

@@ -57,6 +57,8 @@ class LineBuffer:
         Raises RemoteProtocolError: 500 once a line was over-long and its end has come, fatal 421 once it is so long that
         its end is not waited for. What was held is gone then.
         """
+        if self._searched >= len(self._data):
+            return None
         start = self._start
         end = self._data.find(b"\r\n", self._searched)
         if end < 0:
