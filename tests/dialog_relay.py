@@ -1,0 +1,100 @@
+"""What dialogs are played against: the one place where the runner meets the relay.
+
+The runner knows `Driven` and `Start`, and no module of the relay; `start` makes a real relay of the parts that a process has:
+Config, Reporter on a LogSink, Relay. All that is not the relay itself is defaults (`CONFIG`) and translation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from io import BytesIO
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from socket import socket
+
+    from dialog_wire import Leg
+
+    from relayproxy.net.stream import DeadlineStream
+
+Reason = Literal["refused", "timeout", "unresolved", "unreachable"]
+
+#: What a dialog's `@ config` lines are laid over.
+CONFIG: Mapping[str, Any] = {
+    "hostname": "relay.test",
+    "upstream": {"default": {"url": "smtp://upstream.test:25"}},
+}
+
+
+class DialRefusedByDialog(Exception):  # noqa: N818 - it says what is the matter
+    """A dial failed as the dialog wanted: refused, timeout, unresolved or unreachable."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason: Reason = reason
+
+
+Dial = Callable[[str, float], Awaitable["Leg"]]
+
+
+class Driven(Protocol):
+    """A relay as the runner sees it."""
+
+    async def session(self, stream: Leg, address: str, port: int | None, listener: str | None) -> None:
+        """Hold one session; it is over, and its streams are closed, on return."""
+
+    def sigterm(self) -> None: ...
+
+    def close(self) -> list[dict[str, Any]]:
+        """Stop; all lines of the log, in order."""
+
+
+Start = Callable[[Mapping[str, Any], Dial], Driven]
+
+
+class _Relay:
+    def __init__(self, config: Mapping[str, Any], dial: Dial) -> None:
+        # Imported late: the runner's own tests need no relay.
+        from relayproxy.cli.config import Config
+        from relayproxy.net.dial import DialError, UpstreamUrl
+        from relayproxy.net.stream import TrioStream
+        from relayproxy.record.log import LogSink, Reporter
+        from relayproxy.relay.service import Relay
+
+        async def dial_leg(url: UpstreamUrl, seconds: float) -> DeadlineStream:
+            try:
+                leg = await dial(str(url), seconds)
+            except DialRefusedByDialog as refused:
+                raise DialError(refused.reason, f"{url}: {refused.reason}") from None
+            return TrioStream(leg, leg.receive_nowait)
+
+        self._folder = TemporaryDirectory()
+        self._config = Config.model_validate({"state": self._folder.name, **config})
+        self._log = BytesIO()
+        self._sink = LogSink(self._log)
+        self._relay = Relay(self._config, Reporter(self._sink), dial=dial_leg, adopt=_no_sockets)
+        self._wrap = TrioStream
+
+    async def session(self, stream: Leg, address: str, port: int | None, listener: str | None) -> None:
+        listeners = {known.name: known for known in self._config.listener}
+        chosen = listeners.get(listener or "", self._config.listener[0])
+        await self._relay.session(self._wrap(stream, stream.receive_nowait), address, port, chosen)
+
+    def sigterm(self) -> None:
+        self._relay.shut_down()
+
+    def close(self) -> list[dict[str, Any]]:
+        self._sink.close(5.0)
+        self._folder.cleanup()
+        return [json.loads(line) for line in self._log.getvalue().splitlines()]
+
+
+def _no_sockets(sock: socket) -> DeadlineStream:
+    raise AssertionError(f"no socket is accepted in a dialog, but {sock} was")
+
+
+def start(config: Mapping[str, Any], dial: Dial) -> Driven:
+    """A relay with that configuration, whose upstreams are the dialog's."""
+    return _Relay(config, dial)
