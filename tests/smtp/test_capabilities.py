@@ -11,7 +11,7 @@ from relayproxy.smtp.errors import LocalProtocolError, RemoteProtocolError
 from relayproxy.smtp.replies import Reply
 
 
-def parse(*lines):
+def parse(*lines: bytes) -> Capabilities:
     return Capabilities.parse(Reply(250, (b"mx.example.com says hello", *lines)))
 
 
@@ -35,14 +35,14 @@ def parse(*lines):
         ([b"X%d" % n for n in range(150)], {b"X%d" % n: b"" for n in range(100)}),
     ],
 )
-def test_an_ehlo_reply_lists_keywords(lines, keywords):
+def test_an_ehlo_reply_lists_keywords(lines: list[bytes], keywords: dict[bytes, bytes]) -> None:
     capabilities = parse(*lines)
     assert capabilities.keywords == keywords
     assert all(keyword in capabilities for keyword in keywords)
     assert b"CHUNKING" not in capabilities
 
 
-def test_the_first_line_is_the_name_of_the_server():
+def test_the_first_line_is_the_name_of_the_server() -> None:
     assert b"PIPELINING" not in Capabilities.parse(Reply(250, (b"PIPELINING",)))
     assert Capabilities.parse(Reply(250)) == Capabilities()
 
@@ -61,7 +61,7 @@ def test_the_first_line_is_the_name_of_the_server():
         (b"SIZE 52428800", 52428800),
     ],
 )
-def test_a_size_that_says_nothing_is_no_limit(line, size):
+def test_a_size_that_says_nothing_is_no_limit(line: bytes, size: int | None) -> None:
     assert parse(line).size == size
 
 
@@ -101,21 +101,23 @@ EVERYTHING = (
         ),
     ],
 )
-def test_clients_are_offered_what_we_understand_and_upstream_has(upstream, message_bytes, margin, lines):
+def test_clients_are_offered_what_we_understand_and_upstream_has(
+    upstream: tuple[bytes, ...], message_bytes: int, margin: int, lines: tuple[bytes, ...]
+) -> None:
     offered = parse(*upstream).offer(message_bytes=message_bytes, margin=margin)
     reply = offered.to_reply(b"relay.example.test")
     assert reply == Reply(250, (b"relay.example.test", *lines), "proxy")
     assert Capabilities.parse(reply) == offered
 
 
-def test_a_greeting_may_follow_the_name():
+def test_a_greeting_may_follow_the_name() -> None:
     assert Capabilities().to_reply(b"relay.test", b"at your service").lines == (b"relay.test at your service",)
 
 
 @pytest.mark.parametrize(
     ("name", "greeting"), [(b"", b""), (b"a b", b""), (b"a\r\n250 x", b""), (b"a", b"x\r\n250 y"), (b"a", b"\x1b")]
 )
-def test_no_line_is_smuggled_into_the_reply(name, greeting):
+def test_no_line_is_smuggled_into_the_reply(name: bytes, greeting: bytes) -> None:
     with pytest.raises(LocalProtocolError):
         Capabilities().to_reply(name, greeting)
 
@@ -134,7 +136,9 @@ def test_no_line_is_smuggled_into_the_reply(name, greeting):
         ((b"SIZE 6",), (), False),
     ],
 )
-def test_another_server_serves_only_if_it_has_all_that_was_offered(mine, theirs, covered):
+def test_another_server_serves_only_if_it_has_all_that_was_offered(
+    mine: tuple[bytes, ...], theirs: tuple[bytes, ...], covered: bool
+) -> None:
     assert parse(*mine).covered_by(parse(*theirs)) is covered
 
 
@@ -159,7 +163,7 @@ PLAIN = parse(b"8BITMIME", b"DSN").offer(message_bytes=5000, margin=0)
         ("VRFY ü".encode(), ALL),
     ],
 )
-def test_what_was_offered_may_be_used(line, offered):
+def test_what_was_offered_may_be_used(line: bytes, offered: Capabilities) -> None:
     check(parse_command(line), offered)
 
 
@@ -186,14 +190,14 @@ def test_what_was_offered_may_be_used(line, offered):
         ("VRFY ü".encode(), PLAIN, local_replies.UTF8_RECIPIENT_REFUSED),
     ],
 )
-def test_what_was_not_offered_is_refused(line, offered, reply):
+def test_what_was_not_offered_is_refused(line: bytes, offered: Capabilities, reply: Reply) -> None:
     with pytest.raises(RemoteProtocolError) as error:
         check(parse_command(line), offered)
     assert error.value.reply is reply
     assert not error.value.fatal
 
 
-def test_a_recipient_may_be_utf8_only_where_mail_said_so():
+def test_a_recipient_may_be_utf8_only_where_mail_said_so() -> None:
     command = parse_command("RCPT TO:<ü@y>".encode())
     check(command, ALL, smtputf8=True)
     with pytest.raises(RemoteProtocolError) as error:
@@ -201,13 +205,14 @@ def test_a_recipient_may_be_utf8_only_where_mail_said_so():
     assert error.value.reply is local_replies.UTF8_RECIPIENT_REFUSED
 
 
-def test_other_commands_need_no_extension():
+def test_other_commands_need_no_extension() -> None:
     check(Rset(), NONE)
 
 
 @given(st.lists(st.binary(max_size=30), max_size=8), st.integers(1, 10**9), st.integers(0, 1000))
-def test_whatever_upstream_says_the_offer_is_ours(lines, message_bytes, margin):
+def test_whatever_upstream_says_the_offer_is_ours(lines: list[bytes], message_bytes: int, margin: int) -> None:
     offered = parse(*lines).offer(message_bytes=message_bytes, margin=margin)
     assert offered.keywords.keys() <= {b"PIPELINING", b"SIZE", b"8BITMIME", b"SMTPUTF8", b"DSN", b"ENHANCEDSTATUSCODES"}
+    assert offered.size is not None
     assert 1 <= offered.size <= message_bytes
     assert Capabilities.parse(offered.to_reply(b"relay.test")) == offered

@@ -45,7 +45,7 @@ PATHS = [
 
 @pytest.mark.parametrize(("octets", "local", "domain"), PATHS)
 @pytest.mark.parametrize("rest", [b"", b" SIZE=1", b">", b"@"])
-def test_a_path_is_local_part_and_domain_as_written(octets, local, domain, rest):
+def test_a_path_is_local_part_and_domain_as_written(octets: bytes, local: bytes, domain: bytes, rest: bytes) -> None:
     assert grammar.path(octets + rest) == (local, domain, len(octets))
     assert grammar.path(b"FROM:" + octets + rest, 5) == (local, domain, 5 + len(octets))
 
@@ -64,7 +64,7 @@ NO_PATHS = [
 
 
 @pytest.mark.parametrize("octets", NO_PATHS)
-def test_what_is_no_path_is_refused(octets):
+def test_what_is_no_path_is_refused(octets: bytes) -> None:
     with pytest.raises(ValueError, match="expected"):
         grammar.path(octets)
 
@@ -73,7 +73,7 @@ def test_what_is_no_path_is_refused(octets):
     ("octets", "value"),
     [(b"0", 0), (b"00012", 12), (b"328", 328), (b"9" * 20, 10**20 - 1)],
 )
-def test_a_number_is_ascii_digits(octets, value):
+def test_a_number_is_ascii_digits(octets: bytes, value: int) -> None:
     assert grammar.number(octets) == value
 
 
@@ -95,7 +95,7 @@ def test_a_number_is_ascii_digits(octets, value):
         b"9" * 21,
     ],
 )
-def test_nothing_else_is_a_number(octets):
+def test_nothing_else_is_a_number(octets: bytes) -> None:
     with pytest.raises(ValueError, match="digits"):
         grammar.number(octets)
 
@@ -104,7 +104,7 @@ def test_nothing_else_is_a_number(octets):
     ("octets", "decoded"),
     [(b"", b""), (b"a@x", b"a@x"), (b"a+2Bb+3D", b"a+b="), (b"<>", b"<>"), (b"+C3+BC", "ü".encode()), (b"+20", b" ")],
 )
-def test_xtext_decodes(octets, decoded):
+def test_xtext_decodes(octets: bytes, decoded: bytes) -> None:
     assert grammar.xtext(octets) == decoded
 
 
@@ -127,7 +127,7 @@ def test_xtext_decodes(octets, decoded):
         b"\n",
     ],
 )
-def test_xtext_hides_no_controls(octets):
+def test_xtext_hides_no_controls(octets: bytes) -> None:
     with pytest.raises(ValueError, match="xtext"):
         grammar.xtext(octets)
 
@@ -142,7 +142,7 @@ def test_xtext_hides_no_controls(octets):
         (b"x400;a;b", b"x400", b"a;b"),
     ],
 )
-def test_an_original_recipient_has_a_type(octets, kind, address):
+def test_an_original_recipient_has_a_type(octets: bytes, kind: bytes, address: bytes) -> None:
     assert grammar.original_recipient(octets) == (kind, address)
 
 
@@ -162,13 +162,13 @@ def test_an_original_recipient_has_a_type(octets, kind, address):
         b"rfc822;" + b"a" * 494,
     ],
 )
-def test_what_is_no_original_recipient_is_refused(octets):
+def test_what_is_no_original_recipient_is_refused(octets: bytes) -> None:
     with pytest.raises(ValueError, match="expected"):
         grammar.original_recipient(octets)
 
 
 @given(st.binary(max_size=80))
-def test_no_octets_raise_anything_but_value_error(octets):
+def test_no_octets_raise_anything_but_value_error(octets: bytes) -> None:
     for parse in (grammar.path, grammar.xtext, grammar.number, grammar.utf8, grammar.original_recipient):
         try:
             parse(octets)
@@ -181,7 +181,7 @@ def test_no_octets_raise_anything_but_value_error(octets):
     [b"<" + b"a-" * 2000, b"<a@" + b"x-" * 2000, b"<a@" + b"x." * 2000, b'<"' + b"\\a" * 2000, b"<" + b"@a," * 1300, b"<@" + b"a-" * 2000 + b":", b"<a@[" + b"a:" * 2000],
     ids=repr,
 )  # fmt: skip
-def test_no_octets_cost_more_than_linear_time(hostile):
+def test_no_octets_cost_more_than_linear_time(hostile: bytes) -> None:
     start = time.process_time()
     with pytest.raises(ValueError, match="expected"):
         grammar.path(hostile)

@@ -14,9 +14,9 @@ LONG = "too long"
 ENDLESS = "endless"
 
 
-def drain(buffer):
+def drain(buffer: LineBuffer) -> list[bytes | str]:
     """All that can be had now: lines, and what errors stand for."""
-    events = []
+    events: list[bytes | str] = []
     while True:
         try:
             line = buffer.next_line()
@@ -30,9 +30,9 @@ def drain(buffer):
         events.append(line)
 
 
-def run(pieces, max_line=10, max_discard=20):
+def run(pieces: list[bytes], max_line: int = 10, max_discard: int = 20) -> tuple[list[bytes | str], LineBuffer]:
     buffer = LineBuffer(max_line, max_discard)
-    events = []
+    events: list[bytes | str] = []
     for piece in pieces:
         buffer.feed(piece)
         events += drain(buffer)
@@ -41,7 +41,7 @@ def run(pieces, max_line=10, max_discard=20):
     return events, buffer
 
 
-TABLE = [
+TABLE: list[tuple[bytes, list[bytes | str]]] = [
     (b"", []),
     (b"\r\n", [b""]),
     (b"QUIT\r\n", [b"QUIT"]),
@@ -72,7 +72,7 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("octets", "events"), TABLE)
-def test_a_line_ends_with_crlf_and_has_a_limit(octets, events):
+def test_a_line_ends_with_crlf_and_has_a_limit(octets: bytes, events: list[bytes | str]) -> None:
     assert run([octets])[0] == events
     assert run([octets[i : i + 1] for i in range(len(octets))])[0] == events
 
@@ -80,7 +80,7 @@ def test_a_line_ends_with_crlf_and_has_a_limit(octets, events):
 @pytest.mark.parametrize(
     ("octets", "events"), [row for row in TABLE if row[0].endswith(b"\r\n") and ENDLESS not in row[1]]
 )
-def test_what_follows_is_kept_as_it_came(octets, events):
+def test_what_follows_is_kept_as_it_came(octets: bytes, events: list[bytes | str]) -> None:
     got, buffer = run([octets + b"\r.x\n"])
     assert got == events
     assert len(buffer) == 4
@@ -89,14 +89,14 @@ def test_what_follows_is_kept_as_it_came(octets, events):
     assert buffer.next_line() is None
 
 
-def test_the_rest_is_there_before_its_lines_are_read():
+def test_the_rest_is_there_before_its_lines_are_read() -> None:
     buffer = LineBuffer(100, 0)
     buffer.feed(b"DATA\r\nSubject: x\r\n\r\n.\r\n")
     assert buffer.next_line() == b"DATA"
     assert buffer.take() == b"Subject: x\r\n\r\n.\r\n"
 
 
-def test_the_first_octet_can_be_seen_before_its_line_ends():
+def test_the_first_octet_can_be_seen_before_its_line_ends() -> None:
     buffer = LineBuffer(10, 20)
     assert buffer.peek() is None
     buffer.feed(b"\x16")
@@ -106,7 +106,7 @@ def test_the_first_octet_can_be_seen_before_its_line_ends():
     assert buffer.peek() == ord("Q")
 
 
-def test_the_middle_of_an_over_long_line_is_no_first_octet():
+def test_the_middle_of_an_over_long_line_is_no_first_octet() -> None:
     buffer = LineBuffer(10, 20)
     buffer.feed(b"A" * 12)
     assert buffer.next_line() is None
@@ -119,7 +119,7 @@ def test_the_middle_of_an_over_long_line_is_no_first_octet():
     assert buffer.peek() == 0x16
 
 
-def test_clear_forgets_an_over_long_line_too():
+def test_clear_forgets_an_over_long_line_too() -> None:
     buffer = LineBuffer(10, 20)
     buffer.feed(b"A" * 15)
     assert buffer.next_line() is None
@@ -128,7 +128,7 @@ def test_clear_forgets_an_over_long_line_too():
     assert buffer.next_line() == b"QUIT"
 
 
-def test_what_is_dropped_takes_no_memory():
+def test_what_is_dropped_takes_no_memory() -> None:
     buffer = LineBuffer(4096, 1 << 40)
     piece = b"x" * 65536
     tracemalloc.start()
@@ -150,7 +150,7 @@ octets = st.lists(st.sampled_from([b"\r\n", b"\r", b"\n", b"\x00", b"A", b"MAIL"
 
 
 @given(octets, st.data())
-def test_how_octets_are_cut_changes_nothing(whole, data):
+def test_how_octets_are_cut_changes_nothing(whole: bytes, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=8)))
     pieces = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
     events, buffer = run(pieces)
@@ -162,6 +162,6 @@ def test_how_octets_are_cut_changes_nothing(whole, data):
 
 
 @given(octets)
-def test_lines_are_what_splitting_at_crlf_gives(whole):
+def test_lines_are_what_splitting_at_crlf_gives(whole: bytes) -> None:
     events, buffer = run([whole], max_line=1 << 20)
     assert [*events, buffer.take()] == whole.split(b"\r\n")

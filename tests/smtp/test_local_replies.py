@@ -13,7 +13,7 @@ WITHOUT_ENHANCED = {"START_MAIL"}
 
 
 @pytest.mark.parametrize("name", REPLIES)
-def test_every_reply_is_one_line_that_says_whose_it_is(name):
+def test_every_reply_is_one_line_that_says_whose_it_is(name: str) -> None:
     reply = REPLIES[name]
     assert reply.origin == "proxy"
     (line,) = reply.lines
@@ -22,7 +22,7 @@ def test_every_reply_is_one_line_that_says_whose_it_is(name):
 
 
 @pytest.mark.parametrize("name", REPLIES.keys() - WITHOUT_ENHANCED)
-def test_the_class_of_the_enhanced_code_is_the_first_digit(name):
+def test_the_class_of_the_enhanced_code_is_the_first_digit(name: str) -> None:
     reply = REPLIES[name]
     assert re.match(rb"%d\.[0-9]\.[0-9]{1,2} \S" % (reply.code // 100), reply.lines[0])
 
@@ -36,7 +36,7 @@ def test_the_class_of_the_enhanced_code_is_the_first_digit(name):
         (local_replies.START_MAIL, Reply(354, (b"Start mail input; end with <CRLF>.<CRLF>",), "proxy")),
     ],
 )
-def test_those_with_a_name_in_them(reply, expected):
+def test_those_with_a_name_in_them(reply: Reply, expected: Reply) -> None:
     assert reply == expected
 
 
@@ -72,7 +72,7 @@ def test_those_with_a_name_in_them(reply, expected):
         (555, b"5.5.4", "UNKNOWN_PARAMETER"),
     ],
 )
-def test_codes_are_those_of_the_protocol(code, enhanced, names):
+def test_codes_are_those_of_the_protocol(code: int, enhanced: bytes, names: str) -> None:
     for name in names.split():
         reply = REPLIES[name]
         assert (reply.code, reply.lines[0].split()[0]) == (code, enhanced)
