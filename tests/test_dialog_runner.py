@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import textwrap
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+from conftest import pytest_collect_file
 from dialog_facts import Facts
 from dialog_relay import DialRefusedByDialog
 from dialog_runner import DialogMismatch, play
-from dialog_script import configuration, is_whole
+from dialog_script import configuration, find, is_whole, script
 from dialog_wire import Leg
+from trio.testing import MockClock
 
-from relayproxy.record.dialog import DialogError, Note
+from relayproxy.net.stream import TrioStream
+from relayproxy.record.dialog import DialogError, Line, Note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from dialog_relay import Dial
 
@@ -129,9 +134,10 @@ def against(faults: Faults) -> Callable[[Mapping[str, Any], Dial], Small]:
     return lambda _, dial: Small(faults, dial)
 
 
-def run(script: str, faults: Faults | None = None, *, bytewise: bool = False) -> None:
-    text = f"relayproxy dialog 1\n{textwrap.dedent(script).strip()}\n"
-    play(text, start=against(faults or Faults()), bytewise=bytewise)
+def run(text: str, faults: Faults | None = None, *, bytewise: bool = False) -> None:
+    play(
+        f"relayproxy dialog 1\n{textwrap.dedent(text).strip()}\n", start=against(faults or Faults()), bytewise=bytewise
+    )
 
 
 BEGIN = "@ upstream offers PIPELINING SIZE\n"
@@ -179,9 +185,9 @@ LONG = """
 
 
 @pytest.mark.parametrize("bytewise", [False, True])
-@pytest.mark.parametrize("script", [MESSAGE, LONG], ids=["short", "long"])
-def test_a_dialog_that_holds(script: str, bytewise: bool) -> None:
-    run(script, bytewise=bytewise)
+@pytest.mark.parametrize("text", [MESSAGE, LONG], ids=["short", "long"])
+def test_a_dialog_that_holds(text: str, bytewise: bool) -> None:
+    run(text, bytewise=bytewise)
 
 
 def test_virtual_time() -> None:
@@ -211,7 +217,7 @@ def test_sessions_in_turn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "faults", "said"),
+    ("text", "faults", "said"),
     [
         # the wrong thing, or nothing
         (
@@ -268,9 +274,9 @@ def test_sessions_in_turn() -> None:
         (BEGIN, {"log": ({"event": "error"},)}, "expected no error but those of @ log error"),
     ],
 )
-def test_what_does_not_hold_fails_and_is_told(script: str, faults: dict[str, Any], said: str) -> None:
+def test_what_does_not_hold_fails_and_is_told(text: str, faults: dict[str, Any], said: str) -> None:
     with pytest.raises(DialogMismatch, match=said):
-        run(script, Faults(**faults))
+        run(text, Faults(**faults))
 
 
 def test_loose_lets_the_legs_run_apart() -> None:
@@ -313,7 +319,7 @@ def test_a_mismatch_shows_the_dialog_with_the_place_and_what_happened() -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "said"),
+    ("text", "said"),
     [
         ("", "line 1: expected a dialog with something in it"),
         ("@ config a = 1", "line 2: expected a session in which something happens"),
@@ -333,9 +339,9 @@ def test_a_mismatch_shows_the_dialog_with_the_place_and_what_happened() -> None:
         ("U open\nU< 220 x\nU> <redacted 3>", "line 4: expected an expected line without <redacted N>"),
     ],
 )
-def test_a_script_that_makes_no_sense_is_an_error_and_no_mismatch(script: str, said: str) -> None:
+def test_a_script_that_makes_no_sense_is_an_error_and_no_mismatch(text: str, said: str) -> None:
     with pytest.raises(DialogError, match=said):
-        run(script)
+        run(text)
 
 
 def test_configuration_is_laid_over_the_usual_one() -> None:
@@ -360,6 +366,38 @@ def test_facts_of_consecutive_lines_are_of_one_record() -> None:
     first = {"event": "transaction", "a": 1, "b": [["xy", {"c": None}]]}
     assert facts.unmet([first, {"event": "session"}, {"event": "transaction", "a": 2}]) == []
     assert [unmet.number for unmet in facts.unmet([first, {"event": "transaction", "a": True}])] == [3]
+
+
+@pytest.mark.parametrize(
+    ("line", "unread", "count"),
+    [
+        ("C< 250 ok", b"250 ok\r\nmore", 8),
+        ("C< 250 ok", b"250 o", None),
+        ("C< 250 ok", b"250 OK\r\n", 0),
+        ("C< 250 ok", b"250 ok \r\n", 0),
+        ("C< *", b"\r\n", 2),
+        ("C< 2*0*k", b"250 ok\r\n", 8),
+        ("C< 2*0*k", b"250 oh\r\n", 0),
+        ("C< 250 *", b"250 a\nb\r\n", 0),  # a bare LF is never just part of the line
+        (r"C< 250 \x2a", b"250 x\r\n", 0),
+        (r"C< 250 \x0a*", b"250 \nx\r\n", 8),
+        ("C< 250**", b"250-a\r\n250-b\r\n250 c\r\n220", 21),
+        ("C< 250**", b"250-a\r\n250-b\r\n", None),
+        ("C< 250**", b"250-a\r\n250", None),
+        ("C< 250**", b"550 a\r\n", 0),
+        ("U> |To:**", b"To: a,\r\n b,\r\n\tc\r\nCc: d\r\n", 17),
+        ("U> |To:**", b"To: a\r\n", 7),
+        ("U> |To:**", b"To: a\r\n b", None),
+        ("U> |To: a", b"To: a\r\n b\r\n", 7),
+        ("U> ab\\", b"abc", 2),
+        ("U> ab\\", b"a", None),
+        ("U> ab\\", b"ac", 0),
+    ],
+)
+def test_what_an_expected_line_takes(line: str, unread: bytes, count: int | None) -> None:
+    (expected,) = script([line], 1)
+    assert isinstance(expected, Line)
+    assert find(expected, bytearray(unread)) == count
 
 
 def test_whole() -> None:
@@ -388,3 +426,40 @@ def test_the_wire_is_a_stream_of_trio_s() -> None:
             await leg.receive_some()
 
     trio.run(look)
+
+
+def test_the_wire_under_the_relay_s_own_streams() -> None:
+    async def look() -> None:
+        leg = Leg(lambda _: None)
+        stream = TrioStream(leg, leg.receive_nowait)
+        with pytest.raises(trio.WouldBlock):
+            stream.receive_nowait()
+        leg.far_send(b"ab")
+        assert stream.receive_nowait() == b"ab"
+        stream.receive_by = trio.current_time() + 300
+        with pytest.raises(trio.TooSlowError):
+            await stream.receive_some()
+        stream.receive_by = math.inf
+        leg.far_stall(stalled=True)
+        leg.far_send(b"421 early\r\n")
+        assert not await stream.send_or_hear(b"body")
+        assert bytes(leg.unread) == b""
+        stream.close()
+        assert leg.closed
+
+    trio.run(look, clock=MockClock(autojump_threshold=0))
+
+
+def test_a_file_is_one_test_as_written_and_one_octet_by_octet(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    def collect(name: str, text: str) -> list[pytest.Item]:
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        collector = pytest_collect_file(tmp_path / name, request.session)
+        return [] if collector is None else [item for item in collector.collect() if isinstance(item, pytest.Item)]
+
+    assert [item.name for item in collect("a.dialog", "relayproxy dialog 1\nC> NOOP\n")] == ["a", "a[bytewise]"]
+    assert [item.name for item in collect("b.dialog", "relayproxy dialog 1\n@ whole\nC> NOOP\n")] == ["b"]
+    assert collect("c.txt", "relayproxy dialog 1\n") == []
+    for item in collect("d.dialog", "relayproxy dialog 1\nC: NOOP\n"):
+        with pytest.raises(DialogError) as caught:
+            item.runtest()
+        assert str(item.repr_failure(caught)).startswith(f"{tmp_path / 'd.dialog'}: line 2: expected C>, C<, U>, U<")
