@@ -147,6 +147,28 @@ def smtpload() -> str:
     return str(binary)
 
 
+class SinkProcess:
+    """Takes all mail and throws it away; says what it took when it is asked."""
+
+    def __init__(self, binary: str, folder: Path, cpus: set[int] | None) -> None:
+        self.port, self.output = free_port(), folder / "sink.out"
+        argv = [binary, "sink", "--port", str(self.port), "--max-seconds", "600", "--die-with-parent"]
+        with self.output.open("wb") as output:
+            self.process = Started(argv, cpus, output)
+        self.pid, self.end = self.process.pid, self.process.end
+
+    def stats(self) -> Sink:
+        """Counts since it began."""
+        before = len(self.output.read_bytes().splitlines())
+        os.kill(self.pid, signal.SIGUSR1)
+        for _ in range(500):
+            time.sleep(0.01)
+            lines = self.output.read_bytes().splitlines()
+            if len(lines) > before:
+                return msgspec.json.decode(lines[-1], type=Sink)
+        raise RuntimeError("the sink does not answer")
+
+
 class Rig:
     """Starts and ends everything, in a work folder of its own."""
 
@@ -184,16 +206,12 @@ class _Run:
         self.peer, self.scenario, self.folder = peer, scenario, folder
         self.rig_cpus, self.peer_cpus = rig.cpus(scenario)
         self.idle = IDLE_SESSIONS.get(peer, scenario.idle)
-        self.sink_output = folder / "sink.out"
-        upstream = free_port()
-        self.port = upstream
-        sink = ["sink", "--port", str(upstream), "--max-seconds", "600", "--die-with-parent"]
-        with self.sink_output.open("wb") as output:
-            self.sink = Started([self.binary, *sink], self.rig_cpus, output)
+        self.sink = SinkProcess(self.binary, folder, self.rig_cpus)
+        self.port = self.sink.port
         self.proxy: Started | None = None
         if peer != "direct":
             self.port = free_port()
-            self.proxy = self._start_peer(upstream)
+            self.proxy = self._start_peer(self.sink.port)
 
     def _start_peer(self, upstream: int) -> Started:
         beside = Path(sys.executable).with_name("relayproxy")
@@ -243,16 +261,6 @@ class _Run:
                 return Load(failures={"load-timeout": 1})
         return msgspec.json.decode(output, type=Load)
 
-    def _sink_stats(self) -> Sink:
-        before = len(self.sink_output.read_bytes().splitlines())
-        os.kill(self.sink.pid, signal.SIGUSR1)
-        for _ in range(500):
-            time.sleep(0.01)
-            lines = self.sink_output.read_bytes().splitlines()
-            if len(lines) > before:
-                return msgspec.json.decode(lines[-1], type=Sink)
-        raise RuntimeError("the sink does not answer")
-
     def _rate(self) -> Rate:
         scenario, options, proxy = self.scenario, self.options, self.proxy
         arguments = [
@@ -274,16 +282,16 @@ class _Run:
         time.sleep(0.1)  # sessions of the warm-up end
         pid = proxy.pid if proxy else None
         memory = memory_of(pid) if pid else None
-        sink, busy, cpu, begun = self._sink_stats(), machine_busy(), sum(cpu_of(pid)), time.monotonic()
+        sink, busy, cpu, begun = self.sink.stats(), machine_busy(), sum(cpu_of(pid)), time.monotonic()
         load = self._load(*arguments, "--seconds", options.seconds, limit=options.seconds + 4 * options.timeout)
         span = time.monotonic() - begun
         peer_cpu, busy = sum(cpu_of(pid)) - cpu, machine_busy() - busy
-        after = self._sink_stats()
+        after = self.sink.stats()
         for _ in range(20):  # a peer may still be handing over what it has already acknowledged
             if after.messages - sink.messages >= load.messages and after.open <= sink.open:
                 break
             time.sleep(0.1)
-            after = self._sink_stats()
+            after = self.sink.stats()
         sink_cpu, summed = after.cpu - sink.cpu, (int(after.checksum, 16) - int(sink.checksum, 16)) % SUMS
         peak = memory_of(pid) if pid else None
         return Rate(
@@ -330,7 +338,7 @@ class _Run:
         return Held(
             ready=opened.ready,
             lost=msgspec.json.decode(output.splitlines()[-1], type=Idle).lost,
-            upstream_open=self._sink_stats().max_open,
+            upstream_open=self.sink.stats().max_open,
             resident=(held.resident - before.resident) / opened.ready,
             proportional=(held.proportional - before.proportional) / opened.ready,
             processes=held.processes,
