@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
+import subprocess
+import sys
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,7 +26,6 @@ from relayproxy.record.dialog import DialogError, Line, Note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from dialog_relay import Dial
 
@@ -463,3 +466,26 @@ def test_a_file_is_one_test_as_written_and_one_octet_by_octet(request: pytest.Fi
         with pytest.raises(DialogError) as caught:
             item.runtest()
         assert str(item.repr_failure(caught)).startswith(f"{tmp_path / 'd.dialog'}: line 2: expected C>, C<, U>, U<")
+
+
+@pytest.mark.slow
+def test_the_collected_items_live_with_the_plugins(tmp_path: Path) -> None:
+    # A folder of its own with our conftest and options: what a plugin expects of an item shows only in a real run.
+    here = Path(__file__).parent
+    for name in (
+        "conftest",
+        "dialog_facts",
+        "dialog_relay",
+        "dialog_report",
+        "dialog_runner",
+        "dialog_script",
+        "dialog_wire",
+    ):
+        shutil.copy(here / f"{name}.py", tmp_path)
+    shutil.copy(here.parent / "pyproject.toml", tmp_path)
+    (tmp_path / "broken.dialog").write_text("relayproxy dialog 1\nC: NOOP\n", encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert "broken.dialog: line 2: expected C>, C<, U>, U<" in done.stdout
+    assert "2 failed" in done.stdout
+    assert "INTERNALERROR" not in done.stdout
