@@ -1,0 +1,145 @@
+"""Records for people: one line each on a terminal or in a text file (DESIGN §4).
+
+    12:04:05 accepted   a@example.com > jane@customer.example +2  "hi"  328 B  250 2.0.0 queued  12 ms  01J0...
+
+Invariants: whatever a peer sent is one line and harmless there (attack 22: `printable`), also in width: a long text is cut where it is
+shown, never in the record. Pure. Choosing what is written where does not belong here (log.py), nor JSON (report.py).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, assert_never
+
+from relayproxy.record.report import (
+    ErrorRecord,
+    LimitRecord,
+    ListeningRecord,
+    NoteRecord,
+    ReloadRecord,
+    SessionRecord,
+    TransactionRecord,
+    ViolationRecord,
+)
+from relayproxy.record.text import printable
+
+if TYPE_CHECKING:
+    from relayproxy.record.report import Record, ReplyRecord
+
+# The most characters of a text that are shown.
+_ADDRESS: Final = 48
+_SUBJECT: Final = 40
+_TEXT: Final = 72
+
+# ECMA-48 §8.3.117, Select Graphic Rendition.
+_RED: Final = "31"
+_GREEN: Final = "32"
+_YELLOW: Final = "33"
+_MAGENTA: Final = "35"
+_CYAN: Final = "36"
+_DIM: Final = "2"
+
+_OUTCOMES: Final = {
+    "accepted": _GREEN,
+    "rejected": _RED,
+    "tempfailed": _YELLOW,
+    "discarded": _CYAN,
+    "held": _CYAN,
+    "aborted": _DIM,
+    "unknown": _MAGENTA,
+}
+_LEVELS: Final = {"debug": _DIM, "info": _DIM, "warning": _YELLOW, "error": _RED}
+
+
+def console_line(record: Record, *, colour: bool = False) -> str:
+    """The line, without its newline."""
+    word, style = _heading(record)
+    told = "  ".join(part for part in _parts(record) if part)
+    clock, identity = record.time[11:19], _identity(record)
+    if not colour:
+        return f"{clock} {word:<10} {told}  {identity}".rstrip()
+    return f"\x1b[{_DIM}m{clock}\x1b[m \x1b[{style}m{word:<10}\x1b[m {told}  \x1b[{_DIM}m{identity}\x1b[m"
+
+
+def _heading(record: Record) -> tuple[str, str]:
+    """The first word and its style."""
+    match record:
+        case TransactionRecord():
+            return record.outcome, _OUTCOMES[record.outcome]
+        case SessionRecord():
+            return record.state, _LEVELS[record.level]
+        case NoteRecord():
+            return record.level, _LEVELS[record.level]
+        case _:
+            return record.event, _LEVELS[record.level]
+
+
+def _identity(record: Record) -> str:
+    match record:
+        case TransactionRecord():
+            return record.transaction
+        case ViolationRecord() | LimitRecord() | ErrorRecord():
+            return record.transaction or record.session or ""
+        case SessionRecord():
+            return record.session
+        case ListeningRecord() | ReloadRecord() | NoteRecord():
+            return ""
+    assert_never(record)
+
+
+def _parts(record: Record) -> list[str]:  # noqa: PLR0911 - one a kind of record
+    match record:
+        case TransactionRecord():
+            return _transaction(record)
+        case ListeningRecord():
+            return [f"on {_cut(record.address)} ({_cut(record.listener)})"]
+        case SessionRecord():
+            return [_cut(record.client.address), _cut(record.why)]
+        case ViolationRecord():
+            quoted = "" if record.line is None else f"[{_cut(record.line)}]"
+            return [f"by {record.leg}: {_cut(record.what)}", quoted, _reply(record.reply)]
+        case LimitRecord():
+            dropped = f"{record.dropped} lines dropped" if isinstance(record.dropped, int) else ""
+            return [_cut(record.limit), dropped, _cut(record.client), _reply(record.reply)]
+        case ErrorRecord():
+            faults = record.faults if isinstance(record.faults, tuple) else ()
+            places = [f"{fault.type} at {fault.where[-1] if fault.where else '?'}" for fault in faults]
+            return [f"{_cut(record.where)}: {_cut(record.what)}", *places]
+        case ReloadRecord():
+            return [_cut(record.what), _cut(record.error)]
+        case NoteRecord():
+            return [_cut(record.what), *(f"{_cut(name)}={_cut(value)}" for name, value in record.values.items())]
+    assert_never(record)
+
+
+def _transaction(record: TransactionRecord) -> list[str]:
+    received = record.envelope.received
+    sender = _cut(received.sender, _ADDRESS) if received.sender else "<>"
+    recipients = [entry.received for entry in record.recipients]
+    to = _cut(recipients[0], _ADDRESS) if recipients else "nobody"
+    more = f" +{len(recipients) - 1}" if len(recipients) > 1 else ""
+    message = record.message
+    return [
+        f"{sender} > {to}{more}",
+        "" if message is None or message.subject is None else f'"{_cut(message.subject, _SUBJECT)}"',
+        "" if message is None else _size(message.size.received),
+        _reply(record.reply),
+        f"{record.seconds.total * 1000:.0f} ms",
+    ]
+
+
+def _reply(reply: ReplyRecord | None) -> str:
+    if reply is None:
+        return ""
+    return " ".join(part for part in (str(reply.code), reply.enhanced, _cut(reply.text)) if part)
+
+
+def _cut(value: str | None, width: int = _TEXT) -> str:
+    if value is None:
+        return ""
+    return printable(value if len(value) <= width else value[: width - 1] + "…")
+
+
+def _size(octets: int) -> str:
+    if octets < 1024:
+        return f"{octets} B"
+    return f"{octets / 1024:.1f} KiB" if octets < 1 << 20 else f"{octets / (1 << 20):.1f} MiB"

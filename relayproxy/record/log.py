@@ -1,0 +1,319 @@
+"""The log: what the relay tells, on its way to a file or to standard output (DESIGN §5, §7; PROTOCOL §4 column DF).
+
+`Reporter` is what the relay speaks to: it gives each line its time, its level and its redaction, and hands it to structlog. `LogSink` is
+what stands behind structlog: a queue and one thread that writes it in batches.
+
+Invariants: who tells never waits: nothing here blocks the event loop, whatever the disk or the reader of a pipe does. A transaction
+line is never dropped, torn or doubled while the process lives; diagnostics are dropped once `max_waiting` octets wait, and counted.
+`healthy` is false from the moment that a write failed or a line has waited for `PATIENCE`, until all is written:
+then the next MAIL is refused, so that what waits in memory stays bounded by the mail in flight.
+What lines hold does not belong here (report.py), nor how they look (report.py, console.py).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import structlog
+
+from relayproxy.record.console import console_line
+from relayproxy.record.redact import redact
+from relayproxy.record.report import (
+    ClientRecord,
+    ErrorRecord,
+    FaultRecord,
+    LimitRecord,
+    ListeningRecord,
+    NoteRecord,
+    ReloadRecord,
+    SessionRecord,
+    TransactionRecord,
+    ViolationRecord,
+    duration,
+    encode,
+    reply_of,
+    timestamp,
+)
+from relayproxy.record.sink import MAX_WAITING, PATIENCE, FileTarget, LogSink, StreamTarget
+from relayproxy.record.text import text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from structlog.typing import EventDict, FilteringBoundLogger
+
+    from relayproxy.record.report import Leg, Level, Record
+    from relayproxy.record.sink import Target
+    from relayproxy.smtp.replies import Reply
+
+Format = Literal["json", "text"]
+
+#: Octets of a client's line that are quoted.
+_QUOTED: Final = 512
+#: Exceptions of a group, and places of each, that are told.
+_FAULTS: Final = 10
+_PLACES: Final = 20
+
+
+def open_log(path: Path | None, format_: Format | None = None, level: Level = "info") -> Reporter:
+    """The log that the configuration asks for: a file, or standard output for None.
+
+    Without a format it is text on a terminal and JSON elsewhere; colour is for a terminal alone, and not where NO_COLOR is set.
+    Raises OSError where the file cannot be opened.
+    """
+    target: Target = StreamTarget(1) if path is None else FileTarget(path)
+    terminal = path is None and os.isatty(1)
+    if format_ is None:
+        format_ = "text" if terminal else "json"
+    return Reporter(target, format_=format_, level=level, colour=terminal and not os.environ.get("NO_COLOR"))
+
+
+class Reporter:
+    """Tells what happens. No method waits, none raises for what the log's far end does.
+
+    Transactions and listeners are told whatever the level. In text, sessions are told at level debug only: text is one line a
+    transaction (DESIGN §4).
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        format_: Format = "json",
+        level: Level = "info",
+        colour: bool = False,
+        max_waiting: int = MAX_WAITING,
+        patience: float = PATIENCE,
+        now: Callable[[], int] = time.time_ns,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`now`: nanoseconds since 1970, for `time`. `clock`: seconds, for how long a line has waited."""
+        self._now = now
+        self._colour = colour
+        self._line = self._json if format_ == "json" else self._text
+        self._sink = LogSink(
+            target,
+            tell_dropped=self._tell_dropped,
+            tell_reopened=self._tell_reopened,
+            max_waiting=max_waiting,
+            patience=patience,
+            clock=clock,
+        )
+        #: structlog's own, for what has no line of its own: it becomes a `note`, or an `error` where an exception came along.
+        self.log: FilteringBoundLogger = structlog.wrap_logger(
+            _Levels(self._sink),
+            processors=[self._render],
+            wrapper_class=structlog.make_filtering_bound_logger(level),
+        ).bind()
+        self._session_level: Level = "info" if format_ == "json" else "debug"
+        self._tell_session = self.log.info if format_ == "json" else self.log.debug
+        self._tells_sessions = level in ("debug", self._session_level)
+
+    # What the relay tells.
+
+    def transaction(self, record: TransactionRecord) -> None:
+        self.log.critical("transaction", record=record)
+
+    def listening(self, listener: str, address: str) -> None:
+        self.log.critical("listening", record=ListeningRecord(time=self.time(), listener=listener, address=address))
+
+    def session_opened(self, session: str, *, listener: str, address: str, port: int | None, worker: int = 0) -> None:
+        if self._tells_sessions:
+            record = SessionRecord(
+                time=self.time(),
+                level=self._session_level,
+                session=session,
+                listener=listener,
+                worker=worker,
+                state="opened",
+                client=ClientRecord(address, port),
+            )
+            self._tell_session("session", record=record)
+
+    def session_closed(
+        self,
+        session: str,
+        *,
+        listener: str,
+        address: str,
+        port: int | None,
+        why: str,
+        transactions: int,
+        seconds: float,
+        helo: str | None = None,
+        worker: int = 0,
+    ) -> None:
+        if self._tells_sessions:
+            record = SessionRecord(
+                time=self.time(),
+                level=self._session_level,
+                session=session,
+                listener=listener,
+                worker=worker,
+                state="closed",
+                client=ClientRecord(address, port, helo),
+                why=why,
+                transactions=transactions,
+                seconds=duration(seconds),
+            )
+            self._tell_session("session", record=record)
+
+    def violation(
+        self,
+        leg: Leg,
+        what: str,
+        *,
+        session: str | None = None,
+        transaction: str | None = None,
+        line: bytes | None = None,
+        reply: Reply | None = None,
+    ) -> None:
+        """`line` as it came: it is redacted and cut here."""
+        record = ViolationRecord(
+            time=self.time(),
+            session=session,
+            transaction=transaction,
+            leg=leg,
+            what=what,
+            line=None if line is None else text(redact(line)[:_QUOTED]),
+            reply=None if reply is None else reply_of(reply),
+        )
+        self.log.warning("violation", record=record)
+
+    def limit(
+        self,
+        limit: str,
+        *,
+        session: str | None = None,
+        transaction: str | None = None,
+        client: str | None = None,
+        reply: Reply | None = None,
+    ) -> None:
+        record = LimitRecord(
+            time=self.time(),
+            limit=limit,
+            session=session,
+            transaction=transaction,
+            client=client,
+            reply=None if reply is None else reply_of(reply),
+        )
+        self.log.warning("limit", record=record)
+
+    def error(
+        self,
+        where: str,
+        what: str,
+        *,
+        session: str | None = None,
+        transaction: str | None = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        """Of an exception its type and places are told; `what` is the caller's words, and holds nothing that a peer sent."""
+        record = ErrorRecord(time=self.time(), where=where, what=what, session=session, transaction=transaction)
+        if exception is not None:
+            record = ErrorRecord(
+                time=record.time,
+                where=where,
+                what=what,
+                session=session,
+                transaction=transaction,
+                faults=faults_of(exception),
+            )
+        self.log.error("error", record=record)
+
+    def reloaded(self, what: str, error: str | None = None) -> None:
+        self.log.critical("reload", record=self._reload(what, error))
+
+    # The log itself.
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the next transaction's line would get where it belongs; where not, MAIL is refused (DESIGN §7)."""
+        return self._sink.healthy
+
+    @property
+    def dropped(self) -> int:
+        """Diagnostic lines that could not be written, ever."""
+        return self._sink.dropped
+
+    def reopen(self) -> None:
+        """SIGHUP: open the file anew. How that went is a `reload` line."""
+        self._sink.reopen()
+
+    def close(self, timeout: float) -> bool:
+        """Write all that waits; whether that could be done within so many seconds. Blocks: call it when the loop has ended."""
+        return self._sink.close(timeout)
+
+    def time(self) -> str:
+        """Now, as records have it."""
+        return timestamp(self._now())
+
+    # Behind structlog.
+
+    def _render(self, _logger: object, method: str, event: EventDict) -> bytes:
+        record = event.get("record")
+        return self._line(self._note(method, event) if record is None else record)
+
+    def _note(self, method: str, event: EventDict) -> Record:
+        what = str(event.pop("event", ""))
+        exception = event.pop("exc_info", None)
+        if exception is True:
+            exception = sys.exc_info()[1]
+        if isinstance(exception, BaseException):
+            return ErrorRecord(time=self.time(), where="process", what=what, faults=faults_of(exception))
+        level: Level = method if method in ("debug", "info", "warning") else "error"  # type: ignore[assignment]
+        return NoteRecord(
+            time=self.time(), level=level, what=what, values={str(k): _worded(v) for k, v in event.items()}
+        )
+
+    def _json(self, record: Record) -> bytes:
+        return encode(record) + b"\n"
+
+    def _text(self, record: Record) -> bytes:
+        return console_line(record, colour=self._colour).encode("utf-8", "backslashreplace") + b"\n"
+
+    def _tell_dropped(self, dropped: int) -> bytes:
+        return self._line(
+            LimitRecord(time=self.time(), limit="log_bytes", session=None, transaction=None, dropped=dropped)
+        )
+
+    def _tell_reopened(self, error: str | None) -> bytes:
+        return self._line(self._reload("log", error))
+
+    def _reload(self, what: str, error: str | None) -> ReloadRecord:
+        return ReloadRecord(time=self.time(), level="error" if error else "info", what=what, error=error)
+
+
+class _Levels:
+    """structlog's levels on the sink: what is critical is kept."""
+
+    def __init__(self, sink: LogSink) -> None:
+        self._sink = sink
+
+    def critical(self, line: bytes) -> None:
+        self._sink.put(line, keep=True)
+
+    def error(self, line: bytes) -> None:
+        self._sink.put(line)
+
+    debug = info = warning = error
+
+
+def _worded(value: Any) -> str:
+    return text(value) if isinstance(value, bytes) else str(value)
+
+
+def faults_of(error: BaseException) -> tuple[FaultRecord, ...]:
+    """What is told of an exception, a nursery's group taken apart: types and places, no messages (attack 21)."""
+    if isinstance(error, BaseExceptionGroup):
+        return tuple([fault for inner in error.exceptions for fault in faults_of(inner)][:_FAULTS])
+    places: list[str] = []
+    step = error.__traceback__
+    while step is not None:
+        places.append(f"{step.tb_frame.f_globals.get('__name__', '?')}:{step.tb_lineno}")
+        step = step.tb_next
+    return (FaultRecord(type(error).__qualname__, tuple(places[-_PLACES:])),)
