@@ -144,8 +144,8 @@ class SinkUpstream:
 
 
 @contextmanager
-def smtp_sink(refuses: Refuses = "nothing") -> Iterator[SinkUpstream]:
-    """A fresh one: what it refuses is said when it starts."""
+def smtp_sink(refuses: Refuses = "nothing", *, slow: bool = False) -> Iterator[SinkUpstream]:
+    """A fresh one: what it refuses, and whether it thinks for a second after the final dot, is said when it starts."""
     path = program("smtp-sink")
     with folder() as work:
         dumps = work / "dumps"
@@ -161,7 +161,20 @@ def smtp_sink(refuses: Refuses = "nothing") -> Iterator[SinkUpstream]:
             "message": ["-f", ".", "-B", upstream.unwanted],
         }[refuses]
         log = work / "log"
-        argv = [path, "-4", *user, *refusal, "-h", "mx.test", "-d", f"{dumps}/", f"127.0.0.1:{upstream.port}", "200"]
+        wait = ["-W", ".:1"] if slow else []
+        argv = [
+            path,
+            "-4",
+            *user,
+            *refusal,
+            *wait,
+            "-h",
+            "mx.test",
+            "-d",
+            f"{dumps}/",
+            f"127.0.0.1:{upstream.port}",
+            "200",
+        ]
         with started(argv, log) as process:
             wait_for_listener(process, upstream.port, log)
             yield upstream

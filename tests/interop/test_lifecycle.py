@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from real_process import free_port, listens, until
 from real_relay import Relay, running
-from real_upstreams import KNOWN, Upstream, wait_for
+from real_upstreams import KNOWN, Upstream, smtp_sink, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,6 +83,18 @@ def test_sigterm_lets_a_transaction_end(sink: Upstream, tmp_path: Path) -> None:
     assert [m.content.endswith(HALF + REST.removesuffix(b".\r\n")) for m in wait_for(sink, 1)] == [True]
 
 
+def test_sigterm_waits_for_upstreams_verdict(tmp_path: Path) -> None:
+    """The final dot has left: giving up now would have the client send the message again."""
+    with smtp_sink(slow=True) as upstream, running(upstream.port, tmp_path) as relay, session(relay) as smtp:
+        begin_message(smtp)
+        smtp.send(REST)
+        relay.terminate()
+        assert smtp.getreply()[0] == 250
+        assert relay.ended() == 0
+        assert [line["outcome"] for line in relay.events("transaction")] == ["accepted"]
+        assert len(wait_for(upstream, 1)) == 1
+
+
 def test_a_transaction_that_outlasts_the_drain_is_not_delivered(sink: Upstream, tmp_path: Path) -> None:
     with running(sink.port, tmp_path, drain="300ms") as relay, session(relay) as smtp:
         begin_message(smtp)
@@ -95,9 +107,12 @@ def test_a_transaction_that_outlasts_the_drain_is_not_delivered(sink: Upstream, 
     assert sink.arrived() == []
 
 
-def test_a_client_that_vanishes_in_mid_message_delivers_nothing(upstream: Upstream, tmp_path: Path) -> None:
-    if upstream.name == "smtp-sink":
-        pytest.skip("smtp-sink writes what it gets as it comes: its files do not tell")
+# smtp-sink writes what it gets as it comes: its files do not tell.
+@pytest.mark.parametrize("name", ["postfix", "aiosmtpd"])
+def test_a_client_that_vanishes_in_mid_message_delivers_nothing(
+    name: str, start_upstream: StartUpstream, tmp_path: Path
+) -> None:
+    upstream = start_upstream(name)
     with running(upstream.port, tmp_path) as relay:
         with session(relay) as smtp:
             begin_message(smtp)
