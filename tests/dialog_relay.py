@@ -1,14 +1,13 @@
 """What dialogs are played against: the one place where the runner meets the relay.
 
 The runner knows `Driven` and `Start`, and no module of the relay; `start` makes a real relay of the parts that a process has:
-Config, Reporter on a LogSink, Relay. All that is not the relay itself is defaults (`CONFIG`) and translation.
+Config, Reporter, Relay. All that is not the relay itself is defaults (`CONFIG`) and translation.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from io import BytesIO
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -54,13 +53,30 @@ class Driven(Protocol):
 Start = Callable[[Mapping[str, Any], Dial], Driven]
 
 
+class _Log:
+    """Where the log goes: kept in memory (a Target of relayproxy.record.sink)."""
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    def write(self, data: bytes, /) -> int:
+        self.written += data
+        return len(data)
+
+    def reopen(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+
 class _Relay:
     def __init__(self, config: Mapping[str, Any], dial: Dial) -> None:
         # Imported late: the runner's own tests need no relay.
         from relayproxy.cli.config import Config
         from relayproxy.net.dial import DialError, UpstreamUrl
         from relayproxy.net.stream import TrioStream
-        from relayproxy.record.log import LogSink, Reporter
+        from relayproxy.record.log import Reporter
         from relayproxy.relay.service import Relay
 
         async def dial_leg(url: UpstreamUrl, seconds: float) -> DeadlineStream:
@@ -72,9 +88,9 @@ class _Relay:
 
         self._folder = TemporaryDirectory()
         self._config = Config.model_validate({"state": self._folder.name, **config})
-        self._log = BytesIO()
-        self._sink = LogSink(self._log)
-        self._relay = Relay(self._config, Reporter(self._sink), dial=dial_leg, adopt=_no_sockets)
+        self._log = _Log()
+        self._reporter = Reporter(self._log, format_="json")
+        self._relay = Relay(self._config, self._reporter, dial=dial_leg, adopt=_no_sockets)
         self._wrap = TrioStream
 
     async def session(self, stream: Leg, address: str, port: int | None, listener: str | None) -> None:
@@ -86,9 +102,11 @@ class _Relay:
         self._relay.shut_down()
 
     def close(self) -> list[dict[str, Any]]:
-        self._sink.close(5.0)
+        written = self._reporter.close(5.0)
         self._folder.cleanup()
-        return [json.loads(line) for line in self._log.getvalue().splitlines()]
+        if not written:
+            raise AssertionError("the log was not written to its end within 5 s")
+        return [json.loads(line) for line in self._log.written.split(b"\n") if line]
 
 
 def _no_sockets(sock: socket) -> DeadlineStream:

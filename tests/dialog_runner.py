@@ -22,7 +22,7 @@ Notes, besides those above:
     @ data                          DATA, passed on, and 354 on both legs
     @ quit                          QUIT on both legs, in any order, and all ends
     @ record PATH = JSON            the next transaction line says so; consecutive ones speak of the same line; `@ record none`
-    @ log [no] EVENT KEY=VALUE ...  such a line is in the log; `error` lines that are not expected fail the dialog
+    @ log [no] EVENT KEY=VALUE ...  such a line is in the log; an `error` (but of upstream's) that is not expected fails the dialog
     @ quiet SECONDS                 so long, nothing comes
     @ stall C|U, @ resume C|U       the peer takes no octets, and takes them again
     @ sigterm                       what SIGTERM does

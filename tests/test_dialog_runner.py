@@ -286,6 +286,10 @@ def test_loose_lets_the_legs_run_apart() -> None:
     run("@ loose\n" + textwrap.dedent(MESSAGE).replace("C< 250 2.0.0 queued", "C< 250 taken"), Faults(early_250=True))
 
 
+def test_upstream_s_trouble_is_the_script_s_own() -> None:
+    run(BEGIN, Faults(log=({"event": "error", "where": "upstream"},)))
+
+
 def test_expected_log_lines() -> None:
     lines = ({"event": "violation", "what": "bare LF at 3", "reply": {"code": 554}}, {"event": "error"})
     run(BEGIN + "@ log violation what='bare LF*' reply.code=554\n@ log error\n@ log no limit", Faults(log=lines))
