@@ -5,7 +5,7 @@ r"""Play dialogs: two-sided scripts of a client and an upstream with the relay i
 
 - `C>` and `U<` are sent (lines joined by `&` in one write), `C<` and `U>` must come, octet by octet as they stand. In these `*` stands for
   anything in its line, `**` at the end also for the lines that belong to it (folded lines of a field, further lines of a reply),
-  `\x2a` for an asterisk; `&` and `|` tell nothing there.
+  `\x2a` for an asterisk; `&` tells nothing there.
 - What is expected comes at once (within half a second); with a time, within half a second of it. What is sent with a time waits for it.
 - Before the script acts, all that we sent must have been expected: an early 250 is found. But mail data streams: before `C> |` what went
   upstream may still wait to be expected. `@ loose` ends all that, `@ strict` begins it again.
