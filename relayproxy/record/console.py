@@ -93,7 +93,7 @@ def _parts(record: Record) -> list[str]:  # noqa: PLR0911 - one a kind of record
         case ListeningRecord():
             return [f"on {_cut(record.address)} ({_cut(record.listener)})"]
         case SessionRecord():
-            return [_cut(record.client.address), _cut(record.why)]
+            return ["" if record.client is None else _cut(record.client.address), _cut(record.why)]
         case ViolationRecord():
             quoted = "" if record.line is None else f"[{_cut(record.line)}]"
             return [f"by {record.leg}: {_cut(record.what)}", quoted, _reply(record.reply)]

@@ -18,6 +18,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import structlog
+from msgspec import UNSET
 
 from relayproxy.record.console import console_line
 from relayproxy.record.redact import redact
@@ -139,12 +140,12 @@ class Reporter:
         session: str,
         *,
         listener: str,
-        address: str,
-        port: int | None,
         why: str,
-        transactions: int,
-        seconds: float,
+        address: str | None = None,
+        port: int | None = None,
         helo: str | None = None,
+        transactions: int | None = None,
+        seconds: float | None = None,
         worker: int = 0,
     ) -> None:
         if self._tells_sessions:
@@ -155,10 +156,10 @@ class Reporter:
                 listener=listener,
                 worker=worker,
                 state="closed",
-                client=ClientRecord(address, port, helo),
+                client=None if address is None else ClientRecord(address, port, helo),
                 why=why,
-                transactions=transactions,
-                seconds=duration(seconds),
+                transactions=UNSET if transactions is None else transactions,
+                seconds=UNSET if seconds is None else duration(seconds),
             )
             self._tell_session("session", record=record)
 
@@ -213,16 +214,14 @@ class Reporter:
         exception: BaseException | None = None,
     ) -> None:
         """Of an exception its type and places are told; `what` is the caller's words, and holds nothing that a peer sent."""
-        record = ErrorRecord(time=self.time(), where=where, what=what, session=session, transaction=transaction)
-        if exception is not None:
-            record = ErrorRecord(
-                time=record.time,
-                where=where,
-                what=what,
-                session=session,
-                transaction=transaction,
-                faults=faults_of(exception),
-            )
+        record = ErrorRecord(
+            time=self.time(),
+            where=where,
+            what=what,
+            session=session,
+            transaction=transaction,
+            faults=UNSET if exception is None else faults_of(exception),
+        )
         self.log.error("error", record=record)
 
     def reloaded(self, what: str, error: str | None = None) -> None:

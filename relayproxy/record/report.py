@@ -246,7 +246,7 @@ class SessionRecord(Part, frozen=True, gc=False, kw_only=True):
     listener: str
     worker: int = 0
     state: Literal["opened", "closed"]
-    client: ClientRecord
+    client: ClientRecord | None
     why: Annotated[str | None, Meta(description="why it was closed")] = None
     transactions: (
         Annotated[int, Meta(ge=0, description="how many there were; written when it is closed")] | UnsetType
@@ -364,7 +364,21 @@ def duration(seconds: float) -> float:
 
 
 def reply_of(reply: Reply) -> ReplyRecord:
+    if len(reply.lines) == 1:
+        return _one_line(reply)  # "250 2.1.5 ok" is most of what there is
     return ReplyRecord(reply.code, reply.enhanced, text(reply.text), reply.origin)
+
+
+@lru_cache(maxsize=256)
+def _one_line(reply: Reply) -> ReplyRecord:
+    enhanced = reply.enhanced
+    words = reply.text if enhanced is None else reply.lines[0][len(enhanced) :].lstrip(b" ")
+    return ReplyRecord(reply.code, enhanced, text(words), reply.origin)
+
+
+_KEYWORDS: Final = {
+    name.encode("ascii"): name for name in ("SIZE", "BODY", "SMTPUTF8", "RET", "ENVID", "NOTIFY", "ORCPT", "AUTH")
+}
 
 
 def parameters_of(parameters: Parameters) -> dict[str, str | None]:
@@ -373,7 +387,7 @@ def parameters_of(parameters: Parameters) -> dict[str, str | None]:
         return {}
     record: dict[str, str | None] = {}
     for keyword, value in parameters:
-        name = text(keyword.upper())
+        name = _KEYWORDS.get(keyword) or text(keyword.upper())
         if value is None:
             record[name] = None
         elif name == "AUTH" and value != b"<>":

@@ -27,9 +27,11 @@ _encode: Final = msgspec.json.Encoder().encode
 
 def text(octets: bytes) -> str:
     r"""Octets as text, lossless: valid UTF-8 stays, a backslash is doubled, any other octet becomes `\xNN`."""
-    if b"\\" in octets:
-        octets = octets.replace(b"\\", rb"\\")
-    return octets.decode("utf-8", "backslashreplace")
+    try:
+        told = octets.decode()  # strict is three times as fast as an error handler that has nothing to do
+    except UnicodeDecodeError:
+        return octets.replace(b"\\", rb"\\").decode("utf-8", "backslashreplace")
+    return told.replace("\\", r"\\") if "\\" in told else told
 
 
 def printable(value: str) -> str:
