@@ -99,7 +99,7 @@ class Rate(msgspec.Struct, frozen=True, tag="rate"):
     span: float
     peer_cpu: float
     sink_cpu: float
-    other_cpu: float  # of processes that are not ours
+    other_cpu: float  # of processes that are not ours, and what the machine's host took
     intact: bool
     recorded: bool | None  # a transaction line for every message; None where the peer writes none
     memory_before: int = 0
@@ -161,8 +161,8 @@ class SinkProcess:
         """Counts since it began."""
         before = len(self.output.read_bytes().splitlines())
         os.kill(self.pid, signal.SIGUSR1)
-        for _ in range(500):
-            time.sleep(0.01)
+        for _ in range(5000):
+            time.sleep(0.001)
             lines = self.output.read_bytes().splitlines()
             if len(lines) > before:
                 return msgspec.json.decode(lines[-1], type=Sink)

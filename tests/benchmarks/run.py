@@ -97,7 +97,7 @@ def rounds(rig: Rig, name: str, scenario: Scenario, names: list[str], count: int
     raw: dict[str, list[Measurement]] = {peer: [] for peer in names}
     for number in range(1 if scenario.idle else count):
         for peer, so_far in raw.items():
-            if so_far and isinstance(so_far[0], Failed):
+            if so_far and isinstance(so_far[0], Failed) and so_far[0].cannot:
                 continue
             so_far.append(measure(rig, peer, name))
             note(f"[{time.strftime('%H:%M:%S')}] {name} round {number + 1} {peer}: {outline(so_far[-1])}")

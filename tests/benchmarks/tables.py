@@ -60,6 +60,8 @@ def summarize(rounds: Sequence[Measurement]) -> Summary:
     for r in every:
         for what, count in r.load.failures.items():
             failures[what] = failures.get(what, 0) + count
+    for failed in (r for r in rounds if isinstance(r, Failed)):
+        failures[failed.why] = failures.get(failed.why, 0) + 1
     peer_busy = median(r.peer_cpu / r.span for r in good)
     rig_busy = median((r.load.cpu + r.sink_cpu) / r.span for r in good)
     with_peer = [r for r in good if r.memory_peak]
@@ -119,12 +121,13 @@ def scenario_table(name: str, results: Results) -> str:
             [peer, *_rate_cells(summary, added_ms(results, name, peer), len(header) - 1)]
             for peer, summary in peers.items()
         ]
-    return f"\n### {name}: {SCENARIOS[name].title}\n\n" + _table(header, rows)
+    notes = [f"\n{peer}: {summary.why}" for peer, summary in peers.items() if isinstance(summary, Failed)]
+    return f"\n### {name}: {SCENARIOS[name].title}\n\n" + _table(header, rows) + "".join(notes)
 
 
 def _held_cells(summary: Summary, width: int) -> list[str]:
     if not isinstance(summary, Held):
-        return [summary.why if isinstance(summary, Failed) else "-", *[""] * (width - 1)]
+        return ["-"] * width
     s = summary
     counts = [str(s.ready), str(s.lost), str(s.upstream_open)]
     return [*counts, _number(s.proportional, 1), _number(s.resident, 1), str(s.processes)]
@@ -132,7 +135,7 @@ def _held_cells(summary: Summary, width: int) -> list[str]:
 
 def _rate_cells(summary: Summary, added: float | None, width: int) -> list[str]:
     if not isinstance(summary, Rates):
-        return [summary.why if isinstance(summary, Failed) else "-", *[""] * (width - 1)]
+        return ["-"] * width
     s = summary
     digits = 1 if s.rate < 100 else 0
     spread = f"{_number(min(s.rates), digits)}-{_number(max(s.rates), digits)}"
@@ -152,6 +155,8 @@ def _rate_cells(summary: Summary, added: float | None, width: int) -> list[str]:
 def ratio_table(results: Results) -> str:
     """Our rate over each peer's; in parentheses their CPU time for a message over ours."""
     names = [name for name in results if isinstance(results[name].get(OURS), Rates)]
+    if not names:
+        return ""
     peers = list(dict.fromkeys(peer for name in names for peer in results[name] if peer != OURS))
     rows = [[peer, *(_ratio(results[name][OURS], results[name].get(peer)) for name in names)] for peer in peers]
     return f"\n### {OURS} as a multiple of each peer: rate (work done in the same CPU time)\n\n" + _table(
