@@ -1,0 +1,7 @@
+"""`python -m relayproxy`, the same as `relayproxy`."""
+
+import sys
+
+from relayproxy.cli import main
+
+sys.exit(main())

@@ -1,0 +1,106 @@
+"""What is wrong with a configuration, in words: what was expected, what came, and the nearest name that is known (DESIGN §4).
+
+Where it stands is said before it, by whoever knows the source (config.py).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import TYPE_CHECKING, Final, get_args
+
+from relayproxy.relay.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from pydantic_core import ErrorDetails
+
+    from relayproxy.cli.locate import Place
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that comes closest, or all of them where none comes close."""
+    names = sorted(known)
+    if close := difflib.get_close_matches(name, names, n=1):
+        return f"the nearest known is {close[0]}"
+    return f"known are {', '.join(names)}"
+
+
+def not_toml(path: Path, what: str) -> str:
+    """In our form; the place is nowhere but in the text of tomllib's message."""
+    if match := re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", what, re.DOTALL):
+        return f"{path}:{match[2]}: expected TOML, at column {match[3]}: {match[1]}"
+    return f"{path}: expected TOML, at its end: {what.removesuffix(' (at end of document)')}"
+
+
+def dotted(place: Place) -> str:
+    """listener[0].address"""
+    text = ""
+    for part in place:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text or "the file"
+
+
+def expected(root: type[Settings], details: ErrorDetails) -> str:
+    """What pydantic found, in our words: what was expected and what came instead."""
+    place = details["loc"]
+    context, given = details.get("ctx", {}), details["input"]
+    match details["type"]:
+        case "extra_forbidden":
+            return f"unknown key; {nearest(str(place[-1]), _keys(root, place[:-1]))}"
+        case "value_error":
+            wanted = str(context["error"]).removeprefix("expected ")
+            if ", got " in wanted:
+                return f"expected {wanted}"
+        case "literal_error":
+            wanted = str(context["expected"])
+        case "string_pattern_mismatch":
+            wanted = "a name of at most 64 letters, digits, dots, hyphens and underscores"
+        case "greater_than_equal":
+            wanted = f"an integer of at least {context['ge']}"
+        case kind:
+            wanted = next((words for prefix, words in _TYPES.items() if kind.startswith(prefix)), details["msg"])
+    return f"expected {wanted}, got {_shown(given)}"
+
+
+_TYPES: Final = {
+    "bool": "true or false",
+    "dict": "a table",
+    "int": "an integer",
+    "model": "a table",
+    "string": "a string",
+    "tuple": "a list",
+}
+
+
+def _shown(value: object) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case dict():
+            return "a table"
+        case list() | tuple():
+            return "a list"
+        case _:
+            text = repr(value)
+            return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _keys(root: type[Settings], place: Place) -> Iterable[str]:
+    """What may stand in that table."""
+    table = root
+    for part in place:
+        if (
+            part in table.model_fields
+        ):  # else the index of a list or the name of an upstream: the table is there already
+            annotation = table.model_fields[str(part)].annotation
+            table = next(_tables(annotation), table)
+    return table.model_fields
+
+
+def _tables(annotation: object) -> Iterator[type[Settings]]:
+    for one in (annotation, *get_args(annotation)):
+        if isinstance(one, type) and issubclass(one, Settings):
+            yield one
