@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
@@ -18,13 +18,13 @@ _SIZE = re.compile(r"([0-9]{1,15})(B|KiB|MiB|GiB|TiB)")
 _OCTETS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 
-def _duration(value: object) -> object:
+def _duration(value: object) -> float:
     if isinstance(value, str) and (match := _DURATION.fullmatch(value)):
         return float(match[1]) * _SECONDS[match[2]]
     raise ValueError('a duration such as "30s", "5m", "14d"')
 
 
-def _size(value: object) -> object:
+def _size(value: object) -> int:
     if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
         return int(match[1]) * _OCTETS[match[2]]
     raise ValueError('a size such as "10KiB", "100MiB"')
@@ -60,49 +60,63 @@ Count = Annotated[int, Field(ge=1, strict=True)]
 class Settings(BaseModel):
     """What all parts have: unknown keys are errors, nothing changes after start."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _for(default: str, description: str) -> Any:
+    """A duration's field; the schema shows its default as one writes it."""
+    return Field(default=_duration(default), description=description, json_schema_extra={"default": default})
+
+
+def _octets(default: str, description: str) -> Any:
+    """A size's field, likewise."""
+    return Field(default=_size(default), description=description, json_schema_extra={"default": default})
 
 
 class ClientTimeouts(Settings):
     """How long we wait for the client; each over a whole unit."""
 
-    command: Duration = Field("5m", description="for the whole next command line (RFC 5321 §4.5.3.2.7)")
-    data_block: Duration = Field("3m", description="for the next octets of mail data")
-    write: Duration = Field("1m", description="for the client to take our replies")
+    command: Duration = _for("5m", "for the whole next command line (RFC 5321 §4.5.3.2.7)")
+    data_block: Duration = _for("3m", "for the next octets of mail data")
+    write: Duration = _for("1m", "for the client to take our replies")
 
 
 class UpstreamTimeouts(Settings):
     """How long we wait for upstream: never less than RFC 5321 §4.5.3.2, so that we do not give up first."""
 
-    setup: Duration = Field("4m", description="for everything before our 220, all urls of a failover")
-    connect: Duration = Field("30s", description="for one connection")
-    greeting: Duration = Field("5m", description="for the greeting")
-    ehlo: Duration = Field("5m", description="for the reply to EHLO or HELO")
-    mail: Duration = Field("5m", description="for the reply to MAIL, RSET, NOOP, VRFY")
-    rcpt: Duration = Field("5m", description="for the reply to RCPT")
-    data: Duration = Field("2m", description="for the reply to DATA")
-    data_block: Duration = Field("3m", description="for upstream to take a block of mail data")
-    end_of_data: Duration = Field("10m", description="for the reply to the final dot")
-    quit: Duration = Field("5s", description="for the reply to QUIT")
+    setup: Duration = _for("4m", "for everything before our 220, all urls of a failover")
+    connect: Duration = _for("30s", "for one connection")
+    greeting: Duration = _for("5m", "for the greeting")
+    ehlo: Duration = _for("5m", "for the reply to EHLO or HELO")
+    mail: Duration = _for("5m", "for the reply to MAIL, RSET, NOOP, VRFY")
+    rcpt: Duration = _for("5m", "for the reply to RCPT")
+    data: Duration = _for("2m", "for the reply to DATA")
+    data_block: Duration = _for("3m", "for upstream to take a block of mail data")
+    end_of_data: Duration = _for("10m", "for the reply to the final dot")
+    quit: Duration = _for("5s", "for the reply to QUIT")
 
 
 class Limits(Settings):
     """Every limit there is (PROTOCOL §1.13)."""
 
-    sessions: Count = Field(10000, description="client sessions at once; more hear 421")
-    sessions_per_client: Count = Field(100, description="the same, of one address")
-    message_bytes: Size = Field("100MiB", description="a message as RFC 1870 counts it; over: 552")
-    recipients: Count = Field(1000, description="accepted recipients of a transaction; over: 452")
-    messages_per_session: Count = Field(1000, description="transactions of a session; over: 421")
-    errors: Count = Field(20, description="commands of a session that we had to refuse for syntax or sequence; over: 421")
-    junk_commands: Count = Field(100, description="commands in a row that bring no message on (NOOP, RSET, ...); over: 421")
-    command_bytes: Size = Field("4096B", description="a command line with its CRLF; over: 500")
-    header_bytes: Size = Field("256KiB", description="the header section; over: 552")
-    header_fields: Count = Field(1000, description="fields in the header section; over: 552")
-    line_bytes: Size = Field("1MiB", description="a line of mail data; over: 552")
-    received_fields: Count = Field(100, description="Received fields; over, the message loops: 554")
-    reply_bytes: Size = Field("64KiB", description="a whole reply of upstream's; over: upstream is broken")
-    reply_lines: Count = Field(512, description="lines of a reply of upstream's; over: upstream is broken")
+    sessions: Count = Field(default=10000, description="client sessions at once; more hear 421")
+    sessions_per_client: Count = Field(default=100, description="the same, of one address")
+    message_bytes: Size = _octets("100MiB", "a message as RFC 1870 counts it; over: 552")
+    recipients: Count = Field(default=1000, description="accepted recipients of a transaction; over: 452")
+    messages_per_session: Count = Field(default=1000, description="transactions of a session; over: 421")
+    errors: Count = Field(
+        default=20, description="commands of a session that we had to refuse for syntax or sequence; over: 421"
+    )
+    junk_commands: Count = Field(
+        default=100, description="commands in a row that bring no message on (NOOP, RSET, ...); over: 421"
+    )
+    command_bytes: Size = _octets("4096B", "a command line with its CRLF; over: 500")
+    header_bytes: Size = _octets("256KiB", "the header section; over: 552")
+    header_fields: Count = Field(default=1000, description="fields in the header section; over: 552")
+    line_bytes: Size = _octets("1MiB", "a line of mail data; over: 552")
+    received_fields: Count = Field(default=100, description="Received fields; over, the message loops: 554")
+    reply_bytes: Size = _octets("64KiB", "a whole reply of upstream's; over: upstream is broken")
+    reply_lines: Count = Field(default=512, description="lines of a reply of upstream's; over: upstream is broken")
 
 
 class Timeouts(Settings):
@@ -113,9 +127,11 @@ class Timeouts(Settings):
 class Listener(Settings):
     """A place where clients connect."""
 
-    name: str = Field("default", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="its name in records and in Received")
-    address: str = Field("127.0.0.1:2525", description="host:port, [v6]:port, unix:/path or fd:NAME")
-    upstream: str | None = Field(None, description="the upstream's name; default: the only one")
+    name: str = Field(
+        default="default", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="its name in records and in Received"
+    )
+    address: str = Field(default="127.0.0.1:2525", description="host:port, [v6]:port, unix:/path or fd:NAME")
+    upstream: str | None = Field(default=None, description="the upstream's name; default: the only one")
     clients: tuple[Network, ...] | None = Field(
         None, description="who may connect; required where the address is not loopback; default: everybody that can"
     )
@@ -124,5 +140,9 @@ class Listener(Settings):
 class Upstream(Settings):
     """A server that takes the mail, or several in order of preference."""
 
-    url: tuple[str, ...] = Field(("capture:",), description="smtp://host[:port] or capture:; a list is tried in order")
-    ehlo: Literal["own", "client"] = Field("own", description="the name that we say: ours, or the client's when it comes")
+    url: tuple[str, ...] = Field(
+        default=("capture:",), description="smtp://host[:port] or capture:; a list is tried in order"
+    )
+    ehlo: Literal["own", "client"] = Field(
+        default="own", description="the name that we say: ours, or the client's when it comes"
+    )

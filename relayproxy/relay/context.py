@@ -1,0 +1,83 @@
+"""What all sessions of one listener share, worked out once: names, limits, what we offer for what an upstream offers.
+
+Nothing here changes but `shutting_down`. What belongs to one client does not belong here (session.py).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from relayproxy.mail.trace import TRACE_MARGIN
+from relayproxy.smtp import local_replies
+from relayproxy.smtp.capabilities import Capabilities
+
+if TYPE_CHECKING:
+    from relayproxy.record.log import Reporter
+    from relayproxy.relay.settings import Limits, Timeouts
+    from relayproxy.smtp.replies import Reply
+
+#: Distinct upstream capability lists whose offers are kept; there is one a server, seldom more.
+_OFFERS = 64
+
+
+class Offer(NamedTuple):
+    """Our answer to EHLO for one upstream: the capabilities, the reply, and the largest message that both sides take."""
+
+    capabilities: Capabilities
+    reply: Reply
+    message_bytes: int
+
+
+class Context:
+    """One listener's."""
+
+    def __init__(
+        self,
+        *,
+        listener: str,
+        hostname: str,
+        instance: str,
+        trace: bool,
+        says_client_name: bool,
+        limits: Limits,
+        timeouts: Timeouts,
+        reporter: Reporter,
+        worker: int = 0,
+    ) -> None:
+        self.listener = listener
+        self.hostname = hostname
+        self.ehlo_name = hostname.encode("ascii")
+        #: What follows the @ in the id of our Received fields: this installation and this listener (PROTOCOL §1.8).
+        self.identity = f"{instance}-{listener}"
+        self.trace = trace
+        self.says_client_name = says_client_name
+        self.limits = limits
+        self.timeouts = timeouts
+        self.reporter = reporter
+        self.worker = worker
+        self.shutting_down = False
+        self.greeting = local_replies.greeting(self.ehlo_name)
+        self.hello = local_replies.hello(self.ehlo_name)
+        self.nothing = Capabilities()
+        self._offers: dict[int, tuple[Capabilities, Offer]] = {}
+
+    @staticmethod
+    def now() -> float:
+        """Seconds on the clock that deadlines and durations use."""
+        return trio.current_time()
+
+    def offer(self, upstream: Capabilities) -> Offer:
+        """What a client may be offered in front of such an upstream (PROTOCOL §1.4)."""
+        kept = self._offers.get(id(upstream))
+        if kept is not None:
+            return kept[1]
+        if len(self._offers) >= _OFFERS:
+            self._offers.clear()
+        capabilities = upstream.offer(message_bytes=self.limits.message_bytes, margin=TRACE_MARGIN if self.trace else 0)
+        offer = Offer(
+            capabilities, capabilities.to_reply(self.ehlo_name), capabilities.size or self.limits.message_bytes
+        )
+        self._offers[id(upstream)] = (upstream, offer)  # the list is kept too, so that its id stays its own
+        return offer

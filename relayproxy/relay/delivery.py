@@ -1,0 +1,79 @@
+"""How a transaction leaves: the only place that knows the two gates (DESIGN §3, §6), the envelope's and the data's.
+
+Both gates are open here: a command goes upstream when it comes, and upstream's reply is the answer; mail data leaves as it is read.
+A gate that a rule closes will note the command, answer locally, and play `outgoing` upstream when it opens: what a caller sees, a
+reply to each command and at most one verdict on the message, stays the same.
+Invariants: the envelope that leaves is made here and nowhere else; mail data leaves only between a 3yz and `end` or `give_up`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from relayproxy.mail.trace import TRACE_MARGIN
+from relayproxy.smtp.commands import Mail
+from relayproxy.smtp.grammar import number
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from relayproxy.relay.upstream import Upstream
+    from relayproxy.smtp.commands import Command
+    from relayproxy.smtp.parameters import Parameters
+    from relayproxy.smtp.replies import Reply
+
+Asked = TypeVar("Asked", bound="Command")
+
+
+class Delivery:
+    """The way to one upstream; `upstream` may be replaced between transactions."""
+
+    __slots__ = ("growth", "upstream")
+
+    def __init__(self, upstream: Upstream, *, trace: bool) -> None:
+        self.upstream = upstream
+        #: Octets by which the message may grow on its way (RFC 1870 §6.3).
+        self.growth = TRACE_MARGIN if trace else 0
+
+    def outgoing(self, command: Asked) -> Asked:
+        """The command as it leaves: SIZE grown by what we add or dropped where upstream has none, and `MAIL AUTH=` dropped
+        (RFC 4954 §5: we do not vouch for it)."""
+        if not isinstance(command, Mail) or not command.parameters:
+            return command
+        parameters = self._mail_parameters(command.parameters)
+        return command if parameters == command.parameters else msgspec.structs.replace(command, parameters=parameters)
+
+    def _mail_parameters(self, received: Parameters) -> Parameters:
+        sent: list[tuple[bytes, bytes | None]] = []
+        for keyword, value in received:
+            match keyword.upper():
+                case b"SIZE" if value is not None:
+                    if b"SIZE" in self.upstream.capabilities:
+                        sent.append((keyword, b"%d" % (number(value) + self.growth)))
+                case b"AUTH":
+                    pass
+                case _:
+                    sent.append((keyword, value))
+        return tuple(sent)
+
+    async def ask(self, commands: Sequence[Command]) -> list[Reply]:
+        """Envelope gate: pass the commands on as the group that they came in; a reply to each."""
+        return await self.upstream.exchange(commands)
+
+    async def data(self, transaction: str) -> Reply:
+        """Data gate: 3yz, and mail data may leave."""
+        return await self.upstream.start_data(transaction)
+
+    async def body(self, octets: bytes) -> Reply | None:
+        """Mail data as on the wire. A reply is the verdict, given early: send no more."""
+        return await self.upstream.send(octets) if octets else None
+
+    async def end(self, octets: bytes) -> Reply:
+        """The last mail data and the final dot: the commit. The reply is the verdict."""
+        return await self.upstream.finish(octets)
+
+    def give_up(self) -> None:
+        """Once DATA has gone upstream there is no other way out than to close without a dot (PROTOCOL I3)."""
+        self.upstream.drop()

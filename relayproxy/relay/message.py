@@ -1,0 +1,167 @@
+"""One message on its way through: judged while it streams, with nothing kept but its header section.
+
+`Intake.add` takes the slices that the strict reader gives and returns the octets that may leave. The header section is held until it is
+whole (it has a limit), so that Received stands on top of it and both leave in one write with the first of the body.
+Invariants: what leaves is the client's own wire form, whole slices that the reader accepted (PROTOCOL I4, §1.5); the first thing found
+wrong is the `objection`, after it nothing leaves, and reading goes on to the true end of data.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING, NamedTuple
+
+from relayproxy.mail.header import HeaderSection, decode, find_body
+from relayproxy.mail.trace import is_own, received_count
+from relayproxy.smtp import local_replies
+
+if TYPE_CHECKING:
+    from relayproxy.relay.settings import Limits
+    from relayproxy.smtp.data import DataReader, DataSlice
+    from relayproxy.smtp.replies import Reply
+
+
+class Objection(NamedTuple):
+    """Why a message is refused: the reply, and in words; `limit` names the limit that was reached."""
+
+    reply: Reply
+    what: str
+    limit: str | None = None
+
+
+class Intake:
+    """A message as it is read. After the end: `header`, `body_digest`, `size`."""
+
+    __slots__ = (
+        "_body", "_content", "_ended", "_eight_bit_passes", "_identity", "_limits", "_max_size", "_reader", "_trace", "_wire",
+        "body_start", "header", "objection",
+    )  # fmt: skip
+
+    def __init__(
+        self, reader: DataReader, limits: Limits, *, max_size: int, eight_bit_passes: bool, trace: bytes, identity: str
+    ) -> None:
+        self._reader = reader
+        self._limits = limits
+        self._max_size = max_size
+        self._eight_bit_passes = eight_bit_passes
+        self._trace = trace
+        self._identity = identity
+        self._content = b""
+        self._wire = b""
+        self._body = sha256()
+        self._ended = False
+        self.header: HeaderSection | None = None
+        self.body_start: int | None = None
+        self.objection: Objection | None = None
+
+    @property
+    def size(self) -> int:
+        """Octets as RFC 1870 counts them: unstuffed, without the final dot."""
+        return self._reader.size
+
+    @property
+    def overrun(self) -> bool:
+        """The client goes on sending long after its message was refused for size: reading to the end has a bound too."""
+        return self._reader.size > 2 * self._max_size
+
+    @property
+    def eight_bit(self) -> bool:
+        return self._reader.eight_bit
+
+    @property
+    def body_digest(self) -> str:
+        return self._body.hexdigest()
+
+    def add(self, part: DataSlice) -> bytes:
+        """Take a slice; the octets that may leave because of it."""
+        self._ended = part.ended
+        if self.header is not None:
+            self._body.update(part.content)
+            self._judge_data()
+            return b"" if self.objection else part.wire
+        if self.objection is not None:
+            return b""
+        self._content = self._content + part.content if self._content else part.content
+        self._wire = self._wire + part.wire if self._wire else part.wire
+        found = find_body(self._content)
+        if found is None and not part.ended:
+            if len(self._content) > self._limits.header_bytes:
+                self._object(local_replies.HEADER_OVER_LIMIT, "the header section is too long", "header_bytes")
+            self._judge_data()
+            if self.objection:
+                self._content = self._wire = b""  # refused: no more of it is needed
+            return b""
+        end, start = found or (len(self._content), len(self._content))
+        return self._header_is_whole(end, start)
+
+    def _header_is_whole(self, end: int, start: int) -> bytes:
+        self.header = HeaderSection(self._content[:end])
+        self._body.update(memoryview(self._content)[start:])
+        wire = self._trace + self._wire
+        self._content = self._wire = b""
+        self._judge_data()
+        self._judge_header(self.header, end)
+        return b"" if self.objection else wire
+
+    def _object(self, reply: Reply, what: str, limit: str | None = None) -> None:
+        if self.objection is None:
+            self.objection = Objection(reply, what, limit)
+
+    def _judge_data(self) -> None:
+        reader = self._reader
+        if reader.violation is not None:
+            nul = "NUL" in reader.violation
+            self._object(local_replies.NUL_IN_MESSAGE if nul else local_replies.BAD_LINE_ENDINGS, reader.violation)
+        if reader.line_too_long:
+            self._object(local_replies.LINE_OVER_LIMIT, "a line of mail data is too long", "line_bytes")
+        if reader.size > self._max_size:
+            self._object(local_replies.MESSAGE_TOO_BIG, "the message is too big", "message_bytes")
+        if reader.eight_bit and not self._eight_bit_passes:
+            self._object(local_replies.EIGHT_BIT_REFUSED, "8-bit content, and upstream does not offer 8BITMIME")
+
+    def _judge_header(self, header: HeaderSection, size: int) -> None:
+        if size > self._limits.header_bytes:
+            self._object(local_replies.HEADER_OVER_LIMIT, "the header section is too long", "header_bytes")
+        elif header.starts_with_space:
+            self._object(local_replies.BAD_HEADER_START, "the first line of the message begins with white space")
+        elif len(header.fields) > self._limits.header_fields:
+            self._object(local_replies.HEADER_OVER_LIMIT, "too many header fields", "header_fields")
+        elif received_count(header) > self._limits.received_fields:
+            self._object(local_replies.LOOP, "too many Received fields", "received_fields")
+        elif is_own(header, self._identity):
+            self._object(local_replies.LOOP, "the message has been here before")
+
+    @property
+    def whole(self) -> bool:
+        """The message came to its end and its header section was read."""
+        return self._ended and self.header is not None
+
+    @property
+    def malformed(self) -> bool:
+        """The header section breaks the grammar; it passes as it came all the same."""
+        return self.header is not None and self.header.malformed is not None
+
+    @property
+    def message_id(self) -> str | None:
+        return self._field(b"Message-ID")
+
+    @property
+    def subject(self) -> str | None:
+        return self._field(b"Subject")
+
+    def _field(self, name: bytes) -> str | None:
+        if self.header is None or (field := self.header.first(name)) is None:
+            return None
+        return decode(field.value)
+
+    def header_digests(self) -> tuple[str, str]:
+        """SHA-256 of the header section as received and as sent, without the empty line."""
+        raw = bytes(self.header) if self.header is not None else b""
+        received = sha256(raw)
+        if not self._trace:
+            return received.hexdigest(), received.hexdigest()
+        return received.hexdigest(), sha256(self._trace + raw).hexdigest()
+
+    @property
+    def growth(self) -> int:
+        return len(self._trace)

@@ -1,0 +1,247 @@
+"""The relay as a service: listeners, sessions, and an orderly end.
+
+Listeners are bound before anything else; sessions run in one nursery, each for itself: what goes wrong in one is told (`error`) and ends
+that one alone. Shutting down (DESIGN §9): stop accepting, 421 to idle clients, let transactions end for up to `drain`, then end every wait.
+What a session does does not belong here (session.py), nor reading configuration (cli/).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from relayproxy.net.dial import UpstreamUrl
+from relayproxy.net.listen import accept, bind, bound_name, parse_address
+from relayproxy.net.peer import Peer, PeerLost
+from relayproxy.relay.capture import CaptureUpstream
+from relayproxy.relay.client_leg import ClientLeg
+from relayproxy.relay.connect import connect
+from relayproxy.relay.context import Context
+from relayproxy.relay.identity import Ids, instance
+from relayproxy.relay.session import Session
+from relayproxy.smtp import local_replies
+from relayproxy.smtp.server import ServerProtocol
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from relayproxy.net.listen import Peername
+    from relayproxy.net.stream import DeadlineStream
+    from relayproxy.record.log import Reporter
+    from relayproxy.relay.connect import Dial
+    from relayproxy.relay.settings import Limits, Listener, Timeouts
+    from relayproxy.relay.settings import Upstream as UpstreamSettings
+    from relayproxy.relay.upstream import Upstream
+    from relayproxy.smtp.replies import Reply
+
+#: After `drain`, how long sessions may take to say goodbye before they are cancelled.
+GOODBYES = 5.0
+
+
+class RelayConfig(Protocol):
+    """What the relay reads of the configuration."""
+
+    @property
+    def hostname(self) -> str: ...
+    @property
+    def state(self) -> Path: ...
+    @property
+    def trace(self) -> bool: ...
+    @property
+    def drain(self) -> float: ...
+    @property
+    def listener(self) -> Sequence[Listener]: ...
+    @property
+    def upstream(self) -> Mapping[str, UpstreamSettings]: ...
+    @property
+    def timeouts(self) -> Timeouts: ...
+    @property
+    def limits(self) -> Limits: ...
+
+
+class Relay:
+    """Serves `config.listener`; `session` alone is the relay without sockets, over any stream."""
+
+    def __init__(
+        self, config: RelayConfig, reporter: Reporter, *, dial: Dial, adopt: Callable[[socket.socket], DeadlineStream]
+    ) -> None:
+        """`dial` opens connections to upstreams, `adopt` makes a stream of a socket that was accepted."""
+        self._config = config
+        self._adopt = adopt
+        self._reporter = reporter
+        self._dial = dial
+        self._ids = Ids()
+        self._sessions: dict[str, Session] = {}
+        self._urls = {
+            name: [UpstreamUrl.parse(url) for url in upstream.url] for name, upstream in config.upstream.items()
+        }
+        self._per_client: Counter[str] = Counter()
+        self._shutdown = trio.Event()
+        self._last_gone: trio.Event | None = None
+        identity = instance(config.state)
+        self._contexts = {listener.name: self._context(listener, identity) for listener in config.listener}
+
+    def _upstream_of(self, listener: Listener) -> tuple[str, UpstreamSettings]:
+        name = listener.upstream if listener.upstream is not None else next(iter(self._config.upstream))
+        return name, self._config.upstream[name]
+
+    def _context(self, listener: Listener, identity: str) -> Context:
+        config = self._config
+        return Context(
+            listener=listener.name,
+            hostname=config.hostname,
+            instance=identity,
+            trace=config.trace,
+            says_client_name=self._upstream_of(listener)[1].ehlo == "client",
+            limits=config.limits,
+            timeouts=config.timeouts,
+            reporter=self._reporter,
+        )
+
+    # Sockets.
+
+    async def serve(self) -> None:
+        """Bind, serve, and return when `shut_down` was called and all sessions have ended. Raises OSError where it cannot bind."""
+        sockets = []
+        try:
+            for listener in self._config.listener:
+                sockets += [(listener, sock) for sock in bind(parse_address(listener.address))]
+            for listener, sock in sockets:
+                self._reporter.listening(listener.name, bound_name(sock))
+            async with trio.open_nursery() as sessions:
+                async with trio.open_nursery() as accepting:
+                    for listener, sock in sockets:
+                        spawn = partial(self._spawn, sessions, listener)
+                        accepting.start_soon(partial(accept, sock, spawn, on_shortage=self._tell_shortage))
+                    await self._shutdown.wait()
+                    accepting.cancel_scope.cancel()
+                for _, sock in sockets:
+                    sock.close()
+                await self._drain(sessions.cancel_scope)
+        finally:
+            for _, sock in sockets:
+                sock.close()
+
+    def _tell_shortage(self, error: OSError) -> None:
+        self._reporter.error("listener", f"cannot accept: {error.strerror}")
+
+    def _spawn(self, sessions: trio.Nursery, listener: Listener, sock: socket.socket, peername: Peername) -> None:
+        address, port = peername
+        sessions.start_soon(self.session, self._adopt(sock), address, port, listener)
+
+    def shut_down(self) -> None:
+        """Begin the orderly end; again, and it is no longer orderly: all that waits ends now."""
+        if self._shutdown.is_set():
+            self._cut_off()
+        self._shutdown.set()
+        for context in self._contexts.values():
+            context.shutting_down = True
+        for session in self._sessions.values():
+            session.wind_down()
+
+    def _cut_off(self) -> None:
+        for session in self._sessions.values():
+            session.cut_off()
+
+    async def _drain(self, sessions: trio.CancelScope) -> None:
+        if await self._all_gone(self._config.drain):
+            return
+        self._cut_off()
+        if not await self._all_gone(GOODBYES):
+            sessions.cancel()
+
+    async def _all_gone(self, seconds: float) -> bool:
+        """Wait for the last session to end, so long."""
+        with trio.move_on_after(seconds):
+            while self._sessions:
+                self._last_gone = trio.Event()
+                await self._last_gone.wait()
+        return not self._sessions
+
+    # Sessions.
+
+    async def session(self, stream: DeadlineStream, address: str, port: int | None, listener: Listener) -> None:
+        """One client session, from its first octet to its last, over any stream. Never raises for what a peer does."""
+        context = self._contexts[listener.name]
+        peer = Peer(stream, "client", address, port)
+        limits = self._config.limits
+        protocol = ServerProtocol(command_bytes=limits.command_bytes, line_bytes=limits.line_bytes)
+        client = ClientLeg(peer, protocol, self._config.timeouts.client)
+        session = Session(self._ids.new, client, context, partial(self._connect, listener, context))
+        id_ = session.id
+        refusal = self._refusal(listener, address, id_)
+        if refusal is not None:
+            await self._turn_away(client, refusal)
+            return
+        self._sessions[id_] = session
+        self._per_client[address] += 1
+        self._reporter.session_opened(id_, listener=listener.name, address=address, port=port)
+        began = context.now()
+        why = "a fault of ours"
+        try:
+            why = await session.run()
+        except Exception as error:  # noqa: BLE001  a fault of ours: told with its place, and no other session's trouble
+            self._reporter.error("session", "the session ended by a fault of ours", session=id_, exception=error)
+        finally:
+            stream.close()
+            self._leave(id_, address)
+            self._reporter.session_closed(
+                id_,
+                listener=listener.name,
+                address=address,
+                port=port,
+                why=why,
+                transactions=session.transactions,
+                seconds=context.now() - began,
+                helo=session.helo,
+            )
+
+    def _leave(self, id_: str, address: str) -> None:
+        del self._sessions[id_]
+        self._per_client[address] -= 1
+        if not self._per_client[address]:
+            del self._per_client[address]
+        if not self._sessions and self._last_gone is not None:
+            self._last_gone.set()
+
+    def _refusal(self, listener: Listener, address: str, id_: str) -> Reply | None:
+        """Who may not come in, before anything is spent on it (attacks 18, 27)."""
+        if listener.clients is not None and not address.startswith("unix:"):
+            client = ip_address(address.partition("%")[0])
+            client = getattr(client, "ipv4_mapped", None) or client
+            if not any(client in network for network in listener.clients):
+                self._reporter.violation(
+                    "client", "the address may not connect here", session=id_, reply=local_replies.NOT_WELCOME
+                )
+                return local_replies.NOT_WELCOME
+        limits = self._config.limits
+        full = len(self._sessions) >= limits.sessions
+        if full or self._per_client[address] >= limits.sessions_per_client:
+            limit = "sessions" if full else "sessions_per_client"
+            self._reporter.limit(limit, session=id_, client=address, reply=local_replies.TOO_MANY_SESSIONS)
+            return local_replies.TOO_MANY_SESSIONS
+        if self._shutdown.is_set():
+            return local_replies.SHUTTING_DOWN
+        return None
+
+    async def _turn_away(self, client: ClientLeg, refusal: Reply) -> None:
+        try:
+            await client.answer([refusal])
+        except PeerLost:
+            pass  # it left first
+        await client.peer.close()
+
+    async def _connect(self, listener: Listener, context: Context, ehlo: bytes | None) -> Upstream:
+        name, _ = self._upstream_of(listener)
+        urls = self._urls[name]
+        if urls[0].kind == "capture":
+            return CaptureUpstream(name, self._config.state / "captures")
+        return await connect(
+            name, urls, self._dial, ehlo or context.ehlo_name, self._config.timeouts.upstream, self._config.limits
+        )

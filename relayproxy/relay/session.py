@@ -1,0 +1,431 @@
+"""One client session, read top to bottom like RFC 5321 §3: greet, answer commands group by group, take a message, say goodbye.
+
+Linear code. The legs are a `ClientLeg` (client_leg.py) and an `Upstream` (upstream.py); what passes between them is decided here, what a
+client has used up of its limits is counted here, and a `Transaction` (transaction.py) collects what is told afterwards.
+Invariants (PROTOCOL §0): one reply a command, in order; a 2xx to the message is upstream's own or a named exception's (I1); after
+upstream's verdict nothing local changes it (I2); no dot leaves unless the client's own end of data came (I3).
+What may come when does not belong here (smtp/dialogue.py), nor how things are sent (delivery.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, NoReturn, TypeGuard
+
+from relayproxy.net.peer import PeerLost, PeerStalled
+from relayproxy.record.text import text
+from relayproxy.relay.connect import UpstreamUnavailable, parse_capabilities
+from relayproxy.relay.delivery import Delivery
+from relayproxy.relay.message import Intake
+from relayproxy.relay.transaction import Transaction
+from relayproxy.smtp import local_replies
+from relayproxy.smtp.commands import Data, Ehlo, Helo, Help, Mail, Quit, Rcpt, Rset
+from relayproxy.smtp.grammar import number
+from relayproxy.smtp.parameters import get
+from relayproxy.smtp.server import Refused
+
+if TYPE_CHECKING:
+    from relayproxy.relay.client_leg import ClientLeg
+    from relayproxy.relay.context import Context
+    from relayproxy.relay.upstream import Upstream
+    from relayproxy.smtp.commands import Command
+    from relayproxy.smtp.replies import Reply
+
+#: Makes a connection to the listener's upstream, saying this name in EHLO (None: our own). Raises UpstreamUnavailable.
+Connect = Callable[[bytes | None], "Awaitable[Upstream]"]
+#: Commands that bring no message on; too many in a row end the session (attack 16).
+JUNK = frozenset({"EHLO", "HELO", "RSET", "NOOP", "VRFY", "HELP"})
+
+
+class Goodbye(Exception):
+    """The session ends, after this reply where there is one."""
+
+    def __init__(self, why: str, reply: Reply | None = None) -> None:
+        super().__init__(why)
+        self.why = why
+        self.reply = reply
+
+
+class Session:
+    """What one client says, and what it is answered."""
+
+    __slots__ = (
+        "_client", "_connect", "_context", "_delivery", "_errors", "_helo", "_idle", "_junk", "_messages", "_new_id",
+        "_transaction", "_upstream", "id", "transactions",
+    )  # fmt: skip
+
+    def __init__(self, new_id: Callable[[], str], client: ClientLeg, context: Context, connect: Connect) -> None:
+        self.id = new_id()
+        #: How many were told of.
+        self.transactions = 0
+        self._new_id = new_id
+        self._client = client
+        self._context = context
+        self._connect = connect
+        self._upstream: Upstream | None = None
+        self._delivery: Delivery | None = None
+        self._transaction: Transaction | None = None
+        self._helo: Ehlo | Helo | None = None
+        self._idle = False
+        self._errors = 0
+        self._junk = 0
+        self._messages = 0
+
+    # From the first octet to the last.
+
+    async def run(self) -> str:
+        """Hold the session; why it ended, in words."""
+        try:
+            try:
+                await self._greet()
+                await self._converse()
+            except Goodbye as bye:
+                if bye.reply is not None:
+                    await self._client.answer([bye.reply])
+                return bye.why
+            except PeerStalled:
+                # Of the client's leg: upstream's troubles are replies (upstream.py). A shutdown wakes those that wait.
+                shutting_down = self._context.shutting_down
+                await self._client.answer([local_replies.SHUTTING_DOWN if shutting_down else local_replies.CLIENT_IDLE])
+                return "shutdown" if shutting_down else "the client was silent for too long"
+        except PeerLost:
+            return "the client was lost"
+        finally:
+            await self._leave()
+
+    @property
+    def helo(self) -> str | None:
+        """The name that the client gave."""
+        return None if self._helo is None else text(self._helo.name)
+
+    async def _leave(self) -> None:
+        if self._transaction is not None:
+            self._end_transaction()
+        await self._client.peer.close()
+        if self._upstream is not None:
+            await self._upstream.leave()
+
+    def wind_down(self) -> None:
+        """Shutting down: wake the client's leg where it is idle; elsewhere the session notices by itself."""
+        if self._idle and self._transaction is None:
+            self._client.peer.expire()
+
+    def cut_off(self) -> None:
+        """The grace of the shutdown is over: every wait ends now."""
+        self._client.peer.expire()
+        if self._upstream is not None:
+            self._upstream.expire()
+
+    async def _greet(self) -> None:
+        """Upstream first, so that what we offer is what it offers (PROTOCOL §1.1 (1))."""
+        try:
+            self._use(await self._connect(None))
+        except UpstreamUnavailable as error:
+            self._context.reporter.error("upstream", error.what, session=self.id)
+            await self._client.answer([error.greeting])
+            if error.greeting.severity != 5:
+                raise Goodbye(error.what) from None
+            return  # RFC 7504: everything but QUIT is now 503
+        if self._context.shutting_down:
+            raise Goodbye("shutdown", local_replies.SHUTTING_DOWN)
+        await self._client.answer([self._context.greeting])
+
+    def _use(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+        self._delivery = Delivery(upstream, trace=self._context.trace)
+
+    async def _converse(self) -> NoReturn:
+        while not self._client.closing:
+            if self._context.shutting_down and self._transaction is None:
+                raise Goodbye("shutdown", local_replies.SHUTTING_DOWN)
+            self._idle = True
+            group = await self._client.group()
+            self._idle = False
+            if not group:
+                raise Goodbye("the client closed the connection")
+            if self._upstream is not None:
+                self._upstream.listen()
+                if self._upstream.failure is not None and not isinstance(group[0], Quit):
+                    raise Goodbye(self._upstream.trouble or "upstream is gone", self._upstream.failure)
+            await self._answer(group)
+        raise Goodbye("421 was answered")
+
+    # A group of commands.
+
+    async def _answer(self, group: list[Command | Refused]) -> None:
+        """Answer all of a group in one write; what goes upstream goes as a group too (RFC 2920)."""
+        replies: list[Reply] = []
+        asked: list[Command] = []
+        fatal: str | None = None
+        for command in group:
+            if self._goes_upstream(command, asked):
+                asked.append(command)
+                continue
+            replies += await self._ask(asked)
+            asked.clear()
+            match command:
+                case Refused():
+                    replies.append(self._refuse(command))
+                    fatal = command.what if command.fatal else fatal
+                case Data():
+                    await self._data(replies)
+                    return
+                case Quit():
+                    await self._client.answer([*replies, local_replies.QUIT_OK])
+                    raise Goodbye("QUIT")
+                case Ehlo() | Helo():
+                    replies.append(await self._hello(command))
+                case Mail():
+                    replies.append(await self._mail(command))
+                case Rcpt():
+                    replies.append(self._limited("recipients", local_replies.TOO_MANY_RECIPIENTS))
+                case Rset():
+                    replies.append(local_replies.RESET_OK)
+                case Help():
+                    replies.append(local_replies.HELP)
+                case _:
+                    # NOOP and VRFY, with no upstream connection to ask.
+                    replies.append(local_replies.NOOP_OK if command.verb == "NOOP" else local_replies.CANNOT_VERIFY)
+            self._count_junk(command, replies)
+        replies += await self._ask(asked)
+        await self._client.answer(replies)
+        if fatal is not None:
+            raise Goodbye(fatal)
+
+    def _goes_upstream(self, command: Command | Refused, asked: list[Command]) -> TypeGuard[Command]:
+        """Whether the command is passed on in the group that `asked` is."""
+        upstream = self._upstream
+        if upstream is None or upstream.spent or upstream.failure is not None:
+            return False
+        match command:
+            case Mail():
+                return self._objection_to_mail(command) is None
+            case Rcpt():
+                standing = 0 if self._transaction is None else self._transaction.accepted
+                return standing + sum(isinstance(other, Rcpt) for other in asked) < self._context.limits.recipients
+            case Rset():
+                return bool(asked) or self._transaction is not None
+            case Refused() | Data() | Quit() | Ehlo() | Helo() | Help():
+                return False
+            case _:
+                return command.verb in ("NOOP", "VRFY")
+
+    async def _ask(self, commands: list[Command]) -> list[Reply]:
+        """Pass commands on and take note of the replies."""
+        if not commands or self._delivery is None:
+            return []
+        started = self._context.now()
+        leaving = [self._delivery.outgoing(command) for command in commands]
+        replies = await self._delivery.ask(leaving)
+        waited = self._context.now() - started
+        for received, sent, reply in zip(commands, leaving, replies, strict=True):
+            self._note(received, sent, reply, started)
+        if self._transaction is not None:
+            self._transaction.upstream_seconds += waited
+        return replies
+
+    def _note(self, received: Command, sent: Command | None, reply: Reply, started: float) -> None:
+        match received:
+            case Mail():
+                self._messages += 1
+                sent_mail = sent if isinstance(sent, Mail) else None
+                self._transaction = Transaction(
+                    self._new_id(),
+                    self.id,
+                    self._context,
+                    self._client.peer,
+                    self._upstream,
+                    self._helo,
+                    received,
+                    sent_mail,
+                    reply,
+                    started,
+                )
+                if reply.severity != 2:
+                    self._end_transaction()
+            case Rcpt() if self._transaction is not None:
+                self._transaction.recipient(received, sent if isinstance(sent, Rcpt) else None, reply)
+            case Rset() if reply.severity == 2 and self._transaction is not None:
+                self._end_transaction()
+            case _:
+                pass
+
+    def _end_transaction(self) -> None:
+        """Tell what became of the transaction; it is over."""
+        transaction, self._transaction = self._transaction, None
+        if transaction is not None:
+            self.transactions += 1
+            self._context.reporter.transaction(transaction.record())
+
+    def _refuse(self, refused: Refused) -> Reply:
+        """A line that was no acceptable command: counted, told, answered."""
+        self._context.reporter.violation(
+            "client", refused.what, session=self.id, line=refused.line, reply=refused.reply
+        )
+        if isinstance(refused.command, Mail) and refused.reply.code not in (501, 503):
+            self._note(refused.command, None, refused.reply, self._context.now())
+        if refused.reply.severity == 5:
+            self._errors += 1
+            if self._errors > self._context.limits.errors:
+                return self._limited("errors", local_replies.TOO_MANY_ERRORS)
+        return refused.reply
+
+    def _limited(self, limit: str, reply: Reply) -> Reply:
+        self._context.reporter.limit(limit, session=self.id, reply=reply)
+        return reply
+
+    def _count_junk(self, command: Command | Refused, replies: list[Reply]) -> None:
+        if isinstance(command, Refused) or command.verb not in JUNK:
+            return
+        self._junk += 1
+        if self._junk > self._context.limits.junk_commands:
+            replies[-1] = self._limited("junk_commands", local_replies.TOO_MUCH_JUNK)
+
+    async def _hello(self, command: Ehlo | Helo) -> Reply:
+        """EHLO and HELO begin anew, at any time: upstream is told with RSET (PROTOCOL §1.1 (3))."""
+        upstream = self._upstream
+        if upstream is None:
+            return local_replies.BAD_SEQUENCE
+        if self._transaction is not None:
+            (reply,) = await self._ask([Rset()])
+            if reply.severity != 2:
+                return reply if reply.code == 421 else local_replies.UPSTREAM_GONE
+        self._helo = command
+        if (name := self._name_for_upstream()) is not None and not upstream.spent:
+            (reply,) = await upstream.exchange([Ehlo(name)])
+            if reply.severity != 2:
+                return reply
+            upstream.capabilities = parse_capabilities(reply)
+        if isinstance(command, Helo):
+            self._client.protocol.offered = self._context.nothing
+            return self._context.hello
+        offer = self._context.offer(upstream.capabilities)
+        self._client.protocol.offered = offer.capabilities
+        return offer.reply
+
+    def _name_for_upstream(self) -> bytes | None:
+        return self._helo.name if self._context.says_client_name and self._helo is not None else None
+
+    # A message.
+
+    def _objection_to_mail(self, command: Mail) -> Reply | None:
+        """What speaks against a new transaction before upstream is asked."""
+        if not self._context.reporter.healthy:
+            return local_replies.RECORD_FAILED
+        if self._messages >= self._context.limits.messages_per_session:
+            return local_replies.TOO_MANY_MESSAGES
+        size = get(command.parameters, b"SIZE")
+        if size is not None and number(size) > self._max_size:
+            return local_replies.MESSAGE_TOO_BIG
+        return None
+
+    @property
+    def _max_size(self) -> int:
+        upstream = self._upstream
+        own = self._context.limits.message_bytes
+        return own if upstream is None else self._context.offer(upstream.capabilities).message_bytes
+
+    async def _mail(self, command: Mail) -> Reply:
+        """MAIL that could not just be passed on: refused here, or first there has to be a new connection."""
+        objection = self._objection_to_mail(command)
+        if objection is None:
+            objection = await self._reconnect()
+        if objection is None:
+            return (await self._ask([command]))[0]
+        if objection is local_replies.TOO_MANY_MESSAGES:
+            self._limited("messages_per_session", objection)
+        elif objection is local_replies.MESSAGE_TOO_BIG:
+            self._limited("message_bytes", objection)
+        self._note(command, None, objection, self._context.now())
+        return objection
+
+    async def _reconnect(self) -> Reply | None:
+        """After a verdict that closed upstream: a new connection, if it offers all that the client was offered."""
+        try:
+            upstream = await self._connect(self._name_for_upstream())
+        except UpstreamUnavailable as error:
+            self._context.reporter.error("upstream", error.what, session=self.id)
+            return error.greeting if error.greeting.code == 421 else local_replies.UPSTREAM_GONE
+        offered = self._client.protocol.offered
+        self._use(upstream)
+        if offered.covered_by(self._context.offer(upstream.capabilities).capabilities):
+            return None
+        return local_replies.UPSTREAM_GONE
+
+    async def _data(self, replies: list[Reply]) -> None:
+        """DATA, behind the replies to what came before it in its group."""
+        transaction, delivery = self._transaction, self._delivery
+        if self._client.spoke_early():
+            await self._client.answer(replies)
+            raise self._sync_violation()
+        if transaction is None or delivery is None or not transaction.accepted:
+            refusal = local_replies.BAD_SEQUENCE if transaction is None else local_replies.NO_RECIPIENTS
+            await self._client.answer([*replies, refusal])
+            return
+        started = self._context.now()
+        reply = await delivery.data(transaction.id)
+        transaction.upstream_seconds += self._context.now() - started
+        if self._client.spoke_early():
+            if reply.severity == 3:
+                delivery.give_up()
+            await self._client.answer(replies)
+            raise self._sync_violation()
+        await self._client.answer([*replies, reply])
+        if reply.severity == 3:
+            await self._message(transaction, delivery)
+        else:
+            transaction.refused_data(reply)
+
+    def _sync_violation(self) -> Goodbye:
+        """Mail data that came before it was asked for is never read as commands (attack 5)."""
+        what = "the client sent mail data before it was told to"
+        reply = local_replies.SYNC_VIOLATION
+        self._context.reporter.violation("client", what, session=self.id, reply=reply)
+        return Goodbye(what, reply)
+
+    async def _message(self, transaction: Transaction, delivery: Delivery) -> None:
+        """From 354 to the verdict, streamed: nothing is kept but the header section."""
+        intake = transaction.begin_message(
+            self._client.reader, self._max_size, eight_bit_passes=b"8BITMIME" in delivery.upstream.capabilities
+        )
+        verdict: Reply | None = None
+        while True:
+            part = await self._client.mail_data()
+            octets = intake.add(part)
+            if verdict is None and intake.objection is not None:
+                delivery.give_up()
+                verdict = self._object(intake, transaction)
+            if part.ended:
+                break
+            if verdict is None:
+                verdict = await delivery.body(octets)
+            elif intake.overrun:
+                transaction.verdict(verdict, delivery.upstream.progress)
+                raise Goodbye("the client went on sending a message that was refused", verdict)
+        if verdict is None:
+            started = self._context.now()
+            verdict = await delivery.end(octets)
+            transaction.upstream_seconds += self._context.now() - started
+        transaction.verdict(verdict, delivery.upstream.progress)
+        if verdict.severity == 2:
+            self._junk = 0
+        try:
+            await self._client.answer([verdict])
+        except PeerLost:
+            transaction.acknowledged = False
+            raise
+        self._end_transaction()
+
+    def _object(self, intake: Intake, transaction: Transaction) -> Reply:
+        """Tell why a message is refused; it is read to its end all the same (PROTOCOL §1.5)."""
+        objection = intake.objection
+        if objection is None:
+            raise AssertionError("there is no objection")
+        reporter = self._context.reporter
+        if objection.limit is not None:
+            reporter.limit(objection.limit, session=self.id, transaction=transaction.id, reply=objection.reply)
+        else:
+            reporter.violation(
+                "client", objection.what, session=self.id, transaction=transaction.id, reply=objection.reply
+            )
+        return objection.reply

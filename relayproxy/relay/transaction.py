@@ -1,0 +1,202 @@
+"""What is told of one transaction afterwards: facts gathered while it runs, one record when it is over (DESIGN §7).
+
+Records tell, they decide nothing: no code of the relay reads them back but the count of recipients that were accepted.
+The format of the record does not belong here (record/report.py).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from relayproxy.mail.trace import received_field
+from relayproxy.record.report import (
+    ClientRecord,
+    DigestRecord,
+    DigestsRecord,
+    EnvelopesRecord,
+    MessageRecord,
+    RecipientRecord,
+    SecondsRecord,
+    SizeRecord,
+    TransactionRecord,
+    UpstreamRecord,
+    duration,
+    envelope_of,
+    outcome,
+    reply_of,
+    timestamp,
+)
+from relayproxy.record.text import text
+from relayproxy.relay.message import Intake
+from relayproxy.smtp.commands import Ehlo
+from relayproxy.smtp.parameters import get
+
+if TYPE_CHECKING:
+    from relayproxy.net.peer import Peer
+    from relayproxy.relay.context import Context
+    from relayproxy.relay.upstream import Progress, Upstream
+    from relayproxy.smtp.commands import Helo, Mail, Rcpt
+    from relayproxy.smtp.data import DataReader
+    from relayproxy.smtp.replies import Reply
+
+
+class Transaction:
+    """From MAIL on. `accepted` counts the recipients that upstream took."""
+
+    __slots__ = (
+        "_client", "_context", "_helo", "_intake", "_mail", "_progress", "_recipients", "_reply", "_sent_mail", "_session", "_started", "_time", "_upstream", "accepted", "acknowledged", "id", "upstream_seconds",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        id_: str,
+        session: str,
+        context: Context,
+        client: Peer,
+        upstream: Upstream | None,
+        helo: Ehlo | Helo | None,
+        mail: Mail,
+        sent: Mail | None,
+        reply: Reply,
+        started: float,
+    ) -> None:
+        self.id = id_
+        self.accepted = 0
+        #: Whether the last reply was written to the client.
+        self.acknowledged = True
+        #: Spent waiting for upstream.
+        self.upstream_seconds = 0.0
+        self._session = session
+        self._context = context
+        self._client = client
+        self._upstream = upstream
+        self._helo = helo
+        self._mail = (mail, reply)
+        self._sent_mail = sent
+        self._recipients: list[tuple[Rcpt, Rcpt | None, Reply]] = []
+        self._intake: Intake | None = None
+        self._reply: Reply | None = None
+        self._progress: Progress = "none"
+        self._started = started
+        self._time = time.time_ns()
+
+    def recipient(self, received: Rcpt, sent: Rcpt | None, reply: Reply) -> None:
+        """A RCPT and what it was answered; `sent` is None where upstream was not asked."""
+        self._recipients.append((received, sent, reply))
+        if reply.severity == 2:
+            self.accepted += 1
+
+    def refused_data(self, reply: Reply) -> None:
+        """DATA was not answered 354."""
+        self._reply = reply
+
+    def begin_message(self, reader: DataReader, max_size: int, *, eight_bit_passes: bool) -> Intake:
+        """354 was said: the message comes, and Received is put on top of it (PROTOCOL §1.8)."""
+        context = self._context
+        trace = b""
+        if context.trace:
+            helo = self._helo
+            trace = received_field(
+                helo=b"" if helo is None else helo.name,
+                client_address=self._client.address,
+                hostname=context.hostname,
+                protocol=self._protocol(),
+                identity=f"{self._session}@{context.identity}",
+                # RFC 5321 §7.2: a list of recipients would show Bcc to all of them.
+                for_=self._only_recipient(),
+                nanoseconds=self._time,
+            )
+        self._intake = Intake(
+            reader,
+            context.limits,
+            max_size=max_size,
+            eight_bit_passes=eight_bit_passes,
+            trace=trace,
+            identity=context.identity,
+        )
+        return self._intake
+
+    def _protocol(self) -> str:
+        """RFC 3848, RFC 6531 §4.3."""
+        if not isinstance(self._helo, Ehlo):
+            return "SMTP"
+        return "UTF8SMTP" if get(self._mail[0].parameters, b"SMTPUTF8") is not None else "ESMTP"
+
+    def _only_recipient(self) -> bytes | None:
+        accepted = [received for received, _, reply in self._recipients if reply.severity == 2]
+        return accepted[0].path.address if len(accepted) == 1 else None
+
+    def verdict(self, reply: Reply, progress: Progress) -> None:
+        """The answer to the message, and how far the message had come."""
+        self._reply = reply
+        self._progress = progress
+
+    # The record.
+
+    def record(self) -> TransactionRecord:
+        context = self._context
+        mail, mail_reply = self._mail
+        heard = [reply for _, _, reply in self._recipients]
+        reply = self._reply or (mail_reply if mail_reply.severity != 2 else heard[-1] if heard else mail_reply)
+        return TransactionRecord(
+            time=timestamp(self._time),
+            session=self._session,
+            transaction=self.id,
+            listener=context.listener,
+            worker=context.worker,
+            client=ClientRecord(
+                self._client.address, self._client.port, None if self._helo is None else text(self._helo.name)
+            ),
+            upstream=self._upstream_record(),
+            envelope=EnvelopesRecord(
+                envelope_of(mail, [received for received, _, _ in self._recipients]),
+                None
+                if self._sent_mail is None
+                else envelope_of(self._sent_mail, [sent for _, sent, _ in self._recipients if sent is not None]),
+            ),
+            recipients=tuple(
+                [
+                    RecipientRecord(
+                        text(received.path.address),
+                        () if sent is None else (text(sent.path.address),),
+                        reply_of(answer),
+                    )
+                    for received, sent, answer in self._recipients
+                ]
+            ),
+            message=self._message_record(),
+            reply=reply_of(reply),
+            outcome=outcome(mail_reply, heard, self._reply, unknown=self._progress == "committed"),
+            acknowledged=self.acknowledged,
+            seconds=SecondsRecord(duration(context.now() - self._started), duration(self.upstream_seconds)),
+        )
+
+    def _upstream_record(self) -> UpstreamRecord | None:
+        upstream = self._upstream
+        return (
+            None if upstream is None else UpstreamRecord(upstream.name, upstream.host, upstream.address, upstream.port)
+        )
+
+    def _message_record(self) -> MessageRecord | None:
+        intake = self._intake
+        if intake is None:
+            return None
+        received = sent = None
+        left = self._progress in ("committed", "answered")
+        if intake.whole:
+            header, header_sent = intake.header_digests()
+            body = intake.body_digest
+            received = DigestRecord(header, body)
+            sent = DigestRecord(header_sent, body) if left else None
+        message = MessageRecord(
+            intake.message_id,
+            intake.subject,
+            SizeRecord(intake.size, intake.size + intake.growth if left else None),
+            DigestsRecord(received, sent),
+        )
+        if intake.malformed:
+            message = MessageRecord(
+                message.id, message.subject, message.size, message.digest, message.headers_changed, malformed=True
+            )
+        return message

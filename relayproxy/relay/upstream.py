@@ -1,0 +1,289 @@
+"""The far side of a session: what a delivery asks of it, and the SMTP server that usually is it.
+
+Trouble never arises here as an exception: every command gets a reply, upstream's own or, where upstream was lost, stalled or broke
+the protocol, the one that stands for that in smtp/local_replies.py; from then on `failure` says what the client hears next.
+Invariants: a connection that failed is closed without a dot and not used again (I6, I7); one that was closed because the verdict on a
+message was given before its end is `spent`, and a new one may take its place. `progress` is "committed" before the first octet of
+the final dot is handed to the socket; what is lost after that is `unknown`, never guessed (PROTOCOL I1, S7).
+Failover and greeting do not belong here (connect.py), nor what is sent (delivery.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from relayproxy.net.peer import PeerLost, PeerStalled
+from relayproxy.smtp import local_replies
+from relayproxy.smtp.commands import Data, Quit, Rset
+from relayproxy.smtp.errors import RemoteProtocolError
+
+if TYPE_CHECKING:
+    from relayproxy.net.dial import UpstreamUrl
+    from relayproxy.net.peer import Peer
+    from relayproxy.relay.settings import UpstreamTimeouts
+    from relayproxy.smtp.capabilities import Capabilities
+    from relayproxy.smtp.client import ClientProtocol
+    from relayproxy.smtp.commands import Command
+    from relayproxy.smtp.replies import Reply
+
+#: Commands sent before their replies are read (PROTOCOL §1.3): the replies to so many fit any socket buffer, so neither side can block.
+GROUP = 100
+#: Mail data up to this size leaves in one write with the final dot; a larger remainder goes first, so that its loss is no `unknown`.
+LAST_WRITE = 64 * 1024
+
+
+#: How far the message has gone: "begun" from DATA on, "committed" once the first octet of the final dot may have left, "answered" once the
+#: verdict on it was read. What stays "committed" is `unknown`.
+Progress = Literal["none", "begun", "committed", "answered"]
+
+
+class Upstream(Protocol):
+    """Who takes the mail. All replies are final for their command; nothing raises for trouble on the far side."""
+
+    name: str
+    capabilities: Capabilities
+    #: What the client hears at its next command because this connection is dead; None while it lives.
+    failure: Reply | None
+    #: In words, for the log.
+    trouble: str | None
+    progress: Progress
+    #: Closed without a dot, the client having its verdict: nothing is wrong, but there is no connection.
+    spent: bool
+
+    @property
+    def address(self) -> str | None: ...
+    @property
+    def port(self) -> int | None: ...
+    @property
+    def host(self) -> str | None: ...
+
+    def listen(self) -> None:
+        """Notice what came or ended while nothing was asked; sets `failure`."""
+
+    async def exchange(self, commands: Sequence[Command]) -> list[Reply]:
+        """Ask, as a group where upstream takes groups; as many replies as commands."""
+
+    async def start_data(self, transaction: str) -> Reply:
+        """Ask to send the message of the transaction with this id; 3yz: go ahead."""
+
+    async def send(self, data: bytes) -> Reply | None:
+        """Send mail data as on the wire. A reply is the verdict: send no more."""
+
+    async def finish(self, data: bytes) -> Reply:
+        """Send the last mail data and the final dot; the verdict."""
+
+    def drop(self) -> None:
+        """Close at once, without a dot: the only way out of DATA (PROTOCOL I3)."""
+
+    def expire(self) -> None:
+        """End every wait on this leg: the grace of a shutdown is over."""
+
+    async def leave(self) -> None:
+        """End the session politely, and briefly."""
+
+
+class SmtpUpstream:
+    """An SMTP server, greeted and with EHLO done."""
+
+    __slots__ = (
+        "_peer", "_protocol", "_timeouts", "capabilities", "failure", "name", "progress", "spent", "trouble", "url",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        name: str,
+        url: UpstreamUrl,
+        peer: Peer,
+        protocol: ClientProtocol,
+        capabilities: Capabilities,
+        timeouts: UpstreamTimeouts,
+    ) -> None:
+        self.name = name
+        self.url = url
+        self.capabilities = capabilities
+        self.failure: Reply | None = None
+        self.trouble: str | None = None
+        self.progress: Progress = "none"
+        self.spent = False
+        self._peer = peer
+        self._protocol = protocol
+        self._timeouts = timeouts
+
+    @property
+    def host(self) -> str | None:
+        return self.url.host
+
+    @property
+    def address(self) -> str | None:
+        return self._peer.address
+
+    @property
+    def port(self) -> int | None:
+        return self._peer.port
+
+    def _fail(self, what: str, reply: Reply) -> None:
+        self.failure = self.failure or reply
+        self.trouble = self.trouble or what
+        self._peer.drop()
+
+    def _failed(self, error: PeerLost | RemoteProtocolError) -> Reply:
+        """Mark the leg dead; the answer to the command that was outstanding."""
+        match error:
+            case RemoteProtocolError():
+                self._fail(error.what, error.reply if error.reply.code == 421 else local_replies.UPSTREAM_GONE)
+                return error.reply
+            case PeerStalled():
+                self._fail("upstream did not answer in time", local_replies.UPSTREAM_GONE)
+            case PeerLost():
+                self._fail("upstream closed the connection", local_replies.UPSTREAM_GONE)
+        return local_replies.UPSTREAM_LOST
+
+    def listen(self) -> None:
+        if self.failure is not None or self.spent or not self._peer.readable:
+            return
+        try:
+            self._hear_now()
+            self._protocol.check_silence()
+        except (PeerLost, RemoteProtocolError) as error:
+            self._failed(error)
+
+    def _hear_now(self) -> None:
+        """Take in what has come already, if anything."""
+        data = self._peer.receive_now()
+        if data is not None:
+            if not data:
+                # Its last words may be a 421, which says more than the end of the connection does.
+                self._protocol.check_silence()
+                raise PeerLost(self._peer.leg)
+            self._protocol.receive_data(data)
+
+    async def _reply(self, seconds: float) -> Reply:
+        while (reply := self._protocol.next_reply()) is None:
+            data = await self._peer.receive(seconds)
+            if not data:
+                raise PeerLost(self._peer.leg)
+            self._protocol.receive_data(data)
+        if reply.code == 421:
+            self._fail("upstream closed the session with 421", reply)
+        return reply
+
+    def _patience(self, command: Command) -> float:
+        match command.verb:
+            case "RCPT":
+                return self._timeouts.rcpt
+            case "DATA":
+                return self._timeouts.data
+            case "EHLO" | "HELO":
+                return self._timeouts.ehlo
+            case "QUIT":
+                return self._timeouts.quit
+            case _:
+                return self._timeouts.mail
+
+    async def exchange(self, commands: Sequence[Command]) -> list[Reply]:
+        replies: list[Reply] = []
+        size = GROUP if b"PIPELINING" in self.capabilities else 1
+        for start in range(0, len(commands), size):
+            group = commands[start : start + size]
+            self.listen()
+            if self.failure is not None:
+                break
+            try:
+                await self._exchange_group(group, replies)
+            except (PeerLost, RemoteProtocolError) as error:
+                replies.append(self._failed(error))
+                break
+        if len(replies) < len(commands):
+            rest = self.failure if replies or self.failure is None else local_replies.UPSTREAM_LOST
+            replies += [rest or local_replies.UPSTREAM_LOST] * (len(commands) - len(replies))
+        return replies
+
+    async def _exchange_group(self, group: Sequence[Command], replies: list[Reply]) -> None:
+        octets: list[bytes] = []
+        for command in group:
+            octets.append(self._protocol.send(command))
+        await self._peer.send(b"".join(octets), self._timeouts.data_block)
+        for command in group:
+            if self.failure is not None:
+                return
+            replies.append(await self._reply(self._patience(command)))
+
+    async def start_data(self, transaction: str) -> Reply:
+        del transaction
+        self.progress = "begun"
+        return (await self.exchange((Data(),)))[0]
+
+    async def send(self, data: bytes) -> Reply | None:
+        try:
+            if self._peer.readable:
+                self._hear_now()
+                if (reply := self._protocol.early_reply()) is not None:
+                    return self._verdict(reply)
+            if await self._peer.send_or_hear(data, self._timeouts.data_block):
+                return None
+            return await self._early()
+        except (PeerLost, RemoteProtocolError) as error:
+            return self._last_words(error)
+
+    async def _early(self) -> Reply:
+        while (reply := self._protocol.early_reply()) is None:
+            data = await self._peer.receive(self._timeouts.data_block)
+            if not data:
+                raise PeerLost(self._peer.leg)
+            self._protocol.receive_data(data)
+        return self._verdict(reply)
+
+    def _verdict(self, reply: Reply) -> Reply:
+        """A refusal before the end of data: nothing more is sent, and no dot (PROTOCOL §1.6)."""
+        if reply.code == 421:
+            self._fail("upstream closed the session with 421", reply)
+        else:
+            self.drop()
+        return reply
+
+    def _last_words(self, error: PeerLost | RemoteProtocolError) -> Reply:
+        """A server that refuses and closes resets the connection under our writing; its refusal may still be there to read."""
+        if isinstance(error, PeerLost) and not isinstance(error, PeerStalled):
+            try:
+                if data := self._peer.receive_now():
+                    self._protocol.receive_data(data)
+                if (reply := self._protocol.early_reply()) is not None:
+                    return self._verdict(reply)
+            except (PeerLost, RemoteProtocolError):
+                pass  # nothing to be had: the loss itself is the answer
+        return self._failed(error)
+
+    async def finish(self, data: bytes) -> Reply:
+        if len(data) > LAST_WRITE or self._peer.readable:
+            if (verdict := await self.send(data)) is not None:
+                return verdict
+            data = b""
+        try:
+            dot = self._protocol.end_of_data()
+            self.progress = "committed"
+            await self._peer.send(data + dot, self._timeouts.data_block)
+            reply = await self._reply(self._timeouts.end_of_data)
+        except (PeerLost, RemoteProtocolError) as error:
+            return self._failed(error)
+        self.progress = "answered"
+        return reply
+
+    def drop(self) -> None:
+        self.spent = True
+        self._peer.drop()
+
+    def expire(self) -> None:
+        self._peer.expire()
+
+    async def leave(self) -> None:
+        if self.failure is None:
+            self.listen()
+        if self.failure is not None or self.spent:
+            return
+        dialogue = self._protocol.dialogue
+        if self._protocol.owed or dialogue.framing != "command":
+            self.drop()
+            return
+        await self.exchange((Quit(),) if dialogue.transaction == "none" else (Rset(), Quit()))
+        self.drop()

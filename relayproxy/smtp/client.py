@@ -1,0 +1,125 @@
+"""`ClientProtocol` faces upstream: commands to octets, octets to replies (RFC 5321 §4, RFC 2920, PROTOCOL §1.3, §1.6).
+
+Sans-IO. `send` makes the octets of a command and remembers that a reply is owed; `receive_data` takes what came, `next_reply` gives the
+reply to the oldest command.
+
+Invariants: replies are matched by count, never by code (I6). A reply nobody waits for, one whose severity has no place, and one that
+breaks the grammar all mean that the two sides no longer agree what has been answered: RemoteProtocolError, and the connection is dead.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from relayproxy.smtp import local_replies
+from relayproxy.smtp.dialogue import TRANSACTION, Dialogue
+from relayproxy.smtp.errors import LocalProtocolError, RemoteProtocolError
+from relayproxy.smtp.replies import Reply, ReplyReader
+
+if TYPE_CHECKING:
+    from relayproxy.smtp.commands import Command
+
+END_OF_DATA = b".\r\n"
+
+
+class ClientProtocol:
+    """One upstream connection's dialogue, as its client. The first reply owed is the greeting."""
+
+    __slots__ = ("_ahead", "_broken", "_owed", "_replies", "dialogue")
+
+    def __init__(self, *, reply_bytes: int, reply_lines: int) -> None:
+        self.dialogue = Dialogue()
+        self._replies = ReplyReader(max_bytes=reply_bytes, max_lines=reply_lines)
+        self._owed: deque[str] = deque(("GREETING",))
+        self._ahead: str | None = None
+        self._broken: RemoteProtocolError | None = None
+
+    @property
+    def owed(self) -> int:
+        """How many replies are outstanding."""
+        return len(self._owed)
+
+    def send(self, command: Command) -> bytes:
+        """The octets of a command. Several may be outstanding where the server offers PIPELINING; the caller sees to that."""
+        verb = command.verb
+        if not self.dialogue.admits(verb, self._ahead):
+            raise LocalProtocolError(
+                f"{verb} out of sequence (transaction: {self._ahead or self.dialogue.transaction})"
+            )
+        self._owe(verb)
+        return command.wire()
+
+    def end_of_data(self) -> bytes:
+        """The line that ends mail data, which must have ended in CRLF (or be empty). Past this point upstream may have the message."""
+        if not self.dialogue.admits("END"):
+            raise LocalProtocolError("end of data outside of mail data")
+        self._owe("END")
+        return END_OF_DATA
+
+    def _owe(self, verb: str) -> None:
+        self.check_silence()
+        self._owed.append(verb)
+        ahead = self.dialogue.transaction if self._ahead is None else self._ahead
+        if (row := TRANSACTION.get((ahead, verb))) is not None:
+            self._ahead = row.get(2, ahead)
+
+    def receive_data(self, data: bytes) -> None:
+        self._replies.feed(data)
+
+    def next_reply(self) -> Reply | None:
+        """The reply to the oldest command, once it is whole.
+
+        Raises RemoteProtocolError (always fatal) for anything that the protocol does not have here.
+        """
+        if not self._owed:
+            self.check_silence()
+            return None
+        reply = self._replies.next_reply()
+        if reply is None:
+            return None
+        verb = self._owed.popleft()
+        if reply.code == 421:
+            self.dialogue.channel = "closing"
+            return reply
+        if self.dialogue.allows(verb, reply.severity):
+            self.dialogue.advance(verb, reply.severity)
+        elif reply.severity < 4 or self.dialogue.admits(verb):
+            # A refusal always has a place: RCPT behind a refused MAIL of the same group is out of sequence, and is told so.
+            raise RemoteProtocolError(
+                f"upstream answered {reply.code} to {verb}", local_replies.UPSTREAM_VIOLATION, fatal=True
+            )
+        if not self._owed:
+            self._ahead = None
+        return reply
+
+    def early_reply(self) -> Reply | None:
+        """A refusal that came while mail data was still being sent, once it is whole (PROTOCOL §1.6).
+
+        An early 2yz or 3yz is never believed: RemoteProtocolError.
+        """
+        reply = self._replies.next_reply()
+        if reply is not None and reply.severity not in (4, 5):
+            raise RemoteProtocolError(
+                f"upstream answered {reply.code} before the end of data", local_replies.UPSTREAM_VIOLATION, fatal=True
+            )
+        return reply
+
+    def check_silence(self) -> None:
+        """Raise RemoteProtocolError where something has come that no command asked for; from then on it is always raised."""
+        if self._broken is None and not self._owed and len(self._replies):
+            self._broken = self._surplus()
+        if self._broken is not None:
+            raise self._broken
+
+    def _surplus(self) -> RemoteProtocolError:
+        """Octets that no command asked for; where they are a 421 the client is told just that (RFC 5321 §3.8)."""
+        try:
+            reply = self._replies.next_reply()
+        except RemoteProtocolError as error:
+            return error
+        if reply is not None and reply.code == 421:
+            return RemoteProtocolError("upstream closed the session", reply, fatal=True)
+        return RemoteProtocolError(
+            "upstream sent a reply that nothing asked for", local_replies.UPSTREAM_VIOLATION, fatal=True
+        )

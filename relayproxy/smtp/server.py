@@ -1,0 +1,164 @@
+"""`ServerProtocol` faces the client: octets to commands, replies to octets (RFC 5321 §4, RFC 2920, PROTOCOL §1.1 to §1.3).
+
+Sans-IO. `receive_data` takes what came, `next_command` gives what is there: a command, a `Refused` (a line that is answered with
+the reply it carries), or None when more is needed or a reply must go first. `send` makes the octets of a reply and moves the dialogue on.
+
+Invariants: one reply a command, in order (I6). After a command that must be last in its group nothing more is parsed until it is
+answered (RFC 2920 §3.1). Mail data is told from commands by the dialogue alone, never by looking at it.
+Deciding what to answer does not belong here, nor counting errors (relay/session.py).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from relayproxy.smtp import local_replies
+from relayproxy.smtp.capabilities import Capabilities, check
+from relayproxy.smtp.commands import Bdat, Command, Mail, parse_command
+from relayproxy.smtp.data import DataReader, DataSlice
+from relayproxy.smtp.dialogue import TRANSACTION, Dialogue
+from relayproxy.smtp.errors import LocalProtocolError, RemoteProtocolError
+from relayproxy.smtp.lines import LineBuffer
+from relayproxy.smtp.parameters import get
+
+if TYPE_CHECKING:
+    from relayproxy.smtp.replies import Reply
+
+#: Octets of an over-long line that are read and forgotten before we give up on the client.
+MAX_DISCARD = 64 * 1024
+#: RFC 2920 §3.1: only these may have others behind them in a group; all else is answered before we read on.
+GROUPABLE = frozenset({"MAIL", "RCPT", "RSET"})
+
+
+class Refused(msgspec.Struct, frozen=True, gc=False):
+    """A line that was no acceptable command: what it is answered, and why in words (nothing of the line is quoted).
+
+    `command` is its parse where it had one. `fatal`: after the reply the connection is closed.
+    """
+
+    line: bytes
+    reply: Reply
+    what: str
+    fatal: bool
+    command: Command | None = None
+
+
+class ServerProtocol:
+    """One client session's dialogue, as its server."""
+
+    __slots__ = ("_ahead", "_lines", "_max_data_line", "_pending", "_reader", "_smtputf8", "dialogue", "offered")
+
+    def __init__(self, *, command_bytes: int, line_bytes: int) -> None:
+        self.dialogue = Dialogue()
+        #: What EHLO was answered; empty before it and after HELO.
+        self.offered = Capabilities()
+        self._lines = LineBuffer(command_bytes, MAX_DISCARD)
+        self._pending: deque[str] = deque()
+        self._ahead: str | None = None
+        self._reader: DataReader | None = None
+        self._smtputf8 = False
+        self._max_data_line = line_bytes
+
+    def receive_data(self, data: bytes) -> None:
+        """Take octets that came in command framing."""
+        self._lines.feed(data)
+
+    @property
+    def unread(self) -> int:
+        """Octets that have come and were not parsed yet."""
+        return len(self._lines)
+
+    @property
+    def transaction_ahead(self) -> str:
+        """The transaction state once all that is unanswered has succeeded."""
+        return self.dialogue.transaction if self._ahead is None else self._ahead
+
+    def next_command(self) -> Command | Refused | None:
+        """The next line of the group, judged by what may come here; None: receive more, or answer what was given first."""
+        if self.dialogue.channel == "closing" or (self._pending and self._pending[-1] not in GROUPABLE):
+            return None
+        line = b""
+        command: Command | None = None
+        try:
+            first = self._lines.peek()
+            if first is not None and not (65 <= first <= 90 or 97 <= first <= 122 or first == 13):
+                # No verb begins so: TLS at a plain port, or a program that speaks something else. Its line may never end.
+                raise RemoteProtocolError("the line does not begin with a letter", local_replies.NOT_SMTP, fatal=True)
+            raw = self._lines.next_line()
+            if raw is None:
+                return None
+            line = raw
+            command = parse_command(line)
+            self._judge(command)
+        except RemoteProtocolError as error:
+            return self._refuse(line, command, error)
+        verb = command.verb
+        self._pending.append(verb)
+        if (row := TRANSACTION.get((self.transaction_ahead, verb))) is not None:
+            self._ahead = row.get(2, self.transaction_ahead)
+        return command
+
+    def _judge(self, command: Command) -> None:
+        verb = command.verb
+        event = "BDAT LAST" if isinstance(command, Bdat) and command.last else verb
+        if not self.dialogue.admits(event, self._ahead):
+            raise RemoteProtocolError(
+                f"{verb} out of sequence (transaction: {self.transaction_ahead})",
+                local_replies.BAD_SEQUENCE,
+                fatal=isinstance(
+                    command, Bdat
+                ),  # its octets follow and were not announced (RFC 3030): nothing to sync on
+            )
+        check(command, self.offered, smtputf8=self._smtputf8)
+        if isinstance(command, Mail):
+            self._smtputf8 = bool(command.parameters) and get(command.parameters, b"SMTPUTF8") is not None
+
+    def _refuse(self, line: bytes, command: Command | None, error: RemoteProtocolError) -> Refused:
+        self._pending.append("")
+        if error.fatal:
+            self._lines.clear()
+            self.dialogue.channel = "closing"  # whatever still comes is not read
+        return Refused(line, error.reply, error.what, error.fatal, command)
+
+    def send(self, reply: Reply) -> bytes:
+        """Answer the oldest command that has no reply yet (the greeting, where there was none): the octets to write.
+
+        A 421 may also come unasked (RFC 5321 §3.8).
+        """
+        if reply.code == 421:
+            self.dialogue.channel = "closing"
+            return reply.wire
+        verb = (
+            "GREETING" if self.dialogue.channel == "connected" else self._pending.popleft() if self._pending else None
+        )
+        if verb is None:
+            raise LocalProtocolError(f"a reply to nothing: {reply.code}")
+        if verb and self.dialogue.allows(verb, reply.severity):
+            self.dialogue.advance(verb, reply.severity)
+        elif verb and reply.severity not in (4, 5):
+            raise LocalProtocolError(f"{verb} answered {reply.code}")
+        if not self._pending:
+            self._ahead = None
+        if verb == "DATA" and self.dialogue.framing == "data":
+            self._reader = DataReader(self._max_data_line)
+        return reply.wire
+
+    def receive_mail_data(self, data: bytes) -> DataSlice:
+        """Take octets that came in data framing; `send` answers the message once a slice has ended it."""
+        if self._reader is None:
+            raise LocalProtocolError("no mail data is expected")
+        part = self._reader.feed(data)
+        if part.ended:
+            self._pending.append("END")
+            self._lines.feed(part.rest)
+        return part
+
+    @property
+    def mail_data(self) -> DataReader:
+        """The reader of the message under way: its size, its violations. It is kept until the next DATA."""
+        if self._reader is None:
+            raise LocalProtocolError("no mail data is expected")
+        return self._reader

@@ -1,0 +1,144 @@
+"""`ClientProtocol`: replies are matched by count; what nobody asked for kills the connection."""
+
+from __future__ import annotations
+
+import pytest
+
+from relayproxy.smtp.client import ClientProtocol
+from relayproxy.smtp.commands import Data, Ehlo, Mail, Noop, Path, Rcpt, Rset
+from relayproxy.smtp.errors import LocalProtocolError, RemoteProtocolError
+
+SENDER = Mail(Path.parse(b"a@b.c"))
+RECIPIENT = Rcpt(Path.parse(b"d@e.f"))
+
+
+def greeted() -> ClientProtocol:
+    protocol = ClientProtocol(reply_bytes=65536, reply_lines=512)
+    protocol.receive_data(b"220 hi\r\n")
+    assert protocol.next_reply().code == 220
+    hear(protocol, Ehlo(b"us.test"), b"250 ok\r\n")
+    return protocol
+
+
+def hear(protocol, command, octets):
+    protocol.send(command)
+    protocol.receive_data(octets)
+    return protocol.next_reply()
+
+
+@pytest.mark.parametrize("piece", [1, 2, 5, 100])
+def test_replies_are_matched_by_count_i6(piece):
+    protocol = greeted()
+    sent = b"".join(protocol.send(command) for command in (SENDER, RECIPIENT, RECIPIENT))
+    assert sent == b"MAIL FROM:<a@b.c>\r\nRCPT TO:<d@e.f>\r\nRCPT TO:<d@e.f>\r\n"
+    octets, codes = b"250 one\r\n452-two\r\n452 full\r\n250 three\r\n", []
+    for start in range(0, len(octets), piece):
+        protocol.receive_data(octets[start : start + piece])
+        while (reply := protocol.next_reply()) is not None:
+            codes.append(reply.code)
+    assert codes == [250, 452, 250]
+    assert (protocol.owed, protocol.dialogue.transaction) == (0, "rcpt")
+
+
+def test_a_refusal_behind_a_refused_mail_of_the_same_group_is_no_violation():
+    protocol = greeted()
+    protocol.send(SENDER), protocol.send(RECIPIENT)
+    protocol.receive_data(b"550 no\r\n503 no MAIL\r\n")
+    assert [protocol.next_reply().code, protocol.next_reply().code] == [550, 503]
+    assert protocol.dialogue.transaction == "none"
+
+
+BROKEN = [
+    ("2yz to RCPT after MAIL was refused", (SENDER, RECIPIENT), b"550 no\r\n250 yes\r\n"),
+    ("354 to MAIL", (SENDER,), b"354 go\r\n"),
+    ("250 to DATA", (SENDER, RECIPIENT, Data()), b"250 a\r\n250 b\r\n250 c\r\n"),
+    ("334 to NOOP", (Noop(),), b"334 \r\n"),
+    ("mixed codes", (Noop(),), b"250-ok\r\n550 no\r\n"),
+    ("1yz", (Noop(),), b"120 wait\r\n"),
+    ("letters", (Noop(),), b"25O ok\r\n"),
+]
+
+
+@pytest.mark.parametrize(("commands", "octets"), [case[1:] for case in BROKEN], ids=[case[0] for case in BROKEN])
+def test_replies_that_have_no_place_attack_12(commands, octets):
+    protocol = greeted()
+    for command in commands:
+        protocol.send(command)
+    protocol.receive_data(octets)
+    with pytest.raises(RemoteProtocolError) as caught:
+        while protocol.next_reply() is not None:
+            pass
+    assert (caught.value.reply.code, caught.value.fatal) == (451, True)
+
+
+@pytest.mark.parametrize("octets", [b"250 surplus\r\n", b"2", b"\r\n"])
+def test_a_reply_that_nothing_asked_for_attack_12(octets):
+    protocol = greeted()
+    hear(protocol, Noop(), b"250 ok\r\n" + octets)
+    with pytest.raises(RemoteProtocolError) as caught:
+        protocol.check_silence()
+    assert caught.value.reply.code == 451
+    with pytest.raises(RemoteProtocolError):
+        protocol.send(SENDER)
+
+
+def test_a_reply_before_its_command_is_never_taken_for_its_answer():
+    """Postfix calls it a premature reply (CVE-2009-3555 had that shape)."""
+    protocol = ClientProtocol(reply_bytes=65536, reply_lines=512)
+    protocol.receive_data(b"220 hi\r\n250 early\r\n")
+    assert protocol.next_reply().code == 220
+    with pytest.raises(RemoteProtocolError):
+        protocol.send(Ehlo(b"us.test"))
+
+
+def test_an_unasked_421_is_passed_on_as_it_is():
+    protocol = greeted()
+    protocol.receive_data(b"421 4.3.2 going down\r\n")
+    with pytest.raises(RemoteProtocolError) as caught:
+        protocol.check_silence()
+    assert (caught.value.reply.code, caught.value.reply.lines) == (421, (b"4.3.2 going down",))
+
+
+def message_under_way() -> ClientProtocol:
+    protocol = greeted()
+    hear(protocol, SENDER, b"250 ok\r\n")
+    hear(protocol, RECIPIENT, b"250 ok\r\n")
+    hear(protocol, Data(), b"354 go\r\n")
+    assert protocol.dialogue.framing == "data"
+    return protocol
+
+
+@pytest.mark.parametrize(
+    ("octets", "code"), [(b"552 5.3.4 big\r\n", 552), (b"452 later\r\n", 452), (b"421 bye\r\n", 421)]
+)
+def test_an_early_refusal_is_a_verdict_1_6(octets, code):
+    protocol = message_under_way()
+    protocol.receive_data(octets)
+    assert protocol.early_reply().code == code
+
+
+@pytest.mark.parametrize("octets", [b"250 2.0.0 queued\r\n", b"354 go on\r\n", b"200 \r\n"])
+def test_an_early_success_is_never_believed_1_6(octets):
+    protocol = message_under_way()
+    protocol.receive_data(octets)
+    with pytest.raises(RemoteProtocolError) as caught:
+        protocol.early_reply()
+    assert caught.value.reply.code == 451
+
+
+@pytest.mark.parametrize("verdict", [b"250 ok\r\n", b"452 later\r\n", b"554 no\r\n"])
+def test_every_verdict_resets_i12(verdict):
+    protocol = message_under_way()
+    assert protocol.end_of_data() == b".\r\n"
+    protocol.receive_data(verdict)
+    assert protocol.next_reply().wire == verdict
+    with pytest.raises(LocalProtocolError):
+        protocol.send(RECIPIENT)
+    protocol.send(SENDER)
+
+
+@pytest.mark.parametrize("command", [Rset(), SENDER, RECIPIENT, Data(), Noop()])
+def test_nothing_can_be_asked_inside_of_mail_data_i3(command):
+    protocol = message_under_way()
+    with pytest.raises(LocalProtocolError):
+        protocol.send(command)
