@@ -89,7 +89,7 @@ def _inner(line: bytes, start: int) -> bytes:
 
 def _parameter(match: re.Match[bytes]) -> bytes:
     keyword, equals, value = match.groups()
-    if _auth_prefix(keyword) != len(keyword) or value == b"<>":  # "no identity" is no secret
+    if not _one_slip(keyword.upper(), b"AUTH") or value == b"<>":  # "no identity" is no secret
         return match[0]
     return keyword + equals + b"<redacted %d>" % len(value)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -339,9 +339,6 @@ Record = (
     | ReloadRecord
     | NoteRecord
 )
-LINES: Final[tuple[type[Record], ...]] = (
-    TransactionRecord, ListeningRecord, SessionRecord, ViolationRecord, LimitRecord, ErrorRecord, ReloadRecord, NoteRecord,
-)  # fmt: skip
 
 
 # Of what was parsed.
@@ -435,7 +432,7 @@ def encode(record: Record) -> bytes:
 
 def schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of every line."""
-    references, definitions = msgspec.json.schema_components(LINES, ref_template="#/$defs/{name}")
+    references, definitions = msgspec.json.schema_components(get_args(Record), ref_template="#/$defs/{name}")
     for definition in definitions.values():
         properties = definition.get("properties", {})
         # What msgspec could leave out when it reads, we never leave out when we write.
