@@ -153,6 +153,8 @@ class ReplyReader:
 
     def feed(self, data: bytes) -> None:
         """Take octets that came. Call `next_reply` until it gives None before feeding more: that is what bounds memory."""
+        if self._broken is not None:
+            return
         start = self._start
         if start == len(self._data):
             self._data = data
@@ -169,7 +171,7 @@ class ReplyReader:
     def next_reply(self) -> Reply | None:
         """The next whole reply, or None until more has come.
 
-        Raises RemoteProtocolError, always fatal; ever after, too.
+        Raises RemoteProtocolError, always fatal, and again whenever it is asked: nothing that comes later is a reply.
         """
         while self._searched < len(self._data):
             data, start = self._data, self._start
@@ -185,7 +187,7 @@ class ReplyReader:
             self._start = self._searched = end + 2
             if octets > self._max_line or octets > self._max_bytes:
                 raise self._violation(f"a reply line of {octets} octets")
-            if separator != b"-" and not self._texts and self._max_lines:
+            if separator != b"-" and not self._texts:
                 return Reply(int(code), (text,))
             self._note_line(code, text, octets)
             if separator != b"-":
@@ -234,7 +236,7 @@ class ReplyReader:
 
         if self._broken is None:
             self._broken = what
-        self._data = b"\0"  # nothing more is kept, and `next_reply` comes here again
+        self._data = b""
         self._start = self._searched = 0
         self._texts = []
         self._octets = 0
