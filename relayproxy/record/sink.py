@@ -32,7 +32,7 @@ _BATCH: Final = 1 << 18
 #: Seconds that lines gather behind a batch.
 _GATHER: Final = 0.01
 #: Seconds between tries to write what could not be written.
-_RETRY: Final = 0.25
+_RETRY: Final = 0.1
 
 
 class Target(Protocol):

@@ -69,7 +69,7 @@ LINES = [
 
 
 @pytest.mark.parametrize(("line", "quoted"), LINES)
-def test_attack_21_what_is_quoted(line, quoted):
+def test_attack_21_what_is_quoted(line: bytes, quoted: bytes) -> None:
     assert redact(line) == quoted
 
 
@@ -82,7 +82,9 @@ GAPS = st.sampled_from([b" ", b"  ", b"\t", b":", b" \t "])
 
 
 @given(st.sampled_from([b"", b" ", b"NOOP ", b"RSET ", b"QUIT "]), VERBS, GAPS, MECHANISMS, GAPS)
-def test_attack_21_a_secret_behind_auth_is_never_quoted(before, verb, gap, mechanism, other):
+def test_attack_21_a_secret_behind_auth_is_never_quoted(
+    before: bytes, verb: bytes, gap: bytes, mechanism: bytes, other: bytes
+) -> None:
     if before.strip() and verb not in (b"AUTH", b"auth", b"AUT", b"AUHT"):
         return  # a known verb with an argument that nobody can know to be a secret
     assert SECRET not in redact(before + verb + gap + mechanism + other + SECRET)
@@ -96,7 +98,7 @@ def test_attack_21_a_secret_behind_auth_is_never_quoted(before, verb, gap, mecha
         ),
     )
 )
-def test_any_line_can_be_redacted_and_redacting_again_changes_nothing(line):
+def test_any_line_can_be_redacted_and_redacting_again_changes_nothing(line: bytes) -> None:
     once = redact(line)
     assert redact(once) == once
 
@@ -104,5 +106,5 @@ def test_any_line_can_be_redacted_and_redacting_again_changes_nothing(line):
 @pytest.mark.parametrize(
     "line", [b"MAIL " + b"AUTH=x " * 5000, b"AUTH" * 5000, b"NOOP " + b"AUTH " * 5000, b"A" * 50000, b" " * 50000]
 )
-def test_a_long_line_is_no_trouble(line):
+def test_a_long_line_is_no_trouble(line: bytes) -> None:
     redact(line)
