@@ -17,6 +17,7 @@ import select
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
@@ -156,6 +157,9 @@ class LogSink:
     def healthy(self) -> bool:
         """Whether lines get where they belong."""
         since = self._since
+        if since is None and self._lines:
+            with suppress(IndexError):  # the thread may take it just now
+                since = self._lines[0][0]
         return not self._failing and (since is None or self._clock() - since <= self._patience)
 
     @property
