@@ -253,10 +253,10 @@ def test_diagnostics_are_dropped_and_counted_transactions_never() -> None:
     lines = paper.lines()
     assert numbers(lines) == list(range(100))
     kept = sum(line["event"] == "error" for line in lines)
-    (limit,) = [line for line in lines if line["event"] == "limit"]
-    assert limit["limit"] == "log_bytes"
-    assert limit["dropped"] == reporter.dropped == 100 - kept > 0
-    Draft202012Validator(schema()).validate(limit)
+    limits = [line for line in lines if line["event"] == "limit"]  # two, where the writer came between
+    assert {limit["limit"] for limit in limits} == {"log_bytes"}
+    assert sum(limit["dropped"] for limit in limits) == reporter.dropped == 100 - kept > 0
+    Draft202012Validator(schema()).validate(limits[0])
 
 
 @pytest.mark.parametrize("bite", [1, 7, 1000])
