@@ -1,0 +1,44 @@
+# Each target does all the set-up there is: a machine needs Python 3.11 and make, no more.
+#   make run                             the relay on 127.0.0.1:2525, keeping what comes (capture:)
+#   make run ARGS="--upstream smtp://127.0.0.1:25"
+#   make test                            all tests; real peers that are not installed are skipped, with the reason
+#   make test ARGS="tests/smtp -k path"
+#   make lint                            style, types, and who may import whom
+#   make bench                           against other relays, about five minutes (tests/benchmarks/README.md)
+#   make clean                           forget the set-up
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+READY := .venv/ready
+ARGS ?=
+
+.PHONY: help run test lint bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+run: $(READY)
+	@exec $(BIN)/relayproxy run $(ARGS)
+
+test: $(READY)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/python tests/benchmarks/run.py $(ARGS)
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+# A new dependency makes the set-up old; a change of version or of a linter's settings does no harm.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'relayproxy needs Python 3.11: make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@

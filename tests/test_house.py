@@ -1,0 +1,101 @@
+"""The house rules that a machine can hold (DESIGN §3): who imports whom, what stands where, that every module says what it is for."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+import relayproxy
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "relayproxy"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+TOP = {
+    ".ci", ".git", ".gitignore", "CHANGELOG.md", "LICENSE", "Makefile", "README.md", "deploy", "pyproject.toml", "relayproxy", "rules", "tests",
+}  # fmt: skip
+LONGEST = 450
+#: Words that say nothing (DESIGN §2).
+EMPTY_WORDS = re.compile(r"(?i)(?:handler|manager|util|helper)s?$")
+
+each_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+
+
+@pytest.mark.slow
+def test_imports_keep_the_contracts(capsys: pytest.CaptureFixture[str]) -> None:
+    status = lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True, no_logo=True)
+    assert status == EXIT_STATUS_SUCCESS, capsys.readouterr().out
+
+
+def test_the_contracts_are_those_of_the_design() -> None:
+    names = [contract["name"] for contract in PROJECT["tool"]["importlinter"]["contracts"]]
+    assert names == [
+        "a floor imports only floors below it",
+        "smtp, mail and what is pure of record: no I/O, no clock, no logging",
+        "OpenSSL only in tls",
+        "no asyncio",
+        "the verbs know nothing of each other",
+    ]
+
+
+def test_the_top_level_is_that_of_the_design() -> None:
+    ignored = [line.rstrip("/") for line in (ROOT / ".gitignore").read_text().split()]
+    there = {entry.name for entry in ROOT.iterdir()}
+    assert {name for name in there - TOP if not any(fnmatch.fnmatch(name, pattern) for pattern in ignored)} == set()
+
+
+@each_module
+def test_a_module_says_what_it_is_for(path: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(path.read_bytes()))
+    assert docstring
+    assert docstring.splitlines()[0][-1] in ".:,;", "its first line is a sentence, or the beginning of one"
+
+
+@each_module
+def test_a_module_is_no_longer_than_one_can_read(path: Path) -> None:
+    assert len(path.read_bytes().splitlines()) <= LONGEST
+
+
+@each_module
+def test_nothing_is_named_by_a_word_that_says_nothing(path: Path) -> None:
+    named = [
+        node.name
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    assert [name for name in [path.stem, *named] if EMPTY_WORDS.search(name)] == []
+
+
+def test_what_is_imported_is_declared() -> None:
+    declared = {re.split(r"[>=\[]", one)[0].strip() for one in PROJECT["project"]["dependencies"]}
+    imported = set()
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            if isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.partition(".")[0])
+    # pydantic_core comes with pydantic, which pins it exactly.
+    assert imported - sys.stdlib_module_names - {"relayproxy", "pydantic_core"} <= declared
+
+
+def test_the_version_is_one() -> None:
+    assert PROJECT["project"]["version"] == relayproxy.__version__
+
+
+def test_make_has_the_targets_that_are_promised() -> None:
+    targets = set(re.findall(r"(?m)^([a-z]+):", (ROOT / "Makefile").read_text()))
+    assert targets >= {"run", "test", "lint", "bench"}
+
+
+def test_ci_can_be_run() -> None:
+    assert (ROOT / ".ci/run").stat().st_mode & 0o111
