@@ -1,1 +1,87 @@
-"""The command line: one module a verb, thin."""
+"""The command line: one module a verb, thin (DESIGN §4).
+
+`main` reads the arguments and gives the exit status: 0 done; 1 what was checked or sent did not hold; 2 wrong usage, bad
+configuration, cannot bind. Invariants: no traceback reaches a user; what is for people goes to standard error; a verb is imported when it
+is called, so that help is quick. What a verb does does not belong here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cyclopts import App
+
+USAGE: Final = 2
+
+#: Name and first line of help, which `--help` shows without importing the verb.
+VERBS: Final = {
+    "run": "Relay mail, until SIGTERM.",
+    "check": "Check a configuration, and print what is in effect.",
+    "send": "Send one message.",
+    "schema": "Print the JSON Schema of the configuration or of a record.",
+}
+
+
+def build() -> App:
+    """The command line, as cyclopts has it."""
+    from cyclopts import App
+
+    from relayproxy import __version__
+
+    app = App(
+        name="relayproxy",
+        help="An SMTP man-in-the-middle relay and traffic recorder.",
+        version=f"relayproxy {__version__}",
+        help_format="plaintext",
+        backend="trio",
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+        print_error=False,
+        exit_on_error=False,
+    )
+    for verb, help_ in VERBS.items():
+        app.command(f"relayproxy.cli.{verb}:{verb}", name=verb, help=help_)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the verb that the arguments name; the exit status."""
+    from cyclopts import CycloptsError
+
+    try:
+        status = build()(None if arguments is None else list(arguments))
+        sys.stdout.flush()
+    except CycloptsError as error:
+        say(f"relayproxy: {error}\nrelayproxy --help shows what there is.")
+        return USAGE
+    except KeyboardInterrupt:
+        return 130  # as a shell has it: 128 and SIGINT
+    except BrokenPipeError:
+        # Who read our output has gone; Python flushes standard output once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except Exception as error:  # noqa: BLE001 - a fault of ours, and still nobody's traceback
+        say(f"relayproxy: a fault in relayproxy, please report it: {_where(error)}")
+        return 1
+    return status if isinstance(status, int) else 0
+
+
+def say(text: str) -> None:
+    """Tell the user."""
+    sys.stderr.write(text + "\n")
+
+
+def _where(error: BaseException) -> str:
+    """Type and place of an exception: a nursery's group has the first of its own."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f" ({trace.tb_frame.f_globals.get('__name__')}:{trace.tb_lineno})" if trace else ""
+    return f"{type(error).__name__}: {error}{place}"

@@ -12,7 +12,7 @@ import re
 import socket
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, ValidationError, WithJsonSchema
@@ -44,6 +44,9 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _NOT_FLAGS: Final = re.compile(r"REQUIRE_PEERS|INTEROP_.*|SERVICE_.*|PORT(?:_.*)?")
 
 
+_HOMELESS: Final = "a path that does not begin with ~, as this user has no home folder"
+
+
 class ConfigError(Exception):
     """What is wrong with a configuration, a line each."""
 
@@ -73,7 +76,7 @@ def _hostname(value: str) -> str:
     return value
 
 
-def _machine() -> str:
+def machine() -> str:
     """The machine's name, where it is one that SMTP can say. The resolver is not asked: that may take a minute."""
     name = socket.gethostname()
     return name if _HOSTNAME.fullmatch(name) else "localhost"
@@ -86,7 +89,7 @@ def _path(value: object) -> object:
     try:
         return Path(value).expanduser()
     except RuntimeError as error:
-        raise ValueError("a path that does not begin with ~: this user has no home folder") from error
+        raise ValueError(_HOMELESS) from error
 
 
 def _address(value: str) -> str:
@@ -148,7 +151,7 @@ class Log(Settings):
     """Where the records go."""
 
     file: Annotated[Path | None, BeforeValidator(_log_path), WithJsonSchema({"type": "string", "minLength": 1})] = (
-        Field(default=cast("Path", "-"), description='a file, or "-" for standard output')
+        Field(default=None, json_schema_extra={"default": "-"}, description='a file, or "-" for standard output')
     )
     format: Literal["json", "text"] | None = Field(default=None, description="default: json, but text on a terminal")
     level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="the least that is written")
@@ -158,16 +161,17 @@ class Config(Settings):
     """relayproxy's configuration. Durations and sizes are strings with a unit; paths are relative to the file."""
 
     hostname: Annotated[str, AfterValidator(_hostname)] = Field(
-        default_factory=_machine, description="our name in banner, Received and EHLO; default: the machine's"
+        default_factory=machine, description="our name in banner, Received and EHLO; default: the machine's"
     )
     state: FilePath = Field(
-        default=cast("Path", "~/.local/state/relayproxy"),
-        description="where captures and this installation's name are kept",
+        default=Path("~/.local/state/relayproxy"), description="where captures and this installation's name are kept"
     )
     trace: StrictBool = Field(default=True, description="add the Received field")
-    drain: Duration = Field(default=cast("float", "30s"), description="how long transactions may go on after SIGTERM")
+    drain: Duration = Field(
+        default=30.0, json_schema_extra={"default": "30s"}, description="how long transactions may go on after SIGTERM"
+    )
     listener: tuple[ListenerTable, ...] = Field(
-        default=(ListenerTable(),), json_schema_extra={"minItems": 1}, description="where clients connect"
+        default=(ListenerTable(clients=None),), json_schema_extra={"minItems": 1}, description="where clients connect"
     )
     upstream: dict[Annotated[str, Field(pattern=rf"^{_NAME.pattern}$")], UpstreamTable] = Field(
         default={"capture": UpstreamTable()},
@@ -308,7 +312,10 @@ def _members(value: str) -> list[str]:
 
 
 def _absolute(config: Config, sources: _Sources) -> Config:
-    state = sources.rebase(("state",)) / config.state
+    try:
+        state = sources.rebase(("state",)) / config.state.expanduser()
+    except RuntimeError as error:  # the default's
+        raise ConfigError([f"state: expected {_HOMELESS}"]) from error
     log = config.log
     if log.file is not None:
         log = log.model_copy(update={"file": sources.rebase(("log", "file")) / log.file})

@@ -1,0 +1,129 @@
+"""`relayproxy check`: is this configuration right, and what is in effect with it?
+
+What it prints is a configuration again, with every setting in it; reading that gives the same. Resolving names and trying
+connections does not belong here: what is right must not depend on who is up.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, get_type_hints
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from relayproxy.cli.config import Config
+
+_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+_DURATIONS: Final = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+_SIZES: Final = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1))
+
+
+def check(file: Path | None = None, /, *, config: Annotated[Path | None, Parameter(name="--config")] = None) -> int:
+    """Check a configuration, and print what is in effect.
+
+    Parameters
+    ----------
+    file
+        the configuration; default: ./relayproxy.toml where there is one
+    config
+        the same
+
+    """
+    from relayproxy.cli import USAGE, say
+    from relayproxy.cli.config import ConfigError, load
+
+    if file is not None and config is not None:
+        say(f"relayproxy: expected one configuration, got {file} and --config {config}")
+        return USAGE
+    try:
+        loaded = load(file or config)
+    except ConfigError as error:
+        say(str(error))
+        return USAGE
+    sys.stdout.write(written(loaded))
+    return 0
+
+
+def written(config: Config) -> str:
+    """The configuration as TOML; what has no value and no default is left out, but for a hint."""
+    lines = list(_scalars(config))
+    for listener in config.listener:
+        named = listener.upstream or next(iter(config.upstream))
+        lines += ["", "[[listener]]", *_scalars(listener.model_copy(update={"upstream": named}))]
+    for name, upstream in config.upstream.items():
+        lines += ["", f"[upstream.{_key(name)}]", *_scalars(upstream)]
+    for name, table in (
+        ("log", config.log),
+        ("timeouts.client", config.timeouts.client),
+        ("timeouts.upstream", config.timeouts.upstream),
+        ("limits", config.limits),
+    ):
+        lines += ["", f"[{name}]", *_scalars(table)]
+    return "\n".join(lines) + "\n"
+
+
+#: What None means, of the settings that may be left out.
+_ABSENT: Final = {"clients": "everybody that can connect", "format": "json; text on a terminal"}
+
+
+def _scalars(table: Any) -> Iterator[str]:
+    """The settings that stand in a table itself."""
+    from pydantic import BaseModel
+
+    from relayproxy.relay.settings import Duration, Size
+
+    hints = get_type_hints(type(table), include_extras=True)
+    for name, value in table:
+        if isinstance(value, BaseModel | dict) or name == "listener":
+            continue
+        if name == "file":
+            yield f"file = {_text(str(value or '-'))}"
+        elif value is None:
+            yield f"# {name}: {_ABSENT[name]}"
+        elif hints[name] == Duration:
+            yield f'{name} = "{_duration(value)}"'
+        elif hints[name] == Size:
+            yield f'{name} = "{_size(value)}"'
+        else:
+            yield f"{name} = {_value(value)}"
+
+
+def _value(value: object) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case int():
+            return str(value)
+        case tuple():
+            return f"[{', '.join(_value(one) for one in value)}]"
+        case str() | Path() | IPv4Network() | IPv6Network():
+            return _text(str(value))
+    raise AssertionError(f"a setting of type {type(value).__name__}")
+
+
+def _text(value: str) -> str:
+    """A basic string: JSON's escapes are TOML's too, but that TOML wants DEL escaped."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _key(name: str) -> str:
+    return name if _BARE_KEY.fullmatch(name) else _text(name)
+
+
+def _duration(seconds: float) -> str:
+    for unit, factor in _DURATIONS:
+        if seconds >= factor and seconds % factor == 0:
+            return f"{int(seconds // factor)}{unit}"
+    return f"{seconds:.6f}".rstrip("0").rstrip(".") + "s"
+
+
+def _size(octets: int) -> str:
+    unit, factor = next((unit, factor) for unit, factor in _SIZES if octets % factor == 0 and (octets or factor == 1))
+    return f"{octets // factor}{unit}"

@@ -1,0 +1,135 @@
+"""`relayproxy run`: from a configuration to a relay, and what signals mean to it.
+
+SIGTERM and SIGINT: the orderly end (DESIGN §9); a second one cuts it short. SIGHUP: open the log's file anew. The lines that say where it
+listens come from the relay, on the log. What the relay does does not belong here.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+from functools import partial
+from pathlib import Path  # noqa: TC003 - cyclopts reads annotations when it runs
+from typing import TYPE_CHECKING, Annotated, Final
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    import trio
+
+    from relayproxy.cli.config import Config
+    from relayproxy.record.log import Reporter
+    from relayproxy.relay.service import Relay
+
+#: Seconds that the log has to write what waits when everything else has ended.
+LAST_LINES: Final = 10.0
+
+
+async def run(
+    file: Path | None = None,
+    /,
+    *,
+    listen: Annotated[list[str] | None, Parameter(negative="")] = None,
+    upstream: str | None = None,
+    clients: Annotated[list[str] | None, Parameter(negative="")] = None,
+    log: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    log_format: str | None = None,
+    config: Annotated[Path | None, Parameter(name="--config")] = None,
+) -> int:
+    """Relay mail, until SIGTERM.
+
+    Without any argument it listens on 127.0.0.1:2525 and keeps what comes (capture:). Flags replace the environment
+    (RELAYPROXY_LISTEN and so on, lists with commas), which replaces the file, which replaces defaults.
+
+    Parameters
+    ----------
+    file
+        the configuration; default: ./relayproxy.toml where there is one
+    listen
+        where clients connect: host:port, [v6]:port, unix:/path or fd:NAME; again for another
+    upstream
+        where the mail goes, of all listeners: smtp://host[:port] or capture:
+    clients
+        who may connect to any listener: an address or a network; again for another
+    log
+        where the records go: a file, or - for standard output
+    log_format
+        json or text; default: json, but text on a terminal
+    config
+        the configuration, likewise
+
+    """
+    from relayproxy.cli import USAGE, say
+    from relayproxy.cli.config import ConfigError, Flags, load
+    from relayproxy.record.log import open_log
+
+    if file is not None and config is not None:
+        say(f"relayproxy: expected one configuration, got {file} and --config {config}")
+        return USAGE
+    flags = Flags(
+        listen=tuple(listen) if listen else None,
+        upstream=upstream,
+        clients=tuple(clients) if clients else None,
+        log=log,
+        log_format=log_format,
+    )
+    try:
+        loaded = load(file or config, flags)
+    except ConfigError as error:
+        say(str(error))
+        return USAGE
+    os.umask(0o077)  # captures and logs hold other people's mail
+    try:
+        reporter = open_log(loaded.log.file, loaded.log.format, loaded.log.level)
+    except OSError as error:
+        say(f"relayproxy: the log cannot be opened: {error.filename}: {error.strerror}")
+        return USAGE
+    trouble: BaseException | None = None
+    try:
+        await serve(loaded, reporter)
+    except* OSError as errors:
+        trouble = errors
+    finally:
+        # Nothing else runs any more, so that it may block.
+        if not reporter.close(LAST_LINES):
+            say("relayproxy: the log could not be written to its end")
+    while isinstance(trouble, BaseExceptionGroup):
+        trouble = trouble.exceptions[0]
+    if trouble is not None:
+        say(f"relayproxy: {trouble.strerror if isinstance(trouble, OSError) and trouble.strerror else trouble}")
+        return USAGE
+    return 0
+
+
+async def serve(config: Config, reporter: Reporter) -> None:
+    """Run a relay until it is told to end and has ended. Raises OSError, in a group, where it cannot begin."""
+    import trio
+
+    from relayproxy.net.dial import dial
+    from relayproxy.net.edge import Poller
+    from relayproxy.relay.service import Relay
+
+    poller = Poller()
+    relay = Relay(config, reporter, dial=partial(dial, adopt=poller.adopt), adopt=poller.adopt)
+    # All that was made so far stays until the end: it need not be looked at in each collection.
+    gc.collect()
+    gc.freeze()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(poller.run)
+        await nursery.start(_obey, relay, reporter)
+        await relay.serve()
+        nursery.cancel_scope.cancel()
+
+
+async def _obey(relay: Relay, reporter: Reporter, *, task_status: trio.TaskStatus[None]) -> None:
+    """Do what signals say."""
+    import trio
+
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        task_status.started()
+        async for number in signals:
+            if number == signal.SIGHUP:
+                reporter.reopen()
+            else:
+                relay.shut_down()

@@ -1,0 +1,55 @@
+"""`relayproxy schema config|record`: the JSON Schema of what users write, and of what they read.
+
+The schemas are made of the very types that read and write (config.py, record/report.py); changing them does not belong here.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CONFIG_ID: Final = "urn:relayproxy:schema:config:1"
+
+
+def schema(what: Literal["config", "record"], /) -> int:
+    """Print the JSON Schema of the configuration or of a record.
+
+    Parameters
+    ----------
+    what
+        config: relayproxy.toml; record: a line of the log
+
+    """
+    sys.stdout.write(json.dumps(_config() if what == "config" else _record(), indent=2, ensure_ascii=False) + "\n")
+    return 0
+
+
+def _record() -> dict[str, Any]:
+    from relayproxy.record import report
+
+    return report.schema()
+
+
+def _config() -> dict[str, Any]:
+    from relayproxy.cli.config import Config
+
+    made = Config.model_json_schema()
+    for table in _tables(made):
+        # Pydantic shows the default of a whole table as it is in memory, where a duration is a number; its keys show it as one writes it.
+        if isinstance(table.get("default"), dict | list):
+            del table["default"]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": CONFIG_ID, **made}
+
+
+def _tables(schema: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(schema, dict):
+        yield schema
+        for inner in schema.values():
+            yield from _tables(inner)
+    elif isinstance(schema, list):
+        for inner in schema:
+            yield from _tables(inner)

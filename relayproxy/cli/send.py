@@ -1,0 +1,248 @@
+"""`relayproxy send`: one message to one server, to try things out.
+
+The client is the relay's own upstream leg (relay/upstream.py). A message from a file goes out octet for octet, but that LF becomes
+CRLF; it is held in memory whole. Invariant: exit status 0 means that the server took the message for every recipient.
+Retrying does not belong here, nor sending what was recorded.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Final
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from relayproxy.net.dial import UpstreamUrl
+    from relayproxy.relay.upstream import SmtpUpstream
+    from relayproxy.smtp.capabilities import Capabilities
+    from relayproxy.smtp.commands import Mail, Path
+    from relayproxy.smtp.replies import Reply
+
+#: Octets of mail data handed to the socket at a time, so that a refusal in between is heard.
+BLOCK: Final = 64 * 1024
+
+
+class Unsent(Exception):  # noqa: N818 - it is a fact, and reads as one
+    """The message did not go, or not to all; why."""
+
+
+class Misused(Unsent):
+    """It cannot go as it was asked for."""
+
+
+async def send(
+    *,
+    server: str,
+    sender: Annotated[str, Parameter(name="--from")],
+    to: Annotated[list[str], Parameter(negative="")],
+    subject: str | None = None,
+    body: str | None = None,
+    message: str | None = None,
+) -> int:
+    """Send one message. Exit status 0: the server took it for every recipient.
+
+    Parameters
+    ----------
+    server
+        where to: smtp://host[:port]
+    sender
+        the envelope's sender; "" for the null sender
+    to
+        a recipient; again for another
+    subject
+        of the message that is made
+    body
+        the text of the message that is made
+    message
+        a file with a whole message, sent as it is; - for standard input
+
+    """
+    from relayproxy.cli import USAGE, say
+
+    if message is not None and (subject is not None or body is not None):
+        say("relayproxy: expected --message, or --subject and --body, got both")
+        return USAGE
+    try:
+        url, reverse, recipients = _url(server), _path("--from", sender), [_path("--to", one) for one in to]
+        content = _made(sender, to, subject, body) if message is None else _read(message)
+        reply = await _deliver(url, reverse, recipients, content)
+    except Misused as error:
+        say(f"relayproxy: {error}")
+        return USAGE
+    except Unsent as error:
+        say(f"relayproxy: {error}")
+        return 1
+    sys.stdout.write(_words(reply) + "\n")
+    return 0
+
+
+def _url(text: str) -> UpstreamUrl:
+    from relayproxy.net.dial import UpstreamUrl
+
+    try:
+        url = UpstreamUrl.parse(text)
+    except ValueError as error:
+        raise Misused(f"--server: {error}") from error
+    if url.kind == "capture":
+        raise Misused("--server: expected smtp://host[:port], got capture:, which is no server")
+    return url
+
+
+def _path(flag: str, address: str) -> Path:
+    from relayproxy.smtp.commands import Path
+
+    try:
+        path = Path.parse(address.encode("utf-8", "surrogateescape"))
+    except ValueError as error:
+        raise Misused(f"{flag}: expected an address such as user@example.com, got {address!r}") from error
+    if flag == "--to" and not path.local:
+        raise Misused("--to: expected an address, got nothing")
+    return path
+
+
+# The message.
+
+
+def _made(sender: str, to: Sequence[str], subject: str | None, body: str | None) -> bytes:
+    """A message of our own making (RFC 5322), with nothing in it that a server could object to."""
+    from email import policy
+    from email.message import EmailMessage
+    from email.utils import format_datetime, make_msgid
+
+    from relayproxy.cli.config import machine
+
+    # Without 8-bit text unless an address has it already: the server may not take it.
+    ascii_only = "".join((sender, *to)).isascii()
+    made = EmailMessage(policy.SMTP.clone(cte_type="7bit") if ascii_only else policy.SMTPUTF8)
+    try:
+        made["Date"] = format_datetime(datetime.now(UTC))
+        made["From"] = sender or f"MAILER-DAEMON@{machine()}"
+        made["To"] = ", ".join(to)
+        made["Message-ID"] = make_msgid(domain=machine())
+        made["Subject"] = subject if subject is not None else "A message from relayproxy send"
+        made.set_content(body if body is not None else "Sent to try things out.\n")
+        return made.as_bytes()
+    except ValueError as error:  # such as a line break in the subject
+        raise Misused(f"no message can be made of that: {error}") from error
+
+
+def _read(name: str) -> bytes:
+    """A message from a file, with its lines ending as they must."""
+    try:
+        if name == "-":
+            content = sys.stdin.buffer.read()
+        else:
+            with open(name, "rb") as file:  # noqa: PTH123 - the name as it was given
+                content = file.read()
+    except OSError as error:
+        raise Misused(f"--message: {name}: cannot be read: {error.strerror}") from error
+    content = re.sub(rb"\r?\n", b"\r\n", content)
+    if found := re.search(rb"\r(?!\n)|\0", content):
+        line = content.count(b"\n", 0, found.start()) + 1
+        what = "NUL" if found[0] == b"\0" else "a bare CR"
+        raise Misused(f"--message: {name}:{line}: expected lines that end with CRLF or LF, found {what}")
+    return content if content.endswith(b"\r\n") or not content else content + b"\r\n"
+
+
+# The delivery.
+
+
+async def _deliver(url: UpstreamUrl, sender: Path, recipients: Sequence[Path], content: bytes) -> Reply:
+    from relayproxy.cli.config import machine
+    from relayproxy.net.dial import dial
+    from relayproxy.net.stream import TrioStream
+    from relayproxy.relay.connect import UpstreamUnavailable, connect
+    from relayproxy.relay.settings import Limits, UpstreamTimeouts
+
+    try:
+        server = await connect(
+            str(url),
+            [url],
+            partial(dial, adopt=TrioStream.of_socket),
+            machine().encode("ascii"),
+            UpstreamTimeouts(),
+            Limits(),
+        )
+    except UpstreamUnavailable as error:
+        reply = f" ({_words(error.greeting)})" if error.greeting.origin == "upstream" else ""
+        raise Unsent(f"{error.what}{reply}") from error
+    try:
+        return await _transact(server, sender, recipients, content)
+    finally:
+        await server.leave()
+
+
+async def _transact(server: SmtpUpstream, sender: Path, recipients: Sequence[Path], content: bytes) -> Reply:
+    from relayproxy.smtp.commands import Data, Rcpt
+
+    mail = _mail(sender, recipients, content, server.capabilities)
+    (reply,) = await server.exchange((mail,))
+    _must(server, f"MAIL FROM:<{_shown(sender)}>", reply, 2)
+    answers = await server.exchange([Rcpt(path) for path in recipients])
+    refused = [
+        f"RCPT TO:<{_shown(path)}>: {_words(answer)}"
+        for path, answer in zip(recipients, answers, strict=True)
+        if answer.severity != 2
+    ]
+    if len(refused) == len(recipients):
+        raise Unsent("\n".join([*refused, "no recipient is left: nothing was sent"]))
+    _must(server, Data.verb, await server.start_data(""), 3)
+    final = await _send_content(server, content)
+    if server.progress == "committed":
+        trouble = server.trouble or "no answer"
+        raise Unsent(f"{trouble}: whether the server has the message is unknown")
+    _must(server, "end of data", final, 2)
+    if refused:
+        raise Unsent("\n".join([*refused, f"sent to the others: {_words(final)}"]))
+    return final
+
+
+async def _send_content(server: SmtpUpstream, content: bytes) -> Reply:
+    from relayproxy.smtp.data import stuff
+
+    wire = stuff(content)
+    whole = len(wire) - len(wire) % BLOCK
+    for start in range(0, whole, BLOCK):
+        if (verdict := await server.send(wire[start : start + BLOCK])) is not None:
+            return verdict
+    return await server.finish(wire[whole:])
+
+
+def _mail(sender: Path, recipients: Sequence[Path], content: bytes, offered: Capabilities) -> Mail:
+    """MAIL with what this message needs of the server, as far as it can."""
+    from relayproxy.smtp.commands import Mail
+
+    parameters: list[tuple[bytes, bytes | None]] = []
+    if b"SIZE" in offered:
+        parameters.append((b"SIZE", b"%d" % len(content)))
+    if not content.isascii() and b"8BITMIME" in offered:
+        parameters.append((b"BODY", b"8BITMIME"))
+    if not all(path.is_ascii for path in (sender, *recipients)):
+        if b"SMTPUTF8" not in offered:
+            raise Unsent("an address is not ASCII, and the server does not offer SMTPUTF8")
+        parameters.append((b"SMTPUTF8", None))
+    return Mail(sender, tuple(parameters))
+
+
+def _must(server: SmtpUpstream, what: str, reply: Reply, severity: int) -> None:
+    if reply.severity != severity:
+        raise Unsent(f"{what}: {_words(reply) if reply.origin == 'upstream' else server.trouble or _words(reply)}")
+
+
+def _shown(path: Path) -> str:
+    from relayproxy.record.text import text
+
+    return text(path.address)
+
+
+def _words(reply: Reply) -> str:
+    """A reply on one line, with nothing in it that a terminal would obey."""
+    from relayproxy.record.text import text
+
+    return f"{reply.code} {text(b' '.join(reply.lines))}"

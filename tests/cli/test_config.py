@@ -1,0 +1,260 @@
+"""Files, environment and flags; and that everything which is wrong with them is told, in one go, with its place."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from relayproxy.cli.config import Config, ConfigError, Flags, load
+
+REMOTE = '[upstream.provider]\nurl = "smtp://smtp.example.com:587"\n'
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No ./relayproxy.toml but what a test writes."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def read(text: str, flags: Flags | None = None, **environ: str) -> Config:
+    Path("it.toml").write_text(text)
+    return load(Path("it.toml"), flags, environ)
+
+
+def wrong(text: str, flags: Flags | None = None, **environ: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        read(text, flags, **environ)
+    return list(caught.value.lines)
+
+
+def test_nothing_at_all_is_a_configuration() -> None:
+    config = load(environ={})
+    assert [(one.name, one.address, one.clients) for one in config.listener] == [("default", "127.0.0.1:2525", None)]
+    assert {name: upstream.url for name, upstream in config.upstream.items()} == {"capture": ("capture:",)}
+    assert (config.trace, config.drain, config.log.file, config.log.format) == (True, 30.0, None, None)
+    assert config.state == Path("~/.local/state/relayproxy").expanduser()
+    assert (config.timeouts.upstream.end_of_data, config.limits.message_bytes) == (600.0, 100 << 20)
+
+
+def test_every_key_of_a_file() -> None:
+    config = read("""
+        hostname = "relay.example.test"
+        state = "state"
+        trace = false
+        drain = "1m"
+        [[listener]]
+        name = "submission"
+        address = "[::]:2525"
+        upstream = "provider"
+        clients = ["10.0.0.0/8", "::1"]
+        [[listener]]
+        name = "local"
+        address = "unix:/run/relay.sock"
+        upstream = "keep"
+        [upstream.provider]
+        url = ["smtp://smtp.example.com:587", "smtp://[2001:db8::1]"]
+        ehlo = "client"
+        [upstream.keep]
+        url = "capture:"
+        [log]
+        file = "log/relay.jsonl"
+        format = "text"
+        level = "debug"
+        [timeouts.client]
+        command = "90s"
+        [timeouts.upstream]
+        end_of_data = "20m"
+        [limits]
+        sessions = 5
+        message_bytes = "1GiB"
+    """)
+    here = Path.cwd()
+    assert (config.hostname, config.state, config.trace, config.drain) == (
+        "relay.example.test",
+        here / "state",
+        False,
+        60.0,
+    )
+    assert config.listener[0].clients == (ip_network("10.0.0.0/8"), ip_network("::1"))
+    assert [one.upstream for one in config.listener] == ["provider", "keep"]
+    assert config.upstream["provider"].url == ("smtp://smtp.example.com:587", "smtp://[2001:db8::1]")
+    assert config.upstream["provider"].ehlo == "client"
+    assert (config.log.file, config.log.format, config.log.level) == (here / "log/relay.jsonl", "text", "debug")
+    assert (config.timeouts.client.command, config.timeouts.upstream.end_of_data) == (90.0, 1200.0)
+    assert (config.limits.sessions, config.limits.message_bytes) == (5, 1 << 30)
+
+
+def test_paths_in_a_file_are_relative_to_it_others_to_the_working_directory(elsewhere: Path) -> None:
+    folder = elsewhere / "etc"
+    folder.mkdir()
+    (folder / "relay.toml").write_text('state = "s"\n[log]\nfile = "l"\n')
+    assert load(folder / "relay.toml", environ={}).state == folder / "s"
+    assert load(folder / "relay.toml", environ={}).log.file == folder / "l"
+    assert load(folder / "relay.toml", Flags(log="l"), {}).log.file == elsewhere / "l"
+
+
+def test_where_the_file_is_found(elsewhere: Path) -> None:
+    (elsewhere / "relayproxy.toml").write_text('drain = "1s"')
+    (elsewhere / "other.toml").write_text('drain = "2s"')
+    (elsewhere / "third.toml").write_text('drain = "3s"')
+    other = {"RELAYPROXY_CONFIG": "other.toml"}
+    assert load(environ={}).drain == 1
+    assert load(environ=other).drain == 2
+    assert load(Path("third.toml"), environ=other).drain == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "listen"),
+    [
+        (Flags(), {}, ["127.0.0.1:1"]),
+        (Flags(), {"RELAYPROXY_LISTEN": "127.0.0.1:2, unix:/run/x"}, ["127.0.0.1:2", "unix:/run/x"]),
+        (Flags(listen=("127.0.0.1:3",)), {"RELAYPROXY_LISTEN": "127.0.0.1:2,unix:/run/x"}, ["127.0.0.1:3"]),
+    ],
+)
+def test_flags_replace_environment_which_replaces_the_file(
+    flags: Flags, environ: dict[str, str], listen: list[str]
+) -> None:
+    config = read('[[listener]]\naddress = "127.0.0.1:1"\n', flags, **environ)
+    assert [one.address for one in config.listener] == listen
+    assert len({one.name for one in config.listener}) == len(listen)
+
+
+def test_an_upstream_on_the_command_line_is_the_only_one_of_all_listeners() -> None:
+    config = read(
+        REMOTE
+        + '[upstream.second]\n[[listener]]\nname="a"\nupstream = "provider"\n[[listener]]\nname="b"\nupstream="second"',
+        Flags(upstream="smtp://127.0.0.1:2526"),
+    )
+    assert {name: upstream.url for name, upstream in config.upstream.items()} == {"default": ("smtp://127.0.0.1:2526",)}
+    assert [one.upstream for one in config.listener] == [None, None]
+
+
+def test_what_is_captured_is_recorded_under_the_name_capture() -> None:
+    assert list(read(REMOTE, Flags(upstream="capture:")).upstream) == ["capture"]
+
+
+def test_clients_are_those_of_all_listeners() -> None:
+    config = read("", Flags(listen=("0.0.0.0:0", "[::]:0"), clients=("10.0.0.0/8",)), RELAYPROXY_CLIENTS="::1")
+    assert [one.clients for one in config.listener] == [(ip_network("10.0.0.0/8"),)] * 2
+    assert read("", RELAYPROXY_CLIENTS="::1, 10.0.0.1").listener[0].clients == (
+        ip_network("::1"),
+        ip_network("10.0.0.1"),
+    )
+
+
+def test_the_log_of_flags_and_environment() -> None:
+    log = read('[log]\nlevel = "debug"', Flags(log="-"), RELAYPROXY_LOG="x", RELAYPROXY_LOG_FORMAT="text").log
+    assert (log.file, log.format, log.level) == (None, "text", "debug")
+
+
+# Each wrong line alone: (file, the one error).
+WRONG = [
+    ('hostnam = "x"', "it.toml:1: hostnam: unknown key; the nearest known is hostname"),
+    (
+        "\n[guard]\nallow = []",
+        "it.toml:2: guard: unknown key; known are drain, hostname, limits, listener, log, state, timeouts, trace, upstream",
+    ),
+    ('[[listener]]\n\ntls = "off"', "it.toml:3: listener[0].tls: unknown key; known are address, clients, name, upstream"),
+    ('[timeouts.upstream]\nend_of_date = "1m"', "it.toml:2: timeouts.upstream.end_of_date: unknown key; the nearest known is end_of_data"),
+    ("[limits]\nrecipient = 3", "it.toml:2: limits.recipient: unknown key; the nearest known is recipients"),
+    ('[upstream.a]\nurls = "x"', "it.toml:2: upstream.a.urls: unknown key; the nearest known is url"),
+    ('drain = "30"', "it.toml:1: drain: expected a duration such as \"30s\", \"5m\", \"14d\", got '30'"),
+    ("drain = 30", 'it.toml:1: drain: expected a duration such as "30s", "5m", "14d", got 30'),
+    ('[limits]\nmessage_bytes = "1MB"', "it.toml:2: limits.message_bytes: expected a size such as \"10KiB\", \"100MiB\", got '1MB'"),
+    ("[limits]\nsessions = 0", "it.toml:2: limits.sessions: expected an integer of at least 1, got 0"),
+    ('[limits]\nsessions = "5"', "it.toml:2: limits.sessions: expected an integer, got '5'"),
+    ("trace = 1", "it.toml:1: trace: expected true or false, got 1"),
+    ('hostname = "relay_ä.test"', "it.toml:1: hostname: expected a host name in ASCII such as \"relay.example.test\", or an address such as \"[192.0.2.1]\", got 'relay_ä.test'"),
+    ("state = 5", "it.toml:1: state: expected a path, got 5"),
+    ('[log]\nformat = "yaml"', "it.toml:2: log.format: expected 'json' or 'text', got 'yaml'"),
+    ('listener = "x"', "it.toml:1: listener: expected a list, got 'x'"),
+    ("listener = []", "it.toml:1: listener: expected at least one"),
+    ("[listener]\nname = 'x'", "it.toml:1: listener: expected a list, got a table"),
+    ('[[listener]]\naddress = "localhost"', "it.toml:2: listener[0].address: expected host:port, [v6]:port, unix:/path or fd:NAME, got 'localhost'"),
+    ('[[listener]]\nname = "a b"', "it.toml:2: listener[0].name: expected a name of at most 64 letters, digits, dots, hyphens and underscores, got 'a b'"),
+    ('[[listener]]\naddress = "0.0.0.0:25"', "it.toml:2: listener[0].address: expected clients beside it (who may connect), as 0.0.0.0:25 is not loopback"),
+    ('[[listener]]\nclients = [\n"::1",\n"10.0.0.1/8",\n]', "it.toml:4: listener[0].clients[1]: expected an address or a network such as \"127.0.0.0/8\", \"::1\", got '10.0.0.1/8'"),
+    ('[[listener]]\n[[listener]]\naddress="unix:/a"', "it.toml:2: listener[1].name: expected a name of its own, got 'default' again"),
+    (REMOTE + '[[listener]]\nupstream = "provide"', "it.toml:4: listener[0].upstream: expected the name of an upstream, got 'provide'; the nearest known is provider"),
+    (REMOTE + "[upstream.b]\n[[listener]]\n", "it.toml:4: listener[0].upstream: expected the name of an upstream, as there is more than one; known are b, provider"),
+    ("upstream = {}", "it.toml:1: upstream: expected at least one"),
+    ("[upstream.'a b']", "it.toml:1: upstream.a b: expected a name of at most 64 letters, digits, dots, hyphens and underscores, got 'a b'"),
+    ("[upstream.a]\nurl = 25", "it.toml:2: upstream.a.url: expected a url, or a list of them, got 25"),
+    ("[upstream.a]\nurl = []", "it.toml:2: upstream.a.url: expected at least one, got a list"),
+    ('[upstream.a]\nurl = "smtps://x"', "it.toml:2: upstream.a.url[0]: expected smtp://host[:port], smtp://[v6][:port] or capture:, got the scheme 'smtps'"),
+    ('[upstream.a]\nurl = [\n"smtp://x",\n"capture:"]', "it.toml:2: upstream.a.url: expected capture: alone: it never fails over, and a message that it kept has not gone on, got a list"),
+    ("a = 1\ndrain = \n", "it.toml:2: expected TOML, at column 9: Invalid value"),
+    ("list = [\n", "it.toml: expected TOML, at its end: Invalid value"),
+    ("a = 1\na = 2\n", "it.toml:2: expected TOML, at column 6: Cannot overwrite a value"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "line"), WRONG)
+def test_each_mistake_is_told_with_its_place_and_what_was_expected(text: str, line: str) -> None:
+    assert wrong(text) == [line]
+
+
+def test_all_mistakes_are_told_at_once_in_the_order_of_the_file() -> None:
+    mistakes = [
+        ('drain = "x"', 1),
+        ("[[listener]]", None),
+        ('adress = "x"', 3),
+        ('upstream = "nobody"', 4),
+        ("[limits]", None),
+        ("errors = 0", 6),
+        ("[log]", None),
+        ('level = "loud"', 8),
+    ]
+    lines = wrong("\n".join(text for text, _ in mistakes))
+    assert [line.split(":")[1] for line in lines] == [str(number) for _, number in mistakes if number]
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "line"),
+    [
+        (Flags(listen=("x",)), {}, "--listen: expected host:port, [v6]:port, unix:/path or fd:NAME, got 'x'"),
+        (Flags(listen=("[::]:25",)), {}, "--listen: expected clients beside it (who may connect), as [::]:25 is not loopback"),
+        (Flags(clients=("any",)), {}, "--clients: expected an address or a network such as \"127.0.0.0/8\", \"::1\", got 'any'"),
+        (Flags(upstream="x"), {}, "--upstream: expected smtp://host[:port], smtp://[v6][:port] or capture:, got 'x'"),
+        (Flags(log_format="yaml"), {}, "--log-format: expected 'json' or 'text', got 'yaml'"),
+        (Flags(), {"RELAYPROXY_UPSTREAM": "x"}, "RELAYPROXY_UPSTREAM: expected smtp://host[:port], smtp://[v6][:port] or capture:, got 'x'"),
+        (Flags(), {"RELAYPROXY_LISTEN": ","}, "RELAYPROXY_LISTEN: expected at least one"),
+        (Flags(), {"RELAYPROXY_UPSTREM": "x"}, "RELAYPROXY_UPSTREM: unknown variable; the nearest known is RELAYPROXY_UPSTREAM"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_flags_and_variables_are_told_under_their_names(
+    flags: Flags, environ: dict[str, str], line: str
+) -> None:
+    assert wrong("", flags, **environ) == [line]
+
+
+def test_a_variable_of_a_flag_that_is_not_built_is_no_silent_wish() -> None:
+    assert wrong("", RELAYPROXY_REDIRECT_ALL="qa@example.test")[0].startswith(
+        "RELAYPROXY_REDIRECT_ALL: unknown variable"
+    )
+
+
+def test_variables_that_kubernetes_gives_beside_a_service_of_our_name_are_none_of_ours() -> None:
+    read(
+        "", RELAYPROXY_SERVICE_HOST="10.0.0.1", RELAYPROXY_PORT="tcp://10.0.0.1:25", RELAYPROXY_PORT_25_TCP_PROTO="tcp"
+    )
+
+
+def test_a_secret_in_a_url_is_not_quoted() -> None:
+    (line,) = wrong('[upstream.a]\nurl = "smtp://user:hunter2@smtp.example.com"')
+    assert "hunter2" not in line
+
+
+@pytest.mark.parametrize("name", ["missing.toml", "."])
+def test_a_file_that_cannot_be_read(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{name}: cannot be read: "):
+        load(Path(name), environ={})
+
+
+def test_a_file_that_is_no_text() -> None:
+    Path("it.toml").write_bytes(b'a = 1\nb = "\xff"')
+    with pytest.raises(ConfigError, match=r"it.toml:2: expected UTF-8, found the byte 0xff"):
+        load(Path("it.toml"), environ={})
