@@ -325,9 +325,12 @@ class Poller:
         descriptor = epoll.fileno()
         while True:
             await wait_readable(descriptor)
-            for number, events in epoll.poll(0, BATCH):
-                if (stream := streams.get(number)) is not None:
-                    stream.notify(events)
+            # While there is something it is asked once a turn, without the detour over trio's wait: a fifth less for a lone session.
+            while events_of := epoll.poll(0, BATCH):
+                for number, events in events_of:
+                    if (stream := streams.get(number)) is not None:
+                        stream.notify(events)
+                await checkpoint()
 
     async def _sweep(self) -> None:
         while True:

@@ -58,9 +58,9 @@ class DeadlineStream(trio.abc.HalfCloseableStream):
         """Whether receive_nowait may give something; False is certain, True is not. Costs no system call."""
 
     @property
-    @abstractmethod
     def far_end(self) -> tuple[str, int | None] | None:
         """Address and port of who is at the other end; None where that means nothing, or is no longer known."""
+        return None
 
     @abstractmethod
     def receive_nowait(self, max_bytes: int = RECEIVE_SIZE) -> bytes:
@@ -126,6 +126,7 @@ class TrioStream(DeadlineStream):
     """
 
     __slots__ = (
+        "_closed",
         "_closers",
         "_heard",
         "_receive_by",
@@ -142,6 +143,7 @@ class TrioStream(DeadlineStream):
     ) -> None:
         self._stream = stream
         self._socket: socket.socket | None = None
+        self._closed = False
         self._receive_now = receive_nowait
         self._closers = _closers(stream)
         self._receive_by = self._send_by = math.inf
@@ -196,6 +198,8 @@ class TrioStream(DeadlineStream):
     def receive_nowait(self, max_bytes: int = RECEIVE_SIZE) -> bytes:
         if self._receive_scope is not None:
             raise trio.BusyResourceError("another task is receiving from this stream")
+        if self._closed:
+            raise trio.ClosedResourceError("this stream was closed")
         if self._heard is not None:
             return self._take_heard(self._heard, max_bytes)
         if self._receive_now is None:
@@ -207,8 +211,19 @@ class TrioStream(DeadlineStream):
         except OSError as error:
             raise trio.BrokenResourceError(f"socket connection broken: {error}") from error
 
-    def send_nowait(self, data: Octets) -> int:  # noqa: ARG002  trio's streams cannot tell
-        return 0
+    def send_nowait(self, data: Octets) -> int:
+        if self._send_scope is not None:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        if self._closed:
+            raise trio.ClosedResourceError("this stream was closed")
+        if self._socket is None:
+            return 0  # trio's streams cannot tell
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise trio.BrokenResourceError(f"socket connection broken: {error}") from error
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if self._receive_scope is not None:
@@ -282,6 +297,7 @@ class TrioStream(DeadlineStream):
         await self._stream.send_eof()
 
     def close(self) -> None:
+        self._closed = True
         for close in self._closers:
             close()
 

@@ -1,37 +1,29 @@
 """Both kinds of stream keep trio's contract, and the one of relayproxy/net/stream.py on top of it."""
 
+from __future__ import annotations
+
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from trio.testing import check_half_closeable_stream, memory_stream_pair
+from trio.testing import MockClock, assert_checkpoints, check_half_closeable_stream, wait_all_tasks_blocked
 
-from relayproxy.net.edge import Poller
 from relayproxy.net.stream import DeadlineStream, TrioStream
 
+if TYPE_CHECKING:
+    from relayproxy.net.edge import Poller
 
-def tcp_sockets() -> tuple[socket.socket, socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        one = socket.create_connection(listener.getsockname())
-        other, _ = listener.accept()
-    return one, other
+Pair = tuple[DeadlineStream, DeadlineStream]
+MakePair = Callable[..., Pair]
 
-
-def small_buffers(pair):
-    for sock in pair:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    return pair
-
-
-def memory_pair() -> tuple[DeadlineStream, DeadlineStream]:
-    one, other = memory_stream_pair()
-    return TrioStream(one, one.receive_stream._incoming.get_nowait), TrioStream(other)
+ON_SOCKETS = pytest.mark.parametrize("kind", ["edge-tcp", "edge-unix", "trio-tcp"])
+ON_EDGE = pytest.mark.parametrize("kind", ["edge-tcp", "edge-unix"])
 
 
 async def clog(stream: DeadlineStream) -> None:
+    """Send until no more goes."""
     if isinstance(stream, TrioStream):
         with trio.move_on_after(0.02):
             while True:
@@ -40,55 +32,244 @@ async def clog(stream: DeadlineStream) -> None:
         pass
 
 
-@asynccontextmanager
-async def open_poller():
-    async with trio.open_nursery() as nursery:
-        poller = Poller()
-        await nursery.start(poller.run)
-        yield poller
-        nursery.cancel_scope.cancel()
-
-
-@pytest.fixture
-async def poller():
-    async with open_poller() as poller:
-        yield poller
-
-
-KINDS = ["edge-tcp", "edge-unix", "trio-tcp", "memory"]
-SOCKETS = KINDS[:3]
-
-
-@pytest.fixture(params=KINDS)
-def kind(request):
-    return request.param
-
-
-@pytest.fixture
-def pair(kind, poller):
-    """Makes connected pairs of the kind."""
-
-    def make(*, small: bool = False) -> tuple[DeadlineStream, DeadlineStream]:
-        if kind == "memory":
-            return memory_pair()
-        sockets = socket.socketpair() if kind == "edge-unix" else tcp_sockets()
-        if small:
-            sockets = small_buffers(sockets)
-        if kind == "trio-tcp":
-            return TrioStream.of_socket(sockets[0]), TrioStream.of_socket(sockets[1])
-        return poller.adopt(sockets[0]), poller.adopt(sockets[1])
-
-    return make
-
-
-async def test_trios_contract(kind, pair):
-    async def make():
+@pytest.mark.slow
+async def test_keeps_trios_contract(kind: str, pair: MakePair) -> None:
+    async def make() -> Pair:
         return pair()
 
-    async def make_clogged():
+    async def make_clogged() -> Pair:
         one, other = pair(small=True)
         await clog(one)
         await clog(other)
         return one, other
 
     await check_half_closeable_stream(make, None if kind == "memory" else make_clogged)
+
+
+async def hear(stream: DeadlineStream, octets: bytes) -> None:
+    await stream.receive_some()
+    pytest.fail(f"expected a wait for {octets!r} to end in an error")
+
+
+async def test_what_is_there_is_had_without_waiting(pair: MakePair) -> None:
+    one, other = pair()
+    with pytest.raises(trio.WouldBlock):
+        other.receive_nowait()
+    await one.send_all(b"abcdef")
+    while not other.readable:
+        await wait_all_tasks_blocked()
+    assert other.receive_nowait(2) == b"ab"
+    assert other.readable
+    assert other.receive_nowait(100) == b"cdef"
+    with pytest.raises(trio.WouldBlock):
+        other.receive_nowait()
+
+
+@ON_EDGE
+async def test_octets_and_the_end_that_came_at_once_are_both_had(pair: MakePair) -> None:
+    one, other = pair()
+    with pytest.raises(trio.WouldBlock):
+        other.receive_nowait()
+    one.send_nowait(b"421 bye")
+    one.close()
+    while not other.readable:
+        await wait_all_tasks_blocked()
+    assert other.receive_nowait() == b"421 bye"
+    assert other.receive_nowait() == b""
+    assert await other.receive_some() == b""
+
+
+async def test_urgent_data_hides_nothing_behind_it(poller: Poller) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as far:
+        stream = poller.adopt(listener.accept()[0])
+        far.send(b"before")
+        far.send(b"!", socket.MSG_OOB)
+        far.send(b"after")
+        heard = b""
+        with trio.fail_after(1):
+            while len(heard) < len(b"beforeafter"):
+                heard += await stream.receive_some()
+        assert heard == b"beforeafter"
+        stream.close()
+
+
+async def test_a_receive_ends_at_its_deadline(autojump_clock: MockClock, pair: MakePair) -> None:
+    _, other = pair()
+    other.receive_by = autojump_clock.current_time() + 300
+    with pytest.raises(trio.TooSlowError):
+        await other.receive_some()
+    assert 300 <= autojump_clock.current_time() <= 300.5
+
+
+@ON_SOCKETS
+async def test_a_send_ends_at_its_deadline(autojump_clock: MockClock, pair: MakePair) -> None:
+    one, _ = pair(small=True)
+    one.send_by = autojump_clock.current_time() + 60
+    with pytest.raises(trio.TooSlowError):
+        await one.send_all(b"x" * 10_000_000)
+    assert 60 <= autojump_clock.current_time() <= 60.5
+
+
+@pytest.mark.parametrize(("first", "then"), [(300.0, 10.0), (10.0, 300.0)])
+async def test_moving_the_deadline_moves_a_wait_that_has_begun(
+    autojump_clock: MockClock, pair: MakePair, first: float, then: float
+) -> None:
+    _, other = pair()
+    other.receive_by = autojump_clock.current_time() + first
+    ends: list[float] = []
+
+    async def wait() -> None:
+        with pytest.raises(trio.TooSlowError):
+            await other.receive_some()
+        ends.append(autojump_clock.current_time())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.sleep(5)
+        other.receive_by = then
+    assert then <= ends[0] <= then + 0.5
+
+
+async def test_expire_ends_waits_now(pair: MakePair) -> None:
+    _, other = pair()
+
+    async def wait() -> None:
+        with pytest.raises(trio.TooSlowError):
+            await other.receive_some()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        other.expire()
+
+
+async def test_nothing_is_lost_to_a_cancellation(pair: MakePair) -> None:
+    one, other = pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hear, other, b"abc")
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    await one.send_all(b"abc")
+    assert await other.receive_some() == b"abc"
+
+
+@ON_SOCKETS
+async def test_send_or_hear_gives_up_when_it_hears(pair: MakePair) -> None:
+    one, other = pair(small=True)
+    said: list[bool] = []
+
+    async def send() -> None:
+        said.append(await one.send_or_hear(b"x" * 10_000_000))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        await wait_all_tasks_blocked(0.01)
+        assert not said
+        await other.send_all(b"552 too big\r\n")
+    assert said == [False]
+    assert await one.receive_some() == b"552 too big\r\n"
+
+
+async def test_send_or_hear_sends_what_goes_and_what_is_taken(kind: str, pair: MakePair) -> None:
+    one, other = pair(small=True)
+    octets = b"x" * (10 if kind == "memory" else 40_000)
+    taken = bytearray()
+
+    async def take() -> None:
+        while len(taken) < len(octets):
+            taken.extend(await other.receive_some())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take)
+        assert await one.send_or_hear(octets)
+    assert taken == octets
+
+
+@ON_SOCKETS
+async def test_send_or_hear_has_deadlines(autojump_clock: MockClock, pair: MakePair) -> None:
+    one, _ = pair(small=True)
+    one.send_by = autojump_clock.current_time() + 30
+    with pytest.raises(trio.TooSlowError):
+        await one.send_or_hear(b"x" * 10_000_000)
+    assert 30 <= autojump_clock.current_time() <= 30.5
+
+
+@pytest.mark.parametrize("kind", ["edge-tcp", "trio-tcp"])
+async def test_reset_is_seen_as_such(pair: MakePair) -> None:
+    one, other = pair()
+    one.reset()
+    with pytest.raises(trio.BrokenResourceError):
+        await other.receive_some()
+
+
+@ON_EDGE
+async def test_a_broken_connection_wakes_the_writer(pair: MakePair) -> None:
+    one, other = pair(small=True)
+
+    async def send() -> None:
+        with pytest.raises(trio.BrokenResourceError):
+            await one.send_all(b"x" * 10_000_000)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        await wait_all_tasks_blocked()
+        other.close()
+
+
+@ON_EDGE
+async def test_a_half_close_lets_the_writer_wait(pair: MakePair) -> None:
+    one, other = pair()
+    sent = trio.Event()
+
+    async def send() -> None:
+        await one.send_all(b"x" * 20_000_000)
+        sent.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        await wait_all_tasks_blocked()
+        await other.send_eof()
+        await wait_all_tasks_blocked(0.01)
+        assert not sent.is_set()
+        left = 20_000_000
+        while left:
+            left -= len(await other.receive_some())
+    assert await one.receive_some() == b""
+
+
+async def test_closed_is_closed(pair: MakePair) -> None:
+    one, _ = pair()
+    one.close()
+    one.close()
+    one.reset()
+    with pytest.raises(trio.ClosedResourceError):
+        one.receive_nowait()
+    with pytest.raises(trio.ClosedResourceError):
+        await one.receive_some()
+    with pytest.raises(trio.ClosedResourceError):
+        await one.send_all(b"x")
+    with assert_checkpoints():
+        await one.aclose()
+
+
+async def test_many_sessions_at_once(poller: Poller) -> None:
+    """More sockets than one look at epoll serves, and descriptors that are closed and used again."""
+
+    async def answer(stream: DeadlineStream) -> None:
+        while octets := await stream.receive_some():
+            await stream.send_all(octets)
+        stream.close()
+
+    async def ask(stream: DeadlineStream, number: int) -> None:
+        for turn in range(3):
+            line = f"{number} {turn}\r\n".encode()
+            await stream.send_all(line)
+            assert await stream.receive_some() == line
+        stream.close()
+
+    for _ in range(2):
+        async with trio.open_nursery() as nursery:
+            for number in range(150):
+                near, far = socket.socketpair()
+                nursery.start_soon(answer, poller.adopt(far))
+                nursery.start_soon(ask, poller.adopt(near), number)
