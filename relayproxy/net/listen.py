@@ -34,7 +34,8 @@ BATCH: Final = 64
 #: Seconds without accepting where descriptors or memory ran out: the connections wait in the backlog meanwhile.
 SHORTAGE_PAUSE: Final = 0.1
 
-_SHORTAGE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+#: ENOSPC is epoll's: no more watches for this user.
+_SHORTAGE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC}
 #: Linux reports errors of the connection, not of ours, from accept(2): "treat them like EAGAIN by retrying".
 _GONE = {
     errno.ECONNABORTED, errno.ECONNRESET, errno.EPERM, errno.EPROTO, errno.ENETDOWN, errno.ENOPROTOOPT, errno.EHOSTDOWN,

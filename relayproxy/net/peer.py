@@ -23,6 +23,8 @@ Leg = Literal["client", "upstream"]
 
 #: Operations that did not wait before one gives way.
 STREAK: Final = 32
+#: Seconds that each of our last words may wait to be taken once the peer's time is over.
+LAST_WORDS: Final = 2.0
 #: Lingering close: closing with unread input makes the kernel reset the connection, which eats our last reply (PROTOCOL §1.1.8).
 LINGER_SECONDS: Final = 5.0
 LINGER_BYTES: Final = 64 * 1024
@@ -47,7 +49,7 @@ class PeerStalled(PeerLost):
 class Peer:
     """The client's or the upstream's end of a connection."""
 
-    __slots__ = ("_cut", "_expired", "_streak", "address", "leg", "port", "stream")
+    __slots__ = ("_cut", "_streak", "address", "expired", "leg", "port", "stream")
 
     def __init__(self, stream: DeadlineStream, leg: Leg, address: str, port: int | None) -> None:
         self.stream = stream
@@ -56,7 +58,8 @@ class Peer:
         self.port = port
         self._streak = 0
         self._cut = False  # a send did not end: what is next on the wire would be anybody's guess
-        self._expired = False
+        #: Its time is over (see expire).
+        self.expired = False
 
     @classmethod
     def of(cls, stream: DeadlineStream, leg: Leg, url: UpstreamUrl) -> Peer:
@@ -93,7 +96,7 @@ class Peer:
                     return stream.receive_nowait()
                 except trio.WouldBlock:
                     pass
-            if self._expired:
+            if self.expired:
                 raise PeerStalled(self.leg, "its time was over")
             self._streak = 0
             stream.receive_by = trio.current_time() + seconds
@@ -111,8 +114,7 @@ class Peer:
         try:
             sent = self._send_now(data)
             if sent < len(data):
-                self._start_to_wait()
-                self.stream.send_by = trio.current_time() + seconds
+                self.stream.send_by = self._start_to_wait(seconds)
                 await self.stream.send_all(memoryview(data)[sent:])
                 self._cut = False
         except trio.TooSlowError:
@@ -131,8 +133,7 @@ class Peer:
         try:
             sent = self._send_now(data)
             if sent < len(data):
-                self._start_to_wait()
-                self.stream.receive_by = self.stream.send_by = trio.current_time() + seconds
+                self.stream.receive_by = self.stream.send_by = self._start_to_wait(seconds)
                 if not await self.stream.send_or_hear(memoryview(data)[sent:]):
                     return False
                 self._cut = False
@@ -148,12 +149,11 @@ class Peer:
         self._streak += 1
         return self.stream.send_nowait(data)
 
-    def _start_to_wait(self) -> None:
-        """Until the send that waits has ended well, it counts as cut."""
+    def _start_to_wait(self, seconds: float) -> float:
+        """The deadline of a send that waits. Until it has ended well, it counts as cut."""
         self._cut = True
         self._streak = 0
-        if self._expired:
-            raise PeerStalled(self.leg, "its time was over")
+        return trio.current_time() + (min(seconds, LAST_WORDS) if self.expired else seconds)
 
     async def send_eof(self) -> None:
         """Say that we send no more; what the peer sends still comes. PeerLost."""
@@ -164,7 +164,7 @@ class Peer:
 
     async def close(self) -> None:
         """Close so that what we said last arrives: half-close, let the peer finish (bounded in time and octets), close."""
-        self._expired = False  # the linger has an end of its own
+        self.expired = False  # the linger has an end of its own
         deadline = trio.current_time() + LINGER_SECONDS
         heard = 0
         try:
@@ -184,6 +184,6 @@ class Peer:
         self.stream.close()
 
     def expire(self) -> None:
-        """Waits that have begun, and later ones, raise PeerStalled: the grace of a shutdown is over."""
-        self._expired = True
+        """The grace of a shutdown is over: waits that have begun raise PeerStalled, and so do later ones, but for last words."""
+        self.expired = True
         self.stream.expire()
