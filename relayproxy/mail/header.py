@@ -1,45 +1,69 @@
-"""The header section as byte ranges: found, read and edited without touching an octet that an edit does not name.
+r"""The header section: fields as ranges of the octets that came (RFC 5322 §2.2, §3.6; RFC 2047; PROTOCOL §1.11, attack 13).
 
-RFC 5322 §2.2, §3.6.8; PROTOCOL §1.11. Parsing and emitting is the identity on any octets: what breaks the grammar stays where and as it
-is, noted as `malformed`. The `email` package is never asked to write, and to read only a copy of one value (`decode`).
+Theory of operation: the section is one piece of octets. A field is a line and the lines behind it that begin with white space; where fields
+begin and end is found once, when they are first asked for. An edit cuts octets out and puts others in, and touches nothing else: order,
+spelling, folding and faults of all other fields stay, signatures over them hold.
 
-Invariants: a section is the octets up to the empty line, without it; a line ends with CRLF (mail data has no other line ends), the last line
-of a message without an empty line may lack it. Names match whatever their case.
-Which fields mean what does not belong here (trace.py, rules), nor dot-stuffing (smtp/data.py).
+Invariants: `bytes(section)` is what came, for any octets, until something is edited. Lines end with CRLF only. What is put in is one field:
+a name and a value that cannot become another field or the end of the section. There is one reading of a section, this one; what others may
+read differently is `malformed`, passes as it came, and is never repaired.
+What fields mean (addresses, dates, MIME) does not belong here, nor limits.
 """
 
 from __future__ import annotations
 
 import re
-from email.errors import HeaderParseError
-from email.header import decode_header
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
-#: RFC 5322 §2.1.1: a line without its CRLF.
+import msgspec
+
+from relayproxy.mail.words import decode, unfold
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Field", "HeaderSection", "decode", "find_body", "unfold"]
+
+#: RFC 5322 §2.1.1: octets of a line without its CRLF, in what we write.
 MAX_LINE: Final = 998
-#: Of a value that is decoded for the record or a condition; longer ones are cut (attack 19).
-MAX_DECODED: Final = 64 * 1024
 
-# RFC 5322 §2.2: field = field-name ":" field-body CRLF; field-name = 1*<%d33-57 / %d59-126>. A field goes on with every line that begins
-# with white space. What is no field (no colon, white space before it) is one line by itself, and keeps its place.
-_FIELD: Final = re.compile(rb"([!-9;-~]++):([^\r]*+(?:\r(?!\n(?![ \t]))[^\r]*+)*+)(?:\r\n|\Z)")
+# RFC 5322 §2.2, §3.6.8
+#   field-name = 1*ftext
+#   ftext      = %d33-57 / %d59-126
 _NAME: Final = re.compile(rb"[!-9;-~]+")
-_BAD_VALUE: Final = re.compile(rb"\x00|\r(?!\n)|(?<!\r)\n|\r\n(?![ \t])")
-_FOLD: Final = re.compile(rb"\r\n(?=[ \t])")
-#: RFC 5322 §3.6: these stand at most once; two of them are two answers to one question.
-_ONCE: Final = frozenset({b"from", b"sender", b"to", b"cc", b"bcc", b"subject", b"date", b"reply-to", b"message-id"})
+# RFC 5322 §2.2.3: lines after the first begin with white space and have something else in them (a line of white space alone is obsolete,
+# §4.2, and the end of the section to some readers).
+_VALUE: Final = re.compile(rb"[^\r\n\0]*+(?:\r\n[ \t]++[^\r\n\0 \t][^\r\n\0]*+)*+")
+# A field that all readers read alike. Where fields of this kind fill the section, it is well formed.
+_PLAIN_FIELD: Final = re.compile(rb"(%b):(%b)\r\n" % (_NAME.pattern + b"+", _VALUE.pattern))
+# Any octets up to a CRLF without white space behind it: name, what is between it and the colon (§4.5.8), value. A line without a colon is all value.
+_FIELD: Final = re.compile(rb"(?:([!-9;-~]++)([ \t]*+):)?+([^\r]*+(?:\r(?!\n(?![ \t]))[^\r]*+)*+)(?:\r\n|\Z)")
+_BARE: Final = re.compile(rb"\r(?!\n)|(?<!\r)\n")
+_BLANK_LINE: Final = re.compile(rb"\r\n[ \t]+(?=\r\n|\Z)")
+
+#: RFC 5322 §3.6: once at most; RFC 2045 §3 has the others once by its grammar. Two of them, and two readers choose differently.
+SINGLE: Final = frozenset({
+    b"from", b"sender", b"reply-to", b"to", b"cc", b"bcc", b"date", b"subject", b"message-id", b"in-reply-to", b"references",
+    b"mime-version", b"content-type", b"content-transfer-encoding",
+})  # fmt: skip
 
 
-def find_body(content: bytes) -> tuple[int, int] | None:
-    """Where the header section ends and where the body begins, or None while there is no empty line."""
+def find_body(content: bytes, start: int = 0) -> tuple[int, int] | None:
+    """Where the header section ends and where the body begins (the empty line is between them); None where no empty line has come.
+
+    Content that begins with the empty line has an empty section. Octets before `start` have been searched before.
+    """
     if content.startswith(b"\r\n"):
         return 0, 2
-    end = content.find(b"\r\n\r\n")
+    end = content.find(b"\r\n\r\n", max(start - 3, 0))
     return None if end < 0 else (end + 2, end + 4)
 
 
-class Field(NamedTuple):
-    """A field: its name as written, its value as it came (folded, with the white space behind the colon), its octets' range."""
+class Field(msgspec.Struct, frozen=True, gc=False):
+    """A field as it came: `value` is all between the colon and the last CRLF, space and folding included.
+
+    `start` and `end` are its range in the section, CRLF included. A line without a colon has an empty name and is all value.
+    """
 
     name: bytes
     value: bytes
@@ -48,164 +72,172 @@ class Field(NamedTuple):
 
 
 class HeaderSection:
-    """A header section; `bytes(section)` is what it was made of, with the edits that were made."""
+    """The octets up to the empty line, without it. Names are matched without case; the n-th field of a name counts from 0."""
 
-    __slots__ = ("_fields", "_names", "_raw", "_stray")
+    __slots__ = ("_by_name", "_fields", "_plain", "_raw")
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
-        self._fields: tuple[Field, ...] | None = None
-        self._names: list[bytes] = []  # the fields' names in lower case
-        self._stray = False
+        self._fields: list[Field] | None = None
+        self._by_name: dict[bytes, list[Field]] | None = None
+        self._plain = False  # known once there are fields
 
     def __bytes__(self) -> bytes:
         return self._raw
 
+    # Reading.
+
     @property
-    def fields(self) -> tuple[Field, ...]:
-        """All fields in order. Lines that are none are not listed."""
+    def fields(self) -> list[Field]:
+        """All fields in order, and the lines that are none. Not to be changed."""
         if self._fields is None:
-            self._fields = tuple(self._parse())
-            self._names = [field.name.lower() for field in self._fields]
+            fields, end = [], 0
+            for name, value in _PLAIN_FIELD.findall(self._raw):
+                start, end = end, end + len(name) + len(value) + 3
+                fields.append(Field(name, value, start, end))
+            self._plain = end == len(self._raw)  # findall passes over what does not match: then lengths do not add up
+            self._fields = fields if self._plain else _all_fields(self._raw)
         return self._fields
 
-    @property
-    def names(self) -> list[bytes]:
-        """The names of `fields` in lower case."""
-        return self._names if self._fields is not None else [field.name.lower() for field in self.fields]
+    def _index(self) -> dict[bytes, list[Field]]:
+        if self._by_name is None:
+            index: dict[bytes, list[Field]] = {}
+            for field in self.fields:
+                key = field.name.lower()
+                if key in index:
+                    index[key].append(field)
+                else:
+                    index[key] = [field]
+            index.pop(b"", None)
+            self._by_name = index
+        return self._by_name
 
-    def _parse(self) -> list[Field]:
-        raw, at, match_at = self._raw, 0, _FIELD.match
-        fields: list[Field] = []
-        while at < len(raw):
-            if (match := match_at(raw, at)) is not None:
-                end = match.end()
-                fields.append(Field(match[1], match[2], at, end))
-                at = end
-            else:
-                self._stray = True
-                end = raw.find(b"\r\n", at)
-                at = len(raw) if end < 0 else end + 2
-        return fields
+    def _named(self, name: bytes) -> Sequence[Field]:
+        return self._index().get(name.lower(), ())
+
+    def get_all(self, name: bytes) -> list[Field]:
+        return list(self._named(name))
+
+    def first(self, name: bytes) -> Field | None:
+        found = self._named(name)
+        return found[0] if found else None
+
+    def count(self, name: bytes) -> int:
+        return len(self._named(name))
 
     @property
     def starts_with_space(self) -> bool:
-        """The first line would become part of whatever stands above it."""
-        return self._raw[:1] in (b" ", b"\t")
+        """The first line would become part of any field that is put on top of it (attack 13)."""
+        return self._raw.startswith((b" ", b"\t"))
 
     @property
     def malformed(self) -> str | None:
-        """What breaks the grammar, in words: somebody else may read this section in another way (attack 13)."""
-        names = self.names
-        if self._stray:
-            return "a line that is no field"
-        if len(names) != len(set(names)):
-            for name in _ONCE:
-                if names.count(name) > 1:
-                    return f"{name.decode('ascii')} more than once"
-        if names and not self._raw.endswith(b"\r\n"):
-            return "a last line without an end"
+        """What in the section others may read differently, the first of it, in words; None where there is nothing."""
+        fields = self.fields
+        if not self._plain:
+            for number, field in enumerate(fields, 1):
+                if (what := self._fault(field)) is not None:
+                    return f"{what} in field {number}"
+        for key, found in self._index().items():
+            if len(found) > 1 and key in SINGLE:
+                return f"more than one {found[0].name.decode('ascii')} field"
         return None
 
-    # Find.
+    def _fault(self, field: Field) -> str | None:
+        raw = self._raw[field.start : field.end]
+        if not field.name:
+            return _why_no_field(raw)
+        if not raw.startswith(b":", len(field.name)):
+            return "white space before the colon"
+        if b"\0" in raw:
+            return "a NUL"
+        if _BARE.search(raw):
+            return "a bare CR or LF"
+        if _BLANK_LINE.search(raw):
+            return "a line of white space alone"
+        return None if raw.endswith(b"\r\n") else "no CRLF at the end"
 
-    def get_all(self, name: bytes) -> list[Field]:
-        wanted = name.lower()
-        return [field for field, known in zip(self.fields, self.names, strict=True) if known == wanted]
+    # Editing. Each raises ValueError where what is put in is not one field, and then nothing is changed.
 
-    def first(self, name: bytes) -> Field | None:
-        wanted = name.lower()
-        names = self.names
-        return self.fields[names.index(wanted)] if wanted in names else None
+    def add(self, name: bytes, value: bytes) -> None:
+        """A field behind all others."""
+        self.insert(len(self.fields), name, value)
 
-    def count(self, name: bytes) -> int:
-        return self.names.count(name.lower())
+    def insert(self, index: int, name: bytes, value: bytes) -> None:
+        """A field before the one that has this index now (the number of fields: behind all). A value gets a space before it where it has none."""
+        if _NAME.fullmatch(name) is None:
+            raise ValueError(f"expected a field name of printable ASCII without colon and space, got {name[:80]!r}")
+        field = b"%b:%b\r\n" % (name, _sound_value(name, value))
+        fields = self.fields
+        if not 0 <= index <= len(fields):
+            raise IndexError(f"expected an index of 0 to {len(fields)}, got {index}")
+        if index == 0 and self.starts_with_space:
+            raise ValueError("the section begins with white space: its first line would become part of the new field")
+        at = fields[index].start if index < len(fields) else len(self._raw)
+        if at and not self._raw.endswith(b"\r\n", 0, at):
+            field = b"\r\n" + field  # the last line has no end
+        self._splice(at, at, field)
 
-    # Edit. Each raises ValueError for a name or a value that cannot stand in a field.
+    def change(self, name: bytes, n: int, value: bytes) -> None:
+        """Another value for the n-th field of this name, which keeps its place and spelling. Raises IndexError where there is none."""
+        field = self._nth(name, n)
+        end = field.end - (2 if self._raw.endswith(b"\r\n", field.start, field.end) else 0)
+        self._splice(end - len(field.value), end, _sound_value(field.name, value))
+
+    def delete(self, name: bytes, n: int | None = None) -> int:
+        """The n-th field of this name goes (IndexError where there is none), or all; how many went."""
+        gone = self.get_all(name) if n is None else [self._nth(name, n)]
+        for field in reversed(gone):
+            self._splice(field.start, field.end, b"")
+        return len(gone)
+
+    def _nth(self, name: bytes, n: int) -> Field:
+        found = self._named(name)
+        if not 0 <= n < len(found):
+            raise IndexError(f"expected one of {len(found)} fields, got {n}: {name[:80]!r}")
+        return found[n]
 
     def _splice(self, start: int, end: int, octets: bytes) -> None:
         self._raw = self._raw[:start] + octets + self._raw[end:]
-        self._fields = None
-        self._stray = False
-
-    def add(self, name: bytes, value: bytes) -> None:
-        """Put a field at the end."""
-        line = field_line(name, value)
-        whole = not self._raw or self._raw.endswith(b"\r\n")
-        self._splice(len(self._raw), len(self._raw), line if whole else b"\r\n" + line)
-
-    def insert(self, index: int, name: bytes, value: bytes) -> None:
-        """Put a field before the index-th (0: on top); past the last it goes to the end."""
-        fields = self.fields
-        if index < 0:
-            raise ValueError(f"expected an index from 0, got {index}")
-        if index >= len(fields):
-            self.add(name, value)
-            return
-        at = fields[index].start if index else 0
-        self._splice(at, at, field_line(name, value))
-
-    def change(self, name: bytes, n: int, value: bytes) -> bool:
-        """Give the n-th field of that name (from 1) another value; False where there is none. Its name stays as written."""
-        line = field_line(name, value)
-        found = self.get_all(name)
-        if not 1 <= n <= len(found):
-            return False
-        field = found[n - 1]
-        end = b"\r\n" if self._raw[field.end - 2 : field.end] == b"\r\n" else b""
-        self._splice(field.start, field.end, field.name + line[len(name) : -2] + end)
-        return True
-
-    def delete(self, name: bytes, n: int | None = None) -> int:
-        """Take away the n-th field of that name (from 1), or all of them; how many went."""
-        found = self.get_all(name)
-        if n is not None:
-            found = found[n - 1 : n] if n >= 1 else []
-        for field in reversed(found):
-            self._splice(field.start, field.end, b"")
-        return len(found)
+        self._fields = self._by_name = None
 
 
-def field_line(name: bytes, value: bytes) -> bytes:
-    """A field as it stands in a section. Raises ValueError: nothing can smuggle a second field, or the end of the section, in a value."""
-    if _NAME.fullmatch(name) is None:
-        raise ValueError(f"expected a field name of printable ASCII without a colon, got {name!r}")
-    if _BAD_VALUE.search(value) is not None:
-        raise ValueError("expected a value without NUL and with line ends only where a line is folded")
-    line = name + b": " + value
-    for part in line.split(b"\r\n"):
-        if len(part) > MAX_LINE:
-            raise ValueError(f"expected lines of at most {MAX_LINE} octets, got {len(part)}")
-        if not part.strip(b" \t"):
-            raise ValueError("expected no line of white space alone inside of a field")
-    return line + b"\r\n"
+def _all_fields(raw: bytes) -> list[Field]:
+    fields: list[Field] = []
+    end = 0
+    for name, space, value in _FIELD.findall(raw):
+        if end == len(raw):
+            break  # \Z matches once more
+        start, end = end, min(end + len(name) + len(space) + bool(name) + len(value) + 2, len(raw))
+        fields.append(Field(name, value, start, end))
+    return fields
 
 
-def unfold(value: bytes) -> bytes:
-    """A value on one line, without white space around it (RFC 5322 §2.2.3)."""
-    return (_FOLD.sub(b"", value) if b"\r" in value else value).strip(b" \t")
+def _why_no_field(line: bytes) -> str:
+    if line.startswith((b" ", b"\t")):
+        return "white space at the beginning"
+    if line.startswith((b"From ", b">From ")):
+        return "an mbox separator"  # mbox readers end the message here
+    if line == b"\r\n":
+        return "an empty line"
+    name, colon, _ = line.partition(b"\r\n")[0].partition(b":")
+    if colon and b"\0" in name:
+        return "a NUL in the name"
+    return "a name that is none" if colon else "no colon"
 
 
-def decode(value: bytes) -> str:
-    """A value as people read it: unfolded, encoded words decoded (RFC 2047). Never raises; octets that are no text become U+FFFD."""
-    unfolded = unfold(value[:MAX_DECODED])
-    text = unfolded.decode("utf-8", "replace")
-    if "=?" not in text:
-        return text
-    try:
-        return "".join([_word(part, charset) for part, charset in decode_header(text)])
-    except (HeaderParseError, ValueError):  # base64 that is none
-        return text
-
-
-def _word(part: bytes | str, charset: str | None) -> str:
-    if isinstance(part, str):
-        return part
-    if charset is None:
-        return part.decode(
-            "raw-unicode-escape", "replace"
-        )  # how decode_header gives back what stood between encoded words
-    try:
-        return part.decode(charset, "replace")
-    except (LookupError, ValueError):  # a charset nobody knows
-        return part.decode("utf-8", "replace")
+def _sound_value(name: bytes, value: bytes) -> bytes:
+    """The value as it is written behind the colon. Raises ValueError."""
+    if _VALUE.fullmatch(value) is None:
+        raise ValueError(
+            f"expected a value of {name.decode('ascii')} without NUL, with CR and LF only where a line is folded before "
+            f"white space and text, got {value[:80]!r}"
+        )
+    if not value.startswith((b" ", b"\t", b"\r\n")):
+        value = b" " + value
+    for number, line in enumerate((name + b":" + value).split(b"\r\n"), 1):
+        if len(line) > MAX_LINE:
+            raise ValueError(
+                f"expected lines of at most {MAX_LINE} octets, got {len(line)} in line {number} of {name.decode('ascii')}"
+            )
+    return value

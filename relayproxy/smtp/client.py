@@ -13,7 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from relayproxy.smtp import local_replies
-from relayproxy.smtp.dialogue import TRANSACTION, Dialogue
+from relayproxy.smtp.dialogue import Dialogue
 from relayproxy.smtp.errors import LocalProtocolError, RemoteProtocolError
 from relayproxy.smtp.replies import Reply, ReplyReader
 
@@ -32,7 +32,7 @@ class ClientProtocol:
         self.dialogue = Dialogue()
         self._replies = ReplyReader(max_bytes=reply_bytes, max_lines=reply_lines)
         self._owed: deque[str] = deque(("GREETING",))
-        self._ahead: str | None = None
+        self._ahead: Dialogue | None = None  # where the commands still unanswered lead if they succeed
         self._broken: RemoteProtocolError | None = None
 
     @property
@@ -43,10 +43,9 @@ class ClientProtocol:
     def send(self, command: Command) -> bytes:
         """The octets of a command. Several may be outstanding where the server offers PIPELINING; the caller sees to that."""
         verb = command.verb
-        if not self.dialogue.admits(verb, self._ahead):
-            raise LocalProtocolError(
-                f"{verb} out of sequence (transaction: {self._ahead or self.dialogue.transaction})"
-            )
+        dialogue = self._ahead or self.dialogue
+        if not dialogue.admits(verb):
+            raise LocalProtocolError(f"{verb} out of sequence (transaction: {dialogue.transaction})")
         self._owe(verb)
         return command.wire()
 
@@ -60,9 +59,9 @@ class ClientProtocol:
     def _owe(self, verb: str) -> None:
         self.check_silence()
         self._owed.append(verb)
-        ahead = self.dialogue.transaction if self._ahead is None else self._ahead
-        if (row := TRANSACTION.get((ahead, verb))) is not None:
-            self._ahead = row.get(2, ahead)
+        if self._ahead is None:
+            self._ahead = self.dialogue.ahead()
+        self._ahead.take(verb, 2)
 
     def receive_data(self, data: bytes) -> None:
         self._replies.feed(data)
@@ -79,12 +78,11 @@ class ClientProtocol:
         if reply is None:
             return None
         verb = self._owed.popleft()
+        severity = reply.code // 100
         if reply.code == 421:
-            self.dialogue.channel = "closing"
+            self.dialogue.close()
             return reply
-        if self.dialogue.allows(verb, reply.severity):
-            self.dialogue.advance(verb, reply.severity)
-        elif reply.severity < 4 or self.dialogue.admits(verb):
+        if not self.dialogue.take(verb, severity) and (severity < 4 or self.dialogue.admits(verb)):
             # A refusal always has a place: RCPT behind a refused MAIL of the same group is out of sequence, and is told so.
             raise RemoteProtocolError(
                 f"upstream answered {reply.code} to {verb}", local_replies.UPSTREAM_VIOLATION, fatal=True
@@ -107,8 +105,8 @@ class ClientProtocol:
 
     def check_silence(self) -> None:
         """Raise RemoteProtocolError where something has come that no command asked for; from then on it is always raised."""
-        if self._broken is None and not self._owed and len(self._replies):
-            self._broken = self._surplus()
+        if not self._owed and len(self._replies):
+            self._broken = self._broken or self._surplus()
         if self._broken is not None:
             raise self._broken
 

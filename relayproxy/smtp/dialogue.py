@@ -101,37 +101,84 @@ FRAMING: Final[Table] = {
 }
 
 
+class _Place:
+    """A state of all three machines at once, with the ways that lead on. One object a state: moving is one look-up."""
+
+    __slots__ = ("channel", "framing", "transaction", "ways")
+
+    def __init__(self, channel: str, transaction: str, framing: str) -> None:
+        self.channel = channel
+        self.transaction = transaction
+        self.framing = framing
+        self.ways: dict[str, dict[int, _Place]] = {}
+
+
+def _connect(places: dict[tuple[str, str, str], _Place], state: tuple[str, str, str]) -> _Place:
+    """The place of a state, with all that can be reached from it."""
+    if (place := places.get(state)) is not None:
+        return place
+    place = places[state] = _Place(*state)
+    channel, transaction, framing = state
+    for event in EVENTS:
+        rows = CHANNEL.get((channel, event)), TRANSACTION.get((transaction, event)), FRAMING.get((framing, event))
+        if rows[0] is None or rows[1] is None or rows[2] is None:
+            continue
+        common = rows[0].keys() & rows[1].keys() & rows[2].keys()
+        place.ways[event] = {
+            severity: _connect(places, (rows[0][severity], rows[1][severity], rows[2][severity])) for severity in common
+        }
+    return place
+
+
+_START: Final = _connect({}, ("connected", "none", "command"))
+
+
 class Dialogue:
     """Where a leg's conversation stands. `advance` takes one command and the severity of its reply."""
 
-    __slots__ = ("channel", "framing", "transaction")
+    __slots__ = ("_place",)
 
     def __init__(self) -> None:
-        self.channel: str = "connected"
-        self.transaction: str = "none"
-        self.framing: str = "command"
+        self._place = _START
 
-    def admits(self, event: str, transaction: str | None = None) -> bool:
-        """Whether the event has a place now; `transaction` is where the commands still unanswered will have led."""
-        return (
-            (self.transaction if transaction is None else transaction, event) in TRANSACTION
-            and (self.channel, event) in CHANNEL
-            and (self.framing, event) in FRAMING
-        )
+    @property
+    def channel(self) -> str:
+        return self._place.channel
 
-    def allows(self, event: str, severity: int) -> bool:
-        """Whether the protocol has a reply of this severity to the event, here."""
-        row = TRANSACTION.get((self.transaction, event))
-        return row is not None and severity in row and severity in CHANNEL.get((self.channel, event), ())
+    @property
+    def transaction(self) -> str:
+        return self._place.transaction
+
+    @property
+    def framing(self) -> str:
+        return self._place.framing
+
+    def close(self) -> None:
+        """Nothing has a place any more: 421 was said, or the peer broke the protocol for good."""
+        self._place = _Place("closing", self._place.transaction, self._place.framing)
+
+    def admits(self, event: str) -> bool:
+        """Whether the event has a place now."""
+        return event in self._place.ways
+
+    def take(self, event: str, severity: int) -> bool:
+        """Take the event with its reply, if they have a place here; whether they had one."""
+        row = self._place.ways.get(event)
+        if row is None or (place := row.get(severity)) is None:
+            return False
+        self._place = place
+        return True
 
     def advance(self, event: str, severity: int) -> None:
-        """Take the event with its reply. An event or a severity without a place raises LocalProtocolError: check first."""
-        try:
-            channel = CHANNEL[self.channel, event][severity]
-            transaction = TRANSACTION[self.transaction, event][severity]
-            framing = FRAMING[self.framing, event][severity]
-        except KeyError:
+        """Take the event with its reply. What has no place raises LocalProtocolError and changes nothing."""
+        if not self.take(event, severity):
+            place = self._place
             raise LocalProtocolError(
-                f"{event} answered {severity}yz has no place in {self.channel}/{self.transaction}/{self.framing}"
-            ) from None
-        self.channel, self.transaction, self.framing = channel, transaction, framing
+                f"{event} answered {severity}yz has no place in {place.channel}/{place.transaction}/{place.framing}"
+            )
+
+    def ahead(self) -> Dialogue:
+        """A copy, to be advanced by what is not answered yet."""
+        copy = Dialogue()
+        copy._place = self._place  # noqa: SLF001  its own class
+        return copy

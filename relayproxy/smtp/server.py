@@ -17,9 +17,9 @@ import msgspec
 
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.capabilities import Capabilities, check
-from relayproxy.smtp.commands import Bdat, Command, Mail, parse_command
+from relayproxy.smtp.commands import Bdat, Command, Data, Mail, parse_command
 from relayproxy.smtp.data import DataReader, DataSlice
-from relayproxy.smtp.dialogue import TRANSACTION, Dialogue
+from relayproxy.smtp.dialogue import Dialogue
 from relayproxy.smtp.errors import LocalProtocolError, RemoteProtocolError
 from relayproxy.smtp.lines import LineBuffer
 from relayproxy.smtp.parameters import get
@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 MAX_DISCARD = 64 * 1024
 #: RFC 2920 §3.1: only these may have others behind them in a group; all else is answered before we read on.
 GROUPABLE = frozenset({"MAIL", "RCPT", "RSET"})
+#: Commands that an extension brings, and what they are told where it was not offered.
+EXTENSIONS = {
+    "STARTTLS": (b"STARTTLS", local_replies.NOT_IMPLEMENTED),
+    "AUTH": (b"AUTH", local_replies.BAD_SEQUENCE),
+    "BDAT": (b"CHUNKING", local_replies.NOT_IMPLEMENTED),
+}
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):
@@ -49,15 +55,18 @@ class Refused(msgspec.Struct, frozen=True, gc=False):
 class ServerProtocol:
     """One client session's dialogue, as its server."""
 
-    __slots__ = ("_ahead", "_lines", "_max_data_line", "_pending", "_reader", "_smtputf8", "dialogue", "offered")
+    __slots__ = (
+        "_ahead", "_blocked", "_lines", "_max_data_line", "_pending", "_reader", "_smtputf8", "dialogue", "offered",
+    )  # fmt: skip
 
     def __init__(self, *, command_bytes: int, line_bytes: int) -> None:
         self.dialogue = Dialogue()
         #: What EHLO was answered; empty before it and after HELO.
         self.offered = Capabilities()
         self._lines = LineBuffer(command_bytes, MAX_DISCARD)
-        self._pending: deque[str] = deque()
-        self._ahead: str | None = None
+        self._pending: deque[str] = deque(("GREETING",))
+        self._blocked = True  # the last that is pending must be answered before anything behind it is read
+        self._ahead: Dialogue | None = None  # where the commands still unanswered lead if they succeed
         self._reader: DataReader | None = None
         self._smtputf8 = False
         self._max_data_line = line_bytes
@@ -71,46 +80,46 @@ class ServerProtocol:
         """Octets that have come and were not parsed yet."""
         return len(self._lines)
 
-    @property
-    def transaction_ahead(self) -> str:
-        """The transaction state once all that is unanswered has succeeded."""
-        return self.dialogue.transaction if self._ahead is None else self._ahead
-
     def next_command(self) -> Command | Refused | None:
         """The next line of the group, judged by what may come here; None: receive more, or answer what was given first."""
-        if self.dialogue.channel == "closing" or (self._pending and self._pending[-1] not in GROUPABLE):
+        if self._blocked:
             return None
-        line = b""
-        command: Command | None = None
+        line = None
+        command = None
         try:
-            first = self._lines.peek()
-            if first is not None and not (65 <= first <= 90 or 97 <= first <= 122 or first == 13):
-                # No verb begins so: TLS at a plain port, or a program that speaks something else. Its line may never end.
-                raise RemoteProtocolError("the line does not begin with a letter", local_replies.NOT_SMTP, fatal=True)
-            raw = self._lines.next_line()
-            if raw is None:
+            line = self._lines.next_line()
+            if line is None:
+                self._check_first_octet()
                 return None
-            line = raw
             command = parse_command(line)
             self._judge(command)
         except RemoteProtocolError as error:
-            return self._refuse(line, command, error)
+            return self._refuse(line or b"", command, error)
         verb = command.verb
         self._pending.append(verb)
-        if (row := TRANSACTION.get((self.transaction_ahead, verb))) is not None:
-            self._ahead = row.get(2, self.transaction_ahead)
+        if verb in GROUPABLE:
+            if self._ahead is None:
+                self._ahead = self.dialogue.ahead()
+            self._ahead.advance(verb, 2)
+        else:
+            self._blocked = True
         return command
+
+    def _check_first_octet(self) -> None:
+        """A line that is not whole yet, and whose end may never come: TLS at a plain port, or some other protocol (attack 29)."""
+        first = self._lines.peek()
+        if first is not None and not (65 <= first <= 90 or 97 <= first <= 122 or first == 13):
+            raise RemoteProtocolError("the line does not begin with a letter", local_replies.NOT_SMTP, fatal=True)
 
     def _judge(self, command: Command) -> None:
         verb = command.verb
         event = "BDAT LAST" if isinstance(command, Bdat) and command.last else verb
-        if not self.dialogue.admits(event, self._ahead):
+        dialogue = self._ahead or self.dialogue
+        if not dialogue.admits(event):
             raise RemoteProtocolError(
-                f"{verb} out of sequence (transaction: {self.transaction_ahead})",
+                f"{verb} out of sequence (transaction: {dialogue.transaction})",
                 local_replies.BAD_SEQUENCE,
-                fatal=isinstance(
-                    command, Bdat
-                ),  # its octets follow and were not announced (RFC 3030): nothing to sync on
+                fatal=isinstance(command, Bdat),  # its octets follow and were not announced (RFC 3030): nothing to sync on
             )
         check(command, self.offered, smtputf8=self._smtputf8)
         if isinstance(command, Mail):
@@ -118,31 +127,31 @@ class ServerProtocol:
 
     def _refuse(self, line: bytes, command: Command | None, error: RemoteProtocolError) -> Refused:
         self._pending.append("")
+        self._blocked = True
         if error.fatal:
             self._lines.clear()
-            self.dialogue.channel = "closing"  # whatever still comes is not read
+            self.dialogue.close()  # whatever still comes is not read
         return Refused(line, error.reply, error.what, error.fatal, command)
 
     def send(self, reply: Reply) -> bytes:
-        """Answer the oldest command that has no reply yet (the greeting, where there was none): the octets to write.
+        """Answer the oldest command that has no reply yet (first of all the greeting): the octets to write.
 
         A 421 may also come unasked (RFC 5321 §3.8).
         """
         if reply.code == 421:
-            self.dialogue.channel = "closing"
+            self._blocked = True
+            self.dialogue.close()
             return reply.wire
-        verb = (
-            "GREETING" if self.dialogue.channel == "connected" else self._pending.popleft() if self._pending else None
-        )
-        if verb is None:
+        if not self._pending:
             raise LocalProtocolError(f"a reply to nothing: {reply.code}")
-        if verb and self.dialogue.allows(verb, reply.severity):
-            self.dialogue.advance(verb, reply.severity)
-        elif verb and reply.severity not in (4, 5):
+        verb = self._pending.popleft()
+        severity = reply.code // 100
+        if verb and not self.dialogue.take(verb, severity) and severity < 4:
             raise LocalProtocolError(f"{verb} answered {reply.code}")
         if not self._pending:
             self._ahead = None
-        if verb == "DATA" and self.dialogue.framing == "data":
+            self._blocked = self.dialogue.channel == "closing"
+        if verb == "DATA" and severity == 3:
             self._reader = DataReader(self._max_data_line)
         return reply.wire
 
@@ -153,6 +162,7 @@ class ServerProtocol:
         part = self._reader.feed(data)
         if part.ended:
             self._pending.append("END")
+            self._blocked = True
             self._lines.feed(part.rest)
         return part
 

@@ -85,7 +85,7 @@ def test_optimism_lasts_until_the_replies_are_known():
     protocol.send(NO)
     protocol.send(NO)
     protocol.send(local_replies.BAD_SEQUENCE)
-    assert protocol.transaction_ahead == "none"
+    assert protocol.dialogue.transaction == "none"
     protocol.receive_data(b"RCPT TO:<d@e.f>\r\n")
     assert verbs(take(protocol)) == ["503"]
 
@@ -168,7 +168,8 @@ def test_one_reply_a_command_whatever_the_replies_i6(lines, choices):
                 reply = command.reply
             else:
                 good = GO if isinstance(command, Data) else OK
-                reply = NO if choices and choices.pop() == 0 else good
+                refused = (choices and choices.pop() == 0) or not protocol.dialogue.admits(command.verb)
+                reply = NO if refused else good
             assert protocol.send(reply)
             answered += 1
         if protocol.dialogue.channel == "closing":
