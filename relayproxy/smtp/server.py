@@ -17,7 +17,7 @@ import msgspec
 
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.capabilities import Capabilities, check
-from relayproxy.smtp.commands import Bdat, Command, Data, Mail, parse_command
+from relayproxy.smtp.commands import Bdat, Command, Mail, parse_command
 from relayproxy.smtp.data import DataReader, DataSlice
 from relayproxy.smtp.dialogue import Dialogue
 from relayproxy.smtp.errors import LocalProtocolError, RemoteProtocolError
@@ -113,14 +113,18 @@ class ServerProtocol:
 
     def _judge(self, command: Command) -> None:
         verb = command.verb
+        # A refused chunk is fatal: its octets follow (RFC 3030), and none of them may be taken for a command.
+        chunk = isinstance(command, Bdat)
         event = "BDAT LAST" if isinstance(command, Bdat) and command.last else verb
         dialogue = self._ahead or self.dialogue
         if not dialogue.admits(event):
             raise RemoteProtocolError(
                 f"{verb} out of sequence (transaction: {dialogue.transaction})",
                 local_replies.BAD_SEQUENCE,
-                fatal=isinstance(command, Bdat),  # its octets follow and were not announced (RFC 3030): nothing to sync on
+                fatal=chunk,
             )
+        if (extension := EXTENSIONS.get(verb)) is not None and extension[0] not in self.offered:
+            raise RemoteProtocolError(f"{verb} was not offered", extension[1], fatal=chunk)
         check(command, self.offered, smtputf8=self._smtputf8)
         if isinstance(command, Mail):
             self._smtputf8 = bool(command.parameters) and get(command.parameters, b"SMTPUTF8") is not None
@@ -128,10 +132,13 @@ class ServerProtocol:
     def _refuse(self, line: bytes, command: Command | None, error: RemoteProtocolError) -> Refused:
         self._pending.append("")
         self._blocked = True
+        reply = error.reply
         if error.fatal:
             self._lines.clear()
             self.dialogue.close()  # whatever still comes is not read
-        return Refused(line, error.reply, error.what, error.fatal, command)
+        elif self.dialogue.channel == "refused":
+            reply = local_replies.BAD_SEQUENCE  # RFC 5321 §3.1: to all but QUIT, whatever it is
+        return Refused(line, reply, error.what, error.fatal, command)
 
     def send(self, reply: Reply) -> bytes:
         """Answer the oldest command that has no reply yet (first of all the greeting): the octets to write.
