@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import trio
+
 if TYPE_CHECKING:
     from socket import socket
 
@@ -100,6 +102,7 @@ class _Relay:
 
     def sigterm(self) -> None:
         self._relay.shut_down()
+        trio.lowlevel.spawn_system_task(self._relay.drain)
 
     def close(self) -> list[dict[str, Any]]:
         written = self._reporter.close(5.0)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from relayproxy.net.peer import PeerLost
+from relayproxy.net.peer import PeerLost, PeerStalled
 from relayproxy.smtp.server import Refused
 
 if TYPE_CHECKING:
@@ -87,7 +87,9 @@ class ClientLeg:
         return self.protocol.dialogue.channel == "closing"
 
     async def mail_data(self) -> DataSlice:
-        """The next slice of mail data. Raises PeerLost where the client leaves before its end."""
+        """The next slice of mail data. Raises PeerLost where the client leaves before its end, or is told to."""
+        if self.peer.expired:
+            raise PeerStalled(self.peer.leg, "its time was over")  # however fast it sends
         data = b"" if self.ended else await self.peer.receive(self._timeouts.data_block)
         if not data:
             self.ended = True

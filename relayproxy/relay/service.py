@@ -123,7 +123,8 @@ class Relay:
                     accepting.cancel_scope.cancel()
                 for _, sock in sockets:
                     sock.close()
-                await self._drain(sessions.cancel_scope)
+                if not await self.drain():
+                    sessions.cancel_scope.cancel()
         finally:
             for _, sock in sockets:
                 sock.close()
@@ -149,12 +150,12 @@ class Relay:
         for session in self._sessions.values():
             session.cut_off()
 
-    async def _drain(self, sessions: trio.CancelScope) -> None:
+    async def drain(self) -> bool:
+        """After `shut_down`: let sessions end, up to `drain`, then end all that waits; whether all sessions have ended."""
         if await self._all_gone(self._config.drain):
-            return
+            return True
         self._cut_off()
-        if not await self._all_gone(GOODBYES):
-            sessions.cancel()
+        return await self._all_gone(GOODBYES)
 
     async def _all_gone(self, seconds: float) -> bool:
         """Wait for the last session to end, so long."""

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, NoReturn, TypeGuard
 
+import trio
+
 from relayproxy.net.peer import PeerLost, PeerStalled
 from relayproxy.record.text import text
 from relayproxy.relay.connect import UpstreamUnavailable, parse_capabilities
@@ -50,7 +52,7 @@ class Session:
     """What one client says, and what it is answered."""
 
     __slots__ = (
-        "_client", "_connect", "_context", "_delivery", "_errors", "_helo", "_idle", "_junk", "_messages", "_new_id",
+        "_client", "_connect", "_connecting", "_context", "_delivery", "_errors", "_helo", "_idle", "_junk", "_messages", "_new_id",
         "_transaction", "_upstream", "id", "transactions",
     )  # fmt: skip
 
@@ -62,6 +64,7 @@ class Session:
         self._client = client
         self._context = context
         self._connect = connect
+        self._connecting: trio.CancelScope | None = None
         self._upstream: Upstream | None = None
         self._delivery: Delivery | None = None
         self._transaction: Transaction | None = None
@@ -101,13 +104,17 @@ class Session:
     async def _leave(self) -> None:
         if self._transaction is not None:
             self._end_transaction()
-        await self._client.peer.close()
-        if self._upstream is not None:
-            await self._upstream.leave()
+        try:
+            await self._client.peer.close()
+        finally:
+            if self._upstream is not None:
+                await self._upstream.leave()
 
     def wind_down(self) -> None:
-        """Shutting down: wake the client's leg where it is idle; elsewhere the session notices by itself."""
-        if self._idle and self._transaction is None:
+        """Shutting down: end what waits while no transaction is open; the others notice by themselves."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+        elif self._idle and self._transaction is None:
             self._client.peer.expire()
 
     def cut_off(self) -> None:
@@ -119,7 +126,7 @@ class Session:
     async def _greet(self) -> None:
         """Upstream first, so that what we offer is what it offers (PROTOCOL §1.1 (1))."""
         try:
-            self._use(await self._connect(None))
+            self._use(await self._dial(None))
         except UpstreamUnavailable as error:
             self._context.reporter.error("upstream", error.what, session=self.id)
             await self._client.answer([error.greeting])
@@ -129,6 +136,16 @@ class Session:
         if self._context.shutting_down:
             raise Goodbye("shutdown", local_replies.SHUTTING_DOWN)
         await self._client.answer([self._context.greeting])
+
+    async def _dial(self, name: bytes | None) -> Upstream:
+        """Connect; a shutdown does not wait for it."""
+        self._connecting = trio.CancelScope()
+        try:
+            with self._connecting:
+                return await self._connect(name)
+        finally:
+            self._connecting = None
+        raise Goodbye("shutdown", local_replies.SHUTTING_DOWN)
 
     def _use(self, upstream: Upstream) -> None:
         self._upstream = upstream
@@ -143,12 +160,21 @@ class Session:
             self._idle = False
             if not group:
                 raise Goodbye("the client closed the connection")
-            if self._upstream is not None:
-                self._upstream.listen()
-                if self._upstream.failure is not None and not isinstance(group[0], Quit):
-                    raise Goodbye(self._upstream.trouble or "upstream is gone", self._upstream.failure)
+            if not isinstance(group[0], Quit):
+                self._check_that_we_go_on(group[0])
             await self._answer(group)
         raise Goodbye("421 was answered")
+
+    def _check_that_we_go_on(self, command: Command | Refused) -> None:
+        """Before a group: 421 where there is no upstream any more, or no service."""
+        if self._upstream is not None:
+            self._upstream.listen()
+            if (failure := self._upstream.failure) is not None:
+                if self._transaction is not None and not isinstance(command, Rset | Ehlo | Helo):
+                    self._transaction.lost(failure)
+                raise Goodbye(self._upstream.trouble or "upstream is gone", failure)
+        if self._context.shutting_down and self._transaction is None:
+            raise Goodbye("shutdown", local_replies.SHUTTING_DOWN)
 
     # A group of commands.
 
@@ -245,6 +271,8 @@ class Session:
                     self._end_transaction()
             case Rcpt() if self._transaction is not None:
                 self._transaction.recipient(received, sent if isinstance(sent, Rcpt) else None, reply)
+                if reply.code == 421:
+                    self._transaction.lost(reply)
             case Rset() if reply.severity == 2 and self._transaction is not None:
                 self._end_transaction()
             case _:
@@ -342,7 +370,7 @@ class Session:
     async def _reconnect(self) -> Reply | None:
         """After a verdict that closed upstream: a new connection, if it offers all that the client was offered."""
         try:
-            upstream = await self._connect(self._name_for_upstream())
+            upstream = await self._dial(self._name_for_upstream())
         except UpstreamUnavailable as error:
             self._context.reporter.error("upstream", error.what, session=self.id)
             return error.greeting if error.greeting.code == 421 else local_replies.UPSTREAM_GONE
@@ -374,7 +402,7 @@ class Session:
         if reply.severity == 3:
             await self._message(transaction, delivery)
         else:
-            transaction.refused_data(reply)
+            transaction.refused(reply)
 
     def _sync_violation(self) -> Goodbye:
         """Mail data that came before it was asked for is never read as commands (attack 5)."""
@@ -390,7 +418,11 @@ class Session:
         )
         verdict: Reply | None = None
         while True:
-            part = await self._client.mail_data()
+            try:
+                part = await self._client.mail_data()
+            except PeerLost:
+                delivery.give_up()  # at once: the goodbyes to the client may take a while
+                raise
             octets = intake.add(part)
             if verdict is None and intake.objection is not None:
                 delivery.give_up()

@@ -87,9 +87,13 @@ class Transaction:
         if reply.severity == 2:
             self.accepted += 1
 
-    def refused_data(self, reply: Reply) -> None:
+    def refused(self, reply: Reply) -> None:
         """DATA was not answered 354."""
         self._reply = reply
+
+    def lost(self, reply: Reply) -> None:
+        """The session ends with this 421, by no fault of the client's: earlier 250s are void (PROTOCOL §4, S4)."""
+        self._reply = self._reply or reply
 
     def begin_message(self, reader: DataReader, max_size: int, *, eight_bit_passes: bool) -> Intake:
         """354 was said: the message comes, and Received is put on top of it (PROTOCOL §1.8)."""

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
+import trio
+
 from relayproxy.net.peer import PeerLost, PeerStalled
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.commands import Data, Quit, Rset
@@ -127,9 +129,12 @@ class SmtpUpstream:
         self.trouble = self.trouble or what
         self._peer.drop()
 
-    def _failed(self, error: PeerLost | RemoteProtocolError) -> Reply:
-        """Mark the leg dead; the answer to the command that was outstanding."""
+    def _failed(self, error: PeerLost | RemoteProtocolError, *, transaction: bool = True) -> Reply:
+        """Mark the leg dead; the answer to the command that was outstanding (PROTOCOL §1.12: 451 in a transaction, else 421)."""
         match error:
+            case PeerStalled() if self._peer.expired:
+                self._fail("its time was over", local_replies.SHUTTING_DOWN)
+                return local_replies.SHUTTING_DOWN
             case RemoteProtocolError():
                 self._fail(error.what, error.reply if error.reply.code == 421 else local_replies.UPSTREAM_GONE)
                 return error.reply
@@ -137,7 +142,7 @@ class SmtpUpstream:
                 self._fail("upstream did not answer in time", local_replies.UPSTREAM_GONE)
             case PeerLost():
                 self._fail("upstream closed the connection", local_replies.UPSTREAM_GONE)
-        return local_replies.UPSTREAM_LOST
+        return local_replies.UPSTREAM_LOST if transaction else local_replies.UPSTREAM_GONE
 
     def listen(self) -> None:
         if self.failure is not None or self.spent or not self._peer.readable:
@@ -159,8 +164,9 @@ class SmtpUpstream:
             self._protocol.receive_data(data)
 
     async def _reply(self, seconds: float) -> Reply:
+        deadline = trio.current_time() + seconds  # for the whole reply: a server can be slow one octet at a time, too
         while (reply := self._protocol.next_reply()) is None:
-            data = await self._peer.receive(seconds)
+            data = await self._peer.receive(max(0.0, deadline - trio.current_time()))
             if not data:
                 raise PeerLost(self._peer.leg)
             self._protocol.receive_data(data)
@@ -192,7 +198,8 @@ class SmtpUpstream:
             try:
                 await self._exchange_group(group, replies)
             except (PeerLost, RemoteProtocolError) as error:
-                replies.append(self._failed(error))
+                transaction = commands[0].verb == "MAIL" or self._protocol.dialogue.transaction != "none"
+                replies.append(self._failed(error, transaction=transaction))
                 break
         if len(replies) < len(commands):
             rest = self.failure if replies or self.failure is None else local_replies.UPSTREAM_LOST
@@ -285,5 +292,8 @@ class SmtpUpstream:
         if self._protocol.owed or dialogue.framing != "command":
             self.drop()
             return
-        await self.exchange((Quit(),) if dialogue.transaction == "none" else (Rset(), Quit()))
-        self.drop()
+        try:
+            with trio.move_on_after(self._timeouts.quit):
+                await self.exchange((Quit(),) if dialogue.transaction == "none" else (Rset(), Quit()))
+        finally:
+            self.drop()
