@@ -57,7 +57,7 @@ def test_the_top_level_is_that_of_the_design() -> None:
 def test_a_module_says_what_it_is_for(path: Path) -> None:
     docstring = ast.get_docstring(ast.parse(path.read_bytes()))
     assert docstring
-    assert docstring.splitlines()[0][-1] in ".:,;", "its first line is a sentence, or the beginning of one"
+    assert docstring.splitlines()[0][-1] in ".:,;?", "its first line is a sentence, or the beginning of one"
 
 
 @each_module

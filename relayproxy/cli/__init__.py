@@ -72,8 +72,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def say(text: str) -> None:
-    """Tell the user."""
-    sys.stderr.write(text + "\n")
+    """Tell the user, with nothing that a terminal would obey (attack 22): a file, a flag or a server may have put it there."""
+    from relayproxy.record.text import printable
+
+    sys.stderr.write("".join(printable(line) + "\n" for line in text.splitlines()))
+
+
+def file_or_dash(_type: object, value: str | None) -> None:
+    """Validate a flag that may be "-": cyclopts would otherwise take the next flag for its value."""
+    if value is not None and value.startswith("-") and value != "-":
+        raise ValueError(f'expected a file or "-", got {value}; a file of that name is ./{value}')
 
 
 def _where(error: BaseException) -> str:

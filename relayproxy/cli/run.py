@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 
+from relayproxy.cli import file_or_dash
+
 if TYPE_CHECKING:
     import trio
 
@@ -33,7 +35,7 @@ async def run(
     listen: Annotated[list[str] | None, Parameter(negative="")] = None,
     upstream: str | None = None,
     clients: Annotated[list[str] | None, Parameter(negative="")] = None,
-    log: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    log: Annotated[str | None, Parameter(allow_leading_hyphen=True, validator=file_or_dash)] = None,
     log_format: str | None = None,
     config: Annotated[Path | None, Parameter(name="--config")] = None,
 ) -> int:

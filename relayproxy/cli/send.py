@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 
+from relayproxy.cli import file_or_dash
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -43,7 +45,7 @@ async def send(
     to: Annotated[list[str], Parameter(negative="")],
     subject: str | None = None,
     body: str | None = None,
-    message: str | None = None,
+    message: Annotated[str | None, Parameter(allow_leading_hyphen=True, validator=file_or_dash)] = None,
 ) -> int:
     """Send one message. Exit status 0: the server took it for every recipient.
 
@@ -242,7 +244,7 @@ def _shown(path: Path) -> str:
 
 
 def _words(reply: Reply) -> str:
-    """A reply on one line, with nothing in it that a terminal would obey."""
-    from relayproxy.record.text import text
+    """A reply on one line, with nothing in it that a terminal would obey (attack 22)."""
+    from relayproxy.record.text import printable, text
 
-    return f"{reply.code} {text(b' '.join(reply.lines))}"
+    return printable(f"{reply.code} {text(b' '.join(reply.lines))}")

@@ -1,0 +1,74 @@
+"""An SMTP server in a thread that answers as it is told, for clients that run in the foreground."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+#: What it answers, by the beginning of a line; the longest that fits counts. "" hangs up.
+REPLIES: Mapping[str, str] = {
+    "GREETING": "220 server.test",
+    "EHLO": "250-server.test\r\n250-SIZE 100000\r\n250-8BITMIME\r\n250 SMTPUTF8",
+    "HELO": "250 server.test",
+    "MAIL": "250 2.1.0 ok",
+    "RCPT": "250 2.1.5 ok",
+    "DATA": "354 go on",
+    ".": "250 2.0.0 queued as 42",
+    "RSET": "250 2.0.0 ok",
+    "QUIT": "221 2.0.0 bye",
+}
+
+
+@dataclass
+class Server:
+    """Where it listens, and what it heard: command lines, and the mail data as on the wire."""
+
+    url: str
+    lines: list[bytes] = field(default_factory=list)
+    data: bytes = b""
+
+
+@contextmanager
+def scripted(replies: Mapping[str, str] = {}) -> Iterator[Server]:
+    """For one session."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(30)
+    server = Server(f"smtp://127.0.0.1:{listener.getsockname()[1]}")
+    thread = threading.Thread(target=_serve, args=(listener, server, {**REPLIES, **replies}))
+    thread.start()
+    try:
+        yield server
+    finally:
+        thread.join()
+        listener.close()
+
+
+def _serve(listener: socket.socket, server: Server, replies: Mapping[str, str]) -> None:
+    try:
+        client, _ = listener.accept()
+    except TimeoutError:
+        return
+    client.settimeout(30)
+
+    def answer(line: str) -> str:
+        reply = replies[max((key for key in replies if line.startswith(key)), key=len)]
+        if reply:
+            client.sendall(reply.encode() + b"\r\n")
+        return reply
+
+    with client, client.makefile("rb") as lines:
+        reply = answer("GREETING")
+        while reply and (line := lines.readline()):
+            server.lines.append(line)
+            reply = answer(line.decode())
+            if reply.startswith("354"):
+                server.data = b"".join(iter(lines.readline, b".\r\n"))
+                reply = answer(".")
+            if line.startswith(b"QUIT"):
+                return

@@ -1,0 +1,141 @@
+"""What `check` prints is a configuration again; what `schema` prints describes it, and the records."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+
+from relayproxy.cli import main
+from relayproxy.cli.config import load
+
+ROOT = Path(__file__).resolve().parents[2]
+
+FULL = r"""
+hostname = "[IPv6:2001:db8::1]"
+state = "/tmp/a \"b\" \\ ü"
+drain = "1500ms"
+[[listener]]
+name = "a"
+address = "[::]:0"
+clients = ["10.0.0.0/8", "::1"]
+upstream = "x.y"
+[[listener]]
+name = "b"
+address = "unix:/run/b.sock"
+upstream = "keep"
+[upstream."x.y"]
+url = ["smtp://a.example", "smtp://192.0.2.1:26"]
+ehlo = "client"
+[upstream.keep]
+[log]
+file = "/var/log/relay.jsonl"
+format = "text"
+level = "debug"
+[timeouts.upstream]
+connect = "0.25s"
+end_of_data = "1d"
+[limits]
+sessions = 7
+message_bytes = "1000B"
+"""
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No ./relayproxy.toml but what a test writes."""
+    monkeypatch.chdir(tmp_path)
+
+
+def schema(what: str, capsys: pytest.CaptureFixture[str]) -> Any:
+    assert main(["schema", what]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("text", ["", FULL], ids=["defaults", "everything"])
+def test_what_check_prints_is_the_same_configuration_again(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("it.toml").write_text(text)
+    assert main(["check", "it.toml"]) == 0
+    printed = capsys.readouterr().out
+    Path("again.toml").write_text(printed)
+    first, again = load(Path("it.toml"), environ={}), load(Path("again.toml"), environ={})
+    assert [one.upstream or next(iter(first.upstream)) for one in first.listener] == [
+        one.upstream for one in again.listener
+    ]
+    assert again.model_copy(update={"listener": first.listener}) == first
+    assert main(["check", "--config", "again.toml"]) == 0
+    assert capsys.readouterr().out == printed
+
+
+def test_check_shows_what_environment_makes_of_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RELAYPROXY_UPSTREAM", "smtp://smtp.example.com")
+    assert main(["check"]) == 0
+    assert tomllib.loads(capsys.readouterr().out)["upstream"] == {
+        "default": {"url": ["smtp://smtp.example.com"], "ehlo": "own"}
+    }
+
+
+@pytest.mark.parametrize("what", ["config", "record"])
+def test_schemas_are_schemas(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    made = schema(what, capsys)
+    jsonschema.Draft202012Validator.check_schema(made)
+    assert (made["$schema"], made["$id"]) == (
+        "https://json-schema.org/draft/2020-12/schema",
+        f"urn:relayproxy:schema:{what}:1",
+    )
+
+
+@pytest.mark.parametrize("text", ["", FULL], ids=["defaults", "everything"])
+def test_the_schema_takes_what_is_a_configuration(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    made = schema("config", capsys)
+    jsonschema.validate(tomllib.loads(text), made)
+    Path("it.toml").write_text(text)
+    main(["check", "it.toml"])
+    jsonschema.validate(tomllib.loads(capsys.readouterr().out), made)
+
+
+@pytest.mark.parametrize(
+    "text", ["drain = 30", "hostnam = 'x'", "listener = []", "[limits]\nerrors = 0", "[log]\nlevel = 'loud'"]
+)
+def test_the_schema_refuses_what_is_none(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(tomllib.loads(text), schema("config", capsys))
+
+
+def test_every_default_in_the_schema_is_as_one_writes_it(capsys: pytest.CaptureFixture[str]) -> None:
+    made = schema("config", capsys)
+    validator = jsonschema.Draft202012Validator(made)
+    shown = 0
+    for table in (made, *made["$defs"].values()):
+        for key in table["properties"].values():
+            if "default" in key and key["default"] is not None:
+                validator.evolve(schema={**key, "$defs": made["$defs"]}).validate(key["default"])
+                shown += 1
+    assert shown > 30
+
+
+def test_the_example_is_right_and_changes_nothing_that_it_shows_as_a_default(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    example = (ROOT / "deploy/example.toml").read_text()
+    assert main(["check", str(ROOT / "deploy/example.toml")]) == 0
+    capsys.readouterr()
+    # With every commented-out setting switched on, it is still right, and knows each key there is.
+    Path("all.toml").write_text(re.sub(r"(?m)^#(?=[a-z_\[])", "", example))
+    config = load(Path("all.toml"), environ={})
+    assert config.limits == load(environ={}).limits
+    assert config.timeouts == load(environ={}).timeouts
+    shown = tomllib.loads(Path("all.toml").read_text())
+    keys = schema("config", capsys)
+    assert set(shown) == set(keys["properties"])
+    for table, name in ((shown["limits"], "Limits"), (shown["timeouts"]["client"], "ClientTimeouts"), (shown["log"], "Log"),
+                        (shown["timeouts"]["upstream"], "UpstreamTimeouts"), (shown["listener"][0], "ListenerTable"),
+                        (next(iter(shown["upstream"].values())), "UpstreamTable")):  # fmt: skip
+        assert set(table) == set(keys["$defs"][name]["properties"])

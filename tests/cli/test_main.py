@@ -1,0 +1,109 @@
+"""The command line as users meet it: help, wrong usage, and that no traceback ever shows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from relayproxy import __version__
+from relayproxy.cli import VERBS, main
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No ./relayproxy.toml but what a test writes."""
+    monkeypatch.chdir(tmp_path)
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(verb in shown and line in shown for verb, line in VERBS.items())
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    assert VERBS[verb].partition(",")[0].rstrip(".") in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"relayproxy {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["rum"], 'Unknown command "rum". Did you mean "run"?'),
+        (["list"], 'Unknown command "list".'),
+        (["replay", "latest", "--to", "smtp://x"], 'Unknown command "replay".'),
+        (["run", "--lisen", "x"], "Unknown option: --lisen. Did you mean --listen?"),
+        (["run", "--redirect-all", "qa@example.test"], "Unknown option: --redirect-all."),
+        (["run", "--workers", "4"], "Unknown option: --workers."),
+        (["run", "a.toml", "b.toml"], "['b.toml']"),
+        (["run", "a.toml", "--config", "b.toml"], "expected one configuration, got a.toml and --config b.toml"),
+        (["check", "a.toml", "--config", "b.toml"], "expected one configuration, got a.toml and --config b.toml"),
+        (["run", "missing.toml"], "missing.toml: cannot be read: No such file or directory"),
+        (["run", "--listen", "nowhere"], "--listen: expected host:port, [v6]:port, unix:/path or fd:NAME, got 'nowhere'"),
+        (["run", "--upstream", "smtps://x"], "--upstream: expected smtp://"),
+        (["run", "--log-format", "yaml"], "--log-format: expected 'json' or 'text', got 'yaml'"),
+        (["run", "--log", "missing/log"], "the log cannot be opened: "),
+        (["run", "--log", "--listen", "x"], 'expected a file or "-", got --listen'),
+        (["schema", "rules"], 'Choose from: "config", "record".'),
+        (["schema"], "requires an argument"),
+        (["send", "--server", "smtp://x", "--from", "a@x"], "parameter --to requires an argument"),
+    ],
+)  # fmt: skip
+def test_wrong_usage_is_told_in_a_line_and_is_status_2(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    streams = capsys.readouterr()
+    assert said in streams.err
+    assert (streams.out, streams.err.count("Traceback")) == ("", 0)
+
+
+def test_all_errors_of_a_file_are_shown_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("relayproxy.toml").write_text('drain = 3\ntrce = true\n[log]\nlevel = "loud"\n')
+    for verb in ("run", "check"):
+        assert main([verb]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert [line.partition(": ")[0] for line in lines] == [f"relayproxy.toml:{number}" for number in (1, 2, 4)]
+
+
+def test_a_place_that_is_taken_is_status_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("no socket")
+    Path("relayproxy.toml").write_text(f'state = "state"\n[[listener]]\naddress = "unix:{tmp_path}/taken"\n')
+    assert main(["run"]) == 2
+    streams = capsys.readouterr()
+    assert f"cannot listen on unix:{tmp_path}/taken" in streams.err
+    assert streams.err.count("\n") == 1
+
+
+def test_a_fault_of_ours_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise ExceptionGroup("a nursery's", [ValueError("of ours")])
+
+    monkeypatch.setattr("relayproxy.cli.build", lambda: lambda _: fail())
+    assert main(["check"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("relayproxy: a fault in relayproxy, please report it: ValueError: of ours")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_help_does_not_wait_for_what_it_does_not_need() -> None:
+    script = "import sys; from relayproxy.cli import main; main(['--help']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert {"trio", "pydantic", "structlog", "msgspec"} & set(done.stdout.split()) == set()
+
+
+@pytest.mark.slow
+def test_a_reader_that_goes_away_is_no_fault() -> None:
+    shell = f"{sys.executable} -m relayproxy schema record | true"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
+    assert done.stderr == ""

@@ -1,0 +1,140 @@
+"""`relayproxy run` as a process: where it says that it listens, what signals do, and the tools of deploy/ against it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import smtplib
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = 'state = "state"\nhostname = "relay.test"\n[[listener]]\naddress = "127.0.0.1:0"\n'
+
+
+@contextmanager
+def running(work: Path, *arguments: str, **environ: str) -> Iterator[subprocess.Popen[str]]:
+    """A relay that is ended, whatever happens; what it writes is a pipe."""
+    (work / "relayproxy.toml").write_text(CONFIG)
+    with subprocess.Popen(
+        [sys.executable, "-m", "relayproxy", "run", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=work,
+        env={**os.environ, **environ},
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def line(output: IO[str] | None) -> dict[str, Any]:
+    assert output
+    record = json.loads(output.readline())
+    assert isinstance(record, dict)
+    return record
+
+
+def port(listening: dict[str, Any]) -> int:
+    assert listening["event"] == "listening"
+    return int(listening["address"].rpartition(":")[2])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_says_where_it_listens_and_ends_in_order(number: signal.Signals, tmp_path: Path) -> None:
+    with running(tmp_path) as relay:
+        with smtplib.SMTP("127.0.0.1", port(line(relay.stdout)), timeout=20) as smtp:
+            smtp.sendmail("a@example.test", ["b@example.test"], b"Subject: hi\r\n\r\nhello\r\n")
+        relay.send_signal(number)
+        out, err = relay.communicate(timeout=20)
+        assert (relay.returncode, err) == (0, "")
+    assert [json.loads(text)["outcome"] for text in out.splitlines() if '"transaction"' in text[:30]] == ["accepted"]
+    (captured,) = (tmp_path / "state/captures").iterdir()
+    assert captured.read_bytes().endswith(b"Subject: hi\r\n\r\nhello\r\n")
+    assert (captured.stat().st_mode & 0o777, captured.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+
+
+def test_flags_and_variables_replace_the_file(tmp_path: Path) -> None:
+    more = ["--listen", "127.0.0.1:0", "--listen", f"unix:{tmp_path}/s", "--log", "-", "--log-format", "json"]
+    with running(tmp_path, *more, RELAYPROXY_LISTEN="127.0.0.1:1", RELAYPROXY_LOG="not-this") as relay:
+        assert port(line(relay.stdout)) > 1
+        assert line(relay.stdout)["address"] == f"unix:{tmp_path}/s"
+        relay.terminate()
+        assert relay.wait(20) == 0
+    assert not (tmp_path / "not-this").exists()
+
+
+def test_sighup_opens_the_log_anew(tmp_path: Path) -> None:
+    log = tmp_path / "relay.jsonl"
+    with running(tmp_path, "--log", "relay.jsonl", "--listen", f"unix:{tmp_path}/s") as relay:
+        while not log.exists() or not log.read_text().endswith("\n"):
+            assert relay.poll() is None, relay.communicate()
+        log.rename(tmp_path / "relay.jsonl.1")
+        relay.send_signal(signal.SIGHUP)
+        while not log.exists() or not log.read_text().endswith("\n"):
+            assert relay.poll() is None, relay.communicate()
+        relay.terminate()
+        assert relay.wait(20) == 0
+    assert json.loads((tmp_path / "relay.jsonl.1").read_text())["event"] == "listening"
+    assert json.loads(log.read_text().splitlines()[0])["event"] == "reload"
+    assert log.stat().st_mode & 0o077 == 0
+
+
+def test_a_port_that_is_taken_is_one_line_and_status_2(tmp_path: Path) -> None:
+    with running(tmp_path) as first:
+        address = line(first.stdout)["address"]
+        (tmp_path / "second").mkdir()
+        with running(tmp_path / "second", "--listen", address) as second:
+            out, err = second.communicate(timeout=20)
+        assert (second.returncode, out) == (2, "")
+        assert err == f"relayproxy: cannot listen on {address}: Address already in use\n"
+        first.terminate()
+        assert first.wait(20) == 0
+
+
+def test_the_health_check_of_the_image(tmp_path: Path) -> None:
+    check = [sys.executable, str(ROOT / "deploy/healthcheck.py")]
+    with running(tmp_path) as relay:
+        address = line(relay.stdout)["address"]
+        healthy = subprocess.run([*check, address], capture_output=True, text=True, check=True, timeout=20)
+        assert healthy.stdout.startswith("220 relay.test")
+        relay.terminate()
+        assert relay.wait(20) == 0
+    gone = subprocess.run([*check, address], capture_output=True, text=True, check=False, timeout=20)
+    assert (gone.returncode, gone.stderr.count("\n")) == (1, 1)
+
+
+def test_send_and_run_go_together(tmp_path: Path) -> None:
+    with running(tmp_path) as relay:
+        url = f"smtp://127.0.0.1:{port(line(relay.stdout))}"
+        command = [
+            sys.executable,
+            "-m",
+            "relayproxy",
+            "send",
+            "--server",
+            url,
+            "--from",
+            "a@x.test",
+            "--to",
+            "b@x.test",
+        ]
+        sent = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, timeout=20)
+        assert sent.stdout.startswith("250 2.0.0 ")
+        relay.terminate()
+        assert relay.wait(20) == 0
