@@ -75,6 +75,12 @@ def test_all_errors_of_a_file_are_shown_a_line_each(capsys: pytest.CaptureFixtur
         assert [line.partition(": ")[0] for line in lines] == [f"relayproxy.toml:{number}" for number in (1, 2, 4)]
 
 
+def test_what_a_file_says_is_not_obeyed_by_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("relayproxy.toml").write_text('"\\u001b[31m" = 1\n')
+    assert main(["check"]) == 2
+    assert capsys.readouterr().err.startswith("relayproxy.toml:1: \\x1b[31m: unknown key")
+
+
 def test_a_place_that_is_taken_is_status_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("no socket")
     Path("relayproxy.toml").write_text(f'state = "state"\n[[listener]]\naddress = "unix:{tmp_path}/taken"\n')

@@ -158,3 +158,9 @@ def test_what_cannot_be_sent_is_status_2(
     given |= dict(zip(more[::2], more[1::2], strict=True))
     assert main(["send", *(part for pair in given.items() for part in pair)]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_what_a_server_says_is_not_obeyed_by_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with scripted({".": "250 2.0.0 \u202eok"}) as server:
+        assert send(server.url) == 0
+    assert capsys.readouterr().out == "250 2.0.0 \\u202eok\n"
