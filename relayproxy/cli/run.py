@@ -32,11 +32,11 @@ async def run(
     file: Path | None = None,
     /,
     *,
-    listen: Annotated[list[str] | None, Parameter(negative="")] = None,
-    upstream: str | None = None,
-    clients: Annotated[list[str] | None, Parameter(negative="")] = None,
-    log: Annotated[str | None, Parameter(allow_leading_hyphen=True, validator=file_or_dash)] = None,
-    log_format: str | None = None,
+    listen: Annotated[list[str] | None, Parameter(negative="", metavar="ADDR")] = None,
+    upstream: Annotated[str | None, Parameter(metavar="URL")] = None,
+    clients: Annotated[list[str] | None, Parameter(negative="", metavar="CIDR")] = None,
+    log: Annotated[str | None, Parameter(metavar="FILE|-", allow_leading_hyphen=True, validator=file_or_dash)] = None,
+    log_format: Annotated[str | None, Parameter(metavar="json|text")] = None,
     config: Annotated[Path | None, Parameter(name="--config")] = None,
 ) -> int:
     """Relay mail, until SIGTERM.

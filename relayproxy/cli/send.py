@@ -40,12 +40,14 @@ class Misused(Unsent):
 
 async def send(
     *,
-    server: str,
-    sender: Annotated[str, Parameter(name="--from")],
-    to: Annotated[list[str], Parameter(negative="")],
-    subject: str | None = None,
-    body: str | None = None,
-    message: Annotated[str | None, Parameter(allow_leading_hyphen=True, validator=file_or_dash)] = None,
+    server: Annotated[str, Parameter(metavar="URL")],
+    sender: Annotated[str, Parameter(name="--from", metavar="ADDRESS")],
+    to: Annotated[list[str], Parameter(negative="", metavar="ADDRESS")],
+    subject: Annotated[str | None, Parameter(metavar="TEXT", allow_leading_hyphen=True)] = None,
+    body: Annotated[str | None, Parameter(metavar="TEXT", allow_leading_hyphen=True)] = None,
+    message: Annotated[
+        str | None, Parameter(metavar="FILE|-", allow_leading_hyphen=True, validator=file_or_dash)
+    ] = None,
 ) -> int:
     """Send one message. Exit status 0: the server took it for every recipient.
 
