@@ -204,7 +204,7 @@ class Session:
                 case Mail():
                     replies.append(await self._mail(command))
                 case Rcpt():
-                    replies.append(self._limited("recipients", local_replies.TOO_MANY_RECIPIENTS))
+                    replies.append(self._refuse_recipient())
                 case Rset():
                     replies.append(local_replies.RESET_OK)
                 case Help():
@@ -227,6 +227,8 @@ class Session:
             case Mail():
                 return self._objection_to_mail(command) is None
             case Rcpt():
+                if self._transaction is None and not asked:
+                    return False  # MAIL in front of it, in its group, was refused by us
                 standing = 0 if self._transaction is None else self._transaction.accepted
                 return standing + sum(isinstance(other, Rcpt) for other in asked) < self._context.limits.recipients
             case Rset():
@@ -290,13 +292,18 @@ class Session:
         self._context.reporter.violation(
             "client", refused.what, session=self.id, line=refused.line, reply=refused.reply
         )
-        if isinstance(refused.command, Mail) and refused.reply.code not in (501, 503):
+        if isinstance(refused.command, Mail | Rcpt) and refused.reply.code not in (501, 503):
             self._note(refused.command, None, refused.reply, self._context.now())
         if refused.reply.severity == 5:
             self._errors += 1
             if self._errors > self._context.limits.errors:
                 return self._limited("errors", local_replies.TOO_MANY_ERRORS)
         return refused.reply
+
+    def _refuse_recipient(self) -> Reply:
+        if self._transaction is None:
+            return local_replies.BAD_SEQUENCE
+        return self._limited("recipients", local_replies.TOO_MANY_RECIPIENTS)
 
     def _limited(self, limit: str, reply: Reply) -> Reply:
         self._context.reporter.limit(limit, session=self.id, reply=reply)

@@ -195,6 +195,10 @@ class SmtpUpstream:
             self.listen()
             if self.failure is not None:
                 break
+            if not self._protocol.dialogue.admits(group[0].verb):
+                # In lock-step the MAIL in front of it was refused: what upstream itself would say to RCPT in a group.
+                replies += [local_replies.BAD_SEQUENCE] * len(group)
+                continue
             try:
                 await self._exchange_group(group, replies)
             except (PeerLost, RemoteProtocolError) as error:
@@ -214,7 +218,12 @@ class SmtpUpstream:
         for command in group:
             if self.failure is not None:
                 return
-            replies.append(await self._reply(self._patience(command)))
+            reply = await self._reply(self._patience(command))
+            if command.verb == "RSET" and reply.severity != 2 and self.failure is None:
+                # Nobody knows what upstream still remembers (PROTOCOL §1.1 (9)).
+                self._fail(f"upstream answered {reply.code} to RSET", local_replies.UPSTREAM_GONE)
+                reply = local_replies.UPSTREAM_GONE
+            replies.append(reply)
 
     async def start_data(self, transaction: str) -> Reply:
         del transaction
