@@ -164,17 +164,23 @@ class EdgeStream(DeadlineStream):
             max_bytes = RECEIVE_SIZE
         elif max_bytes < 1:
             raise ValueError(f"expected max_bytes >= 1, got {max_bytes}")
+        self._check_reader()
         if self.readable:
             await checkpoint()
         while True:
             if not self.readable:
-                self._check_reader()
                 self._reader = current_task()
                 await wait_task_rescheduled(self._stop_reading)
             try:
-                return self.receive_nowait(max_bytes)
-            except trio.WouldBlock:
-                continue  # another task took it, or the edge was an old one
+                data = self._sock.recv(max_bytes)
+            except BlockingIOError:
+                self.readable = False  # another task took it, or the edge was an old one
+                continue
+            except OSError as error:
+                raise self._failure(error) from error
+            if len(data) < max_bytes and not self._exact:
+                self.readable = False
+            return data
 
     def _something_to_hear(self) -> bool:
         """Look whether there is something to receive, or the end, and leave it there."""
@@ -201,7 +207,8 @@ class EdgeStream(DeadlineStream):
         return sent
 
     def send_nowait(self, data: Octets) -> int:
-        self._check_writer()
+        if self._sending or self._ended:
+            self._check_writer()
         return self._send(data)
 
     async def send_all(self, data: Octets) -> None:

@@ -10,7 +10,7 @@ What the octets mean does not belong here (smtp/), nor does what to do about a l
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NoReturn
 
 import trio
 from trio.lowlevel import checkpoint
@@ -49,7 +49,7 @@ class PeerStalled(PeerLost):
 class Peer:
     """The client's or the upstream's end of a connection."""
 
-    __slots__ = ("_cut", "_streak", "address", "expired", "leg", "port", "stream")
+    __slots__ = ("_cut", "_streak", "address", "expired", "leg", "now", "port", "stream")
 
     def __init__(self, stream: DeadlineStream, leg: Leg, address: str, port: int | None) -> None:
         self.stream = stream
@@ -60,6 +60,8 @@ class Peer:
         self._cut = False  # a send did not end: what is next on the wire would be anybody's guess
         #: Its time is over (see expire).
         self.expired = False
+        #: trio's clock, without the detour over the running task.
+        self.now = trio.lowlevel.current_clock().current_time
 
     @classmethod
     def of(cls, stream: DeadlineStream, leg: Leg, url: UpstreamUrl) -> Peer:
@@ -85,6 +87,10 @@ class Peer:
 
     async def receive(self, seconds: float) -> bytes:
         """What has come, or comes within seconds; b"" at the end. PeerLost, PeerStalled."""
+        return await self.receive_by(self.now() + seconds)
+
+    async def receive_by(self, deadline: float) -> bytes:
+        """The same until a time on trio's clock (`now`): for units that come in pieces."""
         stream = self.stream
         try:
             if stream.readable:
@@ -99,7 +105,7 @@ class Peer:
             if self.expired:
                 raise PeerStalled(self.leg, "its time was over")
             self._streak = 0
-            stream.receive_by = trio.current_time() + seconds
+            stream.receive_by = deadline
             return await stream.receive_some()
         except trio.TooSlowError:
             raise PeerStalled(self.leg) from None
@@ -108,11 +114,15 @@ class Peer:
 
     async def send(self, data: bytes, seconds: float) -> None:
         """Send all within seconds. PeerLost, PeerStalled."""
-        if self._streak >= STREAK:
-            self._streak = 0
+        streak = self._streak
+        if streak >= STREAK:
+            streak = 0
             await checkpoint()
+        self._streak = streak + 1
         try:
-            sent = self._send_now(data)
+            if self._cut:
+                self._refuse_to_send()
+            sent = self.stream.send_nowait(data)
             if sent < len(data):
                 self.stream.send_by = self._start_to_wait(seconds)
                 await self.stream.send_all(memoryview(data)[sent:])
@@ -131,7 +141,10 @@ class Peer:
             self._streak = 0
             await checkpoint()
         try:
-            sent = self._send_now(data)
+            if self._cut:
+                self._refuse_to_send()
+            self._streak += 1
+            sent = self.stream.send_nowait(data)
             if sent < len(data):
                 self.stream.receive_by = self.stream.send_by = self._start_to_wait(seconds)
                 if not await self.stream.send_or_hear(memoryview(data)[sent:]):
@@ -143,17 +156,14 @@ class Peer:
             raise PeerLost(self.leg, str(error)) from error
         return True
 
-    def _send_now(self, data: bytes) -> int:
-        if self._cut:
-            raise PeerLost(self.leg, "an earlier send was cut short")
-        self._streak += 1
-        return self.stream.send_nowait(data)
+    def _refuse_to_send(self) -> NoReturn:
+        raise PeerLost(self.leg, "an earlier send was cut short")
 
     def _start_to_wait(self, seconds: float) -> float:
         """The deadline of a send that waits. Until it has ended well, it counts as cut."""
         self._cut = True
         self._streak = 0
-        return trio.current_time() + (min(seconds, LAST_WORDS) if self.expired else seconds)
+        return self.now() + (min(seconds, LAST_WORDS) if self.expired else seconds)
 
     async def send_eof(self) -> None:
         """Say that we send no more; what the peer sends still comes. PeerLost."""
@@ -165,12 +175,12 @@ class Peer:
     async def close(self) -> None:
         """Close so that what we said last arrives: half-close, let the peer finish (bounded in time and octets), close."""
         self.expired = False  # the linger has an end of its own
-        deadline = trio.current_time() + LINGER_SECONDS
+        deadline = self.now() + LINGER_SECONDS
         heard = 0
         try:
             await self.send_eof()
             while heard < LINGER_BYTES:
-                octets = await self.receive(deadline - trio.current_time())
+                octets = await self.receive_by(deadline)
                 if not octets:
                     break
                 heard += len(octets)

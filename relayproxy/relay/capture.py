@@ -50,6 +50,7 @@ class CaptureUpstream:
     address = None
     port = None
     failure: Reply | None = None
+    violation: str | None = None
     spent = False
 
     def __init__(self, name: str, folder: Path) -> None:

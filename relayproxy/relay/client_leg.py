@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import trio
-
 from relayproxy.net.peer import PeerLost, PeerStalled
 from relayproxy.smtp.server import Refused
 
@@ -38,30 +36,20 @@ class ClientLeg:
         self.ended = False
         self._timeouts = timeouts
 
-    def group_now(self) -> list[Command | Refused]:
-        """The commands that have come and can be answered together."""
-        group: list[Command | Refused] = []
-        while len(group) < GROUP and (command := self.protocol.next_command()) is not None:
-            group.append(command)
-        return group
-
     async def group(self) -> list[Command | Refused]:
         """The next group; empty when the client has closed. The deadline is for the whole line, not for each octet of it."""
-        if group := self.group_now():
+        peer, protocol = self.peer, self.protocol
+        if protocol.unread and (group := protocol.next_group(GROUP)):
             return group
-        deadline = 0.0
+        deadline = peer.now() + self._timeouts.command
         while not self.ended:
-            if deadline:
-                data = await self.peer.receive(max(0.0, deadline - trio.current_time()))
-            else:
-                data = await self.peer.receive(self._timeouts.command)
+            data = await peer.receive_by(deadline)
             if not data:
                 self.ended = True
                 break
-            self.protocol.receive_data(data)
-            if group := self.group_now():
+            protocol.receive_data(data)
+            if group := protocol.next_group(GROUP):
                 return group
-            deadline = deadline or trio.current_time() + self._timeouts.command
         return []
 
     def spoke_early(self) -> bool:
@@ -75,12 +63,12 @@ class ClientLeg:
 
     async def answer(self, replies: Iterable[Reply]) -> None:
         """Write replies to the oldest commands, in one go; nothing follows a 421, which promises to close (RFC 5321 §3.8)."""
-        octets: list[bytes] = []
+        octets = b""
         for reply in replies:
-            octets.append(self.protocol.send(reply))
+            octets += self.protocol.send(reply)
             if reply.code == 421:
                 break
-        await self.peer.send(b"".join(octets), self._timeouts.write)
+        await self.peer.send(octets, self._timeouts.write)
 
     @property
     def closing(self) -> bool:

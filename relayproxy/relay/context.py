@@ -5,9 +5,8 @@ Nothing here changes but `shutting_down`. What belongs to one client does not be
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, NamedTuple
-
-import trio
 
 from relayproxy.mail.trace import TRACE_MARGIN
 from relayproxy.smtp import local_replies
@@ -32,6 +31,9 @@ class Offer(NamedTuple):
 
 class Context:
     """One listener's."""
+
+    #: Seconds, for durations in records. Deadlines have trio's clock.
+    now = staticmethod(time.perf_counter)
 
     def __init__(
         self,
@@ -62,11 +64,6 @@ class Context:
         self.hello = local_replies.hello(self.ehlo_name)
         self.nothing = Capabilities()
         self._offers: dict[int, tuple[Capabilities, Offer]] = {}
-
-    @staticmethod
-    def now() -> float:
-        """Seconds on the clock that deadlines and durations use."""
-        return trio.current_time()
 
     def offer(self, upstream: Capabilities) -> Offer:
         """What a client may be offered in front of such an upstream (PROTOCOL §1.4)."""

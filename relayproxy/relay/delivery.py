@@ -17,7 +17,7 @@ from relayproxy.smtp.commands import Mail
 from relayproxy.smtp.grammar import number
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
     from relayproxy.relay.upstream import Upstream
     from relayproxy.smtp.commands import Command
@@ -58,21 +58,21 @@ class Delivery:
                     sent.append((keyword, value))
         return tuple(sent)
 
-    async def ask(self, commands: Sequence[Command]) -> list[Reply]:
+    def ask(self, commands: Sequence[Command]) -> Awaitable[list[Reply]]:
         """Envelope gate: pass the commands on as the group that they came in; a reply to each."""
-        return await self.upstream.exchange(commands)
+        return self.upstream.exchange(commands)
 
-    async def data(self, transaction: str) -> Reply:
+    def data(self, transaction: str) -> Awaitable[Reply]:
         """Data gate: 3yz, and mail data may leave."""
-        return await self.upstream.start_data(transaction)
+        return self.upstream.start_data(transaction)
 
     async def body(self, octets: bytes) -> Reply | None:
         """Mail data as on the wire. A reply is the verdict, given early: send no more."""
         return await self.upstream.send(octets) if octets else None
 
-    async def end(self, octets: bytes) -> Reply:
+    def end(self, octets: bytes) -> Awaitable[Reply]:
         """The last mail data and the final dot: the commit. The reply is the verdict."""
-        return await self.upstream.finish(octets)
+        return self.upstream.finish(octets)
 
     def give_up(self) -> None:
         """Once DATA has gone upstream there is no other way out than to close without a dot (PROTOCOL I3)."""

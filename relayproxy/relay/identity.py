@@ -6,6 +6,7 @@ of anything that a peer said (attack 25). The chance part counts up within a mil
 
 from __future__ import annotations
 
+import random
 import secrets
 import time
 from typing import TYPE_CHECKING
@@ -24,12 +25,14 @@ class Ids:
     def __init__(self) -> None:
         self._millisecond = 0
         self._random = 0
+        # Ids are names, not secrets: chance keeps those of two processes apart, and need not cost a system call each.
+        self._chance = random.Random()  # noqa: S311  seeded by the system
 
     def new(self) -> str:
         millisecond = time.time_ns() // 1_000_000
         if millisecond > self._millisecond:
             self._millisecond = millisecond
-            self._random = secrets.randbits(_RANDOM_BITS - 1)
+            self._random = self._chance.getrandbits(_RANDOM_BITS - 1)
         else:
             self._random += 1  # also where the clock was set back: order matters more than the exact time
         value = self._millisecond << _RANDOM_BITS | self._random

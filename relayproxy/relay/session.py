@@ -21,6 +21,7 @@ from relayproxy.relay.delivery import Delivery
 from relayproxy.relay.message import Intake
 from relayproxy.relay.transaction import Transaction
 from relayproxy.smtp import local_replies
+from relayproxy.smtp.capabilities import Capabilities
 from relayproxy.smtp.commands import Data, Ehlo, Helo, Help, Mail, Quit, Rcpt, Rset
 from relayproxy.smtp.grammar import number
 from relayproxy.smtp.parameters import get
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 Connect = Callable[[bytes | None], "Awaitable[Upstream]"]
 #: Commands that bring no message on; too many in a row end the session (attack 16).
 JUNK = frozenset({"EHLO", "HELO", "RSET", "NOOP", "VRFY", "HELP"})
+#: A transaction may have so many times its limit of recipients, refused ones included, before they are not even passed on.
+REFUSED_RECIPIENTS = 2
 
 
 class Goodbye(Exception):
@@ -109,6 +112,11 @@ class Session:
         finally:
             if self._upstream is not None:
                 await self._upstream.leave()
+                self._tell_violation(self._upstream)
+
+    def _tell_violation(self, upstream: Upstream) -> None:
+        if upstream.violation is not None:
+            self._context.reporter.violation("upstream", upstream.violation, session=self.id, reply=upstream.failure)
 
     def wind_down(self) -> None:
         """Shutting down: end what waits while no transaction is open; the others notice by themselves."""
@@ -184,13 +192,20 @@ class Session:
         asked: list[Command] = []
         fatal: str | None = None
         for command in group:
-            if self._goes_upstream(command, asked):
+            too_much = self._is_too_much_junk(command)
+            if not too_much and self._goes_upstream(command, asked):
                 asked.append(command)
                 continue
             replies += await self._ask(asked)
             asked.clear()
+            if too_much:
+                replies.append(self._limited("junk_commands", local_replies.TOO_MUCH_JUNK))
+                break
             match command:
                 case Refused():
+                    if command.changes_framing and self._client.spoke_early():
+                        await self._client.answer(replies)
+                        raise self._sync_violation()
                     replies.append(self._refuse(command))
                     fatal = command.what if command.fatal else fatal
                 case Data():
@@ -204,7 +219,7 @@ class Session:
                 case Mail():
                     replies.append(await self._mail(command))
                 case Rcpt():
-                    replies.append(self._refuse_recipient())
+                    replies.append(self._refuse_recipient(command))
                 case Rset():
                     replies.append(local_replies.RESET_OK)
                 case Help():
@@ -212,7 +227,6 @@ class Session:
                 case _:
                     # NOOP and VRFY, with no upstream connection to ask.
                     replies.append(local_replies.NOOP_OK if command.verb == "NOOP" else local_replies.CANNOT_VERIFY)
-            self._count_junk(command, replies)
         replies += await self._ask(asked)
         await self._client.answer(replies)
         if fatal is not None:
@@ -225,12 +239,11 @@ class Session:
             return False
         match command:
             case Mail():
-                return self._objection_to_mail(command) is None
+                return self._objection_to_mail(command, sum(isinstance(other, Mail) for other in asked)) is None
             case Rcpt():
                 if self._transaction is None and not asked:
                     return False  # MAIL in front of it, in its group, was refused by us
-                standing = 0 if self._transaction is None else self._transaction.accepted
-                return standing + sum(isinstance(other, Rcpt) for other in asked) < self._context.limits.recipients
+                return self._has_room_for_recipient(sum(isinstance(other, Rcpt) for other in asked))
             case Rset():
                 return bool(asked) or self._transaction is not None
             case Refused() | Data() | Quit() | Ehlo() | Helo() | Help():
@@ -300,21 +313,28 @@ class Session:
                 return self._limited("errors", local_replies.TOO_MANY_ERRORS)
         return refused.reply
 
-    def _refuse_recipient(self) -> Reply:
+    def _has_room_for_recipient(self, ahead: int) -> bool:
+        """`ahead` more RCPTs were not answered yet. Those that upstream refuses count too, past a point: the record keeps them all (I11)."""
+        limit = self._context.limits.recipients
+        accepted, asked = (0, 0) if self._transaction is None else (self._transaction.accepted, self._transaction.asked)
+        return accepted + ahead < limit and asked + ahead < REFUSED_RECIPIENTS * limit
+
+    def _refuse_recipient(self, command: Rcpt) -> Reply:
         if self._transaction is None:
             return local_replies.BAD_SEQUENCE
+        if self._transaction.asked < REFUSED_RECIPIENTS * self._context.limits.recipients:
+            self._note(command, None, local_replies.TOO_MANY_RECIPIENTS, self._context.now())
         return self._limited("recipients", local_replies.TOO_MANY_RECIPIENTS)
 
     def _limited(self, limit: str, reply: Reply) -> Reply:
         self._context.reporter.limit(limit, session=self.id, reply=reply)
         return reply
 
-    def _count_junk(self, command: Command | Refused, replies: list[Reply]) -> None:
+    def _is_too_much_junk(self, command: Command | Refused) -> bool:
         if isinstance(command, Refused) or command.verb not in JUNK:
-            return
+            return False
         self._junk += 1
-        if self._junk > self._context.limits.junk_commands:
-            replies[-1] = self._limited("junk_commands", local_replies.TOO_MUCH_JUNK)
+        return self._junk > self._context.limits.junk_commands
 
     async def _hello(self, command: Ehlo | Helo) -> Reply:
         """EHLO and HELO begin anew, at any time: upstream is told with RSET (PROTOCOL §1.1 (3))."""
@@ -325,12 +345,11 @@ class Session:
             (reply,) = await self._ask([Rset()])
             if reply.severity != 2:
                 return reply if reply.code == 421 else local_replies.UPSTREAM_GONE
+        if self._context.says_client_name and not upstream.spent:
+            refusal = await self._say_name(upstream, command.name)
+            if refusal is not None:
+                return refusal
         self._helo = command
-        if (name := self._name_for_upstream()) is not None and not upstream.spent:
-            (reply,) = await upstream.exchange([Ehlo(name)])
-            if reply.severity != 2:
-                return reply
-            upstream.capabilities = parse_capabilities(reply)
         if isinstance(command, Helo):
             self._client.protocol.offered = self._context.nothing
             return self._context.hello
@@ -338,16 +357,29 @@ class Session:
         self._client.protocol.offered = offer.capabilities
         return offer.reply
 
+    @staticmethod
+    async def _say_name(upstream: Upstream, name: bytes) -> Reply | None:
+        """Greet upstream anew with the client's name; its refusal, if it will not have it. A server without EHLO gets HELO (RFC 5321 §3.2)."""
+        (reply,) = await upstream.exchange([Ehlo(name)])
+        capabilities = parse_capabilities(reply)
+        if reply.severity == 5:
+            (reply,) = await upstream.exchange([Helo(name)])
+            capabilities = Capabilities()
+        if reply.severity != 2:
+            return reply
+        upstream.capabilities = capabilities
+        return None
+
     def _name_for_upstream(self) -> bytes | None:
         return self._helo.name if self._context.says_client_name and self._helo is not None else None
 
     # A message.
 
-    def _objection_to_mail(self, command: Mail) -> Reply | None:
-        """What speaks against a new transaction before upstream is asked."""
+    def _objection_to_mail(self, command: Mail, ahead: int = 0) -> Reply | None:
+        """What speaks against a new transaction before upstream is asked; `ahead` others go with it in its group."""
         if not self._context.reporter.healthy:
             return local_replies.RECORD_FAILED
-        if self._messages >= self._context.limits.messages_per_session:
+        if self._messages + ahead >= self._context.limits.messages_per_session:
             return local_replies.TOO_MANY_MESSAGES
         size = get(command.parameters, b"SIZE")
         if size is not None and number(size) > self._max_size:
@@ -440,6 +472,7 @@ class Session:
                 verdict = await delivery.body(octets)
             elif intake.overrun:
                 transaction.verdict(verdict, delivery.upstream.progress)
+                self._client.protocol.cut_mail_data_short()
                 raise Goodbye("the client went on sending a message that was refused", verdict)
         if verdict is None:
             started = self._context.now()
@@ -448,12 +481,23 @@ class Session:
         transaction.verdict(verdict, delivery.upstream.progress)
         if verdict.severity == 2:
             self._junk = 0
+        self._tell_flaws(transaction, delivery)
         try:
             await self._client.answer([verdict])
         except PeerLost:
             transaction.acknowledged = False
             raise
         self._end_transaction()
+
+    def _tell_flaws(self, transaction: Transaction, delivery: Delivery) -> None:
+        """What passed all the same, or went wrong on our own disk."""
+        reporter = self._context.reporter
+        if self._client.reader.eight_bit and not transaction.declares_eight_bit:
+            what = "8-bit content that MAIL did not announce"  # RFC 6152 §3; PROTOCOL §1.5: passed and flagged
+            reporter.violation("client", what, session=self.id, transaction=transaction.id)
+        upstream = delivery.upstream
+        if upstream.trouble is not None and upstream.failure is None:
+            reporter.error("upstream", upstream.trouble, session=self.id, transaction=transaction.id)
 
     def _object(self, intake: Intake, transaction: Transaction) -> Reply:
         """Tell why a message is refused; it is read to its end all the same (PROTOCOL §1.5)."""

@@ -7,6 +7,7 @@ environment does not belong here (cli/config.py).
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Literal
 
@@ -94,6 +95,11 @@ class UpstreamTimeouts(Settings):
     data_block: Duration = _for("3m", "for upstream to take a block of mail data")
     end_of_data: Duration = _for("10m", "for the reply to the final dot")
     quit: Duration = _for("5s", "for the reply to QUIT")
+
+    @cached_property
+    def by_verb(self) -> dict[str, float]:
+        """How long the reply to a command may take; `mail` for those that are not here."""
+        return {"EHLO": self.ehlo, "HELO": self.ehlo, "RCPT": self.rcpt, "DATA": self.data, "QUIT": self.quit}
 
 
 class Limits(Settings):

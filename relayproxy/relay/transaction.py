@@ -87,6 +87,17 @@ class Transaction:
         if reply.severity == 2:
             self.accepted += 1
 
+    @property
+    def asked(self) -> int:
+        """How many recipients were named, refused ones included."""
+        return len(self._recipients)
+
+    @property
+    def declares_eight_bit(self) -> bool:
+        """Whether MAIL said that the content may be 8-bit (RFC 6152 §3, RFC 6531 §3.6)."""
+        parameters = self._mail[0].parameters
+        return (get(parameters, b"BODY") or b"").upper() == b"8BITMIME" or get(parameters, b"SMTPUTF8") is not None
+
     def refused(self, reply: Reply) -> None:
         """DATA was not answered 354."""
         self._reply = reply

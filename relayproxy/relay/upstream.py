@@ -49,6 +49,8 @@ class Upstream(Protocol):
     failure: Reply | None
     #: In words, for the log.
     trouble: str | None
+    #: How it broke the protocol, where that is the trouble.
+    violation: str | None
     progress: Progress
     #: Closed without a dot, the client having its verdict: nothing is wrong, but there is no connection.
     spent: bool
@@ -89,7 +91,7 @@ class SmtpUpstream:
     """An SMTP server, greeted and with EHLO done."""
 
     __slots__ = (
-        "_peer", "_protocol", "_timeouts", "capabilities", "failure", "name", "progress", "spent", "trouble", "url",
+        "_patience", "_peer", "_protocol", "_timeouts", "capabilities", "failure", "name", "progress", "spent", "trouble", "url", "violation",
     )  # fmt: skip
 
     def __init__(
@@ -106,11 +108,13 @@ class SmtpUpstream:
         self.capabilities = capabilities
         self.failure: Reply | None = None
         self.trouble: str | None = None
+        self.violation: str | None = None
         self.progress: Progress = "none"
         self.spent = False
         self._peer = peer
         self._protocol = protocol
         self._timeouts = timeouts
+        self._patience = timeouts.by_verb
 
     @property
     def host(self) -> str | None:
@@ -136,6 +140,8 @@ class SmtpUpstream:
                 self._fail("its time was over", local_replies.SHUTTING_DOWN)
                 return local_replies.SHUTTING_DOWN
             case RemoteProtocolError():
+                if error.reply.code != 421:
+                    self.violation = self.violation or error.what
                 self._fail(error.what, error.reply if error.reply.code == 421 else local_replies.UPSTREAM_GONE)
                 return error.reply
             case PeerStalled():
@@ -164,28 +170,19 @@ class SmtpUpstream:
             self._protocol.receive_data(data)
 
     async def _reply(self, seconds: float) -> Reply:
-        deadline = trio.current_time() + seconds  # for the whole reply: a server can be slow one octet at a time, too
-        while (reply := self._protocol.next_reply()) is None:
-            data = await self._peer.receive(max(0.0, deadline - trio.current_time()))
-            if not data:
-                raise PeerLost(self._peer.leg)
-            self._protocol.receive_data(data)
+        peer, protocol = self._peer, self._protocol
+        reply = protocol.next_reply() if protocol.unread else None
+        if reply is None:
+            deadline = peer.now() + seconds  # for the whole reply: a server can be slow one octet at a time, too
+            while reply is None:
+                data = await peer.receive_by(deadline)
+                if not data:
+                    raise PeerLost(peer.leg)
+                protocol.receive_data(data)
+                reply = protocol.next_reply()
         if reply.code == 421:
             self._fail("upstream closed the session with 421", reply)
         return reply
-
-    def _patience(self, command: Command) -> float:
-        match command.verb:
-            case "RCPT":
-                return self._timeouts.rcpt
-            case "DATA":
-                return self._timeouts.data
-            case "EHLO" | "HELO":
-                return self._timeouts.ehlo
-            case "QUIT":
-                return self._timeouts.quit
-            case _:
-                return self._timeouts.mail
 
     async def exchange(self, commands: Sequence[Command]) -> list[Reply]:
         replies: list[Reply] = []
@@ -211,14 +208,13 @@ class SmtpUpstream:
         return replies
 
     async def _exchange_group(self, group: Sequence[Command], replies: list[Reply]) -> None:
-        octets: list[bytes] = []
-        for command in group:
-            octets.append(self._protocol.send(command))
-        await self._peer.send(b"".join(octets), self._timeouts.data_block)
+        send = self._protocol.send
+        octets = send(group[0]) if len(group) == 1 else b"".join([send(command) for command in group])
+        await self._peer.send(octets, self._timeouts.data_block)
         for command in group:
             if self.failure is not None:
                 return
-            reply = await self._reply(self._patience(command))
+            reply = await self._reply(self._patience.get(command.verb, self._timeouts.mail))
             if command.verb == "RSET" and reply.severity != 2 and self.failure is None:
                 # Nobody knows what upstream still remembers (PROTOCOL §1.1 (9)).
                 self._fail(f"upstream answered {reply.code} to RSET", local_replies.UPSTREAM_GONE)
@@ -234,8 +230,8 @@ class SmtpUpstream:
         try:
             if self._peer.readable:
                 self._hear_now()
-                if (reply := self._protocol.early_reply()) is not None:
-                    return self._verdict(reply)
+            if (reply := self._protocol.early_reply()) is not None:
+                return self._verdict(reply)
             if await self._peer.send_or_hear(data, self._timeouts.data_block):
                 return None
             return await self._early()
@@ -271,7 +267,7 @@ class SmtpUpstream:
         return self._failed(error)
 
     async def finish(self, data: bytes) -> Reply:
-        if len(data) > LAST_WRITE or self._peer.readable:
+        if len(data) > LAST_WRITE or self._peer.readable or self._protocol.heard:
             if (verdict := await self.send(data)) is not None:
                 return verdict
             data = b""

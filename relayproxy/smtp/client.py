@@ -63,8 +63,18 @@ class ClientProtocol:
             self._ahead = self.dialogue.ahead()
         self._ahead.take(verb, 2)
 
+    @property
+    def unread(self) -> int:
+        """Octets that have come and belong to no reply that was given."""
+        return len(self._replies)
+
     def receive_data(self, data: bytes) -> None:
         self._replies.feed(data)
+
+    @property
+    def heard(self) -> bool:
+        """Whether octets have come of which no reply was made yet."""
+        return len(self._replies) > 0
 
     def next_reply(self) -> Reply | None:
         """The reply to the oldest command, once it is whole.

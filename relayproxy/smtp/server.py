@@ -51,6 +51,11 @@ class Refused(msgspec.Struct, frozen=True, gc=False):
     fatal: bool
     command: Command | None = None
 
+    @property
+    def changes_framing(self) -> bool:
+        """Whether what follows was meant for something else than commands, had it not been refused (attacks 5, 6, 9)."""
+        return self.line.lstrip().split(b" ", 1)[0].upper() in (b"DATA", b"AUTH", b"STARTTLS")
+
 
 class ServerProtocol:
     """One client session's dialogue, as its server."""
@@ -79,6 +84,13 @@ class ServerProtocol:
     def unread(self) -> int:
         """Octets that have come and were not parsed yet."""
         return len(self._lines)
+
+    def next_group(self, most: int) -> list[Command | Refused]:
+        """The commands that have come and are answered together (RFC 2920 §3.1), at most so many; none: as `next_command`."""
+        group: list[Command | Refused] = []
+        while not self._blocked and len(group) < most and (command := self.next_command()) is not None:
+            group.append(command)
+        return group
 
     def next_command(self) -> Command | Refused | None:
         """The next line of the group, judged by what may come here; None: receive more, or answer what was given first."""
@@ -172,6 +184,11 @@ class ServerProtocol:
             self._blocked = True
             self._lines.feed(part.rest)
         return part
+
+    def cut_mail_data_short(self) -> None:
+        """Answer the message before its end: only the reply and the end of the connection may follow."""
+        self._pending.append("END")
+        self._blocked = True
 
     @property
     def mail_data(self) -> DataReader:
