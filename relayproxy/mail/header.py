@@ -34,12 +34,13 @@ _NAME: Final = re.compile(rb"[!-9;-~]+")
 # RFC 5322 §2.2.3: lines after the first begin with white space and have something else in them (a line of white space alone is obsolete,
 # §4.2, and the end of the section to some readers).
 _VALUE: Final = re.compile(rb"[^\r\n\0]*+(?:\r\n[ \t]++[^\r\n\0 \t][^\r\n\0]*+)*+")
-# A field that all readers read alike. Where fields of this kind fill the section, it is well formed.
-_PLAIN_FIELD: Final = re.compile(rb"(%b):(%b)\r\n" % (_NAME.pattern + b"+", _VALUE.pattern))
+# A field that all readers read alike but for NUL and bare LF, which are looked for in the whole section (to scan for one octet is twice as fast
+# as for a set); or else all that is left: a search that went on behind what does not match would take quadratic time.
+_PLAIN_FIELD: Final = re.compile(rb"(?s:([!-9;-~]++):([^\r]*+(?:\r\n[ \t]++[^\r\n\0 \t][^\r]*+)*+)\r\n|(.+))")
 # Any octets up to a CRLF without white space behind it: name, what is between it and the colon (§4.5.8), value. A line without a colon is all value.
 _FIELD: Final = re.compile(rb"(?:([!-9;-~]++)([ \t]*+):)?+([^\r]*+(?:\r(?!\n(?![ \t]))[^\r]*+)*+)(?:\r\n|\Z)")
 _BARE: Final = re.compile(rb"\r(?!\n)|(?<!\r)\n")
-_BLANK_LINE: Final = re.compile(rb"\r\n[ \t]+(?=\r\n|\Z)")
+_BLANK_LINE: Final = re.compile(rb"\r\n[ \t]++(?=\r\n|\Z)")
 
 #: RFC 5322 §3.6: once at most; RFC 2045 §3 has the others once by its grammar. Two of them, and two readers choose differently.
 SINGLE: Final = frozenset({
@@ -72,7 +73,7 @@ class Field(msgspec.Struct, frozen=True, gc=False):
 
 
 class HeaderSection:
-    """The octets up to the empty line, without it. Names are matched without case; the n-th field of a name counts from 0."""
+    """The octets up to the empty line, without it. Names are matched without case; the n-th field of a name counts from 1."""
 
     __slots__ = ("_by_name", "_fields", "_plain", "_raw")
 
@@ -80,7 +81,7 @@ class HeaderSection:
         self._raw = raw
         self._fields: list[Field] | None = None
         self._by_name: dict[bytes, list[Field]] | None = None
-        self._plain = False  # known once there are fields
+        self._plain = False  # all fields are plain; known once there are fields
 
     def __bytes__(self) -> bytes:
         return self._raw
@@ -91,12 +92,16 @@ class HeaderSection:
     def fields(self) -> list[Field]:
         """All fields in order, and the lines that are none. Not to be changed."""
         if self._fields is None:
+            raw = self._raw
             fields, end = [], 0
-            for name, value in _PLAIN_FIELD.findall(self._raw):
+            for name, value, rest in _PLAIN_FIELD.findall(raw):
+                if rest:
+                    self._fields = _all_fields(raw)
+                    return self._fields
                 start, end = end, end + len(name) + len(value) + 3
                 fields.append(Field(name, value, start, end))
-            self._plain = end == len(self._raw)  # findall passes over what does not match: then lengths do not add up
-            self._fields = fields if self._plain else _all_fields(self._raw)
+            self._fields = fields
+            self._plain = b"\0" not in raw and raw.count(b"\n") == raw.count(b"\r")
         return self._fields
 
     def _index(self) -> dict[bytes, list[Field]]:
@@ -157,20 +162,21 @@ class HeaderSection:
             return "a line of white space alone"
         return None if raw.endswith(b"\r\n") else "no CRLF at the end"
 
-    # Editing. Each raises ValueError where what is put in is not one field, and then nothing is changed.
+    # Editing. Each raises ValueError where what is put in is not one field, and then nothing is changed. A value gets a space before it
+    # where it brings no white space.
 
     def add(self, name: bytes, value: bytes) -> None:
         """A field behind all others."""
         self.insert(len(self.fields), name, value)
 
     def insert(self, index: int, name: bytes, value: bytes) -> None:
-        """A field before the one that has this index now (the number of fields: behind all). A value gets a space before it where it has none."""
+        """A field before the one that has this index now: 0 is the top, the number of fields or more the end."""
         if _NAME.fullmatch(name) is None:
             raise ValueError(f"expected a field name of printable ASCII without colon and space, got {name[:80]!r}")
+        if index < 0:
+            raise ValueError(f"expected an index from 0, got {index}")
         field = b"%b:%b\r\n" % (name, _sound_value(name, value))
         fields = self.fields
-        if not 0 <= index <= len(fields):
-            raise IndexError(f"expected an index of 0 to {len(fields)}, got {index}")
         if index == 0 and self.starts_with_space:
             raise ValueError("the section begins with white space: its first line would become part of the new field")
         at = fields[index].start if index < len(fields) else len(self._raw)
@@ -178,28 +184,28 @@ class HeaderSection:
             field = b"\r\n" + field  # the last line has no end
         self._splice(at, at, field)
 
-    def change(self, name: bytes, n: int, value: bytes) -> None:
-        """Another value for the n-th field of this name, which keeps its place and spelling. Raises IndexError where there is none."""
-        field = self._nth(name, n)
+    def change(self, name: bytes, n: int, value: bytes) -> bool:
+        """Another value for the n-th field of this name, which keeps its place and spelling; False where there is none."""
+        found = self._named(name)
+        if not 1 <= n <= len(found):
+            return False
+        field = found[n - 1]
         end = field.end - (2 if self._raw.endswith(b"\r\n", field.start, field.end) else 0)
         self._splice(end - len(field.value), end, _sound_value(field.name, value))
+        return True
 
     def delete(self, name: bytes, n: int | None = None) -> int:
-        """The n-th field of this name goes (IndexError where there is none), or all; how many went."""
-        gone = self.get_all(name) if n is None else [self._nth(name, n)]
+        """The n-th field of this name goes, or all; how many went."""
+        found = self._named(name)
+        gone = found if n is None else found[n - 1 : n] if n >= 1 else ()
         for field in reversed(gone):
             self._splice(field.start, field.end, b"")
         return len(gone)
 
-    def _nth(self, name: bytes, n: int) -> Field:
-        found = self._named(name)
-        if not 0 <= n < len(found):
-            raise IndexError(f"expected one of {len(found)} fields, got {n}: {name[:80]!r}")
-        return found[n]
-
     def _splice(self, start: int, end: int, octets: bytes) -> None:
         self._raw = self._raw[:start] + octets + self._raw[end:]
         self._fields = self._by_name = None
+        self._plain = False
 
 
 def _all_fields(raw: bytes) -> list[Field]:
