@@ -75,7 +75,12 @@ def test_names_have_no_case() -> None:
     assert first is not None
     assert first.value == b" a@example.com"
     assert (section.first(b"X-None"), section.count(b"X-None"), section.get_all(b"X-None")) == (None, 0, [])
-    assert (section.first(b""), section.count(b"")) == (None, 0)
+
+
+def test_a_line_without_a_name_is_no_field_of_any_name() -> None:
+    section = HeaderSection(b"A: b\r\nno colon\r\n")
+    assert (section.first(b""), section.count(b""), section.delete(b"")) == (None, 0, 0)
+    assert section.fields[1] == Field(b"", b"no colon", 6, 16)
 
 
 FAULTS: list[tuple[bytes, str | None]] = [

@@ -147,7 +147,8 @@ LOOPS: list[tuple[bytes, bool]] = [
     (field(identity=f"{ID}@abcdefghij-default2"), False),
     (field(identity=f"{ID}@xabcdefghij-default"), False),
     (field(identity=f"{ID}@abcdefghij-default.example"), False),
-    (field(identity="short@abcdefghij-default"), False),
+    (field(identity="SHORT@abcdefghij-default"), False),
+    (field(identity=f"{ID.lower()}@abcdefghij-default"), False),
     # not in Received, not behind id
     (field().replace(b"Received", b"X-Received"), False),
     (b"Subject: id " + ID.encode() + b"@abcdefghij-default\r\n", False),
@@ -163,4 +164,6 @@ def test_attack_31_our_own_mark_is_known_again(raw: bytes, ours: bool) -> None:
 
 
 def test_a_dot_in_our_name_is_a_dot() -> None:
-    assert not is_own(HeaderSection(field(identity=f"{ID}@aXb-default")), "a.b-default")
+    raw = field(identity=f"{ID}@aXb-default")
+    assert not is_own(HeaderSection(raw), "a.b-default")
+    assert not is_own(HeaderSection(raw + b"Subject: @a.b-default\r\n"), "a.b-default")
