@@ -164,17 +164,12 @@ class Transaction:
                 self._client.address, self._client.port, None if self._helo is None else text(self._helo.name)
             ),
             upstream=self._upstream_record(),
-            envelope=EnvelopesRecord(
-                envelope_of(mail, [received for received, _, _ in self._recipients]),
-                None
-                if self._sent_mail is None
-                else envelope_of(self._sent_mail, [sent for _, sent, _ in self._recipients if sent is not None]),
-            ),
+            envelope=self._envelopes_record(mail),
             recipients=tuple(
                 [
                     RecipientRecord(
-                        text(received.path.address),
-                        () if sent is None else (text(sent.path.address),),
+                        address := text(received.path.address),
+                        () if sent is None else (address if sent is received else text(sent.path.address),),
                         reply_of(answer),
                     )
                     for received, sent, answer in self._recipients
@@ -185,6 +180,16 @@ class Transaction:
             outcome=outcome(mail_reply, heard, self._reply, unknown=self._progress == "committed"),
             acknowledged=self.acknowledged,
             seconds=SecondsRecord(duration(context.now() - self._started), duration(self.upstream_seconds)),
+        )
+
+    def _envelopes_record(self, mail: Mail) -> EnvelopesRecord:
+        received = envelope_of(mail, [received for received, _, _ in self._recipients])
+        if self._sent_mail is None:
+            return EnvelopesRecord(received, None)
+        if self._sent_mail is mail and all([sent is one for one, sent, _ in self._recipients]):
+            return EnvelopesRecord(received, received)
+        return EnvelopesRecord(
+            received, envelope_of(self._sent_mail, [sent for _, sent, _ in self._recipients if sent is not None])
         )
 
     def _upstream_record(self) -> UpstreamRecord | None:

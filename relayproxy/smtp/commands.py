@@ -188,12 +188,20 @@ _COMMON_MAIL: Final = re.compile(
 _COMMON_RCPT: Final = re.compile(rb"[Rr][Cc][Pp][Tt] [Tt][Oo]:" + _ADDRESS).fullmatch
 
 
+#: Lines that are a command as they stand, and always the same one.
+_WHOLE: Final[dict[bytes, Command]] = {
+    command.verb.encode("ascii"): command for command in (Data(), Rset(), Noop(), Quit(), Help(), StartTls())
+}
+
+
 def parse_command(line: bytes) -> Command:
     """The command on a line that came without its CRLF.
 
     Raises RemoteProtocolError with the reply that fits it (PROTOCOL §1.2); fatal where what came is no SMTP, or where nobody can
     know how many octets of it are no commands.
     """
+    if (whole := _WHOLE.get(line)) is not None:
+        return whole
     if len(line) <= grammar.MAX_PATH:
         if (match := _COMMON_RCPT(line)) is not None:
             local, domain = match.groups()

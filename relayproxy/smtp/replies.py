@@ -11,6 +11,7 @@ Deciding what a reply means for the dialogue does not belong here (dialogue.py).
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final, Literal
 
 import msgspec
@@ -46,6 +47,10 @@ _STRAY: Final = re.compile(rb"[\n\0]|\r(?!\n|\Z)")
 _PLAIN: Final = bytes(c if 32 <= c < 127 or c >= 128 else ord("?") for c in range(256))
 # surrogateescape makes lone surrogates of octets that are not UTF-8
 _UNFIT: Final = re.compile("[\x00-\x1f\x7f-\x9f\udc80-\udcff]")
+
+
+#: Octets of a line that is looked up before it is parsed.
+_OFTEN_SAID: Final = 128
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):
@@ -89,10 +94,24 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
         if not 200 <= code <= 599:
             raise LocalProtocolError(f"expected a reply code of 200 to 599, got {code}")
         if len(lines) == 1 and len(line := lines[0]) <= _MAX_TEXT and line.isascii():
-            return b"%d %b\r\n" % (code, line.translate(_PLAIN))
+            return _one_line(code, line)
         texts = [part for line in lines for part in _split(_clean(line))] or [b""]
         more = [b"%d-%b\r\n" % (code, text) for text in texts[:-1]]
         return b"%b%d %b\r\n" % (b"".join(more), code, texts[-1])
+
+
+@lru_cache(maxsize=512)
+def _said(line: bytes) -> Reply | None:
+    """The reply that a line alone is, if it is one. Servers say the same few things over and over."""
+    match = _LINE.fullmatch(line)
+    if match is None or match[2] == b"-":
+        return None
+    return Reply(int(match[1]), (match[3] or b"",))
+
+
+@lru_cache(maxsize=512)
+def _one_line(code: int, line: bytes) -> bytes:
+    return b"%d %b\r\n" % (code, line.translate(_PLAIN))
 
 
 def _without(line: bytes, enhanced: bytes) -> bytes:
@@ -136,10 +155,11 @@ class ReplyReader:
     # `_data[_start:]` is held; its first CRLF begins at `_searched` or later. `_texts` and `_octets` are the lines of an unfinished
     # reply and what they took. `_broken` stays: after a violation there is no telling where the next reply begins.
     __slots__ = (
-        "_broken", "_code", "_data", "_max_bytes", "_max_line", "_max_lines", "_octets", "_searched", "_start", "_texts",
+        "_broken", "_code", "_data", "_max_bytes", "_max_line", "_max_lines", "_octets", "_often", "_searched", "_start", "_texts",
     )  # fmt: skip
 
     def __init__(self, max_bytes: int, max_lines: int, max_line: int = MAX_LINE_READ) -> None:
+        self._often = min(_OFTEN_SAID, max_line, max_bytes)
         self._max_bytes = max_bytes
         self._max_lines = max_lines
         self._max_line = max_line
@@ -179,8 +199,11 @@ class ReplyReader:
             if end < 0:
                 self._note_open_line()
                 break
-            match = _LINE.fullmatch(data, start, end)
             octets = end + 2 - start
+            if octets <= self._often and not self._texts and (known := _said(data[start:end])) is not None:
+                self._start = self._searched = end + 2
+                return known
+            match = _LINE.fullmatch(data, start, end)
             if match is None:
                 raise self._violation(_what_is_wrong(data[start:end], len(self._texts) + 1))
             code, separator, text = match.groups(b"")
