@@ -177,6 +177,9 @@ def path(octets: bytes, start: int = 0) -> tuple[bytes, bytes, int]:
         _check_domain(domain)
     elif route:
         raise ValueError("expected a domain behind a source route")
+    elif not local.isascii():
+        # Names of this machine, such as <postmaster>, are ASCII; <a\uff20b.test> is an address to who maps before he splits (attack 10).
+        raise ValueError("expected a domain behind a local part that is not ASCII")
     if not (local.isascii() and route.isascii()):
         utf8(local)
         utf8(route)
