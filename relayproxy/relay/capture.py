@@ -100,7 +100,7 @@ class CaptureUpstream:
         """Undo dot-stuffing (RFC 5321 §4.5.2). Slices never end inside of CRLF "." (smtp/data.py), so only the first begins a line."""
         if not self._begun and data.startswith(b"."):
             data = data[1:]
-        self._begun = True
+        self._begun = self._begun or bool(data)
         self._waiting.append(data.replace(b"\r\n.", b"\r\n"))
         self._waiting_octets += len(data)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from relayproxy.net.peer import PeerLost, PeerStalled
-from relayproxy.smtp.server import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,10 +18,19 @@ if TYPE_CHECKING:
     from relayproxy.smtp.commands import Command
     from relayproxy.smtp.data import DataReader, DataSlice
     from relayproxy.smtp.replies import Reply
-    from relayproxy.smtp.server import ServerProtocol
+    from relayproxy.smtp.server import Refused, ServerProtocol
 
 #: Commands of a group that are answered together; the rest waits in the buffer, so that no group grows with what a client sends.
 GROUP = 100
+
+
+class Goodbye(Exception):  # noqa: N818  it is no error
+    """The session ends, after this reply where there is one."""
+
+    def __init__(self, why: str, reply: Reply | None = None) -> None:
+        super().__init__(why)
+        self.why = why
+        self.reply = reply
 
 
 class ClientLeg:

@@ -20,7 +20,6 @@ from relayproxy.smtp.capabilities import Capabilities
 from relayproxy.smtp.client import ClientProtocol
 from relayproxy.smtp.commands import Ehlo, Helo
 from relayproxy.smtp.errors import RemoteProtocolError
-from relayproxy.smtp.replies import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from relayproxy.net.stream import DeadlineStream
     from relayproxy.relay.settings import Limits, UpstreamTimeouts
     from relayproxy.smtp.commands import Command
+    from relayproxy.smtp.replies import Reply
 
 #: Opens a connection within so many seconds, or raises DialError.
 Dial = Callable[[UpstreamUrl, float], "Awaitable[DeadlineStream]"]
@@ -40,7 +40,7 @@ _DIAL_REPLIES = {
 }
 
 
-class UpstreamUnavailable(Exception):
+class UpstreamUnavailable(Exception):  # noqa: N818  it is a fact, and reads as one
     """No server could be had: `greeting` is what the client hears instead of 220."""
 
     def __init__(self, what: str, greeting: Reply) -> None:

@@ -38,8 +38,10 @@ class Delivery:
         self.growth = TRACE_MARGIN if trace else 0
 
     def outgoing(self, command: Asked) -> Asked:
-        """The command as it leaves: SIZE grown by what we add or dropped where upstream has none, and `MAIL AUTH=` dropped
-        (RFC 4954 §5: we do not vouch for it)."""
+        """The command as it leaves: SIZE grown by what we add, or dropped where upstream has none; no `MAIL AUTH=`.
+
+        We do not vouch for what AUTH= says (RFC 4954 §5).
+        """
         if not isinstance(command, Mail) or not command.parameters:
             return command
         parameters = self._mail_parameters(command.parameters)

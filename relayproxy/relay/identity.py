@@ -40,7 +40,7 @@ class Ids:
 
 
 def instance(state: Path) -> str:
-    """This installation's name in Received fields, made at the first start and kept under `state`. Raises OSError."""
+    """The installation's name in Received fields, made at the first start and kept under `state`. Raises OSError."""
     path = state / "instance"
     try:
         name = path.read_text("ascii").strip()

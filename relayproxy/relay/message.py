@@ -33,8 +33,19 @@ class Intake:
     """A message as it is read. After the end: `header`, `body_digest`, `size`."""
 
     __slots__ = (
-        "_body", "_content", "_ended", "_eight_bit_passes", "_identity", "_limits", "_max_size", "_reader", "_trace", "_wire",
-        "body_start", "header", "objection",
+        "_body",
+        "_content",
+        "_eight_bit_passes",
+        "_ended",
+        "_identity",
+        "_limits",
+        "_max_size",
+        "_reader",
+        "_trace",
+        "_wire",
+        "body_start",
+        "header",
+        "objection",
     )  # fmt: skip
 
     def __init__(
@@ -81,9 +92,10 @@ class Intake:
             return b"" if self.objection else part.wire
         if self.objection is not None:
             return b""
+        searched = len(self._content)
         self._content = self._content + part.content if self._content else part.content
         self._wire = self._wire + part.wire if self._wire else part.wire
-        found = find_body(self._content)
+        found = find_body(self._content, searched)
         if found is None and not part.ended:
             if len(self._content) > self._limits.header_bytes:
                 self._object(local_replies.HEADER_OVER_LIMIT, "the header section is too long", "header_bytes")

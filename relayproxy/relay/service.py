@@ -8,6 +8,7 @@ What a session does does not belong here (session.py), nor reading configuration
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Protocol
@@ -232,10 +233,8 @@ class Relay:
         return None
 
     async def _turn_away(self, client: ClientLeg, refusal: Reply) -> None:
-        try:
+        with suppress(PeerLost):  # it left first
             await client.answer([refusal])
-        except PeerLost:
-            pass  # it left first
         await client.peer.close()
 
     async def _connect(self, listener: Listener, context: Context, ehlo: bytes | None) -> Upstream:

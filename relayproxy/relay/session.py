@@ -16,13 +16,14 @@ import trio
 
 from relayproxy.net.peer import PeerLost, PeerStalled
 from relayproxy.record.text import text
+from relayproxy.relay.client_leg import Goodbye
 from relayproxy.relay.connect import UpstreamUnavailable, parse_capabilities
 from relayproxy.relay.delivery import Delivery
-from relayproxy.relay.message import Intake
 from relayproxy.relay.transaction import Transaction
+from relayproxy.relay.transfer import Transfer
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.capabilities import Capabilities
-from relayproxy.smtp.commands import Data, Ehlo, Helo, Help, Mail, Quit, Rcpt, Rset
+from relayproxy.smtp.commands import Data, Ehlo, Helo, Mail, Quit, Rcpt, Rset
 from relayproxy.smtp.grammar import number
 from relayproxy.smtp.parameters import get
 from relayproxy.smtp.server import Refused
@@ -36,27 +37,40 @@ if TYPE_CHECKING:
 
 #: Makes a connection to the listener's upstream, saying this name in EHLO (None: our own). Raises UpstreamUnavailable.
 Connect = Callable[[bytes | None], "Awaitable[Upstream]"]
+#: Besides MAIL, RCPT, RSET and DATA.
+PASSED_ON = frozenset({"NOOP", "VRFY"})
+_OWN_ANSWERS = {
+    "RSET": local_replies.RESET_OK,
+    "HELP": local_replies.HELP,
+    "NOOP": local_replies.NOOP_OK,
+    "VRFY": local_replies.CANNOT_VERIFY,
+}
 #: Commands that bring no message on; too many in a row end the session (attack 16).
 JUNK = frozenset({"EHLO", "HELO", "RSET", "NOOP", "VRFY", "HELP"})
 #: A transaction may have so many times its limit of recipients, refused ones included, before they are not even passed on.
 REFUSED_RECIPIENTS = 2
 
 
-class Goodbye(Exception):
-    """The session ends, after this reply where there is one."""
-
-    def __init__(self, why: str, reply: Reply | None = None) -> None:
-        super().__init__(why)
-        self.why = why
-        self.reply = reply
-
-
 class Session:
     """What one client says, and what it is answered."""
 
     __slots__ = (
-        "_client", "_connect", "_connecting", "_context", "_delivery", "_errors", "_helo", "_idle", "_junk", "_messages", "_new_id",
-        "_transaction", "_upstream", "id", "transactions",
+        "_client",
+        "_connect",
+        "_connecting",
+        "_context",
+        "_delivery",
+        "_errors",
+        "_helo",
+        "_idle",
+        "_junk",
+        "_messages",
+        "_new_id",
+        "_transaction",
+        "_transfer",
+        "_upstream",
+        "id",
+        "transactions",
     )  # fmt: skip
 
     def __init__(self, new_id: Callable[[], str], client: ClientLeg, context: Context, connect: Connect) -> None:
@@ -68,6 +82,7 @@ class Session:
         self._context = context
         self._connect = connect
         self._connecting: trio.CancelScope | None = None
+        self._transfer = Transfer(client, context.reporter, self.id)
         self._upstream: Upstream | None = None
         self._delivery: Delivery | None = None
         self._transaction: Transaction | None = None
@@ -190,66 +205,63 @@ class Session:
         """Answer all of a group in one write; what goes upstream goes as a group too (RFC 2920)."""
         replies: list[Reply] = []
         asked: list[Command] = []
-        fatal: str | None = None
         for command in group:
-            too_much = self._is_too_much_junk(command)
-            if not too_much and self._goes_upstream(command, asked):
+            if self._is_too_much_junk(command):
+                replies += [*await self._ask(asked), self._limited("junk_commands", local_replies.TOO_MUCH_JUNK)]
+                break
+            if self._goes_upstream(command, asked):
                 asked.append(command)
                 continue
             replies += await self._ask(asked)
-            asked.clear()
-            if too_much:
-                replies.append(self._limited("junk_commands", local_replies.TOO_MUCH_JUNK))
-                break
+            asked = []
             match command:
-                case Refused():
-                    if command.changes_framing and self._client.spoke_early():
-                        await self._client.answer(replies)
-                        raise self._sync_violation()
-                    replies.append(self._refuse(command))
-                    fatal = command.what if command.fatal else fatal
                 case Data():
                     await self._data(replies)
                     return
                 case Quit():
                     await self._client.answer([*replies, local_replies.QUIT_OK])
                     raise Goodbye("QUIT")
-                case Ehlo() | Helo():
-                    replies.append(await self._hello(command))
-                case Mail():
-                    replies.append(await self._mail(command))
-                case Rcpt():
-                    replies.append(self._refuse_recipient(command))
-                case Rset():
-                    replies.append(local_replies.RESET_OK)
-                case Help():
-                    replies.append(local_replies.HELP)
+                case Refused() if command.changes_framing and self._client.spoke_early():
+                    raise await self._transfer.refuse_early_data(replies)
                 case _:
-                    # NOOP and VRFY, with no upstream connection to ask.
-                    replies.append(local_replies.NOOP_OK if command.verb == "NOOP" else local_replies.CANNOT_VERIFY)
-        replies += await self._ask(asked)
+                    replies.append(await self._answer_here(command))
+        else:
+            replies += await self._ask(asked)
         await self._client.answer(replies)
-        if fatal is not None:
-            raise Goodbye(fatal)
+        if isinstance(group[-1], Refused) and group[-1].fatal:
+            raise Goodbye(group[-1].what)
+
+    async def _answer_here(self, command: Command | Refused) -> Reply:
+        """The answer to what is not simply passed on."""
+        match command:
+            case Refused():
+                return self._refuse(command)
+            case Ehlo() | Helo():
+                return await self._hello(command)
+            case Mail():
+                return await self._mail(command)
+            case Rcpt():
+                return self._refuse_recipient(command)
+            case _:
+                # Where there is nothing to reset, and where there is no upstream connection to ask.
+                return _OWN_ANSWERS[command.verb]
 
     def _goes_upstream(self, command: Command | Refused, asked: list[Command]) -> TypeGuard[Command]:
-        """Whether the command is passed on in the group that `asked` is."""
+        """Whether the command is passed on, in the group that `asked` is so far."""
         upstream = self._upstream
-        if upstream is None or upstream.spent or upstream.failure is not None:
+        if upstream is None or upstream.spent or upstream.failure is not None or isinstance(command, Refused):
             return False
         match command:
             case Mail():
                 return self._objection_to_mail(command, sum(isinstance(other, Mail) for other in asked)) is None
             case Rcpt():
-                if self._transaction is None and not asked:
-                    return False  # MAIL in front of it, in its group, was refused by us
-                return self._has_room_for_recipient(sum(isinstance(other, Rcpt) for other in asked))
+                # Without either, MAIL in front of it in its group was refused by us.
+                begun = self._transaction is not None or bool(asked)
+                return begun and self._has_room_for_recipient(sum(isinstance(other, Rcpt) for other in asked))
             case Rset():
                 return bool(asked) or self._transaction is not None
-            case Refused() | Data() | Quit() | Ehlo() | Helo() | Help():
-                return False
             case _:
-                return command.verb in ("NOOP", "VRFY")
+                return command.verb in PASSED_ON
 
     async def _ask(self, commands: list[Command]) -> list[Reply]:
         """Pass commands on and take note of the replies."""
@@ -423,92 +435,12 @@ class Session:
         """DATA, behind the replies to what came before it in its group."""
         transaction, delivery = self._transaction, self._delivery
         if self._client.spoke_early():
-            await self._client.answer(replies)
-            raise self._sync_violation()
+            raise await self._transfer.refuse_early_data(replies)
         if transaction is None or delivery is None or not transaction.accepted:
             refusal = local_replies.BAD_SEQUENCE if transaction is None else local_replies.NO_RECIPIENTS
             await self._client.answer([*replies, refusal])
-            return
-        started = self._context.now()
-        reply = await delivery.data(transaction.id)
-        transaction.upstream_seconds += self._context.now() - started
-        if self._client.spoke_early():
-            if reply.severity == 3:
-                delivery.give_up()
-            await self._client.answer(replies)
-            raise self._sync_violation()
-        await self._client.answer([*replies, reply])
-        if reply.severity == 3:
-            await self._message(transaction, delivery)
-        else:
-            transaction.refused(reply)
-
-    def _sync_violation(self) -> Goodbye:
-        """Mail data that came before it was asked for is never read as commands (attack 5)."""
-        what = "the client sent mail data before it was told to"
-        reply = local_replies.SYNC_VIOLATION
-        self._context.reporter.violation("client", what, session=self.id, reply=reply)
-        return Goodbye(what, reply)
-
-    async def _message(self, transaction: Transaction, delivery: Delivery) -> None:
-        """From 354 to the verdict, streamed: nothing is kept but the header section."""
-        intake = transaction.begin_message(
-            self._client.reader, self._max_size, eight_bit_passes=b"8BITMIME" in delivery.upstream.capabilities
-        )
-        verdict: Reply | None = None
-        while True:
-            try:
-                part = await self._client.mail_data()
-            except PeerLost:
-                delivery.give_up()  # at once: the goodbyes to the client may take a while
-                raise
-            octets = intake.add(part)
-            if verdict is None and intake.objection is not None:
-                delivery.give_up()
-                verdict = self._object(intake, transaction)
-            if part.ended:
-                break
-            if verdict is None:
-                verdict = await delivery.body(octets)
-            elif intake.overrun:
-                transaction.verdict(verdict, delivery.upstream.progress)
-                self._client.protocol.cut_mail_data_short()
-                raise Goodbye("the client went on sending a message that was refused", verdict)
-        if verdict is None:
-            started = self._context.now()
-            verdict = await delivery.end(octets)
-            transaction.upstream_seconds += self._context.now() - started
-        transaction.verdict(verdict, delivery.upstream.progress)
-        if verdict.severity == 2:
-            self._junk = 0
-        self._tell_flaws(transaction, delivery)
-        try:
-            await self._client.answer([verdict])
-        except PeerLost:
-            transaction.acknowledged = False
-            raise
-        self._end_transaction()
-
-    def _tell_flaws(self, transaction: Transaction, delivery: Delivery) -> None:
-        """What passed all the same, or went wrong on our own disk."""
-        reporter = self._context.reporter
-        if self._client.reader.eight_bit and not transaction.declares_eight_bit:
-            what = "8-bit content that MAIL did not announce"  # RFC 6152 §3; PROTOCOL §1.5: passed and flagged
-            reporter.violation("client", what, session=self.id, transaction=transaction.id)
-        upstream = delivery.upstream
-        if upstream.trouble is not None and upstream.failure is None:
-            reporter.error("upstream", upstream.trouble, session=self.id, transaction=transaction.id)
-
-    def _object(self, intake: Intake, transaction: Transaction) -> Reply:
-        """Tell why a message is refused; it is read to its end all the same (PROTOCOL §1.5)."""
-        objection = intake.objection
-        if objection is None:
-            raise AssertionError("there is no objection")
-        reporter = self._context.reporter
-        if objection.limit is not None:
-            reporter.limit(objection.limit, session=self.id, transaction=transaction.id, reply=objection.reply)
-        else:
-            reporter.violation(
-                "client", objection.what, session=self.id, transaction=transaction.id, reply=objection.reply
-            )
-        return objection.reply
+        elif await self._transfer.begin(transaction, delivery, replies):
+            verdict = await self._transfer.finish(transaction, delivery, self._max_size)
+            if verdict.severity == 2:
+                self._junk = 0
+            self._end_transaction()

@@ -81,6 +81,10 @@ class Transaction:
         self._started = started
         self._time = time.time_ns()
 
+    def now(self) -> float:
+        """Seconds, on the clock of the durations that are told."""
+        return self._context.now()
+
     def recipient(self, received: Rcpt, sent: Rcpt | None, reply: Reply) -> None:
         """A RCPT and what it was answered; `sent` is None where upstream was not asked."""
         self._recipients.append((received, sent, reply))
@@ -186,7 +190,7 @@ class Transaction:
         received = envelope_of(mail, [received for received, _, _ in self._recipients])
         if self._sent_mail is None:
             return EnvelopesRecord(received, None)
-        if self._sent_mail is mail and all([sent is one for one, sent, _ in self._recipients]):
+        if self._sent_mail is mail and all(sent is one for one, sent, _ in self._recipients):
             return EnvelopesRecord(received, received)
         return EnvelopesRecord(
             received, envelope_of(self._sent_mail, [sent for _, sent, _ in self._recipients if sent is not None])

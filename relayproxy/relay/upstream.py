@@ -10,7 +10,6 @@ Failover and greeting do not belong here (connect.py), nor what is sent (deliver
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import trio
@@ -21,6 +20,8 @@ from relayproxy.smtp.commands import Data, Quit, Rset
 from relayproxy.smtp.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from relayproxy.net.dial import UpstreamUrl
     from relayproxy.net.peer import Peer
     from relayproxy.relay.settings import UpstreamTimeouts

@@ -96,7 +96,20 @@ FRAMING: Final[Table] = {
     ("tls", "TLS"): _stays("command"),
     **{
         ("command", verb): _stays("command")
-        for verb in ("GREETING", "EHLO", "HELO", "MAIL", "RCPT", "BDAT", "BDAT LAST", "RSET", "NOOP", "VRFY", "HELP", "QUIT")
+        for verb in (
+            "GREETING",
+            "EHLO",
+            "HELO",
+            "MAIL",
+            "RCPT",
+            "BDAT",
+            "BDAT LAST",
+            "RSET",
+            "NOOP",
+            "VRFY",
+            "HELP",
+            "QUIT",
+        )
     },
 }
 
@@ -180,5 +193,5 @@ class Dialogue:
     def ahead(self) -> Dialogue:
         """A copy, to be advanced by what is not answered yet."""
         copy = Dialogue()
-        copy._place = self._place  # noqa: SLF001  its own class
+        copy._place = self._place
         return copy
