@@ -1,0 +1,406 @@
+"""The relay as a service, over real sockets: who may come in, how many, how it ends, and what it leaves behind."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import socket
+import stat
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from relay_on_sockets import END_OF_DATA, Client, Log, connect, serving, upstream_server
+from trio.testing import wait_all_tasks_blocked
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+# Where clients connect.
+
+
+async def test_each_listener_says_where_it_listens(tmp_path: Path) -> None:
+    addresses = ("127.0.0.1:0", "[::1]:0", f"unix:{tmp_path}/relay")
+    async with serving(tmp_path, addresses=addresses) as relay:
+        told = {line["listener"]: line["address"] for line in relay.log.of("listening")}
+        assert [line["event"] for line in relay.log.lines] == ["listening"] * 3
+        assert list(told) == ["at-0", "at-1", "at-2"]
+        assert told["at-0"].startswith("127.0.0.1:")
+        assert told["at-1"].startswith("[::1]:")
+        assert told["at-2"] == addresses[2]
+        for number in range(3):
+            client = await relay.connect(number)
+            assert (await client.reply())[0] == 220
+
+
+@pytest.mark.parametrize(("address", "seen"), [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "::1")])
+async def test_tcp_clients_are_told_by_address_and_port(tmp_path: Path, address: str, seen: str) -> None:
+    async with serving(tmp_path, addresses=(address,)) as relay:
+        client = await relay.connect()
+        await client.hello()
+        assert (await client.message())[0] == 250
+        (line,) = await relay.log.wait_for("transaction")
+        port = client.stream.socket.getsockname()[1]
+        assert line["client"] == {"address": seen, "port": port, "helo": "client.test", "tls": None, "auth": None}
+
+
+async def test_localhost_is_both_families(tmp_path: Path) -> None:
+    async with serving(tmp_path, addresses=("localhost:0",)) as relay:
+        relay.addresses = [line["address"] for line in await relay.log.wait_for("listening", 2)]
+        assert {address.rpartition(":")[0] for address in relay.addresses} == {"127.0.0.1", "[::1]"}
+        for number in range(2):
+            assert (await (await relay.connect(number)).reply())[0] == 220
+
+
+async def test_a_unix_socket_is_its_owners_and_replaces_a_stale_one(tmp_path: Path) -> None:
+    path = tmp_path / "relay"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    # `clients` speaks of IP addresses: whoever may open the socket may come.
+    async with serving(tmp_path, addresses=(f"unix:{path}",), listener={"clients": ["192.0.2.1"]}) as relay:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        client = await relay.connect()
+        await client.hello()
+        assert (await client.message())[0] == 250
+        (line,) = await relay.log.wait_for("transaction")
+        assert (line["client"]["address"], line["client"]["port"]) == (f"unix:{path}", None)
+
+
+async def test_a_port_that_is_taken_is_an_error_that_says_which(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.RaisesGroup(pytest.RaisesExc(OSError, match=f"cannot listen on {address}"), flatten_subgroups=True):
+            async with serving(tmp_path, addresses=(address,)):
+                pass
+
+
+# Who may come in.
+
+
+async def test_clients_that_are_not_welcome_hear_554(tmp_path: Path) -> None:
+    """DESIGN §5: clients = who may connect, others 554 and close (attack 27)."""
+    async with serving(tmp_path, listener={"clients": ["127.0.0.2", "::1"]}) as relay:
+        stranger = await relay.connect()
+        code, words = await stranger.reply()
+        assert (code, words[:5]) == (554, "5.7.1")
+        assert await stranger.ended()
+        friend = await relay.connect(local="127.0.0.2")
+        assert (await friend.reply())[0] == 220
+        (violation,) = await relay.log.wait_for("violation")
+        assert violation["reply"]["code"] == 554
+
+
+@pytest.mark.parametrize(
+    ("limits", "limit", "another"),
+    [
+        ({"sessions": 1}, "sessions", "127.0.0.2"),
+        ({"sessions_per_client": 1}, "sessions_per_client", "127.0.0.1"),
+    ],
+)
+async def test_sessions_over_the_limit_hear_421(
+    tmp_path: Path, limits: dict[str, int], limit: str, another: str
+) -> None:
+    """PROTOCOL §1.13, attack 18; a place that is left is free again."""
+    async with upstream_server() as upstream, serving(tmp_path, upstream=upstream, limits=limits) as relay:
+        first = await relay.connect()
+        await first.hello()
+        second = await relay.connect(local=another)
+        code, words = await second.reply()
+        assert (code, words[:5]) == (421, "4.3.2")
+        assert await second.ended()
+        (told,) = await relay.log.wait_for("limit")
+        assert (told["limit"], told["client"]) == (limit, another)
+        assert upstream.open == 1, "nothing is spent on who has no place"
+        assert (await first.say("QUIT"))[0] == 221
+        await first.stream.aclose()
+        await relay.log.wait_for("session", state="closed")
+        third = await relay.connect(local=another)
+        await third.hello()
+
+
+async def test_sessions_per_client_counts_each_client_alone(tmp_path: Path) -> None:
+    async with serving(tmp_path, limits={"sessions_per_client": 1}) as relay:
+        for local in ("127.0.0.1", "127.0.0.2", "127.0.0.3"):
+            await (await relay.connect(local=local)).hello()
+
+
+# How a connection ends.
+
+
+@pytest.mark.parametrize(
+    ("config", "code"),
+    [({"listener": {"clients": ["192.0.2.1"]}}, 554), ({"limits": {"sessions_per_client": 1}}, 421)],
+)
+async def test_who_is_turned_away_hears_it_though_it_was_talking(
+    tmp_path: Path, config: dict[str, Any], code: int
+) -> None:
+    """PROTOCOL §1.1 (8): closing with unread input resets the connection and eats the reply."""
+    async with serving(tmp_path, **config) as relay:
+        place = await relay.connect()  # takes the one place that there is
+        client = await relay.connect()
+        await client.send(b"EHLO client.test\r\n" + b"NOOP\r\n" * 4000)
+        assert (await client.reply())[0] == code
+        assert await client.ended()
+        await place.stream.aclose()
+
+
+async def test_who_sends_mail_data_too_early_hears_554(tmp_path: Path) -> None:
+    """Attack 5, over sockets: the reply arrives although the rest of the message is never read."""
+    async with serving(tmp_path) as relay:
+        client = await relay.connect()
+        await client.hello()
+        await client.send(b"MAIL FROM:<a@x.test>\r\nRCPT TO:<b@x.test>\r\nDATA\r\n" + b"Subject: hi\r\n" * 3000)
+        assert [(await client.reply())[0] for _ in range(3)] == [250, 250, 554]
+        assert await client.ended()
+
+
+async def test_a_half_closed_client_hears_all_its_replies(tmp_path: Path) -> None:
+    """PROTOCOL §1.1 (7): the end of what it sends is not the end of the client."""
+    async with upstream_server() as upstream, serving(tmp_path, upstream=upstream) as relay:
+        client = await relay.connect()
+        await client.hello()
+        await client.begin_message()
+        await client.send(END_OF_DATA + b"MAIL FROM:<c@x.test>\r\nRCPT TO:<d@x.test>\r\nRSET\r\nQUIT\r\n")
+        await client.stream.send_eof()
+        assert [(await client.reply())[0] for _ in range(5)] == [250, 250, 250, 250, 221]
+        assert await client.ended()
+        assert upstream.messages == 1
+        lines = await relay.log.wait_for("transaction", 2)
+        assert [line["outcome"] for line in lines] == ["accepted", "aborted"]
+
+
+async def test_half_a_message_of_a_half_closed_client_gets_no_dot(tmp_path: Path) -> None:
+    async with upstream_server() as upstream, serving(tmp_path, upstream=upstream) as relay:
+        client = await relay.connect()
+        await client.hello()
+        await client.begin_message(b"Subject: hi\r\n\r\nhalf\r\n.")
+        await client.stream.send_eof()
+        assert await client.ended()
+        await upstream.until(lambda: upstream.open == 0)
+        assert upstream.conversations[0].endswith(b"\r\nhalf")
+        (line,) = await relay.log.wait_for("transaction")
+        assert line["outcome"] == "aborted"
+
+
+@pytest.mark.slow
+async def test_a_client_that_never_reads_is_given_up(tmp_path: Path) -> None:
+    """Attack 17: nothing piles up for it, and its time is bounded."""
+
+    def narrow(sock: socket.socket) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+
+    config: dict[str, Any] = {"limits": {"junk_commands": 1_000_000}, "timeouts": {"client": {"write": "100ms"}}}
+    async with upstream_server() as upstream, serving(tmp_path, upstream=upstream, prepare=narrow, **config) as relay:
+        sock = trio.socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        host, _, port = relay.addresses[0].rpartition(":")
+        await sock.connect((host, int(port)))
+        client = Client(trio.SocketStream(sock))
+        await client.hello()
+        with pytest.raises(trio.BrokenResourceError):
+            await client.send(b"HELP\r\n" * 1_000_000)
+        await client.stream.aclose()
+        (line,) = await relay.log.wait_for("session", state="closed")
+        assert line["why"] == "the client was lost"
+        await upstream.until(lambda: upstream.open == 0)
+        assert bytes(upstream.conversations[0]).endswith(b"QUIT\r\n")
+
+
+# How the service ends.
+
+
+async def test_shutting_down_over_sockets(tmp_path: Path) -> None:
+    """DESIGN §9.8: accept no more, 421 to the idle, let a message end."""
+    async with upstream_server() as upstream, serving(tmp_path, upstream=upstream) as relay:
+        idle = await relay.connect()
+        await idle.hello()
+        busy = await relay.connect()
+        await busy.hello()
+        await busy.begin_message()
+        relay.relay.shut_down()
+        assert (await idle.reply())[0] == 421
+        assert await idle.ended()
+        with pytest.raises(OSError, match="all attempts to connect"):
+            await relay.connect()
+        await busy.send(END_OF_DATA)
+        assert (await busy.reply())[0] == 250
+        assert (await busy.reply())[0] == 421
+        assert await busy.ended()
+        assert upstream.messages == 1
+
+
+@pytest.mark.slow
+async def test_the_drain_has_an_end(tmp_path: Path) -> None:
+    """PROTOCOL §4, S6: at its end 421, and upstream is closed without a dot; a client that is heard hears it."""
+    async with upstream_server() as upstream, serving(tmp_path, upstream=upstream, drain="50ms") as relay:
+        client = await relay.connect()
+        await client.hello()
+        await client.begin_message()
+        relay.relay.shut_down()
+        code, words = await client.reply()
+        assert (code, words[:5]) == (421, "4.3.2")
+        assert await client.ended()
+        await upstream.until(lambda: upstream.open == 0)
+        assert upstream.messages == 0
+        assert upstream.conversations[0].endswith(b"half of it")
+
+
+async def test_the_drains_end_stops_a_client_that_sends_without_end(tmp_path: Path) -> None:
+    async with (
+        upstream_server() as upstream,
+        serving(tmp_path, upstream=upstream) as relay,
+        trio.open_nursery() as flood,
+    ):
+        upstream.keep = False
+        client = await relay.connect()
+        await client.hello()
+        await client.begin_message(b"Subject: hi\r\n\r\n")
+
+        async def send() -> None:
+            try:
+                while True:
+                    await client.stream.send_all(b"on and on\r\n" * 1000)
+            except trio.BrokenResourceError:
+                pass
+
+        flood.start_soon(send)
+        await upstream.until(lambda: upstream.octets > 100_000)
+        relay.relay.shut_down()
+        relay.relay.shut_down()
+        (line,) = await relay.log.wait_for("transaction")
+        assert line["outcome"] == "aborted"
+        await upstream.until(lambda: upstream.open == 0)
+        assert upstream.messages == 0
+        flood.cancel_scope.cancel()
+
+
+# What is told.
+
+
+async def test_no_transaction_line_is_lost_while_the_log_cannot_be_written(tmp_path: Path) -> None:
+    """DESIGN §7: the next MAIL hears 451 4.3.0, and what waits is written once it can be, in order."""
+    async with upstream_server() as upstream, serving(tmp_path, upstream=upstream) as relay:
+        client = await relay.connect()
+        await client.hello()
+        await client.begin_message()
+        relay.log.trouble = FULL
+        await client.send(END_OF_DATA)
+        assert (await client.reply())[0] == 250, "nothing local makes a failure of upstream's 250 (I2)"
+        while relay.reporter.healthy:
+            await wait_all_tasks_blocked()
+        await client.send(b"MAIL FROM:<a@client.test>\r\nRCPT TO:<b@upstream.test>\r\nDATA\r\n")
+        assert [(await client.reply())[0] for _ in range(3)] == [451, 503, 503]
+        assert (await client.say("MAIL FROM:<a@client.test>"))[1][:5] == "4.3.0"
+        assert upstream.conversations[0].count(b"MAIL") == 1
+        relay.log.trouble = None
+        await relay.log.wait_for("transaction", 3)
+        while not relay.reporter.healthy:
+            await wait_all_tasks_blocked()
+        assert (await client.message())[0] == 250
+        lines = await relay.log.wait_for("transaction", 4)
+        assert [line["outcome"] for line in lines] == ["accepted", "tempfailed", "tempfailed", "accepted"]
+        assert [line["reply"]["origin"] for line in lines] == ["upstream", "proxy", "proxy", "upstream"]
+        assert len({line["transaction"] for line in lines}) == 4
+
+
+@pytest.mark.slow
+async def test_every_message_of_many_clients_is_one_line(tmp_path: Path) -> None:
+    """32 clients, a third of which vanish in mid-message: as many lines as MAILs, each id once, accepted ones as many as taken."""
+    messages, clients = 10, 32
+    async with upstream_server() as upstream, serving(tmp_path, upstream=upstream) as relay:
+
+        async def send(number: int) -> None:
+            client = await relay.connect()
+            await client.hello()
+            for _ in range(messages):
+                assert (await client.message())[0] == 250
+            if number % 3:
+                assert (await client.say("QUIT"))[0] == 221
+            else:
+                await client.begin_message()
+            await client.stream.aclose()
+
+        async with trio.open_nursery() as nursery:
+            for number in range(clients):
+                nursery.start_soon(send, number)
+        await relay.log.wait_for("session", clients, state="closed")
+        lines = relay.log.of("transaction")
+        vanished = len(range(0, clients, 3))
+        assert Counter(line["outcome"] for line in lines) == {"accepted": clients * messages, "aborted": vanished}
+        assert len({line["transaction"] for line in lines}) == len(lines)
+        assert upstream.messages == clients * messages
+        told = relay.log.of("session", state="closed")
+        assert sum(line["transactions"] for line in told) == len(lines)
+
+
+# What is left behind.
+
+
+def _objects() -> Counter[str]:
+    gc.collect()
+    return Counter(type(it).__qualname__ for it in gc.get_objects() if type(it).__module__.startswith("relayproxy."))
+
+
+def _descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.slow
+async def test_a_thousand_sessions_at_once_and_gone_leave_nothing(tmp_path: Path) -> None:
+    """No task, no socket, no byte: half of them end in order, half vanish in the middle of a message."""
+    at_once = 1000
+    log = Log(keep=lambda line: line.get("state") == "closed" or line["event"] in ("listening", "error"))
+    limits = {"sessions": 2 * at_once, "sessions_per_client": 2 * at_once}
+    async with upstream_server() as upstream, serving(tmp_path, upstream=upstream, log=log, limits=limits) as relay:
+        upstream.keep = False
+
+        async def hold(number: int, all_here: trio.Event, arrived: list[int]) -> None:
+            client = await connect(relay.addresses[0])
+            await client.hello()
+            await client.begin_message()
+            arrived.append(number)
+            if len(arrived) == at_once:
+                all_here.set()
+            await all_here.wait()
+            if number % 2:
+                await client.send(END_OF_DATA)
+                assert (await client.reply())[0] == 250
+                assert (await client.say("QUIT"))[0] == 221
+            await client.stream.aclose()
+
+        async def come_and_go() -> tuple[int, int, Counter[str], int]:
+            log.lines.clear()
+            all_here, arrived = trio.Event(), list[int]()
+            async with trio.open_nursery() as nursery:
+                for number in range(at_once):
+                    nursery.start_soon(hold, number, all_here, arrived)
+            await log.wait_for("session", at_once, state="closed")
+            await upstream.until(lambda: upstream.open == 0)
+            await wait_all_tasks_blocked()
+            log.lines.clear()
+            objects = _objects()
+            return (
+                trio.lowlevel.current_statistics().tasks_living,
+                _descriptors(),
+                objects,
+                sys.getallocatedblocks(),
+            )
+
+        await come_and_go()  # caches fill, buffers grow
+        tasks, descriptors, objects, blocks = await come_and_go()
+        tasks_then, descriptors_then, objects_then, blocks_then = await come_and_go()
+        assert tasks_then == tasks
+        assert descriptors_then == descriptors
+        # The poller's two loops remember the stream that they looked at last.
+        assert max(objects.pop("EdgeStream", 0), objects_then.pop("EdgeStream", 0)) <= 2
+        assert objects_then == objects
+        assert not {"Session", "Peer", "ClientLeg", "SmtpUpstream", "Transaction", "Intake"} & objects.keys()
+        # Whatever is kept is in blocks of memory. Caches and the test's own lists make for some hundred; a block a session would show each time.
+        rounds = [blocks_then - blocks]
+        while rounds[-1] > at_once / 2 and len(rounds) < 4:
+            blocks, blocks_then = blocks_then, (await come_and_go())[3]
+            rounds.append(blocks_then - blocks)
+        assert rounds[-1] < at_once / 2, rounds
