@@ -83,7 +83,7 @@ class Transfer:
             verdict = await delivery.end(octets)
             transaction.upstream_seconds += transaction.now() - started
         transaction.verdict(verdict, delivery.upstream.progress)
-        self._tell_flaws(transaction, delivery)
+        self._tell_flaws(intake, transaction, delivery)
         try:
             await self._client.answer([verdict])
         except PeerLost:
@@ -103,10 +103,10 @@ class Transfer:
             self._reporter.violation("client", objection.what, session=session, transaction=id_, reply=reply)
         return reply
 
-    def _tell_flaws(self, transaction: Transaction, delivery: Delivery) -> None:
+    def _tell_flaws(self, intake: Intake, transaction: Transaction, delivery: Delivery) -> None:
         """What passed all the same, or went wrong on our own disk."""
         session, id_ = self._session, transaction.id
-        if self._client.reader.eight_bit and not transaction.declares_eight_bit:
+        if intake.objection is None and intake.eight_bit and not transaction.declares_eight_bit:
             # RFC 6152 §3; PROTOCOL §1.5: passed and flagged
             self._reporter.violation(
                 "client", "8-bit content that MAIL did not announce", session=session, transaction=id_
