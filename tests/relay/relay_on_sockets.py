@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import asynccontextmanager
@@ -20,7 +21,6 @@ from relayproxy.record.log import Reporter
 from relayproxy.relay.service import Relay
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import AsyncIterator, Callable
 
     from relayproxy.net.stream import DeadlineStream
@@ -121,7 +121,15 @@ class Client:
         return await self.reply()
 
     async def ended(self) -> bool:
-        """Whether the relay has closed, and nothing more was said."""
+        """Whether the relay has closed in order, and nothing more was said; a reset is not in order: it can eat the last reply."""
+        with trio.fail_after(PATIENCE):
+            try:
+                return not self._heard and not await self.stream.receive_some()
+            except trio.BrokenResourceError:
+                return False
+
+    async def gone(self) -> bool:
+        """Whether the connection is gone, however that came, and nothing more was said."""
         with trio.fail_after(PATIENCE):
             try:
                 return not self._heard and not await self.stream.receive_some()
@@ -230,6 +238,15 @@ class Running:
     async def connect(self, at: int = 0, local: str | None = None) -> Client:
         """A client; what is left of it is closed with the relay."""
         self._clients.append(await connect(self.addresses[at], local))
+        return self._clients[-1]
+
+    def connect_talking(self, octets: bytes) -> Client:
+        """A client that has sent all this before the relay could so much as accept it."""
+        host, _, port = self.addresses[0].rpartition(":")
+        sock = socket.create_connection((host, int(port)))
+        sock.sendall(octets)
+        sock.setblocking(False)
+        self._clients.append(Client(trio.SocketStream(trio.socket.from_stdlib_socket(sock))))
         return self._clients[-1]
 
     async def close_clients(self) -> None:

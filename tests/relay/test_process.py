@@ -54,7 +54,7 @@ async def test_sigkill_sends_no_dot(tmp_path: Path) -> None:
         assert upstream.messages == 2  # of S7, whose reply is pending, and S9
         relay.kill()
         for client in clients.values():
-            assert await client.ended(), "not a word more"
+            assert await client.gone(), "not a word more"
         await upstream.until(lambda: upstream.open == 0)
         assert upstream.messages == 2
         idle, envelope, data, body, committed, done = upstream.conversations
@@ -109,7 +109,10 @@ async def test_a_second_sigterm_does_not_wait(tmp_path: Path) -> None:
 async def test_a_full_disk_under_the_log_refuses_mail(tmp_path: Path) -> None:
     """DESIGN §7: 451 4.3.0 at the next MAIL; nothing of it goes upstream, and the session lives."""
     listen = f"unix:{tmp_path}/relay"
-    async with upstream_server() as upstream, relay_process(tmp_path, upstream, listen=listen, log="/dev/full") as relay:
+    async with (
+        upstream_server() as upstream,
+        relay_process(tmp_path, upstream, listen=listen, log="/dev/full") as relay,
+    ):
         with trio.fail_after(20):
             while not (tmp_path / "relay").exists():  # noqa: ASYNC110 - it has no other way to tell
                 await trio.sleep(0.01)
