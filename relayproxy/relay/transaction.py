@@ -151,6 +151,11 @@ class Transaction:
         self._reply = reply
         self._progress = progress
 
+    def cut_short(self, progress: Progress) -> None:
+        """The wait for upstream's verdict was cancelled, or ended by a fault of ours: the dot may have left."""
+        self._progress = progress
+        self.acknowledged = False
+
     # The record.
 
     def record(self) -> TransactionRecord:

@@ -80,7 +80,11 @@ class Transfer:
                 raise Goodbye("the client went on sending a message that was refused", verdict)
         if verdict is None:
             started = transaction.now()
-            verdict = await delivery.end(octets)
+            try:
+                verdict = await delivery.end(octets)
+            except BaseException:
+                transaction.cut_short(delivery.upstream.progress)
+                raise
             transaction.upstream_seconds += transaction.now() - started
         transaction.verdict(verdict, delivery.upstream.progress)
         self._tell_flaws(intake, transaction, delivery)

@@ -233,6 +233,7 @@ class Running:
         self.log = log
         self.reporter = reporter
         self.addresses: list[str] = []
+        self.scope = trio.CancelScope()
         self._clients: list[Client] = []
 
     async def connect(self, at: int = 0, local: str | None = None) -> Client:
@@ -248,6 +249,10 @@ class Running:
         sock.setblocking(False)
         self._clients.append(Client(trio.SocketStream(trio.socket.from_stdlib_socket(sock))))
         return self._clients[-1]
+
+    async def serve(self) -> None:
+        with self.scope:
+            await self.relay.serve()
 
     async def close_clients(self) -> None:
         while self._clients:
@@ -302,7 +307,7 @@ async def serving(
     async with trio.open_nursery() as nursery:
         await nursery.start(poller.run)
         async with trio.open_nursery() as serving_:
-            serving_.start_soon(relay.serve)
+            serving_.start_soon(running.serve)
             if log.trouble is None:
                 running.addresses = [line["address"] for line in await log.wait_for("listening", len(addresses))]
             try:

@@ -306,6 +306,22 @@ async def test_no_transaction_line_is_lost_while_the_log_cannot_be_written(tmp_p
         assert len({line["transaction"] for line in lines}) == 4
 
 
+async def test_a_session_that_is_cancelled_behind_its_dot_is_unknown(tmp_path: Path) -> None:
+    """DESIGN §2: the dot has left, the reply was not seen; never guessed, whatever ends us. Both legs are closed."""
+    async with upstream_server() as upstream, serving(tmp_path, upstream=upstream) as relay:
+        upstream.silent_to = {"."}
+        client = await relay.connect()
+        await client.hello()
+        await client.begin_message()
+        await client.send(END_OF_DATA)
+        await upstream.until(lambda: upstream.messages == 1)
+        relay.scope.cancel()
+        (line,) = await relay.log.wait_for("transaction")
+        assert (line["outcome"], line["acknowledged"]) == ("unknown", False)
+        assert await client.gone()
+        await upstream.until(lambda: upstream.open == 0)
+
+
 @pytest.mark.slow
 async def test_every_message_of_many_clients_is_one_line(tmp_path: Path) -> None:
     """32 clients, a third of which vanish in mid-message: as many lines as MAILs, each id once, accepted ones as many as taken."""
