@@ -232,7 +232,6 @@ async def test_shutting_down_over_sockets(tmp_path: Path) -> None:
         assert upstream.messages == 1
 
 
-@pytest.mark.slow
 async def test_the_drain_has_an_end(tmp_path: Path) -> None:
     """PROTOCOL §4, S6: at its end 421, and upstream is closed without a dot; a client that is heard hears it."""
     async with upstream_server() as upstream, serving(tmp_path, upstream=upstream, drain="50ms") as relay:
