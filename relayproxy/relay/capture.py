@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -73,6 +74,7 @@ class CaptureUpstream:
 
     async def start_data(self, transaction: str) -> Reply:
         self.progress = "begun"
+        self.trouble = None
         self._id = transaction
         self._begun = False
         return local_replies.START_MAIL
@@ -139,6 +141,8 @@ class CaptureUpstream:
     def _refuse(self, error: OSError) -> Reply:
         self.trouble = f"capture: {error.strerror}"
         self._discard()
+        # It may be in place already where the folder could not be synced; who was told no sends it again.
+        self._remove(self._folder / f"{self._id}.eml")
         return local_replies.DISK_FULL if error.errno in _NO_SPACE else local_replies.RECORD_FAILED
 
     def _discard(self) -> None:
@@ -147,7 +151,12 @@ class CaptureUpstream:
             os.close(self._file)
             self._file = None
         if self._id:
-            self._partial.unlink(missing_ok=True)
+            self._remove(self._partial)
+
+    @staticmethod
+    def _remove(path: Path) -> None:
+        with suppress(OSError):  # not there, or as unwilling as all else that brought us here
+            path.unlink()
 
     def drop(self) -> None:
         self._discard()

@@ -241,7 +241,7 @@ class Relay:
         name, _ = self._upstream_of(listener)
         urls = self._urls[name]
         if urls[0].kind == "capture":
-            return CaptureUpstream(name, self._config.state / "captures")
+            return CaptureUpstream("capture", self._config.state / "captures")  # its name in the record: DESIGN §7
         return await connect(
             name, urls, self._dial, ehlo or context.ehlo_name, self._config.timeouts.upstream, self._config.limits
         )
