@@ -350,3 +350,19 @@ def test_a_careless_upstream_sees_as_many_messages_as_we_or_we_told(octets: byte
         # A server without 8BITMIME may clear the high bit (RFC 5321 §2.4, attack 2).
         seven = bytes(octet & 0x7F for octet in sent)
         assert read.reader.eight_bit or {messages(seven, lax) for lax in LAX} == {1}
+
+
+@pytest.mark.parametrize("where", [0, 1, 20_000, 39_990])
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "open"])
+def test_large_pieces_are_searched_in_another_way_and_read_alike(where, ended):
+    text = b"x" * 77 + b"\r\n"
+    lines = text * (where // 79) + b"..stuffed\r\n" + text * ((40_000 - where) // 79)
+    data = lines + (b".\r\nQUIT\r\n" if ended else b"x" * 100)
+    whole, pieces = DataReader(1 << 20), DataReader(1 << 20)
+    part = whole.feed(data)
+    small = [pieces.feed(data[at : at + 1000]) for at in range(0, len(lines), 1000)]
+    assert part.ended == ended
+    assert part.rest == (b"QUIT\r\n" if ended else b"")
+    assert part.content == part.wire.replace(b"..stuffed", b".stuffed")
+    assert b"".join(one.wire for one in small) == part.wire[: sum(len(one.wire) for one in small)]
+    assert (whole.violation, whole.line_too_long) == (None, False)
