@@ -116,7 +116,7 @@ class Limits(Settings):
     junk_commands: Count = Field(
         default=100, description="commands in a row that bring no message on (NOOP, RSET, ...); over: 421"
     )
-    command_bytes: Size = _octets("4096B", "a command line with its CRLF; over: 500")
+    command_bytes: Count = Field(default=4096, description="a command line with its CRLF; over: 500")
     header_bytes: Size = _octets("256KiB", "the header section; over: 552")
     header_fields: Count = Field(default=1000, description="fields in the header section; over: 552")
     line_bytes: Size = _octets("1MiB", "a line of mail data; over: 552")

@@ -1,0 +1,75 @@
+"""What the README files say is true: their examples are run, their diagrams drawn again, their flags looked up."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+from dialog_runner import play
+
+from relayproxy.cli.config import Config
+from relayproxy.record.report import schema
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def test_the_configuration_is_one():
+    (text,) = blocks(README, "toml")
+    config = Config.model_validate(tomllib.loads(text))
+    assert [listener.address for listener in config.listener] == ["127.0.0.1:2525"]
+
+
+def test_the_record_fits_its_schema():
+    (text,) = blocks(README, "json")
+    record = json.loads(text.replace('"…"', json.dumps("0" * 64)))
+    jsonschema.Draft202012Validator(schema()).validate(record)
+    assert record["outcome"] in README
+
+
+def command_lines() -> list[str]:
+    section = README.split("## Command line\n")[1].split("\n## ")[0]
+    return [line.strip() for line in section.splitlines() if line.startswith("    relayproxy ")]
+
+
+@pytest.mark.parametrize("line", command_lines())
+def test_verbs_and_flags_exist(line):
+    _, verb, *_ = shlex.split(line.replace("[", " ").replace("]", " "))
+    done = subprocess.run(
+        [sys.executable, "-m", "relayproxy", verb, "--help"], capture_output=True, text=True, check=True, timeout=30
+    )
+    for flag in re.findall(r"--[a-z-]+", line):
+        assert flag in done.stdout
+
+
+def test_commands_of_make_exist():
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    for readme in ROOT.glob("**/README.md"):
+        if ".venv" not in readme.parts:
+            for target in re.findall(r"^ +(?:\w+=\d )?make ([a-z]+)", readme.read_text(encoding="utf-8"), re.MULTILINE):
+                assert target in targets, readme
+
+
+def test_the_diagrams_are_the_tables():
+    drawn = subprocess.run(
+        [sys.executable, HERE / "smtp" / "diagram.py"], capture_output=True, text=True, check=True, timeout=30
+    ).stdout
+    house = (ROOT / "relayproxy" / "README.md").read_text(encoding="utf-8")
+    assert drawn.strip() in house
+
+
+def test_the_example_of_a_dialog_passes():
+    (text,) = [block for block in blocks((HERE / "README.md").read_text(encoding="utf-8"), "") if "dialog 1" in block]
+    play(text)
