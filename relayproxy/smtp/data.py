@@ -26,6 +26,7 @@ END_OF_DATA: Final = b".\r\n"
 
 _STUFFED: Final = b"\r\n."
 _END: Final = b"\r\n.\r\n"
+_ENDS: Final = re.compile(rb"\r\n|\Z").match
 _STRAY: Final = re.compile(rb"\r(?!\n)|(?<!\r)\n|\0")
 _NAMES: Final = {b"\r": "a bare CR", b"\n": "a bare LF", b"\0": "a NUL"}
 #: What io.IncrementalNewlineDecoder has seen where all lines end in CRLF.
@@ -58,9 +59,6 @@ def _find_dots(data: bytes) -> tuple[int, int]:
     dot = data.find(b".")
     if dot < 0:
         return -1, -1
-    if len(data) > _LARGE and data.rfind(_END) < 0:
-        # The middle of a large message. Backwards the search is more than twice as fast, and which line it is does not matter.
-        return data.rfind(_STUFFED), -1
     stuffed = data.find(_STUFFED, max(dot - 2, 0))
     if stuffed < 0 or data.startswith(_END, stuffed):
         return stuffed, stuffed
@@ -110,6 +108,8 @@ class DataReader:
                 return _NOTHING
             self._at_start = False
             dotted = data.startswith(b".")
+        if len(data) > _LARGE and (part := self._middle(data, dotted=dotted)) is not None:
+            return part
         stuffed, end = _find_dots(data)
         wire = data[: end + 2] if end >= 0 else self._hold_back(data)
         content = wire[1:] if dotted else wire
@@ -118,6 +118,24 @@ class DataReader:
         self._note(wire, content)
         if end >= 0:
             return self._end(wire, content, data[end + 5 :])
+        return DataSlice(wire, content, ended=False, rest=b"")
+
+    def _middle(self, data: bytes, *, dotted: bool) -> DataSlice | None:
+        """The slice of data that is the middle of a large message; None where it has the end of it.
+
+        One cut finds the end and undoes the stuffing, in two thirds of the time that replacing alone takes.
+        """
+        lines = data.split(_STUFFED) if b"." in data else [data]
+        # Behind CRLF "." stands a CRLF: as the beginning of a piece, or taken for that of the next cut, which leaves an empty one.
+        if len(lines) > 1 and (lines[-1].startswith(b"\r\n") or any(_ENDS(line) for line in lines[1:-1])):
+            return None
+        wire = self._hold_back(data)
+        if len(wire) < len(data):
+            lines = wire.split(_STUFFED)
+        content = wire if len(lines) == 1 else b"\r\n".join(lines)
+        if dotted:
+            content = content[1:]
+        self._note(wire, content)
         return DataSlice(wire, content, ended=False, rest=b"")
 
     def _hold_back(self, data: bytes) -> bytes:

@@ -352,17 +352,23 @@ def test_a_careless_upstream_sees_as_many_messages_as_we_or_we_told(octets: byte
         assert read.reader.eight_bit or {messages(seven, lax) for lax in LAX} == {1}
 
 
-@pytest.mark.parametrize("where", [0, 1, 20_000, 39_990])
-@pytest.mark.parametrize("ended", [True, False], ids=["ended", "open"])
-def test_large_pieces_are_searched_in_another_way_and_read_alike(where, ended):
-    text = b"x" * 77 + b"\r\n"
-    lines = text * (where // 79) + b"..stuffed\r\n" + text * ((40_000 - where) // 79)
-    data = lines + (b".\r\nQUIT\r\n" if ended else b"x" * 100)
-    whole, pieces = DataReader(1 << 20), DataReader(1 << 20)
-    part = whole.feed(data)
-    small = [pieces.feed(data[at : at + 1000]) for at in range(0, len(lines), 1000)]
-    assert part.ended == ended
-    assert part.rest == (b"QUIT\r\n" if ended else b"")
-    assert part.content == part.wire.replace(b"..stuffed", b".stuffed")
-    assert b"".join(one.wire for one in small) == part.wire[: sum(len(one.wire) for one in small)]
-    assert (whole.violation, whole.line_too_long) == (None, False)
+TEXT = b"x" * 77 + b"\r\n"
+
+
+@pytest.mark.parametrize("behind", [b"", b"QUIT\r\n", b".\r\n", b"\r\n.\r\n", TEXT * 300])
+@pytest.mark.parametrize("end", [b".\r\n", b"..\r\n.\r\n", b"x" * 100, b"\r\n.x", b"..\r\n", b"\r", b"\r\n", b"\r\n.", b"."])
+def test_large_pieces_are_cut_in_another_way_and_read_alike(end, behind):
+    data = TEXT * 200 + b"..stuffed\r\n" + TEXT * 10 + end + behind
+    assert len(data) > 16 * 1024
+    whole, octets = DataReader(1 << 20), DataReader(1 << 20)
+    one = whole.feed(data)
+    many = []
+    for at in range(0, len(data), 7):
+        many.append(octets.feed(data[at : at + 7]))
+        if many[-1].ended:
+            break
+    assert one.wire == b"".join(part.wire for part in many)
+    assert one.content == b"".join(part.content for part in many)
+    assert one.ended == many[-1].ended
+    assert one.rest == (many[-1].rest + data[7 * len(many) :] if one.ended else b"")
+    assert (whole.size, whole.violation, whole.eight_bit) == (octets.size, octets.violation, octets.eight_bit)
