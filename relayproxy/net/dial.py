@@ -109,8 +109,10 @@ _REASONS: dict[int | None, Reason] = {errno.ECONNREFUSED: "refused", errno.ETIME
 async def dial(url: UpstreamUrl, seconds: float, *, adopt: Callable[[socket.socket], DeadlineStream]) -> DeadlineStream:
     """Connect within so many seconds, and let `adopt` (Poller.adopt) make a stream of the socket. Raises DialError."""
     try:
-        with trio.move_on_after(max(0.0, seconds)):
-            sock = await (_dial_name(url) if url.family is None else _dial_address(url, url.family))
+        if url.family is None:
+            with trio.move_on_after(max(0.0, seconds)):
+                return adopt(await _dial_name(url))
+        elif (sock := await _dial_address(url, url.family, seconds)) is not None:
             return adopt(sock)
     except socket.gaierror as error:
         raise DialError("unresolved", f"{url}: the name was not resolved: {error.strerror}") from error
@@ -119,28 +121,35 @@ async def dial(url: UpstreamUrl, seconds: float, *, adopt: Callable[[socket.sock
     raise DialError("timeout", f"{url}: no connection within {seconds:g} seconds")
 
 
-async def _dial_address(url: UpstreamUrl, family: int) -> socket.socket:
+async def _dial_address(url: UpstreamUrl, family: int, seconds: float) -> socket.socket | None:
+    """None: there was no answer in time."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await _connect(sock, (url.host, url.port))
+        if await _connect(sock, (url.host, url.port), seconds):
+            return sock
     except BaseException:
         sock.close()
         raise
-    return sock
+    sock.close()
+    return None
 
 
-async def _connect(sock: socket.socket, name: tuple[str, int]) -> None:
+async def _connect(sock: socket.socket, name: tuple[str, int], seconds: float) -> bool:
     error = sock.connect_ex(name)
     if error == errno.EINPROGRESS:
         # On loopback the handshake is over when the first call returns, but only a second says so: that is cheaper than a wait.
         error = sock.connect_ex(name)
     if error == errno.EALREADY:
-        await trio.lowlevel.wait_writable(sock)
+        with trio.move_on_after(max(0.0, seconds)) as patience:
+            await trio.lowlevel.wait_writable(sock)
+        if patience.cancelled_caught:
+            return False
         error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if error not in {0, errno.EISCONN}:
         raise OSError(error, os.strerror(error))
+    return True
 
 
 async def _dial_name(url: UpstreamUrl) -> socket.socket:

@@ -172,8 +172,14 @@ class Peer:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise PeerLost(self.leg, str(error)) from error
 
-    async def close(self) -> None:
-        """Close so that what we said last arrives: half-close, let the peer finish (bounded in time and octets), close."""
+    async def close(self, *, agreed: bool = False) -> None:
+        """Close so that what we said last arrives: half-close, let the peer finish (bounded in time and octets), close.
+
+        `agreed`: the peer asked for it and sends no more, so that there is nothing to wait for unless something has come.
+        """
+        if agreed and not self.stream.readable:
+            self.stream.close()
+            return
         self.expired = False  # the linger has an end of its own
         deadline = self.now() + LINGER_SECONDS
         heard = 0

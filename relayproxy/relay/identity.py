@@ -1,12 +1,11 @@
 """Names for sessions, transactions and this installation.
 
-Ids are ULIDs: 48 bits of milliseconds and 80 of chance in Crockford's base 32, 26 characters, sorted by time, and made here only, never
-of anything that a peer said (attack 25). The chance part counts up within a millisecond, so ids of one process are in order.
+Ids are ULIDs: 48 bits of milliseconds and 80 more in Crockford's base 32, 26 characters, sorted by time, and made here only, never of
+anything that a peer said (attack 25). They are names, not secrets: of the 80 bits 50 are chance, once a process, and 30 count.
 """
 
 from __future__ import annotations
 
-import random
 import secrets
 import time
 from typing import TYPE_CHECKING
@@ -16,27 +15,31 @@ if TYPE_CHECKING:
 
 _DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = [a + b for a in _DIGITS for b in _DIGITS]
-_RANDOM_BITS = 80
+#: A thousand million ids before the count begins anew: no millisecond is that long.
+_COUNTS = (1 << 30) - 1
 
 
 class Ids:
-    """A source of ULIDs."""
+    """A source of ULIDs: the millisecond, ten characters that are this source's own, six that count."""
 
     def __init__(self) -> None:
         self._millisecond = 0
-        self._random = 0
-        # Ids are names, not secrets: chance keeps those of two processes apart, and need not cost a system call each.
-        self._chance = random.Random()  # noqa: S311  seeded by the system
+        self._front = ""
+        self._own = "".join(secrets.choice(_DIGITS) for _ in range(10))
+        self._count = secrets.randbits(20)
 
     def new(self) -> str:
+        # Where the clock was set back the old millisecond goes on: order matters more than the exact time.
         millisecond = time.time_ns() // 1_000_000
         if millisecond > self._millisecond:
             self._millisecond = millisecond
-            self._random = self._chance.getrandbits(_RANDOM_BITS - 1)
-        else:
-            self._random += 1  # also where the clock was set back: order matters more than the exact time
-        value = self._millisecond << _RANDOM_BITS | self._random
-        return "".join([_PAIRS[value >> shift & 1023] for shift in range(120, -1, -10)])
+            self._front = _digits(millisecond, 5) + self._own
+        self._count = (self._count + 1) & _COUNTS
+        return self._front + _digits(self._count, 3)
+
+
+def _digits(value: int, pairs: int) -> str:
+    return "".join([_PAIRS[value >> shift & 1023] for shift in range(10 * pairs - 10, -1, -10)])
 
 
 def instance(state: Path) -> str:

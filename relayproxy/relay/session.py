@@ -66,6 +66,7 @@ class Session:
         "_junk",
         "_messages",
         "_new_id",
+        "_quit",
         "_transaction",
         "_transfer",
         "_upstream",
@@ -88,6 +89,7 @@ class Session:
         self._transaction: Transaction | None = None
         self._helo: Ehlo | Helo | None = None
         self._idle = False
+        self._quit = False
         self._errors = 0
         self._junk = 0
         self._messages = 0
@@ -123,7 +125,7 @@ class Session:
         if self._transaction is not None:
             self._end_transaction()
         try:
-            await self._client.peer.close()
+            await self._client.peer.close(agreed=self._quit)
         finally:
             if self._upstream is not None:
                 await self._upstream.leave()
@@ -220,6 +222,7 @@ class Session:
                     return
                 case Quit():
                     await self._client.answer([*replies, local_replies.QUIT_OK])
+                    self._quit = not self._client.protocol.unread
                     raise Goodbye("QUIT")
                 case Refused() if command.changes_framing and self._client.spoke_early():
                     raise await self._transfer.refuse_early_data(replies)

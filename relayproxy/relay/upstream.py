@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, Protocol
 
-import trio
-
 from relayproxy.net.peer import PeerLost, PeerStalled
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.commands import Data, Quit, Rset
@@ -170,22 +168,22 @@ class SmtpUpstream:
                 raise PeerLost(self._peer.leg)
             self._protocol.receive_data(data)
 
-    async def _reply(self, seconds: float) -> Reply:
+    async def _reply(self, deadline: float) -> Reply:
+        """The next reply; the deadline is for all of it: a server can be slow one octet at a time, too."""
         peer, protocol = self._peer, self._protocol
         reply = protocol.next_reply() if protocol.unread else None
-        if reply is None:
-            deadline = peer.now() + seconds  # for the whole reply: a server can be slow one octet at a time, too
-            while reply is None:
-                data = await peer.receive_by(deadline)
-                if not data:
-                    raise PeerLost(peer.leg)
-                protocol.receive_data(data)
-                reply = protocol.next_reply()
+        while reply is None:
+            data = await peer.receive_by(deadline)
+            if not data:
+                raise PeerLost(peer.leg)
+            protocol.receive_data(data)
+            reply = protocol.next_reply()
         if reply.code == 421:
             self._fail("upstream closed the session with 421", reply)
         return reply
 
-    async def exchange(self, commands: Sequence[Command]) -> list[Reply]:
+    async def exchange(self, commands: Sequence[Command], *, deadline: float | None = None) -> list[Reply]:
+        """`deadline`: for all of it, instead of each reply's own time."""
         replies: list[Reply] = []
         size = GROUP if b"PIPELINING" in self.capabilities else 1
         for start in range(0, len(commands), size):
@@ -198,7 +196,7 @@ class SmtpUpstream:
                 replies += [local_replies.BAD_SEQUENCE] * len(group)
                 continue
             try:
-                await self._exchange_group(group, replies)
+                await self._exchange_group(group, replies, deadline)
             except (PeerLost, RemoteProtocolError) as error:
                 transaction = commands[0].verb == "MAIL" or self._protocol.dialogue.transaction != "none"
                 replies.append(self._failed(error, transaction=transaction))
@@ -208,14 +206,15 @@ class SmtpUpstream:
             replies += [rest or local_replies.UPSTREAM_LOST] * (len(commands) - len(replies))
         return replies
 
-    async def _exchange_group(self, group: Sequence[Command], replies: list[Reply]) -> None:
+    async def _exchange_group(self, group: Sequence[Command], replies: list[Reply], deadline: float | None) -> None:
         send = self._protocol.send
         octets = send(group[0]) if len(group) == 1 else b"".join([send(command) for command in group])
         await self._peer.send(octets, self._timeouts.data_block)
         for command in group:
             if self.failure is not None:
                 return
-            reply = await self._reply(self._patience.get(command.verb, self._timeouts.mail))
+            patience = self._patience.get(command.verb, self._timeouts.mail)
+            reply = await self._reply(deadline or self._peer.now() + patience)
             if command.verb == "RSET" and reply.severity != 2 and self.failure is None:
                 # Nobody knows what upstream still remembers (PROTOCOL §1.1 (9)).
                 self._fail(f"upstream answered {reply.code} to RSET", local_replies.UPSTREAM_GONE)
@@ -276,7 +275,7 @@ class SmtpUpstream:
             dot = self._protocol.end_of_data()
             self.progress = "committed"
             await self._peer.send(data + dot, self._timeouts.data_block)
-            reply = await self._reply(self._timeouts.end_of_data)
+            reply = await self._reply(self._peer.now() + self._timeouts.end_of_data)
         except (PeerLost, RemoteProtocolError) as error:
             return self._failed(error)
         self.progress = "answered"
@@ -299,7 +298,7 @@ class SmtpUpstream:
             self.drop()
             return
         try:
-            with trio.move_on_after(self._timeouts.quit):
-                await self.exchange((Quit(),) if dialogue.transaction == "none" else (Rset(), Quit()))
+            goodbye = (Quit(),) if dialogue.transaction == "none" else (Rset(), Quit())
+            await self.exchange(goodbye, deadline=self._peer.now() + self._timeouts.quit)
         finally:
             self.drop()
