@@ -1,6 +1,6 @@
 r"""Play dialogs: two-sided scripts of a client and an upstream with the relay in between, on memory streams and virtual time.
 
-`tests/dialogs/*.dialog` are collected by conftest.py, one test each, and another one with all that peers send cut into single octets;
+`tests/dialogs/*.dialog` are collected by dialog_collect.py, one test each, and another one with all that peers send cut into single octets;
 `play(text)` plays one from Python. The format is relayproxy/record/dialog.py's. The script is played from top to bottom:
 
 - `C>` and `U<` are sent (lines joined by `&` in one write), `C<` and `U>` must come, octet by octet as they stand. In these `*` stands for

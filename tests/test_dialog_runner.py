@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from conftest import pytest_collect_file
+from dialog_collect import pytest_collect_file
 from dialog_facts import Facts
 from dialog_relay import DialRefusedByDialog
 from dialog_runner import DialogMismatch, play
@@ -478,6 +478,7 @@ def test_the_collected_items_live_with_the_plugins(tmp_path: Path) -> None:
     here = Path(__file__).parent
     for name in (
         "conftest",
+        "dialog_collect",
         "dialog_facts",
         "dialog_relay",
         "dialog_report",

@@ -64,7 +64,6 @@ async def run(
     """
     from relayproxy.cli import USAGE, say
     from relayproxy.cli.config import ConfigError, Flags, load
-    from relayproxy.record.log import open_log
 
     if file is not None and config is not None:
         say(f"relayproxy: expected one configuration, got {file} and --config {config}")
@@ -81,7 +80,18 @@ async def run(
     except ConfigError as error:
         say(str(error))
         return USAGE
-    os.umask(0o077)  # captures and logs hold other people's mail
+    umask = os.umask(0o077)  # captures and logs hold other people's mail
+    try:
+        return await _run(loaded)
+    finally:
+        os.umask(umask)
+
+
+async def _run(loaded: Config) -> int:
+    """Relay, and say what went wrong; the exit status."""
+    from relayproxy.cli import USAGE, say
+    from relayproxy.record.log import open_log
+
     try:
         reporter = open_log(loaded.log.file, loaded.log.format, loaded.log.level)
     except OSError as error:

@@ -106,7 +106,7 @@ def test_a_message_arrives_once_and_unaltered(
 
 @pytest.mark.parametrize("name", ["postfix", "aiosmtpd", "smtp-sink"])
 @pytest.mark.parametrize("refuses", ["recipient", "message"])
-def test_a_refusal_comes_through(  # noqa: PLR0917 - fixtures
+def test_a_refusal_comes_through(
     client: Client, name: str, refuses: Refuses, start_upstream: StartUpstream, route: Routes, tmp_path: Path
 ) -> None:
     upstream = start_upstream(name, refuses)

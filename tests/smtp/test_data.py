@@ -356,7 +356,9 @@ TEXT = b"x" * 77 + b"\r\n"
 
 
 @pytest.mark.parametrize("behind", [b"", b"QUIT\r\n", b".\r\n", b"\r\n.\r\n", TEXT * 300])
-@pytest.mark.parametrize("end", [b".\r\n", b"..\r\n.\r\n", b"x" * 100, b"\r\n.x", b"..\r\n", b"\r", b"\r\n", b"\r\n.", b"."])
+@pytest.mark.parametrize(
+    "end", [b".\r\n", b"..\r\n.\r\n", b"x" * 100, b"\r\n.x", b"..\r\n", b"\r", b"\r\n", b"\r\n.", b"."]
+)
 def test_large_pieces_are_cut_in_another_way_and_read_alike(end, behind):
     data = TEXT * 200 + b"..stuffed\r\n" + TEXT * 10 + end + behind
     assert len(data) > 16 * 1024
