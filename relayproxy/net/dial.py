@@ -108,17 +108,28 @@ _REASONS: dict[int | None, Reason] = {errno.ECONNREFUSED: "refused", errno.ETIME
 
 async def dial(url: UpstreamUrl, seconds: float, *, adopt: Callable[[socket.socket], DeadlineStream]) -> DeadlineStream:
     """Connect within so many seconds, and let `adopt` (Poller.adopt) make a stream of the socket. Raises DialError."""
+    sock: socket.socket | None = None
     try:
-        if url.family is None:
+        if url.family is not None:
+            sock = await _dial_address(url, url.family, seconds)
+        else:
             with trio.move_on_after(max(0.0, seconds)):
-                return adopt(await _dial_name(url))
-        elif (sock := await _dial_address(url, url.family, seconds)) is not None:
-            return adopt(sock)
+                sock = await _dial_name(url)
+        if sock is not None:
+            return _adopted(sock, adopt)
     except socket.gaierror as error:
         raise DialError("unresolved", f"{url}: the name was not resolved: {error.strerror}") from error
     except OSError as error:
         raise DialError(_reason(error), f"{url}: {_words(error)}") from error
     raise DialError("timeout", f"{url}: no connection within {seconds:g} seconds")
+
+
+def _adopted(sock: socket.socket, adopt: Callable[[socket.socket], DeadlineStream]) -> DeadlineStream:
+    try:
+        return adopt(sock)
+    except BaseException:
+        sock.close()  # nobody has it: epoll may have no room for one more (ENOSPC)
+        raise
 
 
 async def _dial_address(url: UpstreamUrl, family: int, seconds: float) -> socket.socket | None:
@@ -156,7 +167,11 @@ async def _dial_name(url: UpstreamUrl) -> socket.socket:
     stream = await trio.open_tcp_stream(url.host, url.port)
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
         # trio's stream asks for little unsent data in the kernel; we hold what does not fit ourselves, so back to the system's way.
-        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 0)
+        try:
+            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 0)
+        except BaseException:
+            stream.socket.close()
+            raise
     sock = socket.socket(fileno=stream.socket.detach())
     sock.setblocking(False)
     return sock

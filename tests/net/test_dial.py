@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from relayproxy.net.edge import Poller
+    from relayproxy.net.stream import DeadlineStream
 
 URLS = [
     # text, kind, host, port, as printed
@@ -101,6 +104,37 @@ async def test_nagle_is_off() -> None:
             assert caught.value.reason == "unreachable"
     assert all(seen)
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_what_nobody_adopts_is_closed(host: str) -> None:
+    """epoll has a limit on watches: ENOSPC."""
+    seen: list[socket.socket] = []
+
+    def refuse(sock: socket.socket) -> DeadlineStream:
+        seen.append(sock)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(DialError, match="no space left"):
+        await dial(UpstreamUrl.parse(f"smtp://{host}:{listener.getsockname()[1]}"), 5, adopt=refuse)
+    assert [sock.fileno() for sock in seen] == [-1]
+
+
+async def test_what_takes_no_option_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[trio.SocketStream] = []
+
+    def refuse(stream: trio.SocketStream, *_: object) -> None:
+        seen.append(stream)
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    def never(_: socket.socket) -> DeadlineStream:
+        raise AssertionError("a socket that could not be made ready is not handed on")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, monkeypatch.context() as patch:
+        patch.setattr(trio.SocketStream, "setsockopt", refuse)
+        with pytest.raises(DialError, match="invalid argument"):
+            await dial(UpstreamUrl.parse(f"smtp://localhost:{listener.getsockname()[1]}"), 5, adopt=never)
+    assert seen[-1].socket.fileno() == -1
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
