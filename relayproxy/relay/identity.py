@@ -6,17 +6,21 @@ anything that a peer said (attack 25). They are names, not secrets: of the 80 bi
 
 from __future__ import annotations
 
+import os
+import re
 import secrets
+import tempfile
 import time
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from contextlib import suppress
+from pathlib import Path
 
 _DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = [a + b for a in _DIGITS for b in _DIGITS]
 #: A thousand million ids before the count begins anew: no millisecond is that long.
 _COUNTS = (1 << 30) - 1
+_INSTANCE = re.compile(rb"([0-9a-z]{10})\r?\n?")
+#: Octets of the instance file that are looked at.
+_LONGEST = 64
 
 
 class Ids:
@@ -46,13 +50,35 @@ def instance(state: Path) -> str:
     """The installation's name in Received fields, made at the first start and kept under `state`. Raises OSError."""
     path = state / "instance"
     try:
-        name = path.read_text("ascii").strip()
+        with path.open("rb") as file:
+            found = file.read(_LONGEST)
     except FileNotFoundError:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        name = "".join(secrets.choice(_DIGITS) for _ in range(10)).lower()
-        path.write_text(name + "\n", "ascii")
-    except UnicodeDecodeError:
-        name = ""
-    if not name.isalnum():
-        raise OSError(f"{path}: expected letters and digits, found something else; remove the file and start again")
+        return _new_instance(path)
+    match = _INSTANCE.fullmatch(found)
+    if match is None:
+        raise OSError(
+            f"{path}: expected 10 characters of 0-9 and a-z, found {_shown(found)}; remove the file and start again"
+        )
+    return match[1].decode("ascii")
+
+
+def _new_instance(path: Path) -> str:
+    """Written elsewhere and put in its place whole: a crash in between leaves no half of a name to stumble over at the next start."""
+    name = "".join(secrets.choice(_DIGITS) for _ in range(10)).lower()
+    descriptor, temporary = tempfile.mkstemp(prefix=".instance-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(name.encode("ascii") + b"\n")
+            file.flush()
+            os.fsync(descriptor)
+        Path(temporary).replace(path)
+    except BaseException:
+        with suppress(OSError):
+            Path(temporary).unlink()
+        raise
     return name
+
+
+def _shown(found: bytes) -> str:
+    return repr(found.decode("ascii", "backslashreplace")) if found else "nothing"
