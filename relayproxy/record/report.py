@@ -361,16 +361,15 @@ def duration(seconds: float) -> float:
 
 
 def reply_of(reply: Reply) -> ReplyRecord:
-    if len(reply.lines) == 1:
-        return _one_line(reply)  # "250 2.1.5 ok" is most of what there is
+    # "250 2.1.5 ok" is most of what there is; a long one is not kept.
+    return _one_line(reply) if len(reply.lines) == 1 else _any(reply)
+
+
+def _any(reply: Reply) -> ReplyRecord:
     return ReplyRecord(reply.code, reply.enhanced, text(reply.text), reply.origin)
 
 
-@lru_cache(maxsize=256)
-def _one_line(reply: Reply) -> ReplyRecord:
-    enhanced = reply.enhanced
-    words = reply.text if enhanced is None else reply.lines[0][len(enhanced) :].lstrip(b" ")
-    return ReplyRecord(reply.code, enhanced, text(words), reply.origin)
+_one_line = lru_cache(maxsize=256)(_any)
 
 
 _KEYWORDS: Final = {

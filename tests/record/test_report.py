@@ -286,6 +286,8 @@ def test_a_lone_surrogate_loses_no_line() -> None:
         (Reply(250, (b"2.1.5 ok",)), ReplyRecord(250, "2.1.5", "ok", "upstream")),
         (Reply(250, (b"ok",)), ReplyRecord(250, None, "ok", "upstream")),
         (Reply(250, (b"",)), ReplyRecord(250, None, "", "upstream")),
+        (Reply(250, (b"2.0.0   x  ",)), ReplyRecord(250, "2.0.0", "  x  ", "upstream")),
+        (Reply(250, (b"2.0.0   x", b"2.0.0  y")), ReplyRecord(250, "2.0.0", "  x\n y", "upstream")),
         (Reply(550, (b"5.1.1",), "rule"), ReplyRecord(550, "5.1.1", "", "rule")),
         (Reply(550, (b"2.1.5 wrong class",)), ReplyRecord(550, None, "2.1.5 wrong class", "upstream")),
         (Reply(550, (b"5.1.1 no", b"5.1.1 such user")), ReplyRecord(550, "5.1.1", "no\nsuch user", "upstream")),
