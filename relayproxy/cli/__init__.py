@@ -85,11 +85,11 @@ def file_or_dash(_type: object, value: str | None) -> None:
 
 
 def _where(error: BaseException) -> str:
-    """Type and place of an exception: a nursery's group has the first of its own."""
+    """Type and place of an exception, a nursery's group the first of its own; no message, for it may hold what a client sent (attack 21)."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     place = f" ({trace.tb_frame.f_globals.get('__name__')}:{trace.tb_lineno})" if trace else ""
-    return f"{type(error).__name__}: {error}{place}"
+    return f"{type(error).__qualname__}{place}"
