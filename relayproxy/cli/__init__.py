@@ -86,9 +86,10 @@ def file_or_dash(_type: object, value: str | None) -> None:
 
 def _where(error: BaseException) -> str:
     """Type and place of an exception, a nursery's group the first of its own; no message, for it may hold what a client sent (attack 21)."""
+    trace = error.__traceback__
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    trace = error.__traceback__
+        trace = error.__traceback__ or trace
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     place = f" ({trace.tb_frame.f_globals.get('__name__')}:{trace.tb_lineno})" if trace else ""
