@@ -13,14 +13,13 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from relayproxy.smtp import local_replies
+from relayproxy.smtp.data import END_OF_DATA
 from relayproxy.smtp.dialogue import Dialogue
 from relayproxy.smtp.errors import LocalProtocolError, RemoteProtocolError
 from relayproxy.smtp.replies import Reply, ReplyReader
 
 if TYPE_CHECKING:
     from relayproxy.smtp.commands import Command
-
-END_OF_DATA = b".\r\n"
 
 
 class ClientProtocol:

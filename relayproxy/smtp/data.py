@@ -189,34 +189,3 @@ def stuff(content: bytes) -> bytes:
     """
     stuffed = content.replace(_STUFFED, b"\r\n..")
     return b"." + stuffed if content.startswith(b".") else stuffed
-
-
-def unstuff(wire: bytes) -> bytes:
-    """`stuff` undone, for whole mail data without its end."""
-    content = wire[1:] if wire.startswith(b".") else wire
-    return content.replace(_STUFFED, b"\r\n")
-
-
-class Stuffer:
-    """`stuff` for content that comes in pieces, cut anywhere."""
-
-    __slots__ = ("_before",)
-
-    def __init__(self) -> None:
-        self._before = b"\r\n"  # the CR or CRLF that was last, for it decides what a dot is
-
-    def feed(self, content: bytes) -> bytes:
-        """The octets that stand for the next piece."""
-        if not content:
-            return b""
-        before = self._before
-        stuffed = (before + content).replace(_STUFFED, b"\r\n..")[len(before) :]
-        if content.endswith(b"\r\n") or (before == b"\r" and content == b"\n"):
-            self._before = b"\r\n"
-        else:
-            self._before = b"\r" if content.endswith(b"\r") else b""
-        return stuffed
-
-    def end(self) -> bytes:
-        """What ends the data: a CRLF where the content has none at its end, and the line with the dot. No content takes no CRLF."""
-        return END_OF_DATA if self._before == b"\r\n" else _END
