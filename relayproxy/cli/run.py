@@ -97,25 +97,19 @@ async def _run(loaded: Config) -> int:
     except OSError as error:
         say(f"relayproxy: the log cannot be opened: {error.filename}: {error.strerror}")
         return USAGE
-    trouble: BaseException | None = None
     try:
-        await serve(loaded, reporter)
-    except* OSError as errors:
-        trouble = errors
+        return await _serve(loaded, reporter)
+    except OSError as error:
+        say(f"relayproxy: {error.strerror or error}")
+        return USAGE
     finally:
         # Nothing else runs any more, so that it may block.
         if not reporter.close(LAST_LINES):
             say("relayproxy: the log could not be written to its end")
-    while isinstance(trouble, BaseExceptionGroup):
-        trouble = trouble.exceptions[0]
-    if trouble is not None:
-        say(f"relayproxy: {trouble.strerror if isinstance(trouble, OSError) and trouble.strerror else trouble}")
-        return USAGE
-    return 0
 
 
-async def serve(config: Config, reporter: Reporter) -> None:
-    """Run a relay until it is told to end and has ended. Raises OSError, in a group, where it cannot begin."""
+async def _serve(config: Config, reporter: Reporter) -> int:
+    """Run a relay until it is told to end and has ended; the exit status. Raises OSError where it cannot begin, and only then."""
     import trio
 
     from relayproxy.net.dial import dial
@@ -124,14 +118,16 @@ async def serve(config: Config, reporter: Reporter) -> None:
 
     poller = Poller()
     relay = Relay(config, reporter, dial=partial(dial, adopt=poller.adopt), adopt=poller.adopt)
+    relay.bind()
     # All that was made so far stays until the end: it need not be looked at in each collection.
     gc.collect()
     gc.freeze()
     async with trio.open_nursery() as nursery:
         await nursery.start(poller.run)
         await nursery.start(_obey, relay, reporter)
-        await relay.serve()
+        served = await relay.serve()
         nursery.cancel_scope.cancel()
+    return 0 if served else 1
 
 
 async def _obey(relay: Relay, reporter: Reporter, *, task_status: trio.TaskStatus[None]) -> None:

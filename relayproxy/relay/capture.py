@@ -116,21 +116,21 @@ class CaptureUpstream:
     def _partial(self) -> Path:
         return self._folder / f".{self._id}.partial"
 
-    def _write(self, content: bytes) -> None:
+    def _write(self, content: bytes) -> int:
+        """Write to the file, which is opened where it is not yet; its descriptor."""
         if self._file is None:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._file = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         view = memoryview(content)
         while view:
             view = view[os.write(self._file, view) :]
+        return self._file
 
     def _keep(self, content: bytes) -> None:
-        self._write(content)
-        if self._file is None:
-            raise AssertionError("_write opens the file")
-        os.fsync(self._file)
-        os.close(self._file)
-        self._file = None
+        file = self._write(content)
+        os.fsync(file)
+        self._file = None  # before close, which frees the descriptor even where it fails
+        os.close(file)
         self._partial.rename(self._folder / f"{self._id}.eml")
         folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -147,9 +147,10 @@ class CaptureUpstream:
 
     def _discard(self) -> None:
         self._take()
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):  # it goes anyway
+                os.close(file)
         if self._id:
             self._remove(self._partial)
 

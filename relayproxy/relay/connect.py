@@ -1,7 +1,7 @@
 """From an upstream's settings to a server that has greeted us and taken EHLO: failover in order, one deadline for all of it.
 
-RFC 5321 §3.1, §3.2, §4.2.1; PROTOCOL §1.1 (1, 2), fault matrix row S0. Invariant: the client has not been greeted yet, so whatever goes wrong
-here becomes its greeting: 421 for trouble of any kind, upstream's own reply where it refuses for good (5yz: not tried elsewhere).
+RFC 5321 §3.1, §3.2, §4.2.1; PROTOCOL §1.1 (1, 2), fault matrix row S0. Invariant: whatever goes wrong here becomes the client's greeting, or after a
+verdict that closed upstream the answer to its MAIL: 421 for trouble of any kind, upstream's own reply where it refuses for good (5yz: not tried elsewhere).
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ async def _connect_one(
         stream = await dial(url, min(timeouts.connect, deadline - trio.current_time()))
     except DialError as error:
         raise UpstreamUnavailable(str(error), _DIAL_REPLIES[error.reason]) from error
-    peer = Peer(stream, "upstream", url.host, url.port)
+    peer = Peer.of(stream, "upstream", url)
     protocol = ClientProtocol(reply_bytes=limits.reply_bytes, reply_lines=limits.reply_lines)
     try:
         return await _greet(name, url, peer, protocol, ehlo, timeouts, deadline)
@@ -116,8 +116,9 @@ async def _greet(
     async def reply_to(command: Command | None, seconds: float) -> Reply:
         if command is not None:
             await peer.send(protocol.send(command), timeouts.data_block)
+        until = min(deadline, peer.now() + seconds)  # for the whole reply, however it comes
         while (reply := protocol.next_reply()) is None:
-            data = await peer.receive(max(0.0, min(seconds, deadline - trio.current_time())))
+            data = await peer.receive_by(until)
             if not data:
                 raise PeerLost(peer.leg)
             protocol.receive_data(data)

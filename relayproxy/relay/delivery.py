@@ -28,7 +28,7 @@ Asked = TypeVar("Asked", bound="Command")
 
 
 class Delivery:
-    """The way to one upstream; `upstream` may be replaced between transactions."""
+    """The way to one upstream."""
 
     __slots__ = ("growth", "upstream")
 

@@ -1,7 +1,7 @@
 """The relay as a service: listeners, sessions, and an orderly end.
 
 Listeners are bound before anything else; sessions run in one nursery, each for itself: what goes wrong in one is told (`error`) and ends
-that one alone. Shutting down (DESIGN §9): stop accepting, 421 to idle clients, let transactions end for up to `drain`, then end every wait.
+that one alone, so that no wait behind a final dot is cut short by another's trouble. Shutting down (DESIGN §9): stop accepting, 421 to idle clients, let transactions end for up to `drain`, then end every wait.
 What a session does does not belong here (session.py), nor reading configuration (cli/).
 """
 
@@ -85,6 +85,8 @@ class Relay:
         self._per_client: Counter[str] = Counter()
         self._shutdown = trio.Event()
         self._last_gone: trio.Event | None = None
+        self._sockets: list[tuple[Listener, socket.socket]] = []
+        self._failed = False
         identity = instance(config.state)
         self._contexts = {listener.name: self._context(listener, identity) for listener in config.listener}
 
@@ -107,28 +109,46 @@ class Relay:
 
     # Sockets.
 
-    async def serve(self) -> None:
-        """Bind, serve, and return when `shut_down` was called and all sessions have ended. Raises OSError where it cannot bind."""
-        sockets = []
+    def bind(self) -> None:
+        """Open the listeners. Raises OSError where one cannot be had; then none is left open."""
         try:
             for listener in self._config.listener:
-                sockets += [(listener, sock) for sock in bind(parse_address(listener.address))]
-            for listener, sock in sockets:
-                self._reporter.listening(listener.name, bound_name(sock))
+                self._sockets += [(listener, sock) for sock in bind(parse_address(listener.address))]
+        except BaseException:
+            self._close_listeners()
+            raise
+
+    def _close_listeners(self) -> None:
+        for _, sock in self._sockets:
+            sock.close()
+        self._sockets.clear()
+
+    async def serve(self) -> bool:
+        """Serve what `bind` opened until `shut_down` was called and all sessions have ended; False: a listener failed."""
+        for listener, sock in self._sockets:
+            self._reporter.listening(listener.name, bound_name(sock))
+        try:
             async with trio.open_nursery() as sessions:
                 async with trio.open_nursery() as accepting:
-                    for listener, sock in sockets:
-                        spawn = partial(self._spawn, sessions, listener)
-                        accepting.start_soon(partial(accept, sock, spawn, on_shortage=self._tell_shortage))
+                    for listener, sock in self._sockets:
+                        accepting.start_soon(self._accept, listener, sock, sessions)
                     await self._shutdown.wait()
                     accepting.cancel_scope.cancel()
-                for _, sock in sockets:
-                    sock.close()
+                self._close_listeners()
                 if not await self.drain():
                     sessions.cancel_scope.cancel()
         finally:
-            for _, sock in sockets:
-                sock.close()
+            self._close_listeners()
+        return not self._failed
+
+    async def _accept(self, listener: Listener, sock: socket.socket, sessions: trio.Nursery) -> None:
+        """Accept on one socket. Should that become impossible, the sessions still end in good order."""
+        try:
+            await accept(sock, partial(self._spawn, sessions, listener), on_shortage=self._tell_shortage)
+        except OSError as error:
+            self._reporter.error("listener", f"{listener.name}: cannot accept any more: {error.strerror}")
+            self._failed = True
+            self.shut_down()
 
     def _tell_shortage(self, error: OSError) -> None:
         self._reporter.error("listener", f"cannot accept: {error.strerror}")
@@ -169,33 +189,38 @@ class Relay:
     # Sessions.
 
     async def session(self, stream: DeadlineStream, address: str, port: int | None, listener: Listener) -> None:
-        """One client session, from its first octet to its last, over any stream. Never raises for what a peer does."""
-        context = self._contexts[listener.name]
-        peer = Peer(stream, "client", address, port)
-        limits = self._config.limits
-        protocol = ServerProtocol(command_bytes=limits.command_bytes, line_bytes=limits.line_bytes)
-        client = ClientLeg(peer, protocol, self._config.timeouts.client)
-        session = Session(self._ids.new, client, context, partial(self._connect, listener, context))
+        """One client session, from its first octet to its last, over any stream. Never raises, but for cancellation."""
+        try:
+            context = self._contexts[listener.name]
+            limits = self._config.limits
+            protocol = ServerProtocol(command_bytes=limits.command_bytes, line_bytes=limits.line_bytes)
+            client = ClientLeg(Peer(stream, "client", address, port), protocol, self._config.timeouts.client)
+            session = Session(self._ids.new, client, context, partial(self._connect, listener, context))
+            refusal = self._refusal(listener, address, session.id)
+            if refusal is not None:
+                await self._turn_away(client, refusal)
+            else:
+                await self._hold(session, context, address, port)
+        except Exception as error:  # noqa: BLE001  a fault of ours: told with its place, and no other session's trouble
+            self._reporter.error("session", "a fault of ours outside of the dialogue", exception=error)
+        finally:
+            stream.close()
+
+    async def _hold(self, session: Session, context: Context, address: str, port: int | None) -> None:
+        """Count the session, tell its beginning and its end."""
         id_ = session.id
-        refusal = self._refusal(listener, address, id_)
-        if refusal is not None:
-            await self._turn_away(client, refusal)
-            return
         self._sessions[id_] = session
         self._per_client[address] += 1
-        self._reporter.session_opened(id_, listener=listener.name, address=address, port=port)
         began = context.now()
         why = "a fault of ours"
         try:
+            self._reporter.session_opened(id_, listener=context.listener, address=address, port=port)
             why = await session.run()
-        except Exception as error:  # noqa: BLE001  a fault of ours: told with its place, and no other session's trouble
-            self._reporter.error("session", "the session ended by a fault of ours", session=id_, exception=error)
         finally:
-            stream.close()
             self._leave(id_, address)
             self._reporter.session_closed(
                 id_,
-                listener=listener.name,
+                listener=context.listener,
                 address=address,
                 port=port,
                 why=why,
@@ -224,7 +249,9 @@ class Relay:
                 return local_replies.NOT_WELCOME
         limits = self._config.limits
         full = len(self._sessions) >= limits.sessions
-        if full or self._per_client[address] >= limits.sessions_per_client:
+        # All that come through a Unix socket have one name; who may do so is the socket's mode.
+        alone = address.startswith("unix:")
+        if full or (not alone and self._per_client[address] >= limits.sessions_per_client):
             limit = "sessions" if full else "sessions_per_client"
             self._reporter.limit(limit, session=id_, client=address, reply=local_replies.TOO_MANY_SESSIONS)
             return local_replies.TOO_MANY_SESSIONS

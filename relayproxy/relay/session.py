@@ -60,6 +60,7 @@ class Session:
         "_connecting",
         "_context",
         "_delivery",
+        "_ended",
         "_errors",
         "_helo",
         "_idle",
@@ -83,7 +84,8 @@ class Session:
         self._context = context
         self._connect = connect
         self._connecting: trio.CancelScope | None = None
-        self._transfer = Transfer(client, context.reporter, self.id)
+        self._transfer = Transfer(client, self._say, context.reporter, self.id)
+        self._ended: list[Transaction] = []
         self._upstream: Upstream | None = None
         self._delivery: Delivery | None = None
         self._transaction: Transaction | None = None
@@ -104,13 +106,21 @@ class Session:
                 await self._converse()
             except Goodbye as bye:
                 if bye.reply is not None:
-                    await self._client.answer([bye.reply])
+                    await self._say([bye.reply])
                 return bye.why
             except PeerStalled:
                 # Of the client's leg: upstream's troubles are replies (upstream.py). A shutdown wakes those that wait.
                 shutting_down = self._context.shutting_down
-                await self._client.answer([local_replies.SHUTTING_DOWN if shutting_down else local_replies.CLIENT_IDLE])
+                await self._say([local_replies.SHUTTING_DOWN if shutting_down else local_replies.CLIENT_IDLE])
                 return "shutdown" if shutting_down else "the client was silent for too long"
+            except PeerLost:
+                raise
+            except Exception as error:  # noqa: BLE001  a fault of ours: told with its place, and the client is not left without an answer
+                self._context.reporter.error("session", "a fault of ours", session=self.id, exception=error)
+                if self._transaction is not None:
+                    self._transaction.lost(local_replies.INTERNAL_ERROR)
+                await self._say([local_replies.INTERNAL_ERROR])
+                return "a fault of ours"
         except PeerLost:
             return "the client was lost"
         finally:
@@ -122,14 +132,26 @@ class Session:
         return None if self._helo is None else text(self._helo.name)
 
     async def _leave(self) -> None:
-        if self._transaction is not None:
-            self._end_transaction()
         try:
-            await self._client.peer.close(agreed=self._quit)
+            self._end_transaction()
+            self._tell_ended()
         finally:
-            if self._upstream is not None:
-                await self._upstream.leave()
-                self._tell_violation(self._upstream)
+            try:
+                await self._client.peer.close(agreed=self._quit)
+            finally:
+                if self._upstream is not None:
+                    await self._upstream.leave()
+                    self._tell_violation(self._upstream)
+
+    async def _say(self, replies: list[Reply]) -> None:
+        """Write replies; only then has the client heard them, and what they ended is told."""
+        await self._client.answer(replies)
+        if self._transaction is not None:
+            self._transaction.acknowledged = True
+        if self._ended:
+            for transaction in self._ended:
+                transaction.acknowledged = True
+            self._tell_ended()
 
     def _tell_violation(self, upstream: Upstream) -> None:
         if upstream.violation is not None:
@@ -154,13 +176,13 @@ class Session:
             self._use(await self._dial(None))
         except UpstreamUnavailable as error:
             self._context.reporter.error("upstream", error.what, session=self.id)
-            await self._client.answer([error.greeting])
+            await self._say([error.greeting])
             if error.greeting.severity != 5:
                 raise Goodbye(error.what) from None
             return  # RFC 7504: everything but QUIT is now 503
         if self._context.shutting_down:
             raise Goodbye("shutdown", local_replies.SHUTTING_DOWN)
-        await self._client.answer([self._context.greeting])
+        await self._say([self._context.greeting])
 
     async def _dial(self, name: bytes | None) -> Upstream:
         """Connect; a shutdown does not wait for it."""
@@ -221,24 +243,26 @@ class Session:
                     await self._data(replies)
                     return
                 case Quit():
-                    await self._client.answer([*replies, local_replies.QUIT_OK])
+                    await self._say([*replies, local_replies.QUIT_OK])
                     self._quit = not self._client.protocol.unread
                     raise Goodbye("QUIT")
                 case Refused() if command.changes_framing and self._client.spoke_early():
-                    raise await self._transfer.refuse_early_data(replies)
+                    await self._transfer.refuse_early_data(replies, self._transaction)
                 case _:
                     replies.append(await self._answer_here(command))
         else:
             replies += await self._ask(asked)
-        await self._client.answer(replies)
+        await self._say(replies)
         if isinstance(group[-1], Refused) and group[-1].fatal:
             raise Goodbye(group[-1].what)
 
     async def _answer_here(self, command: Command | Refused) -> Reply:
         """The answer to what is not simply passed on."""
+        if isinstance(command, Refused):
+            return self._refuse(command)
+        if self._upstream is not None and self._upstream.failure is not None:
+            return self._upstream.failure  # lost by what went before it in its group; it is not dialled again (I7)
         match command:
-            case Refused():
-                return self._refuse(command)
             case Ehlo() | Helo():
                 return await self._hello(command)
             case Mail():
@@ -283,6 +307,7 @@ class Session:
     def _note(self, received: Command, sent: Command | None, reply: Reply, started: float) -> None:
         match received:
             case Mail():
+                self._end_transaction()  # of one that RSET in its group should have ended, and did not
                 self._messages += 1
                 sent_mail = sent if isinstance(sent, Mail) else None
                 self._transaction = Transaction(
@@ -309,9 +334,17 @@ class Session:
                 pass
 
     def _end_transaction(self) -> None:
-        """Tell what became of the transaction; it is over."""
+        """The transaction is over; it is told once its last reply has been written, or never will be."""
         transaction, self._transaction = self._transaction, None
         if transaction is not None:
+            self._ended.append(transaction)
+            if transaction.acknowledged:
+                self._tell_ended()
+
+    def _tell_ended(self) -> None:
+        """Tell what became of transactions."""
+        while self._ended:
+            transaction = self._ended.pop(0)
             self.transactions += 1
             self._context.reporter.transaction(transaction.record())
 
@@ -438,10 +471,10 @@ class Session:
         """DATA, behind the replies to what came before it in its group."""
         transaction, delivery = self._transaction, self._delivery
         if self._client.spoke_early():
-            raise await self._transfer.refuse_early_data(replies)
+            await self._transfer.refuse_early_data(replies, transaction)
         if transaction is None or delivery is None or not transaction.accepted:
             refusal = local_replies.BAD_SEQUENCE if transaction is None else local_replies.NO_RECIPIENTS
-            await self._client.answer([*replies, refusal])
+            await self._say([*replies, refusal])
         elif await self._transfer.begin(transaction, delivery, replies):
             verdict = await self._transfer.finish(transaction, delivery, self._max_size)
             if verdict.severity == 2:

@@ -1,6 +1,6 @@
 """What is told of one transaction afterwards: facts gathered while it runs, one record when it is over (DESIGN §7).
 
-Records tell, they decide nothing: no code of the relay reads them back but the count of recipients that were accepted.
+Records tell, they decide nothing: what the relay reads back is how many recipients there are, and what MAIL declared.
 The format of the record does not belong here (record/report.py).
 """
 
@@ -63,8 +63,8 @@ class Transaction:
     ) -> None:
         self.id = id_
         self.accepted = 0
-        #: Whether the last reply was written to the client.
-        self.acknowledged = True
+        #: Whether the last reply was written to the client. What notes a reply here makes it False.
+        self.acknowledged = False
         #: Spent waiting for upstream.
         self.upstream_seconds = 0.0
         self._session = session
@@ -88,6 +88,7 @@ class Transaction:
     def recipient(self, received: Rcpt, sent: Rcpt | None, reply: Reply) -> None:
         """A RCPT and what it was answered; `sent` is None where upstream was not asked."""
         self._recipients.append((received, sent, reply))
+        self.acknowledged = False
         if reply.severity == 2:
             self.accepted += 1
 
@@ -105,10 +106,13 @@ class Transaction:
     def refused(self, reply: Reply) -> None:
         """DATA was not answered 354."""
         self._reply = reply
+        self.acknowledged = False
 
     def lost(self, reply: Reply) -> None:
         """The session ends with this 421, by no fault of the client's: earlier 250s are void (PROTOCOL §4, S4)."""
-        self._reply = self._reply or reply
+        if self._reply is None:
+            self._reply = reply
+            self.acknowledged = False
 
     def begin_message(self, reader: DataReader, max_size: int, *, eight_bit_passes: bool) -> Intake:
         """354 was said: the message comes, and Received is put on top of it (PROTOCOL §1.8)."""
@@ -150,6 +154,7 @@ class Transaction:
         """The answer to the message, and how far the message had come."""
         self._reply = reply
         self._progress = progress
+        self.acknowledged = False
 
     def cut_short(self, progress: Progress) -> None:
         """The wait for upstream's verdict was cancelled, or ended by a fault of ours: the dot may have left."""

@@ -8,7 +8,8 @@ What speaks against a message does not belong here (message.py), nor what is tol
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, NoReturn
 
 from relayproxy.net.peer import PeerLost
 from relayproxy.relay.client_leg import Goodbye
@@ -18,18 +19,23 @@ if TYPE_CHECKING:
     from relayproxy.record.log import Reporter
     from relayproxy.relay.client_leg import ClientLeg
     from relayproxy.relay.delivery import Delivery
-    from relayproxy.relay.message import Intake
+    from relayproxy.relay.message import Intake, Objection
     from relayproxy.relay.transaction import Transaction
     from relayproxy.smtp.replies import Reply
+
+
+Say = Callable[["list[Reply]"], Awaitable[None]]
 
 
 class Transfer:
     """Takes the messages of a session. Raises PeerLost and Goodbye, as all that speaks to the client does."""
 
-    __slots__ = ("_client", "_reporter", "_session")
+    __slots__ = ("_client", "_reporter", "_say", "_session")
 
-    def __init__(self, client: ClientLeg, reporter: Reporter, session: str) -> None:
+    def __init__(self, client: ClientLeg, say: Say, reporter: Reporter, session: str) -> None:
+        """`say` writes replies to the client."""
         self._client = client
+        self._say = say
         self._reporter = reporter
         self._session = session
 
@@ -41,18 +47,21 @@ class Transfer:
         if self._client.spoke_early():
             if reply.severity == 3:
                 delivery.give_up()
-            raise await self.refuse_early_data(replies)
-        await self._client.answer([*replies, reply])
+            await self.refuse_early_data(replies, transaction)
         if reply.severity != 3:
             transaction.refused(reply)
+        await self._say([*replies, reply])
         return reply.severity == 3
 
-    async def refuse_early_data(self, replies: list[Reply]) -> Goodbye:
+    async def refuse_early_data(self, replies: list[Reply], transaction: Transaction | None) -> NoReturn:
         """Octets came behind DATA before its reply: whatever they are, they are not read."""
-        await self._client.answer(replies)
+        if replies:
+            await self._say(replies)
+        if transaction is not None:
+            transaction.refused(local_replies.SYNC_VIOLATION)
         what = "the client sent mail data before it was told to"
         self._reporter.violation("client", what, session=self._session, reply=local_replies.SYNC_VIOLATION)
-        return Goodbye(what, local_replies.SYNC_VIOLATION)
+        raise Goodbye(what, local_replies.SYNC_VIOLATION)
 
     async def finish(self, transaction: Transaction, delivery: Delivery, max_size: int) -> Reply:
         """From 354 to the verdict, and the client has it."""
@@ -69,7 +78,7 @@ class Transfer:
             octets = intake.add(part)
             if verdict is None and intake.objection is not None:
                 delivery.give_up()
-                verdict = self._object(intake, transaction)
+                verdict = self._object(intake.objection, transaction)
             if part.ended:
                 break
             if verdict is None:
@@ -87,19 +96,12 @@ class Transfer:
                 raise
             transaction.upstream_seconds += transaction.now() - started
         transaction.verdict(verdict, delivery.upstream.progress)
+        await self._say([verdict])
         self._tell_flaws(intake, transaction, delivery)
-        try:
-            await self._client.answer([verdict])
-        except PeerLost:
-            transaction.acknowledged = False
-            raise
         return verdict
 
-    def _object(self, intake: Intake, transaction: Transaction) -> Reply:
+    def _object(self, objection: Objection, transaction: Transaction) -> Reply:
         """Tell why a message is refused; it is read to its end all the same."""
-        objection = intake.objection
-        if objection is None:
-            raise AssertionError("there is no objection")
         reply, session, id_ = objection.reply, self._session, transaction.id
         if objection.limit is not None:
             self._reporter.limit(objection.limit, session=session, transaction=id_, reply=reply)

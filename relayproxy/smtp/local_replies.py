@@ -64,13 +64,13 @@ TOO_MANY_ERRORS: Final = _reply(421, b"4.7.0 Too many errors")  # §1.1(4), RFC 
 TOO_MUCH_JUNK: Final = _reply(421, b"4.7.0 Too many commands without a message")  # attack 16
 TOO_MANY_MESSAGES: Final = _reply(421, b"4.7.0 Too many messages on one connection; open another")  # attack 16
 NOT_SMTP: Final = _reply(421, b"4.7.0 This is an SMTP server and does not speak that protocol")  # §1.1(5), attack 29
+INTERNAL_ERROR: Final = _reply(421, b"4.3.0 Internal error; try again later")  # I8, §4: where we stand is not known
 LINE_WITHOUT_END: Final = _reply(421, b"4.7.0 Line without an end")  # §1.2, attack 15
 
 # 451, 452: this command or message failed for now (RFC 5321 §4.2.3, §4.5.3.1.10).
 
 UPSTREAM_LOST: Final = _reply(451, b"4.4.2 The connection to the mail server behind this relay was lost; try again later")  # §4 S4-S7
 UPSTREAM_VIOLATION: Final = _reply(451, b"4.5.0 The mail server behind this relay broke the protocol; try again later")  # §1.6, attack 12
-INTERNAL_ERROR: Final = _reply(451, b"4.3.0 Internal error; try again later")  # I8, I9
 RECORD_FAILED: Final = _reply(451, b"4.3.0 The message could not be recorded; try again later")  # DESIGN §7
 DISK_FULL: Final = _reply(452, b"4.3.1 Insufficient storage; try again later")  # attack 33
 TOO_MANY_RECIPIENTS: Final = _reply(452, b"4.5.3 Too many recipients; send the rest in another transaction")  # RFC 5321 §4.5.3.1.10
@@ -94,7 +94,6 @@ BAD_LINE_ENDINGS: Final = _reply(554, b"5.6.0 The message has a CR or LF that is
 NUL_IN_MESSAGE: Final = _reply(554, b"5.6.0 The message has a NUL octet")  # RFC 5321 §4.5.2, attack 14
 BAD_HEADER_START: Final = _reply(554, b"5.6.0 The message begins with white space")  # §1.11, attack 13
 EIGHT_BIT_REFUSED: Final = _reply(554, b"5.6.3 8-bit content cannot be passed on without 8BITMIME")  # RFC 6152 §3, attack 2
-UTF8_HEADER_REFUSED: Final = _reply(554, b"5.6.9 UTF-8 header fields cannot be passed on without SMTPUTF8")  # RFC 6531 §3.5
 LOOP: Final = _reply(554, b"5.4.6 Mail loop: the message has passed too many relays, or this one before")  # RFC 5321 §6.3
 MESSAGE_TOO_BIG: Final = _reply(552, b"5.3.4 Message too big")  # RFC 1870 §6.1, §6.3
 LINE_OVER_LIMIT: Final = _reply(552, b"5.3.4 A line of the message is too long")  # §1.13

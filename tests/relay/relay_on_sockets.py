@@ -252,6 +252,7 @@ class Running:
 
     async def serve(self) -> None:
         with self.scope:
+            self.relay.bind()
             await self.relay.serve()
 
     async def close_clients(self) -> None:
