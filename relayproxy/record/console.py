@@ -14,7 +14,6 @@ from relayproxy.record.report import (
     ErrorRecord,
     LimitRecord,
     ListeningRecord,
-    NoteRecord,
     ReloadRecord,
     SessionRecord,
     TransactionRecord,
@@ -67,8 +66,6 @@ def _heading(record: Record) -> tuple[str, str]:
             return record.outcome, _OUTCOMES[record.outcome]
         case SessionRecord():
             return record.state, _LEVELS[record.level]
-        case NoteRecord():
-            return record.level, _LEVELS[record.level]
         case _:
             return record.event, _LEVELS[record.level]
 
@@ -81,7 +78,7 @@ def _identity(record: Record) -> str:
             return record.transaction or record.session or ""
         case SessionRecord():
             return record.session
-        case ListeningRecord() | ReloadRecord() | NoteRecord():
+        case ListeningRecord() | ReloadRecord():
             return ""
     assert_never(record)
 
@@ -106,8 +103,6 @@ def _parts(record: Record) -> list[str]:  # noqa: PLR0911 - one a kind of record
             return [f"{_cut(record.where)}: {_cut(record.what)}", *places]
         case ReloadRecord():
             return [_cut(record.what), _cut(record.error)]
-        case NoteRecord():
-            return [_cut(record.what), *(f"{_cut(name)}={_cut(value)}" for name, value in record.values.items())]
     assert_never(record)
 
 

@@ -13,9 +13,8 @@ What lines hold does not belong here (report.py), nor how they look (report.py, 
 from __future__ import annotations
 
 import os
-import sys
 import time
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import structlog
 from msgspec import UNSET
@@ -28,7 +27,6 @@ from relayproxy.record.report import (
     FaultRecord,
     LimitRecord,
     ListeningRecord,
-    NoteRecord,
     ReloadRecord,
     SessionRecord,
     TransactionRecord,
@@ -104,23 +102,22 @@ class Reporter:
             patience=patience,
             clock=clock,
         )
-        #: structlog's own, for what has no line of its own: it becomes a `note`, or an `error` where an exception came along.
-        self.log: FilteringBoundLogger = structlog.wrap_logger(
+        self._log: FilteringBoundLogger = structlog.wrap_logger(
             _Levels(self._sink),
             processors=[self._render],
             wrapper_class=structlog.make_filtering_bound_logger(level),
         ).bind()
         self._session_level: Level = "info" if format_ == "json" else "debug"
-        self._tell_session = self.log.info if format_ == "json" else self.log.debug
+        self._tell_session = self._log.info if format_ == "json" else self._log.debug
         self._tells_sessions = level in ("debug", self._session_level)
 
     # What the relay tells.
 
     def transaction(self, record: TransactionRecord) -> None:
-        self.log.critical("transaction", record=record)
+        self._log.critical("transaction", record=record)
 
     def listening(self, listener: str, address: str) -> None:
-        self.log.critical("listening", record=ListeningRecord(time=self.time(), listener=listener, address=address))
+        self._log.critical("listening", record=ListeningRecord(time=self.time(), listener=listener, address=address))
 
     def session_opened(self, session: str, *, listener: str, address: str, port: int | None, worker: int = 0) -> None:
         if self._tells_sessions:
@@ -183,7 +180,7 @@ class Reporter:
             line=None if line is None else text(redact(line)[:_QUOTED]),
             reply=None if reply is None else reply_of(reply),
         )
-        self.log.warning("violation", record=record)
+        self._log.warning("violation", record=record)
 
     def limit(
         self,
@@ -202,7 +199,7 @@ class Reporter:
             client=client,
             reply=None if reply is None else reply_of(reply),
         )
-        self.log.warning("limit", record=record)
+        self._log.warning("limit", record=record)
 
     def error(
         self,
@@ -222,10 +219,7 @@ class Reporter:
             transaction=transaction,
             faults=UNSET if exception is None else faults_of(exception),
         )
-        self.log.error("error", record=record)
-
-    def reloaded(self, what: str, error: str | None = None) -> None:
-        self.log.critical("reload", record=self._reload(what, error))
+        self._log.error("error", record=record)
 
     # The log itself.
 
@@ -233,11 +227,6 @@ class Reporter:
     def healthy(self) -> bool:
         """Whether the next transaction's line would get where it belongs; where not, MAIL is refused (DESIGN §7)."""
         return self._sink.healthy
-
-    @property
-    def dropped(self) -> int:
-        """Diagnostic lines that could not be written, ever."""
-        return self._sink.dropped
 
     def reopen(self) -> None:
         """SIGHUP: open the file anew. How that went is a `reload` line."""
@@ -253,21 +242,8 @@ class Reporter:
 
     # Behind structlog.
 
-    def _render(self, _logger: object, method: str, event: EventDict) -> bytes:
-        record = event.get("record")
-        return self._line(self._note(method, event) if record is None else record)
-
-    def _note(self, method: str, event: EventDict) -> Record:
-        what = str(event.pop("event", ""))
-        exception = event.pop("exc_info", None)
-        if exception is True:
-            exception = sys.exc_info()[1]
-        if isinstance(exception, BaseException):
-            return ErrorRecord(time=self.time(), where="process", what=what, faults=faults_of(exception))
-        level: Level = method if method in ("debug", "info", "warning") else "error"  # type: ignore[assignment]
-        return NoteRecord(
-            time=self.time(), level=level, what=what, values={str(k): _worded(v) for k, v in event.items()}
-        )
+    def _render(self, _logger: object, _method: str, event: EventDict) -> bytes:
+        return self._line(event["record"])
 
     def _json(self, record: Record) -> bytes:
         return encode(record) + b"\n"
@@ -281,10 +257,7 @@ class Reporter:
         )
 
     def _tell_reopened(self, error: str | None) -> bytes:
-        return self._line(self._reload("log", error))
-
-    def _reload(self, what: str, error: str | None) -> ReloadRecord:
-        return ReloadRecord(time=self.time(), level="error" if error else "info", what=what, error=error)
+        return self._line(ReloadRecord(time=self.time(), level="error" if error else "info", what="log", error=error))
 
 
 class _Levels:
@@ -300,10 +273,6 @@ class _Levels:
         self._sink.put(line)
 
     debug = info = warning = error
-
-
-def _worded(value: Any) -> str:
-    return text(value) if isinstance(value, bytes) else str(value)
 
 
 def faults_of(error: BaseException) -> tuple[FaultRecord, ...]:

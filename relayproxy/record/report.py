@@ -318,26 +318,8 @@ class ReloadRecord(Part, frozen=True, gc=False, kw_only=True):
     error: Annotated[str | None, Meta(description="why the old one is kept; null where the new one is in use")] = None
 
 
-class NoteRecord(Part, frozen=True, gc=False, kw_only=True):
-    """Anything else that was logged."""
-
-    v: Version = 1
-    event: Literal["note"] = "note"
-    time: Time
-    level: Level
-    what: str
-    values: dict[str, str] = {}
-
-
 Record = (
-    TransactionRecord
-    | ListeningRecord
-    | SessionRecord
-    | ViolationRecord
-    | LimitRecord
-    | ErrorRecord
-    | ReloadRecord
-    | NoteRecord
+    TransactionRecord | ListeningRecord | SessionRecord | ViolationRecord | LimitRecord | ErrorRecord | ReloadRecord
 )
 
 

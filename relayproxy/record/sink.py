@@ -162,11 +162,6 @@ class LogSink:
                 since = self._lines[0][0]
         return not self._failing and (since is None or self._clock() - since <= self._patience)
 
-    @property
-    def dropped(self) -> int:
-        """Diagnostic lines that were not written, ever."""
-        return self._dropped
-
     def reopen(self) -> None:
         """Open the file anew (logrotate, SIGHUP); what waits goes to the new one."""
         self._reopen += 1

@@ -20,7 +20,6 @@ from relayproxy.record.report import (
     LimitRecord,
     ListeningRecord,
     MessageRecord,
-    NoteRecord,
     RecipientRecord,
     Record,
     ReloadRecord,
@@ -76,7 +75,6 @@ LINES: list[tuple[Record, str]] = [
         "03:04:05 error      session: ours  KeyError at b:2  S",
     ),
     (ReloadRecord(time=T, what="log", error="Permission denied"), "03:04:05 reload     log  Permission denied"),
-    (NoteRecord(time=T, level="info", what="hello", values={"a": "1"}), "03:04:05 info       hello  a=1"),
 ]  # fmt: skip
 
 
@@ -103,7 +101,6 @@ def test_attack_22_whatever_a_peer_sent_is_one_harmless_line(sent: str) -> None:
         msgspec.structs.replace(transaction(sent, (sent,), sent), reply=ReplyRecord(250, None, sent, "upstream")),
         ViolationRecord(time=T, session="S", transaction=None, leg="client", what=sent, line=sent, reply=None),
         SessionRecord(time=T, session="S", listener="d", state="closed", client=ClientRecord("::1", 9, sent), why=sent),
-        NoteRecord(time=T, level="info", what=sent, values={sent: sent}),
     ):
         line = console_line(record)
         assert not re.search(
