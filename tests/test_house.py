@@ -75,17 +75,35 @@ def test_nothing_is_named_by_a_word_that_says_nothing(path: Path) -> None:
     assert [name for name in [path.stem, *named] if EMPTY_WORDS.search(name)] == []
 
 
-def test_what_is_imported_is_declared() -> None:
-    declared = {re.split(r"[>=\[]", one)[0].strip() for one in PROJECT["project"]["dependencies"]}
-    imported = set()
-    for path in MODULES:
+def declared(requirements: list[str]) -> set[str]:
+    """Their names as they are imported."""
+    return {re.split(r"[>=\[]", one)[0].strip().replace("import-linter", "importlinter") for one in requirements}
+
+
+def imported(paths: list[Path]) -> set[str]:
+    """What is none of ours and not the standard library's."""
+    found: set[str] = set()
+    for path in paths:
         for node in ast.walk(ast.parse(path.read_bytes())):
             if isinstance(node, ast.Import):
-                imported |= {alias.name.partition(".")[0] for alias in node.names}
+                found |= {alias.name.partition(".")[0] for alias in node.names}
             if isinstance(node, ast.ImportFrom) and node.module:
-                imported.add(node.module.partition(".")[0])
+                found.add(node.module.partition(".")[0])
+    ours = {"relayproxy", *(path.stem for path in paths), *(path.parent.name for path in paths)}
+    return found - sys.stdlib_module_names - ours
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
     # pydantic_core comes with pydantic, which pins it exactly.
-    assert imported - sys.stdlib_module_names - {"relayproxy", "pydantic_core"} <= declared
+    assert imported(MODULES) - {"pydantic_core"} == declared(PROJECT["project"]["dependencies"])
+
+
+def test_so_it_is_with_the_tests() -> None:
+    paths = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "deploy").rglob("*.py")]
+    called = {"mypy", "ruff"}  # by make lint
+    loaded = {"pytest-timeout", "pytest-trio"}  # by pytest
+    development = declared(PROJECT["project"]["optional-dependencies"]["dev"])
+    assert imported(paths) - imported(MODULES) == development - called - loaded
 
 
 def test_the_version_is_one() -> None:
