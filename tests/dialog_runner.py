@@ -39,7 +39,7 @@ import trio
 from dialog_facts import FactError, Facts
 from dialog_relay import DialRefusedByDialog, start
 from dialog_report import report
-from dialog_script import NOTES, configuration, expand, find, is_url, peer_address, script, sent
+from dialog_script import NOTES, configuration, expand, find, is_to_us, is_url, lines_of, peer_address, script, sent
 from dialog_wire import Leg
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -50,7 +50,6 @@ from relayproxy.record.dialog import (
     Line,
     Note,
     Session,
-    lines_of,
     parse,
     print_dialog,
 )
@@ -177,7 +176,7 @@ class _Player:
         if self._client is None and not (isinstance(entry, Event) and (entry.leg, entry.name) == ("C", "open")):
             self._open_client(Event("C", "open"))
         match entry:
-            case Line() if entry.to_us:
+            case Line() if is_to_us(entry):
                 group = [entry]
                 while queue and isinstance(queue[0], Line) and queue[0].joined:
                     joined = queue.pop(0)
@@ -318,7 +317,7 @@ class _Player:
 
         async def play(lines: list[str]) -> None:
             for entry in script(lines, number):
-                if isinstance(entry, Line) and entry.to_us:
+                if isinstance(entry, Line) and is_to_us(entry):
                     await self._send([entry])
                 else:
                     await self._act(entry, [])

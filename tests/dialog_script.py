@@ -15,7 +15,7 @@ from dialog_relay import CONFIG
 from relayproxy.record.dialog import HEADING, DialogError, Line, Note, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from relayproxy.record import dialog
 
@@ -24,6 +24,24 @@ NOTES: Final = (
     "upstream", "whole",
 )  # fmt: skip
 _FOLDS: Final = (b" ", b"\t")
+
+
+def is_to_us(line: Line) -> bool:
+    return (line.leg == "C") == (line.arrow == ">")
+
+
+def lines_of(
+    leg: dialog.Leg, arrow: dialog.Arrow, octets: bytes, *, data: bool = False, time: int | None = None
+) -> Iterator[Line]:
+    """What one read or write brought, as the lines that a dialog shows; their octets joined are `octets`."""
+    start = 0
+    while start < len(octets):
+        end = octets.find(b"\r\n", start) + 2
+        if end == 1:
+            end = len(octets)
+        joined = start > 0
+        yield Line(leg, arrow, octets[start:end], data=data, joined=joined, time=None if joined else time)
+        start = end
 
 
 def is_whole(text: str) -> bool:

@@ -18,7 +18,7 @@ r"""Dialogs: the one text form of an SMTP session, for people, replay and tests 
 Invariants: `parse(print_dialog(x)) == x` for every session with any octets, and what is printed is harmless on a
 terminal (attack 22: no control, bidirectional or zero-width character leaves unescaped, the octets stay exact) and
 survives an editor that cuts trailing white space. No I/O, no clock. Finding out which octets are mail data, and
-redacting, do not belong here: both happen before (the recorder); nor does what a note means (tests/dialog_runner.py).
+redacting, do not belong here: whoever makes a `Line` has done both. Nor does what a note means: its reader knows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
 Leg = Literal["C", "U"]
 Arrow = Literal[">", "<"]
@@ -99,10 +99,6 @@ class Line:
     number: int = field(default=0, compare=False)
     text: str = field(default="", compare=False)
 
-    @property
-    def to_us(self) -> bool:
-        return (self.leg == "C") == (self.arrow == ">")
-
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -144,18 +140,6 @@ class Session:
     id: str | None = None
     attributes: tuple[tuple[str, str], ...] = ()
     entries: tuple[Entry, ...] = ()
-
-
-def lines_of(leg: Leg, arrow: Arrow, octets: bytes, *, data: bool = False, time: int | None = None) -> Iterator[Line]:
-    """What one read or write brought, as the lines that a dialog shows; their octets joined are `octets`."""
-    start = 0
-    while start < len(octets):
-        end = octets.find(b"\r\n", start) + 2
-        if end == 1:
-            end = len(octets)
-        joined = start > 0
-        yield Line(leg, arrow, octets[start:end], data=data, joined=joined, time=None if joined else time)
-        start = end
 
 
 # Printing

@@ -3,7 +3,7 @@
 Theory of operation: `put` appends to a deque and wakes the thread only where it sleeps without a deadline, so that a busy relay pays
 less than a microsecond a line and a hundred wake-ups a second at most. The thread joins what waits and writes it; what the
 system did not take stays, to the octet, and is tried again. Two threads share the deque and plain counters, each
-counter written by one of them only: no lock is held by anyone, ever.
+counter written by one of them only. The only lock is that of the event that wakes, and nobody writes or waits with it held.
 
 Invariants: `put` never waits. A line that must be kept is written once and whole, in order, as long as the process lives; any other
 is dropped, and counted, while `max_waiting` octets wait. `healthy` tells when the queue cannot be written (DESIGN §7); it recovers by itself.

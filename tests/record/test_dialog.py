@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from dialog_script import lines_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +20,6 @@ from relayproxy.record.dialog import (
     Note,
     Session,
     escape,
-    lines_of,
     parse,
     print_dialog,
 )
@@ -228,11 +228,6 @@ def test_an_expected_line_keeps_its_text_so_that_an_escaped_asterisk_is_none() -
     assert isinstance(line, Line)
     assert line.octets == b"250 * *\r\n"
     assert line.text == r"250 \x2a *"
-
-
-def test_who_speaks_to_us() -> None:
-    entries = only("relayproxy dialog 1\nC> a\nC< b\nU> c\nU< d\n").entries
-    assert [entry.to_us for entry in entries if isinstance(entry, Line)] == [True, False, False, True]
 
 
 # The properties. Octets are drawn so that the special ones come often.
