@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from relayproxy.smtp.client import ClientProtocol
 from relayproxy.smtp.commands import Data, Ehlo, Mail, Noop, Path, Rcpt, Rset
 from relayproxy.smtp.errors import LocalProtocolError, RemoteProtocolError
+
+if TYPE_CHECKING:
+    from relayproxy.smtp.commands import Command
+    from relayproxy.smtp.replies import Reply
 
 SENDER = Mail(Path.parse(b"a@b.c"))
 RECIPIENT = Rcpt(Path.parse(b"d@e.f"))
@@ -15,23 +21,31 @@ RECIPIENT = Rcpt(Path.parse(b"d@e.f"))
 def greeted() -> ClientProtocol:
     protocol = ClientProtocol(reply_bytes=65536, reply_lines=512)
     protocol.receive_data(b"220 hi\r\n")
-    assert protocol.next_reply().code == 220
+    assert heard(protocol).code == 220
     hear(protocol, Ehlo(b"us.test"), b"250 ok\r\n")
     return protocol
 
 
-def hear(protocol, command, octets):
+def hear(protocol: ClientProtocol, command: Command, octets: bytes) -> None:
     protocol.send(command)
     protocol.receive_data(octets)
-    return protocol.next_reply()
+    heard(protocol)
+
+
+def heard(protocol: ClientProtocol) -> Reply:
+    """The next reply, which is there."""
+    reply = protocol.next_reply()
+    assert reply is not None
+    return reply
 
 
 @pytest.mark.parametrize("piece", [1, 2, 5, 100])
-def test_replies_are_matched_by_count_i6(piece):
+def test_replies_are_matched_by_count_i6(piece: int) -> None:
     protocol = greeted()
     sent = b"".join(protocol.send(command) for command in (SENDER, RECIPIENT, RECIPIENT))
     assert sent == b"MAIL FROM:<a@b.c>\r\nRCPT TO:<d@e.f>\r\nRCPT TO:<d@e.f>\r\n"
-    octets, codes = b"250 one\r\n452-two\r\n452 full\r\n250 three\r\n", []
+    octets = b"250 one\r\n452-two\r\n452 full\r\n250 three\r\n"
+    codes: list[int] = []
     for start in range(0, len(octets), piece):
         protocol.receive_data(octets[start : start + piece])
         while (reply := protocol.next_reply()) is not None:
@@ -40,11 +54,11 @@ def test_replies_are_matched_by_count_i6(piece):
     assert (protocol.owed, protocol.dialogue.transaction) == (0, "rcpt")
 
 
-def test_a_refusal_behind_a_refused_mail_of_the_same_group_is_no_violation():
+def test_a_refusal_behind_a_refused_mail_of_the_same_group_is_no_violation() -> None:
     protocol = greeted()
     protocol.send(SENDER), protocol.send(RECIPIENT)
     protocol.receive_data(b"550 no\r\n503 no MAIL\r\n")
-    assert [protocol.next_reply().code, protocol.next_reply().code] == [550, 503]
+    assert [heard(protocol).code, heard(protocol).code] == [550, 503]
     assert protocol.dialogue.transaction == "none"
 
 
@@ -60,19 +74,18 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("commands", "octets"), [case[1:] for case in BROKEN], ids=[case[0] for case in BROKEN])
-def test_replies_that_have_no_place_attack_12(commands, octets):
+def test_replies_that_have_no_place_attack_12(commands: tuple[Command, ...], octets: bytes) -> None:
     protocol = greeted()
     for command in commands:
         protocol.send(command)
     protocol.receive_data(octets)
     with pytest.raises(RemoteProtocolError) as caught:
-        while protocol.next_reply() is not None:
-            pass
+        list(iter(protocol.next_reply, None))
     assert (caught.value.reply.code, caught.value.fatal) == (451, True)
 
 
 @pytest.mark.parametrize("octets", [b"250 surplus\r\n", b"2", b"\r\n"])
-def test_a_reply_that_nothing_asked_for_attack_12(octets):
+def test_a_reply_that_nothing_asked_for_attack_12(octets: bytes) -> None:
     protocol = greeted()
     hear(protocol, Noop(), b"250 ok\r\n" + octets)
     with pytest.raises(RemoteProtocolError) as caught:
@@ -82,16 +95,16 @@ def test_a_reply_that_nothing_asked_for_attack_12(octets):
         protocol.send(SENDER)
 
 
-def test_a_reply_before_its_command_is_never_taken_for_its_answer():
+def test_a_reply_before_its_command_is_never_taken_for_its_answer() -> None:
     """Postfix calls it a premature reply (CVE-2009-3555 had that shape)."""
     protocol = ClientProtocol(reply_bytes=65536, reply_lines=512)
     protocol.receive_data(b"220 hi\r\n250 early\r\n")
-    assert protocol.next_reply().code == 220
+    assert heard(protocol).code == 220
     with pytest.raises(RemoteProtocolError):
         protocol.send(Ehlo(b"us.test"))
 
 
-def test_an_unasked_421_is_passed_on_as_it_is():
+def test_an_unasked_421_is_passed_on_as_it_is() -> None:
     protocol = greeted()
     protocol.receive_data(b"421 4.3.2 going down\r\n")
     with pytest.raises(RemoteProtocolError) as caught:
@@ -111,14 +124,16 @@ def message_under_way() -> ClientProtocol:
 @pytest.mark.parametrize(
     ("octets", "code"), [(b"552 5.3.4 big\r\n", 552), (b"452 later\r\n", 452), (b"421 bye\r\n", 421)]
 )
-def test_an_early_refusal_is_a_verdict_1_6(octets, code):
+def test_an_early_refusal_is_a_verdict_1_6(octets: bytes, code: int) -> None:
     protocol = message_under_way()
     protocol.receive_data(octets)
-    assert protocol.early_reply().code == code
+    refusal = protocol.early_reply()
+    assert refusal is not None
+    assert refusal.code == code
 
 
 @pytest.mark.parametrize("octets", [b"250 2.0.0 queued\r\n", b"354 go on\r\n", b"200 \r\n"])
-def test_an_early_success_is_never_believed_1_6(octets):
+def test_an_early_success_is_never_believed_1_6(octets: bytes) -> None:
     protocol = message_under_way()
     protocol.receive_data(octets)
     with pytest.raises(RemoteProtocolError) as caught:
@@ -127,18 +142,18 @@ def test_an_early_success_is_never_believed_1_6(octets):
 
 
 @pytest.mark.parametrize("verdict", [b"250 ok\r\n", b"452 later\r\n", b"554 no\r\n"])
-def test_every_verdict_resets_i12(verdict):
+def test_every_verdict_resets_i12(verdict: bytes) -> None:
     protocol = message_under_way()
     assert protocol.end_of_data() == b".\r\n"
     protocol.receive_data(verdict)
-    assert protocol.next_reply().wire == verdict
+    assert heard(protocol).wire == verdict
     with pytest.raises(LocalProtocolError):
         protocol.send(RECIPIENT)
     protocol.send(SENDER)
 
 
 @pytest.mark.parametrize("command", [Rset(), SENDER, RECIPIENT, Data(), Noop()])
-def test_nothing_can_be_asked_inside_of_mail_data_i3(command):
+def test_nothing_can_be_asked_inside_of_mail_data_i3(command: Command) -> None:
     protocol = message_under_way()
     with pytest.raises(LocalProtocolError):
         protocol.send(command)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,30 +15,32 @@ from relayproxy.smtp.errors import LocalProtocolError
 from relayproxy.smtp.replies import Reply
 from relayproxy.smtp.server import Refused, ServerProtocol
 
+if TYPE_CHECKING:
+    from relayproxy.smtp.commands import Command
+
 OK = Reply(250, (b"ok",))
 GO = Reply(354, (b"go",))
 NO = Reply(550, (b"no",))
 
 
-def greeted(*replies: Reply) -> ServerProtocol:
+def greeted() -> ServerProtocol:
     protocol = ServerProtocol(command_bytes=4096, line_bytes=1 << 20)
     protocol.send(Reply(220, (b"hi",)))
     protocol.receive_data(b"EHLO client.test\r\n")
     assert isinstance(protocol.next_command(), Ehlo)
     protocol.send(OK)
     protocol.offered = Capabilities({b"SIZE": b"", b"8BITMIME": b"", b"SMTPUTF8": b"", b"DSN": b""})
-    del replies
     return protocol
 
 
-def take(protocol: ServerProtocol) -> list[object]:
-    taken: list[object] = []
+def take(protocol: ServerProtocol) -> list[Command | Refused]:
+    taken: list[Command | Refused] = []
     while (command := protocol.next_command()) is not None:
         taken.append(command)
     return taken
 
 
-def verbs(commands: list[object]) -> list[str]:
+def verbs(commands: list[Command | Refused]) -> list[str]:
     return [f"{c.reply.code}" if isinstance(c, Refused) else c.verb for c in commands]
 
 
@@ -58,9 +62,11 @@ GROUPS = [
 
 @pytest.mark.parametrize(("octets", "groups"), GROUPS)
 @pytest.mark.parametrize("piece", [1, 2, 7, 1000])
-def test_groups_do_not_depend_on_how_octets_come(octets, groups, piece):
+def test_groups_do_not_depend_on_how_octets_come(octets: bytes, groups: list[list[str]], piece: int) -> None:
     """RFC 2920 §3.1: MAIL, RCPT, RSET may have others behind them; all else is last in its group."""
-    protocol, got, pending = greeted(), [], []
+    protocol = greeted()
+    got: list[list[str]] = []
+    pending: list[Command | Refused] = []
     for start in range(0, len(octets), piece):
         if pending and isinstance(pending[-1], Refused) and pending[-1].fatal:
             break
@@ -78,7 +84,7 @@ def test_groups_do_not_depend_on_how_octets_come(octets, groups, piece):
     assert got == groups
 
 
-def test_optimism_lasts_until_the_replies_are_known():
+def test_optimism_lasts_until_the_replies_are_known() -> None:
     protocol = greeted()
     protocol.receive_data(b"MAIL FROM:<a@b.c>\r\nRCPT TO:<d@e.f>\r\nDATA\r\n")
     assert verbs(take(protocol)) == ["MAIL", "RCPT", "DATA"]
@@ -90,7 +96,7 @@ def test_optimism_lasts_until_the_replies_are_known():
     assert verbs(take(protocol)) == ["503"]
 
 
-def test_mail_data_is_told_from_commands_by_the_dialogue_alone():
+def test_mail_data_is_told_from_commands_by_the_dialogue_alone() -> None:
     protocol = greeted()
     protocol.receive_data(b"MAIL FROM:<a@b.c>\r\nRCPT TO:<d@e.f>\r\nDATA\r\n")
     for reply in (OK, OK, GO)[: len(take(protocol))]:
@@ -107,7 +113,7 @@ def test_mail_data_is_told_from_commands_by_the_dialogue_alone():
 @pytest.mark.parametrize(
     "octets", [b"\x16\x03\x01\x02\x00\x01\x00", b"GET / HTTP/1.1\r\n", b"{}\r\n", b" MAIL\r\n", b"\xff", b"\x00"]
 )
-def test_what_is_not_smtp_is_fatal_at_its_first_octet_or_line_1_1_5(octets):
+def test_what_is_not_smtp_is_fatal_at_its_first_octet_or_line_1_1_5(octets: bytes) -> None:
     protocol = greeted()
     protocol.receive_data(octets)
     (refused,) = take(protocol)
@@ -115,7 +121,7 @@ def test_what_is_not_smtp_is_fatal_at_its_first_octet_or_line_1_1_5(octets):
     assert (refused.reply.code, refused.fatal, protocol.unread) == (421, True, 0)
 
 
-def test_smtputf8_is_asked_for_once_a_transaction():
+def test_smtputf8_is_asked_for_once_a_transaction() -> None:
     protocol = greeted()
     protocol.receive_data("MAIL FROM:<a@b.c> SMTPUTF8\r\nRCPT TO:<jösé@b.c>\r\n".encode())
     assert verbs(take(protocol)) == ["MAIL", "RCPT"]
@@ -124,7 +130,7 @@ def test_smtputf8_is_asked_for_once_a_transaction():
     assert verbs(take(protocol)) == ["MAIL", "553"]
 
 
-def test_after_a_refused_greeting_only_quit_is_left_rfc7504():
+def test_after_a_refused_greeting_only_quit_is_left_rfc7504() -> None:
     protocol = ServerProtocol(command_bytes=4096, line_bytes=1 << 20)
     protocol.send(Reply(521, (b"no mail here",)))
     for line, expected in ((b"EHLO x\r\n", "503"), (b"MAIL FROM:<a@b.c>\r\n", "503"), (b"QUIT\r\n", "QUIT")):
@@ -134,7 +140,7 @@ def test_after_a_refused_greeting_only_quit_is_left_rfc7504():
         protocol.send(command.reply if isinstance(command, Refused) else OK)
 
 
-def test_a_reply_to_nothing_is_our_own_fault():
+def test_a_reply_to_nothing_is_our_own_fault() -> None:
     protocol = greeted()
     with pytest.raises(LocalProtocolError):
         protocol.send(OK)
@@ -158,7 +164,7 @@ COMMANDS = st.sampled_from(
 
 
 @given(st.lists(COMMANDS, max_size=12), st.lists(st.integers(0, 5), max_size=12))
-def test_one_reply_a_command_whatever_the_replies_i6(lines, choices):
+def test_one_reply_a_command_whatever_the_replies_i6(lines: list[bytes], choices: list[int]) -> None:
     protocol = greeted()
     protocol.receive_data(b"".join(line + b"\r\n" for line in lines))
     answered = 0
