@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, NoReturn
+
 import dialog_relay
 from dialog_runner import play
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
-def test_a_fault_is_answered_421_and_told_without_its_message():
-    async def broken(url: str, seconds: float):
+    from dialog_relay import Dial, Driven
+
+
+def test_a_fault_is_answered_421_and_told_without_its_message() -> None:
+    async def broken(url: str, seconds: float) -> NoReturn:
         raise RuntimeError(f"{url} {seconds} and what the client sent")
 
-    driven = []
+    driven: list[Driven] = []
 
-    def start(config, dial):
+    def start(config: Mapping[str, Any], dial: Dial) -> Driven:
         del dial
         driven.append(dialog_relay.start(config, broken))
         return driven[0]
