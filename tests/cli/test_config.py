@@ -176,6 +176,7 @@ WRONG = [
     ('[[listener]]\naddress = "localhost"', "it.toml:2: listener[0].address: expected host:port, [v6]:port, unix:/path or fd:NAME, got 'localhost'"),
     ('[[listener]]\nname = "a b"', "it.toml:2: listener[0].name: expected a name of at most 64 letters, digits, dots, hyphens and underscores, got 'a b'"),
     ('[[listener]]\naddress = "0.0.0.0:25"', "it.toml:2: listener[0].address: expected clients beside it (who may connect), as 0.0.0.0:25 is not loopback"),
+    ('[[listener]]\naddress = "fd:submission"', "it.toml:2: listener[0].address: expected clients beside it (who may connect), as fd:submission is not loopback"),
     ('[[listener]]\nclients = [\n"::1",\n"10.0.0.1/8",\n]', "it.toml:4: listener[0].clients[1]: expected an address or a network such as \"127.0.0.0/8\", \"::1\", got '10.0.0.1/8'"),
     ('[[listener]]\n[[listener]]\naddress="unix:/a"', "it.toml:2: listener[1].name: expected a name of its own, got 'default' again"),
     (REMOTE + '[[listener]]\nupstream = "provide"', "it.toml:4: listener[0].upstream: expected the name of an upstream, got 'provide'; the nearest known is provider"),
