@@ -1,7 +1,7 @@
 """One client session, read top to bottom like RFC 5321 §3: greet, answer commands group by group, take a message, say goodbye.
 
-Linear code. The legs are a `ClientLeg` (client_leg.py) and an `Upstream` (upstream.py); what passes between them is decided here, what a
-client has used up of its limits is counted here, and a `Transaction` (transaction.py) collects what is told afterwards.
+Linear code. The legs are a `ClientLeg` (client_leg.py) and an `Upstream` (upstream.py); what passes between them is decided here, and a
+`Transaction` (transaction.py) collects what is told afterwards.
 Invariants (PROTOCOL §0): one reply a command, in order; a 2xx to the message is upstream's own or a named exception's (I1); after
 upstream's verdict nothing local changes it (I2); no dot leaves unless the client's own end of data came (I3).
 What may come when does not belong here (smtp/dialogue.py), nor how things are sent (delivery.py).
@@ -16,6 +16,7 @@ import trio
 
 from relayproxy.net.peer import PeerLost, PeerStalled
 from relayproxy.record.text import text
+from relayproxy.relay.allowance import Allowance
 from relayproxy.relay.client_leg import Goodbye
 from relayproxy.relay.connect import UpstreamUnavailable, parse_capabilities
 from relayproxy.relay.delivery import Delivery
@@ -45,35 +46,17 @@ _OWN_ANSWERS = {
     "NOOP": local_replies.NOOP_OK,
     "VRFY": local_replies.CANNOT_VERIFY,
 }
-#: Commands that bring no message on; too many in a row end the session (attack 16).
-JUNK = frozenset({"EHLO", "HELO", "RSET", "NOOP", "VRFY", "HELP"})
-#: A transaction may have so many times its limit of recipients, refused ones included, before they are not even passed on.
-REFUSED_RECIPIENTS = 2
 
 
 class Session:
     """What one client says, and what it is answered."""
 
+    # fmt: off
     __slots__ = (
-        "_client",
-        "_connect",
-        "_connecting",
-        "_context",
-        "_delivery",
-        "_ended",
-        "_errors",
-        "_helo",
-        "_idle",
-        "_junk",
-        "_messages",
-        "_new_id",
-        "_quit",
-        "_transaction",
-        "_transfer",
-        "_upstream",
-        "id",
-        "transactions",
-    )  # fmt: skip
+        "_allowance", "_client", "_connect", "_connecting", "_context", "_delivery", "_ended", "_helo", "_idle", "_new_id", "_quit",
+        "_transaction", "_transfer", "_upstream", "id", "transactions",
+    )
+    # fmt: on
 
     def __init__(self, new_id: Callable[[], str], client: ClientLeg, context: Context, connect: Connect) -> None:
         self.id = new_id()
@@ -92,9 +75,7 @@ class Session:
         self._helo: Ehlo | Helo | None = None
         self._idle = False
         self._quit = False
-        self._errors = 0
-        self._junk = 0
-        self._messages = 0
+        self._allowance = Allowance(context.limits)
 
     # From the first octet to the last.
 
@@ -230,7 +211,7 @@ class Session:
         replies: list[Reply] = []
         asked: list[Command] = []
         for command in group:
-            if self._is_too_much_junk(command):
+            if not self._allowance.covers_command(command):
                 replies += [*await self._ask(asked), self._limited("junk_commands", local_replies.TOO_MUCH_JUNK)]
                 break
             if self._goes_upstream(command, asked):
@@ -278,13 +259,14 @@ class Session:
         upstream = self._upstream
         if upstream is None or upstream.spent or upstream.failure is not None or isinstance(command, Refused):
             return False
+        ahead = sum(isinstance(other, type(command)) for other in asked)
         match command:
             case Mail():
-                return self._objection_to_mail(command, sum(isinstance(other, Mail) for other in asked)) is None
+                return self._objection_to_mail(command, ahead) is None
             case Rcpt():
                 # Without either, MAIL in front of it in its group was refused by us.
                 begun = self._transaction is not None or bool(asked)
-                return begun and self._has_room_for_recipient(sum(isinstance(other, Rcpt) for other in asked))
+                return begun and self._allowance.covers_recipient(self._transaction, ahead)
             case Rset():
                 return bool(asked) or self._transaction is not None
             case _:
@@ -308,7 +290,7 @@ class Session:
         match received:
             case Mail():
                 self._end_transaction()  # of one that RSET in its group should have ended, and did not
-                self._messages += 1
+                self._allowance.begin_message()
                 sent_mail = sent if isinstance(sent, Mail) else None
                 self._transaction = Transaction(
                     self._new_id(),
@@ -355,34 +337,20 @@ class Session:
         )
         if isinstance(refused.command, Mail | Rcpt) and refused.reply.code not in (501, 503):
             self._note(refused.command, None, refused.reply, self._context.now())
-        if refused.reply.severity == 5:
-            self._errors += 1
-            if self._errors > self._context.limits.errors:
-                return self._limited("errors", local_replies.TOO_MANY_ERRORS)
+        if refused.reply.severity == 5 and not self._allowance.covers_error():
+            return self._limited("errors", local_replies.TOO_MANY_ERRORS)
         return refused.reply
-
-    def _has_room_for_recipient(self, ahead: int) -> bool:
-        """`ahead` more RCPTs were not answered yet. Those that upstream refuses count too, past a point: the record keeps them all (I11)."""
-        limit = self._context.limits.recipients
-        accepted, asked = (0, 0) if self._transaction is None else (self._transaction.accepted, self._transaction.asked)
-        return accepted + ahead < limit and asked + ahead < REFUSED_RECIPIENTS * limit
 
     def _refuse_recipient(self, command: Rcpt) -> Reply:
         if self._transaction is None:
             return local_replies.BAD_SEQUENCE
-        if self._transaction.asked < REFUSED_RECIPIENTS * self._context.limits.recipients:
+        if self._allowance.covers_refused_recipient(self._transaction):
             self._note(command, None, local_replies.TOO_MANY_RECIPIENTS, self._context.now())
         return self._limited("recipients", local_replies.TOO_MANY_RECIPIENTS)
 
     def _limited(self, limit: str, reply: Reply) -> Reply:
         self._context.reporter.limit(limit, session=self.id, reply=reply)
         return reply
-
-    def _is_too_much_junk(self, command: Command | Refused) -> bool:
-        if isinstance(command, Refused) or command.verb not in JUNK:
-            return False
-        self._junk += 1
-        return self._junk > self._context.limits.junk_commands
 
     async def _hello(self, command: Ehlo | Helo) -> Reply:
         """EHLO and HELO begin anew, at any time: upstream is told with RSET (PROTOCOL §1.1 (3))."""
@@ -427,7 +395,7 @@ class Session:
         """What speaks against a new transaction before upstream is asked; `ahead` others go with it in its group."""
         if not self._context.reporter.healthy:
             return local_replies.RECORD_FAILED
-        if self._messages + ahead >= self._context.limits.messages_per_session:
+        if not self._allowance.covers_message(ahead):
             return local_replies.TOO_MANY_MESSAGES
         size = get(command.parameters, b"SIZE")
         if size is not None and number(size) > self._max_size:
@@ -478,5 +446,5 @@ class Session:
         elif await self._transfer.begin(transaction, delivery, replies):
             verdict = await self._transfer.finish(transaction, delivery, self._max_size)
             if verdict.severity == 2:
-                self._junk = 0
+                self._allowance.message_accepted()
             self._end_transaction()

@@ -1,0 +1,60 @@
+"""What a client has used up of its limits (PROTOCOL §1.13, attack 16). Counting is here; what is answered, the session decides."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from relayproxy.smtp.server import Refused
+
+if TYPE_CHECKING:
+    from relayproxy.relay.settings import Limits
+    from relayproxy.relay.transaction import Transaction
+    from relayproxy.smtp.commands import Command
+
+#: Commands that bring no message on; too many in a row end the session.
+JUNK: Final = frozenset({"EHLO", "HELO", "RSET", "NOOP", "VRFY", "HELP"})
+#: A transaction may have so many times its limit of recipients, refused ones included, before they are not even passed on.
+REFUSED_RECIPIENTS: Final = 2
+
+
+class Allowance:
+    """One session's. `ahead` counts what is on its way and was not answered yet."""
+
+    __slots__ = ("_errors", "_junk", "_limits", "_messages")
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._errors = 0
+        self._junk = 0
+        self._messages = 0
+
+    def covers_command(self, command: Command | Refused) -> bool:
+        """Count the command, should it be junk; whether it may still be answered."""
+        if isinstance(command, Refused) or command.verb not in JUNK:
+            return True
+        self._junk += 1
+        return self._junk <= self._limits.junk_commands
+
+    def covers_error(self) -> bool:
+        """Count a command that we had to refuse; whether there may be more."""
+        self._errors += 1
+        return self._errors <= self._limits.errors
+
+    def covers_message(self, ahead: int = 0) -> bool:
+        return self._messages + ahead < self._limits.messages_per_session
+
+    def begin_message(self) -> None:
+        self._messages += 1
+
+    def message_accepted(self) -> None:
+        self._junk = 0
+
+    def covers_recipient(self, transaction: Transaction | None, ahead: int) -> bool:
+        """Those that upstream refuses count too, past a point: the record keeps them all (PROTOCOL I11)."""
+        limit = self._limits.recipients
+        accepted, asked = (0, 0) if transaction is None else (transaction.accepted, transaction.asked)
+        return accepted + ahead < limit and asked + ahead < REFUSED_RECIPIENTS * limit
+
+    def covers_refused_recipient(self, transaction: Transaction) -> bool:
+        """Whether the record may keep another one that we refused."""
+        return transaction.asked < REFUSED_RECIPIENTS * self._limits.recipients
