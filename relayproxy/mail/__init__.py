@@ -1,1 +1,1 @@
-"""Mail without I/O: header section, trace."""
+"""Mail without I/O: envelope, header section, trace."""

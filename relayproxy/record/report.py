@@ -27,7 +27,8 @@ from relayproxy.smtp.replies import Origin  # noqa: TC001 - msgspec reads annota
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from relayproxy.smtp.commands import Mail, Parameters, Rcpt
+    from relayproxy.mail.envelope import Envelope
+    from relayproxy.smtp.commands import Parameters
     from relayproxy.smtp.replies import Reply
 
 SCHEMA_ID: Final = "urn:relayproxy:schema:record:1"
@@ -375,11 +376,12 @@ def parameters_of(parameters: Parameters) -> dict[str, str | None]:
     return record
 
 
-def envelope_of(mail: Mail, recipients: Iterable[Rcpt]) -> EnvelopeRecord:
+def envelope_of(envelope: Envelope) -> EnvelopeRecord:
+    mail = envelope.mail
     return EnvelopeRecord(
         text(mail.path.address),
         parameters_of(mail.parameters),
-        tuple([AddressRecord(text(rcpt.path.address), parameters_of(rcpt.parameters)) for rcpt in recipients]),
+        tuple([AddressRecord(text(rcpt.path.address), parameters_of(rcpt.parameters)) for rcpt in envelope.recipients]),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from relayproxy.mail.envelope import Envelope
 from relayproxy.mail.trace import received_field
 from relayproxy.record.report import (
     ClientRecord,
@@ -197,14 +198,13 @@ class Transaction:
         )
 
     def _envelopes_record(self, mail: Mail) -> EnvelopesRecord:
-        received = envelope_of(mail, [received for received, _, _ in self._recipients])
+        received = envelope_of(Envelope(mail, tuple([received for received, _, _ in self._recipients])))
         if self._sent_mail is None:
             return EnvelopesRecord(received, None)
         if self._sent_mail is mail and all(sent is one for one, sent, _ in self._recipients):
             return EnvelopesRecord(received, received)
-        return EnvelopesRecord(
-            received, envelope_of(self._sent_mail, [sent for _, sent, _ in self._recipients if sent is not None])
-        )
+        sent = Envelope(self._sent_mail, tuple([sent for _, sent, _ in self._recipients if sent is not None]))
+        return EnvelopesRecord(received, envelope_of(sent))
 
     def _upstream_record(self) -> UpstreamRecord | None:
         upstream = self._upstream

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
+from relayproxy.mail.envelope import Envelope
 from relayproxy.record.report import (
     AddressRecord,
     AuthRecord,
@@ -314,7 +315,7 @@ def test_parameters(parameters: Parameters, record: dict[str, str | None]) -> No
 def test_the_envelope_is_told_as_it_was_written() -> None:
     mail = Mail(Path(b"", b""), ((b"SIZE", b"1"),))
     rcpt = Rcpt(Path(b'"a\\ b"', b"y"), ((b"NOTIFY", b"success,failure"),))
-    assert envelope_of(mail, [rcpt]) == EnvelopeRecord(
+    assert envelope_of(Envelope(mail, (rcpt,))) == EnvelopeRecord(
         "", {"SIZE": "1"}, (AddressRecord(r'"a\\ b"@y', {"NOTIFY": "success,failure"}),)
     )
 
