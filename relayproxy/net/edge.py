@@ -201,6 +201,7 @@ class EdgeStream(DeadlineStream):
         except BlockingIOError:
             sent = 0
         except OSError as error:
+            self.readable = self._exact = True  # what the far side said before it closed can still be had
             raise self._failure(error) from error
         if sent < len(octets):
             self._writable = False

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 from relayproxy.smtp.server import Refused
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from relayproxy.relay.settings import Limits
     from relayproxy.relay.transaction import Transaction
     from relayproxy.smtp.commands import Command
@@ -18,7 +20,7 @@ REFUSED_RECIPIENTS: Final = 2
 
 
 class Allowance:
-    """One session's. `ahead` counts what is on its way and was not answered yet."""
+    """One session's."""
 
     __slots__ = ("_errors", "_junk", "_limits", "_messages")
 
@@ -41,6 +43,7 @@ class Allowance:
         return self._errors <= self._limits.errors
 
     def covers_message(self, ahead: int = 0) -> bool:
+        """`ahead` others are on their way and were not answered yet."""
         return self._messages + ahead < self._limits.messages_per_session
 
     def begin_message(self) -> None:
@@ -49,11 +52,20 @@ class Allowance:
     def message_accepted(self) -> None:
         self._junk = 0
 
-    def covers_recipient(self, transaction: Transaction | None, ahead: int) -> bool:
-        """Those that upstream refuses count too, past a point: the record keeps them all (PROTOCOL I11)."""
+    def covers_recipient(self, transaction: Transaction | None, asked: Sequence[Command]) -> bool:
+        """Whether RCPT behind `asked` may be passed on, of which a MAIL or RSET begins the count anew.
+
+        Those that upstream refuses count too, past a point: the record keeps them all (PROTOCOL I11).
+        """
+        ahead = 0
+        for other in reversed(asked):
+            if other.verb != "RCPT":
+                transaction = None
+                break
+            ahead += 1
         limit = self._limits.recipients
-        accepted, asked = (0, 0) if transaction is None else (transaction.accepted, transaction.asked)
-        return accepted + ahead < limit and asked + ahead < REFUSED_RECIPIENTS * limit
+        accepted, named = (0, 0) if transaction is None else (transaction.accepted, transaction.asked)
+        return accepted + ahead < limit and named + ahead < REFUSED_RECIPIENTS * limit
 
     def covers_refused_recipient(self, transaction: Transaction) -> bool:
         """Whether the record may keep another one that we refused."""

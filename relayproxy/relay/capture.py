@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from relayproxy.relay.upstream import UNASKED
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.capabilities import Capabilities
 from relayproxy.smtp.replies import Reply
@@ -33,15 +34,6 @@ CAPABILITIES = Capabilities.parse(
     Reply(250, (b"capture", b"PIPELINING", b"SIZE", b"8BITMIME", b"SMTPUTF8", b"DSN", b"ENHANCEDSTATUSCODES"))
 )
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_REPLIES = {
-    "MAIL": local_replies.SENDER_OK,
-    "RCPT": local_replies.RECIPIENT_OK,
-    "RSET": local_replies.RESET_OK,
-    "NOOP": local_replies.NOOP_OK,
-    "VRFY": local_replies.CANNOT_VERIFY,
-    "EHLO": local_replies.NOOP_OK,
-    "QUIT": local_replies.QUIT_OK,
-}
 
 
 class CaptureUpstream:
@@ -70,7 +62,7 @@ class CaptureUpstream:
         """There is nobody to listen to."""
 
     async def exchange(self, commands: Sequence[Command]) -> list[Reply]:
-        return [_REPLIES[command.verb] for command in commands]
+        return [UNASKED[command.verb] for command in commands]
 
     async def start_data(self, transaction: str) -> Reply:
         self.progress = "begun"

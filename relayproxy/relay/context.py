@@ -15,6 +15,7 @@ from relayproxy.smtp.capabilities import Capabilities
 if TYPE_CHECKING:
     from relayproxy.record.log import Reporter
     from relayproxy.relay.settings import Limits, Timeouts
+    from relayproxy.relay.upstream import Upstream
     from relayproxy.smtp.replies import Reply
 
 #: Distinct upstream capability lists whose offers are kept; there is one a server, seldom more.
@@ -78,3 +79,7 @@ class Context:
         )
         self._offers[id(upstream)] = (upstream, offer)  # the list is kept too, so that its id stays its own
         return offer
+
+    def max_size(self, upstream: Upstream | None) -> int:
+        """The largest message in octets that both sides take."""
+        return self.limits.message_bytes if upstream is None else self.offer(upstream.capabilities).message_bytes

@@ -22,6 +22,7 @@ from relayproxy.relay.connect import UpstreamUnavailable, parse_capabilities
 from relayproxy.relay.delivery import Delivery
 from relayproxy.relay.transaction import Transaction
 from relayproxy.relay.transfer import Transfer
+from relayproxy.relay.upstream import UNASKED
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.capabilities import Capabilities
 from relayproxy.smtp.commands import Data, Ehlo, Helo, Mail, Quit, Rcpt, Rset
@@ -40,12 +41,6 @@ if TYPE_CHECKING:
 Connect = Callable[[bytes | None], "Awaitable[Upstream]"]
 #: Besides MAIL, RCPT, RSET and DATA.
 PASSED_ON = frozenset({"NOOP", "VRFY"})
-_OWN_ANSWERS = {
-    "RSET": local_replies.RESET_OK,
-    "HELP": local_replies.HELP,
-    "NOOP": local_replies.NOOP_OK,
-    "VRFY": local_replies.CANNOT_VERIFY,
-}
 
 
 class Session:
@@ -53,7 +48,7 @@ class Session:
 
     # fmt: off
     __slots__ = (
-        "_allowance", "_client", "_connect", "_connecting", "_context", "_delivery", "_ended", "_helo", "_idle", "_new_id", "_quit",
+        "_allowance", "_client", "_connect", "_connecting", "_context", "_delivery", "_ended", "_helo", "_idle", "_mail_refused", "_new_id", "_quit",
         "_transaction", "_transfer", "_upstream", "id", "transactions",
     )
     # fmt: on
@@ -74,10 +69,9 @@ class Session:
         self._transaction: Transaction | None = None
         self._helo: Ehlo | Helo | None = None
         self._idle = False
+        self._mail_refused = False
         self._quit = False
         self._allowance = Allowance(context.limits)
-
-    # From the first octet to the last.
 
     async def run(self) -> str:
         """Hold the session; why it ended, in words."""
@@ -120,9 +114,10 @@ class Session:
             try:
                 await self._client.peer.close(agreed=self._quit)
             finally:
-                if self._upstream is not None:
-                    await self._upstream.leave()
-                    self._tell_violation(self._upstream)
+                if (upstream := self._upstream) is not None:
+                    await upstream.leave()
+                    if (what := upstream.violation) is not None:
+                        self._context.reporter.violation("upstream", what, session=self.id, reply=upstream.failure)
 
     async def _say(self, replies: list[Reply]) -> None:
         """Write replies; only then has the client heard them, and what they ended is told."""
@@ -133,10 +128,6 @@ class Session:
             for transaction in self._ended:
                 transaction.acknowledged = True
             self._tell_ended()
-
-    def _tell_violation(self, upstream: Upstream) -> None:
-        if upstream.violation is not None:
-            self._context.reporter.violation("upstream", upstream.violation, session=self.id, reply=upstream.failure)
 
     def wind_down(self) -> None:
         """Shutting down: end what waits while no transaction is open; the others notice by themselves."""
@@ -237,7 +228,7 @@ class Session:
         if isinstance(group[-1], Refused) and group[-1].fatal:
             raise Goodbye(group[-1].what)
 
-    async def _answer_here(self, command: Command | Refused) -> Reply:
+    async def _answer_here(self, command: Command | Refused) -> Reply:  # noqa: PLR0911  a table of commands
         """The answer to what is not simply passed on."""
         if isinstance(command, Refused):
             return self._refuse(command)
@@ -249,24 +240,25 @@ class Session:
             case Mail():
                 return await self._mail(command)
             case Rcpt():
+                if self._transaction is not None and self._allowance.covers_recipient(self._transaction, ()):
+                    return (await self._ask([command]))[0]  # others in front of it were refused, so there is room
                 return self._refuse_recipient(command)
             case _:
                 # Where there is nothing to reset, and where there is no upstream connection to ask.
-                return _OWN_ANSWERS[command.verb]
+                return UNASKED[command.verb]
 
     def _goes_upstream(self, command: Command | Refused, asked: list[Command]) -> TypeGuard[Command]:
         """Whether the command is passed on, in the group that `asked` is so far."""
         upstream = self._upstream
         if upstream is None or upstream.spent or upstream.failure is not None or isinstance(command, Refused):
             return False
-        ahead = sum(isinstance(other, type(command)) for other in asked)
         match command:
             case Mail():
-                return self._objection_to_mail(command, ahead) is None
+                return self._objection_to_mail(command, sum(isinstance(other, Mail) for other in asked)) is None
             case Rcpt():
                 # Without either, MAIL in front of it in its group was refused by us.
                 begun = self._transaction is not None or bool(asked)
-                return begun and self._allowance.covers_recipient(self._transaction, ahead)
+                return begun and self._allowance.covers_recipient(self._transaction, asked)
             case Rset():
                 return bool(asked) or self._transaction is not None
             case _:
@@ -290,6 +282,7 @@ class Session:
         match received:
             case Mail():
                 self._end_transaction()  # of one that RSET in its group should have ended, and did not
+                self._mail_refused = reply.severity != 2
                 self._allowance.begin_message()
                 sent_mail = sent if isinstance(sent, Mail) else None
                 self._transaction = Transaction(
@@ -332,6 +325,12 @@ class Session:
 
     def _refuse(self, refused: Refused) -> Reply:
         """A line that was no acceptable command: counted, told, answered."""
+        if (
+            self._mail_refused
+            and refused.reply is local_replies.BAD_SEQUENCE
+            and isinstance(refused.command, Rcpt | Data)
+        ):
+            return refused.reply  # sent behind a MAIL whose refusal was on its way (RFC 2920)
         self._context.reporter.violation(
             "client", refused.what, session=self.id, line=refused.line, reply=refused.reply
         )
@@ -393,25 +392,21 @@ class Session:
 
     def _objection_to_mail(self, command: Mail, ahead: int = 0) -> Reply | None:
         """What speaks against a new transaction before upstream is asked; `ahead` others go with it in its group."""
+        if self._context.shutting_down and self._transaction is not None:
+            return local_replies.SHUTTING_DOWN  # the transaction that may still end has ended: this is another one
         if not self._context.reporter.healthy:
             return local_replies.RECORD_FAILED
         if not self._allowance.covers_message(ahead):
             return local_replies.TOO_MANY_MESSAGES
         size = get(command.parameters, b"SIZE")
-        if size is not None and number(size) > self._max_size:
+        if size is not None and number(size) > self._context.max_size(self._upstream):
             return local_replies.MESSAGE_TOO_BIG
         return None
-
-    @property
-    def _max_size(self) -> int:
-        upstream = self._upstream
-        own = self._context.limits.message_bytes
-        return own if upstream is None else self._context.offer(upstream.capabilities).message_bytes
 
     async def _mail(self, command: Mail) -> Reply:
         """MAIL that could not just be passed on: refused here, or first there has to be a new connection."""
         objection = self._objection_to_mail(command)
-        if objection is None:
+        if objection is None and self._upstream is not None and self._upstream.spent:
             objection = await self._reconnect()
         if objection is None:
             return (await self._ask([command]))[0]
@@ -440,11 +435,15 @@ class Session:
         transaction, delivery = self._transaction, self._delivery
         if self._client.spoke_early():
             await self._transfer.refuse_early_data(replies, transaction)
-        if transaction is None or delivery is None or not transaction.accepted:
+        if self._upstream is not None and (failure := self._upstream.failure) is not None:
+            if transaction is not None:
+                transaction.lost(failure)
+            await self._say([*replies, failure])
+        elif transaction is None or delivery is None or not transaction.accepted:
             refusal = local_replies.BAD_SEQUENCE if transaction is None else local_replies.NO_RECIPIENTS
             await self._say([*replies, refusal])
         elif await self._transfer.begin(transaction, delivery, replies):
-            verdict = await self._transfer.finish(transaction, delivery, self._max_size)
+            verdict = await self._transfer.finish(transaction, delivery, self._context.max_size(self._upstream))
             if verdict.severity == 2:
                 self._allowance.message_accepted()
             self._end_transaction()

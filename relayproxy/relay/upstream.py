@@ -10,7 +10,7 @@ Failover and greeting do not belong here (connect.py), nor what is sent (deliver
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from relayproxy.net.peer import PeerLost, PeerStalled
 from relayproxy.smtp import local_replies
@@ -34,6 +34,17 @@ GROUP = 100
 LAST_WRITE = 64 * 1024
 
 
+#: What a command is answered where there is no server to ask.
+UNASKED: Final[dict[str, Reply]] = {
+    "MAIL": local_replies.SENDER_OK,
+    "RCPT": local_replies.RECIPIENT_OK,
+    "RSET": local_replies.RESET_OK,
+    "NOOP": local_replies.NOOP_OK,
+    "VRFY": local_replies.CANNOT_VERIFY,
+    "HELP": local_replies.HELP,
+    "EHLO": local_replies.NOOP_OK,
+    "QUIT": local_replies.QUIT_OK,
+}
 #: How far the message has gone: "begun" from DATA on, "committed" once the first octet of the final dot may have left, "answered" once the
 #: verdict on it was read. What stays "committed" is `unknown`.
 Progress = Literal["none", "begun", "committed", "answered"]
@@ -239,8 +250,9 @@ class SmtpUpstream:
             return self._last_words(error)
 
     async def _early(self) -> Reply:
+        deadline = self._peer.now() + self._timeouts.data_block
         while (reply := self._protocol.early_reply()) is None:
-            data = await self._peer.receive(self._timeouts.data_block)
+            data = await self._peer.receive_by(deadline)
             if not data:
                 raise PeerLost(self._peer.leg)
             self._protocol.receive_data(data)
@@ -277,8 +289,25 @@ class SmtpUpstream:
             await self._peer.send(data + dot, self._timeouts.data_block)
             reply = await self._reply(self._peer.now() + self._timeouts.end_of_data)
         except (PeerLost, RemoteProtocolError) as error:
-            return self._failed(error)
+            if (refusal := self._refusal_left_behind(error)) is None:
+                return self._failed(error)
+            reply = refusal
         self.progress = "answered"
+        return reply
+
+    def _refusal_left_behind(self, error: PeerLost | RemoteProtocolError) -> Reply | None:
+        """The refusal of a server that closed while our last octets were leaving. A 2yz is not believed then (I1)."""
+        if self._protocol.owed != 1 or not isinstance(error, PeerLost) or isinstance(error, PeerStalled):
+            return None
+        try:
+            if data := self._peer.receive_now():
+                self._protocol.receive_data(data)
+            reply = self._protocol.next_reply()
+        except (PeerLost, RemoteProtocolError):
+            return None
+        if reply is None or reply.severity < 4:
+            return None
+        self._fail("upstream closed the connection", reply if reply.code == 421 else local_replies.UPSTREAM_GONE)
         return reply
 
     def drop(self) -> None:

@@ -10,6 +10,7 @@ Deciding what to answer does not belong here, nor counting errors (relay/session
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,9 @@ EXTENSIONS = {
 }
 
 
+_FRAMING_VERB = re.compile(rb"\s*(?:DATA|AUTH|STARTTLS)(?![A-Za-z])", re.IGNORECASE)
+
+
 class Refused(msgspec.Struct, frozen=True, gc=False):
     """A line that was no acceptable command: what it is answered, and why in words (nothing of the line is quoted).
 
@@ -54,14 +58,14 @@ class Refused(msgspec.Struct, frozen=True, gc=False):
     @property
     def changes_framing(self) -> bool:
         """Whether what follows was meant for something else than commands, had it not been refused (attacks 5, 6, 9)."""
-        return self.line.lstrip().split(b" ", 1)[0].upper() in (b"DATA", b"AUTH", b"STARTTLS")
+        return _FRAMING_VERB.match(self.line) is not None
 
 
 class ServerProtocol:
     """One client session's dialogue, as its server."""
 
     __slots__ = (
-        "_ahead", "_blocked", "_lines", "_max_data_line", "_pending", "_reader", "_smtputf8", "dialogue", "offered",
+        "_ahead", "_blocked", "_ending", "_lines", "_max_data_line", "_pending", "_reader", "_smtputf8", "dialogue", "offered",
     )  # fmt: skip
 
     def __init__(self, *, command_bytes: int, line_bytes: int) -> None:
@@ -71,6 +75,7 @@ class ServerProtocol:
         self._lines = LineBuffer(command_bytes, MAX_DISCARD)
         self._pending: deque[str] = deque(("GREETING",))
         self._blocked = True  # the last that is pending must be answered before anything behind it is read
+        self._ending = False  # the last that is pending is fatal: with its answer the dialogue ends
         self._ahead: Dialogue | None = None  # where the commands still unanswered lead if they succeed
         self._reader: DataReader | None = None
         self._smtputf8 = False
@@ -147,7 +152,7 @@ class ServerProtocol:
         reply = error.reply
         if error.fatal:
             self._lines.clear()
-            self.dialogue.close()  # whatever still comes is not read
+            self._ending = True  # whatever still comes is not read; what came before is still answered
         elif self.dialogue.channel == "refused":
             reply = local_replies.BAD_SEQUENCE  # RFC 5321 §3.1: to all but QUIT, whatever it is
         return Refused(line, reply, error.what, error.fatal, command)
@@ -169,6 +174,8 @@ class ServerProtocol:
             raise LocalProtocolError(f"{verb} answered {reply.code}")
         if not self._pending:
             self._ahead = None
+            if self._ending:
+                self.dialogue.close()
             self._blocked = self.dialogue.channel == "closing"
         if verb == "DATA" and severity == 3:
             self._reader = DataReader(self._max_data_line)
