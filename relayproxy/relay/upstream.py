@@ -243,13 +243,14 @@ class SmtpUpstream:
                 self._hear_now()
             if (reply := self._protocol.early_reply()) is not None:
                 return self._verdict(reply)
-            if await self._peer.send_or_hear(data, self._timeouts.data_block):
+            if not self._protocol.refusing and await self._peer.send_or_hear(data, self._timeouts.data_block):
                 return None
             return await self._early()
         except (PeerLost, RemoteProtocolError) as error:
             return self._last_words(error)
 
     async def _early(self) -> Reply:
+        """The refusal that upstream has begun to say, to its end."""
         deadline = self._peer.now() + self._timeouts.data_block
         while (reply := self._protocol.early_reply()) is None:
             data = await self._peer.receive_by(deadline)

@@ -75,6 +75,11 @@ class ClientProtocol:
         """Whether octets have come of which no reply was made yet."""
         return len(self._replies) > 0
 
+    @property
+    def refusing(self) -> bool:
+        """Whether octets have come that are no whole reply yet, and begin like a refusal."""
+        return self._replies.begun in (b"4", b"5")
+
     def next_reply(self) -> Reply | None:
         """The reply to the oldest command, once it is whole.
 

@@ -188,6 +188,11 @@ class ReplyReader:
         """Octets of which no reply was made yet."""
         return self._octets + len(self._data) - self._start
 
+    @property
+    def begun(self) -> bytes:
+        """The first octet of what no reply was made of yet; none where there is nothing."""
+        return self._code[:1] if self._texts else self._data[self._start : self._start + 1]
+
     def next_reply(self) -> Reply | None:
         """The next whole reply, or None until more has come.
 
