@@ -22,13 +22,14 @@ REFUSED_RECIPIENTS: Final = 2
 class Allowance:
     """One session's."""
 
-    __slots__ = ("_errors", "_junk", "_limits", "_messages")
+    __slots__ = ("_errors", "_junk", "_limits", "_messages", "_recipients_told")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._errors = 0
         self._junk = 0
         self._messages = 0
+        self._recipients_told = False
 
     def covers_command(self, command: Command | Refused) -> bool:
         """Count the command, should it be junk; whether it may still be answered."""
@@ -48,6 +49,7 @@ class Allowance:
 
     def begin_message(self) -> None:
         self._messages += 1
+        self._recipients_told = False
 
     def message_accepted(self) -> None:
         self._junk = 0
@@ -70,3 +72,8 @@ class Allowance:
     def covers_refused_recipient(self, transaction: Transaction) -> bool:
         """Whether the record may keep another one that we refused."""
         return transaction.asked < REFUSED_RECIPIENTS * self._limits.recipients
+
+    def tells_recipients(self) -> bool:
+        """Whether to tell that there are too many recipients: once a transaction, not once a recipient."""
+        told, self._recipients_told = self._recipients_told, True
+        return not told

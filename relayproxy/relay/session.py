@@ -345,7 +345,9 @@ class Session:
             return local_replies.BAD_SEQUENCE
         if self._allowance.covers_refused_recipient(self._transaction):
             self._note(command, None, local_replies.TOO_MANY_RECIPIENTS, self._context.now())
-        return self._limited("recipients", local_replies.TOO_MANY_RECIPIENTS)
+        if self._allowance.tells_recipients():
+            self._limited("recipients", local_replies.TOO_MANY_RECIPIENTS)
+        return local_replies.TOO_MANY_RECIPIENTS
 
     def _limited(self, limit: str, reply: Reply) -> Reply:
         self._context.reporter.limit(limit, session=self.id, reply=reply)

@@ -130,6 +130,21 @@ async def test_sessions_per_client_counts_each_client_alone(tmp_path: Path) -> N
 # How a connection ends.
 
 
+async def test_recipients_over_the_limit_are_told_once_a_transaction(tmp_path: Path) -> None:
+    async with serving(tmp_path, limits={"recipients": 1}) as relay:
+        client = await relay.connect()
+        await client.hello()
+        for _ in range(2):
+            await client.envelope()
+            for _ in range(5):
+                assert (await client.say("RCPT TO:<c@upstream.test>"))[0] == 452
+            assert (await client.say("RSET"))[0] == 250
+        assert (await client.say("QUIT"))[0] == 221
+        await relay.log.wait_for("session", state="closed")
+        assert len(relay.log.of("limit", limit="recipients")) == 2
+
+
+
 @pytest.mark.parametrize(
     ("config", "code"),
     [({"listener": {"clients": ["192.0.2.1"]}}, 554), ({"limits": {"sessions_per_client": 1}}, 421)],
