@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from relayproxy.net.stream import DeadlineStream
     from relayproxy.relay.settings import Limits, UpstreamTimeouts
+    from relayproxy.relay.upstream import Upstream
     from relayproxy.smtp.commands import Command
     from relayproxy.smtp.replies import Reply
 
@@ -143,6 +144,19 @@ def _refused(what: str, reply: Reply) -> UpstreamUnavailable:
     if reply.severity == 5 or reply.code == 421:
         return UpstreamUnavailable(f"{what} was {reply.code}", reply)
     return UpstreamUnavailable(f"{what} was {reply.code}", local_replies.UPSTREAM_UNREACHABLE)
+
+
+async def greet_again(upstream: Upstream, name: bytes) -> Reply | None:
+    """Greet upstream anew with the client's name; its refusal, if it will not have it. A server without EHLO gets HELO (RFC 5321 §3.2)."""
+    (reply,) = await upstream.exchange([Ehlo(name)])
+    capabilities = parse_capabilities(reply)
+    if reply.severity == 5:
+        (reply,) = await upstream.exchange([Helo(name)])
+        capabilities = Capabilities()
+    if reply.severity != 2:
+        return reply
+    upstream.capabilities = capabilities
+    return None
 
 
 @lru_cache(maxsize=64)

@@ -18,13 +18,12 @@ from relayproxy.net.peer import PeerLost, PeerStalled
 from relayproxy.record.text import text
 from relayproxy.relay.allowance import Allowance
 from relayproxy.relay.client_leg import Goodbye
-from relayproxy.relay.connect import UpstreamUnavailable, parse_capabilities
+from relayproxy.relay.connect import UpstreamUnavailable, greet_again
 from relayproxy.relay.delivery import Delivery
 from relayproxy.relay.transaction import Transaction
 from relayproxy.relay.transfer import Transfer
 from relayproxy.relay.upstream import UNASKED
 from relayproxy.smtp import local_replies
-from relayproxy.smtp.capabilities import Capabilities
 from relayproxy.smtp.commands import Data, Ehlo, Helo, Mail, Quit, Rcpt, Rset
 from relayproxy.smtp.grammar import number
 from relayproxy.smtp.parameters import get
@@ -48,7 +47,7 @@ class Session:
 
     # fmt: off
     __slots__ = (
-        "_allowance", "_client", "_connect", "_connecting", "_context", "_delivery", "_ended", "_helo", "_idle", "_mail_refused", "_new_id", "_quit",
+        "_allowance", "_came", "_client", "_connect", "_connecting", "_context", "_delivery", "_ended", "_helo", "_idle", "_mail_refused", "_new_id", "_quit",
         "_transaction", "_transfer", "_upstream", "id", "transactions",
     )
     # fmt: on
@@ -69,6 +68,7 @@ class Session:
         self._transaction: Transaction | None = None
         self._helo: Ehlo | Helo | None = None
         self._idle = False
+        self._came = 0.0  # when the group came that is being answered
         self._mail_refused = False
         self._quit = False
         self._allowance = Allowance(context.limits)
@@ -201,6 +201,7 @@ class Session:
         """Answer all of a group in one write; what goes upstream goes as a group too (RFC 2920)."""
         replies: list[Reply] = []
         asked: list[Command] = []
+        self._came = self._context.now()
         for command in group:
             if not self._allowance.covers_command(command):
                 replies += [*await self._ask(asked), self._limited("junk_commands", local_replies.TOO_MUCH_JUNK)]
@@ -272,13 +273,13 @@ class Session:
         leaving = [self._delivery.outgoing(command) for command in commands]
         replies = await self._delivery.ask(leaving)
         waited = self._context.now() - started
-        for received, sent, reply in zip(commands, leaving, replies, strict=True):
-            self._note(received, sent, reply, started)
         if self._transaction is not None:
             self._transaction.upstream_seconds += waited
+        for received, sent, reply in zip(commands, leaving, replies, strict=True):
+            self._note(received, sent, reply, waited)
         return replies
 
-    def _note(self, received: Command, sent: Command | None, reply: Reply, started: float) -> None:
+    def _note(self, received: Command, sent: Command | None, reply: Reply, waited: float = 0.0) -> None:
         match received:
             case Mail():
                 self._end_transaction()  # of one that RSET in its group should have ended, and did not
@@ -295,8 +296,9 @@ class Session:
                     received,
                     sent_mail,
                     reply,
-                    started,
+                    self._came,
                 )
+                self._transaction.upstream_seconds = waited
                 if reply.severity != 2:
                     self._end_transaction()
             case Rcpt() if self._transaction is not None:
@@ -335,7 +337,7 @@ class Session:
             "client", refused.what, session=self.id, line=refused.line, reply=refused.reply
         )
         if isinstance(refused.command, Mail | Rcpt) and refused.reply.code not in (501, 503):
-            self._note(refused.command, None, refused.reply, self._context.now())
+            self._note(refused.command, None, refused.reply)
         if refused.reply.severity == 5 and not self._allowance.covers_error():
             return self._limited("errors", local_replies.TOO_MANY_ERRORS)
         return refused.reply
@@ -344,7 +346,7 @@ class Session:
         if self._transaction is None:
             return local_replies.BAD_SEQUENCE
         if self._allowance.covers_refused_recipient(self._transaction):
-            self._note(command, None, local_replies.TOO_MANY_RECIPIENTS, self._context.now())
+            self._note(command, None, local_replies.TOO_MANY_RECIPIENTS)
         if self._allowance.tells_recipients():
             self._limited("recipients", local_replies.TOO_MANY_RECIPIENTS)
         return local_replies.TOO_MANY_RECIPIENTS
@@ -363,7 +365,7 @@ class Session:
             if reply.severity != 2:
                 return reply if reply.code == 421 else local_replies.UPSTREAM_GONE
         if self._context.says_client_name and not upstream.spent:
-            refusal = await self._say_name(upstream, command.name)
+            refusal = await greet_again(upstream, command.name)
             if refusal is not None:
                 return refusal
         self._helo = command
@@ -373,19 +375,6 @@ class Session:
         offer = self._context.offer(upstream.capabilities)
         self._client.protocol.offered = offer.capabilities
         return offer.reply
-
-    @staticmethod
-    async def _say_name(upstream: Upstream, name: bytes) -> Reply | None:
-        """Greet upstream anew with the client's name; its refusal, if it will not have it. A server without EHLO gets HELO (RFC 5321 §3.2)."""
-        (reply,) = await upstream.exchange([Ehlo(name)])
-        capabilities = parse_capabilities(reply)
-        if reply.severity == 5:
-            (reply,) = await upstream.exchange([Helo(name)])
-            capabilities = Capabilities()
-        if reply.severity != 2:
-            return reply
-        upstream.capabilities = capabilities
-        return None
 
     def _name_for_upstream(self) -> bytes | None:
         return self._helo.name if self._context.says_client_name and self._helo is not None else None
@@ -416,7 +405,7 @@ class Session:
             self._limited("messages_per_session", objection)
         elif objection is local_replies.MESSAGE_TOO_BIG:
             self._limited("message_bytes", objection)
-        self._note(command, None, objection, self._context.now())
+        self._note(command, None, objection)
         return objection
 
     async def _reconnect(self) -> Reply | None:

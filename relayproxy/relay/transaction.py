@@ -80,7 +80,8 @@ class Transaction:
         self._reply: Reply | None = None
         self._progress: Progress = "none"
         self._started = started
-        self._time = time.time_ns()
+        # When MAIL came, as durations have it, on the calendar's clock.
+        self._time = time.time_ns() - int((context.now() - started) * 1e9)
 
     def now(self) -> float:
         """Seconds, on the clock of the durations that are told."""

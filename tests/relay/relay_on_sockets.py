@@ -273,6 +273,7 @@ async def serving(
     *,
     addresses: tuple[str, ...] = ("127.0.0.1:0",),
     upstream: Upstream | None = None,
+    upstream_url: str = "capture:",
     log: Log | None = None,
     prepare: Callable[[socket.socket], None] = lambda _: None,
     listener: dict[str, Any] | None = None,
@@ -296,7 +297,7 @@ async def serving(
                     {"name": f"at-{number}", "address": address, **(listener or {})}
                     for number, address in enumerate(addresses)
                 ],
-                "upstream": {"default": {"url": f"smtp://127.0.0.1:{upstream.port}" if upstream else "capture:"}},
+                "upstream": {"default": {"url": f"smtp://127.0.0.1:{upstream.port}" if upstream else upstream_url}},
                 **config,
             }
         ),

@@ -9,6 +9,7 @@ import socket
 import stat
 import sys
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,6 @@ async def test_recipients_over_the_limit_are_told_once_a_transaction(tmp_path: P
         assert (await client.say("QUIT"))[0] == 221
         await relay.log.wait_for("session", state="closed")
         assert len(relay.log.of("limit", limit="recipients")) == 2
-
 
 
 @pytest.mark.parametrize(
@@ -337,6 +337,32 @@ async def test_a_session_that_is_cancelled_behind_its_dot_is_unknown(tmp_path: P
 
 
 @pytest.mark.slow
+async def test_the_time_of_a_transaction_is_when_mail_came_and_a_refusal_takes_its_time(tmp_path: Path) -> None:
+    """DESIGN §7: `time` is MAIL's, and the wait for a MAIL that upstream refused was a wait for upstream."""
+    mail_left: list[datetime] = []
+
+    async def refuse(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"220 upstream.test\r\n")
+        async for command in stream:
+            if command.startswith(b"MAIL"):
+                mail_left.append(datetime.now(UTC))
+            await stream.send_all(b"550 5.7.1 no\r\n" if command.startswith(b"MAIL") else b"250 ok\r\n")
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, refuse, [listener])
+        url = f"smtp://127.0.0.1:{listener.socket.getsockname()[1]}"
+        async with serving(tmp_path, upstream_url=url) as relay:
+            client = await relay.connect()
+            assert (await client.reply())[0] == 220
+            assert (await client.say("EHLO client.test"))[0] == 250
+            assert (await client.say("MAIL FROM:<a@client.test>"))[0] == 550
+            (line,) = await relay.log.wait_for("transaction")
+        nursery.cancel_scope.cancel()
+    assert datetime.fromisoformat(line["time"]) <= mail_left[0]
+    assert 0 < line["seconds"]["upstream"] <= line["seconds"]["total"]
+
+
 async def test_every_message_of_many_clients_is_one_line(tmp_path: Path) -> None:
     """32 clients, a third of which vanish in mid-message: as many lines as MAILs, each id once, accepted ones as many as taken."""
     messages, clients = 10, 32
