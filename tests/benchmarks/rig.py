@@ -2,7 +2,11 @@
 
 A peer is a script peers/NAME.sh, called as `NAME.sh start LISTEN_PORT UPSTREAM_PORT WORKDIR`, which stays in the
 foreground, listens on 127.0.0.1:LISTEN_PORT, relays to 127.0.0.1:UPSTREAM_PORT, ends on SIGTERM, and exits 3 where
-it cannot run on this machine. `direct` is no peer at all: the load speaks to the sink.
+it cannot run on this machine or cannot do what is asked. `direct` is no peer at all: the load speaks to the sink.
+
+BENCH_TLS asks for one of none, starttls, implicit, the same on both legs. BENCH_CERT and BENCH_KEY are what the peer
+shows to the client; the sink shows the same; BENCH_CA is the authority that signed it, for peers that verify. The load
+never goes on in clear where it was to use TLS, and the sink counts what came to it in clear.
 
 The load and the sink both sum a hash over the bodies (header sections are left out, since a relay may add fields):
 equal counts and equal sums mean that each acknowledged message arrived once and whole. How results are put into
@@ -21,10 +25,12 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
+from certificates import Certificates
 from processes import Started, cpu_of, free_port, machine_busy, memory_of, on_cpus
 
 HERE = Path(__file__).resolve().parent
 Placement = Literal["split", "one", "free"]
+Tls = Literal["none", "starttls", "implicit"]
 SUMS = 1 << 64  # smtpload adds its hashes modulo this
 
 
@@ -37,18 +43,27 @@ class Scenario(msgspec.Struct, frozen=True):
     per_session: int = 1
     pipeline: bool = False
     idle: int = 0  # sessions that are only held open; then nothing else counts
+    tls: Tls = "none"  # on both legs
     placement: Placement = "split"
     warm: float = 0.5
+    by_default: bool = True
 
 
 SCENARIOS = {
     "S1": Scenario("new session per message, 4 KiB, 32 clients"),
     "S2": Scenario("100 messages a session, 4 KiB, 32 clients", per_session=100),
     "S3": Scenario("10 MiB messages, 4 clients", clients=4, octets=10 << 20, warm=0.2),
+    "S4": Scenario("as S1, STARTTLS on both legs", tls="starttls", by_default=False),
+    "S4i": Scenario("as S1, implicit TLS on both legs", tls="implicit", by_default=False),
+    "S5": Scenario("as S2, implicit TLS on both legs", per_session=100, tls="implicit", by_default=False),
+    "S5s": Scenario("as S2, STARTTLS on both legs", per_session=100, tls="starttls", by_default=False),
     "S6": Scenario("idle sessions: memory of one", idle=2000),
+    "S6t": Scenario(
+        "idle sessions, implicit TLS on both legs: memory of one", idle=1000, tls="implicit", by_default=False
+    ),
     "S7": Scenario("as S2, the client pipelines MAIL, RCPT, DATA", per_session=100, pipeline=True),
     "S8": Scenario("latency: 1 client, new session per message, 4 KiB", clients=1, placement="one"),
-    "S9": Scenario("as S1 with 500 clients", clients=500),
+    "S9": Scenario("as S1 with 500 clients", clients=500, by_default=False),
 }
 # A process or two a session: what one costs shows with fewer, and two thousand would only wear the machine out.
 IDLE_SESSIONS = {"postfix-prequeue": 100}
@@ -82,6 +97,9 @@ class Sink(msgspec.Struct, frozen=True):
     open: int
     max_open: int
     aborted: int
+    tls: int  # handshakes
+    resumed: int  # of them, those that took up an earlier session
+    clear: int  # messages that came without TLS
     cpu: float
 
 
@@ -104,6 +122,8 @@ class Rate(msgspec.Struct, frozen=True, tag="rate"):
     recorded: bool | None  # a transaction line for every message; None where the peer writes none
     memory_before: int = 0
     memory_peak: int = 0
+    clear: int = 0  # messages that reached the sink without TLS
+    resumed: float = 0  # share of the upstream handshakes that took up an earlier session
 
 
 class Held(msgspec.Struct, frozen=True, tag="held"):
@@ -111,14 +131,14 @@ class Held(msgspec.Struct, frozen=True, tag="held"):
 
     ready: int
     lost: int
-    upstream_open: int
+    upstream_open: int  # with TLS: of those that have done the handshake
     resident: float  # a session
     proportional: float  # a session
     processes: int
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """No measurement: the peer is not installed (`cannot`), or did not run."""
+    """No measurement: the peer is not installed or lacks the TLS mode (`cannot`), or did not run."""
 
     why: str
     cannot: bool = False
@@ -150,9 +170,18 @@ def smtpload() -> str:
 class SinkProcess:
     """Takes all mail and throws it away; says what it took when it is asked."""
 
-    def __init__(self, binary: str, folder: Path, cpus: set[int] | None) -> None:
+    def __init__(
+        self,
+        binary: str,
+        folder: Path,
+        cpus: set[int] | None,
+        tls: Tls = "none",
+        certificates: Certificates | None = None,
+    ) -> None:
         self.port, self.output = free_port(), folder / "sink.out"
         argv = [binary, "sink", "--port", str(self.port), "--max-seconds", "600", "--die-with-parent"]
+        if tls != "none" and certificates:  # the certificate makes it offer STARTTLS
+            argv += ["--tls", tls, "--cert", str(certificates.certificate), "--key", str(certificates.key)]
         with self.output.open("wb") as output:
             self.process = Started(argv, cpus, output)
         self.pid, self.end = self.process.pid, self.process.end
@@ -174,6 +203,7 @@ class Rig:
 
     def __init__(self, options: Options, work: Path) -> None:
         self.options, self.work, self.binary = options, work, smtpload()
+        self.certificates = Certificates.make(work)
         self.count = 0
 
     def cpus(self, scenario: Scenario) -> tuple[set[int] | None, set[int] | None]:
@@ -202,11 +232,11 @@ class _Run:
     """The processes of one measurement."""
 
     def __init__(self, rig: Rig, peer: str, scenario: Scenario, folder: Path) -> None:
-        self.options, self.binary = rig.options, rig.binary
+        self.options, self.binary, self.certificates = rig.options, rig.binary, rig.certificates
         self.peer, self.scenario, self.folder = peer, scenario, folder
         self.rig_cpus, self.peer_cpus = rig.cpus(scenario)
         self.idle = IDLE_SESSIONS.get(peer, scenario.idle)
-        self.sink = SinkProcess(self.binary, folder, self.rig_cpus)
+        self.sink = SinkProcess(self.binary, folder, self.rig_cpus, scenario.tls, self.certificates)
         self.port = self.sink.port
         self.proxy: Started | None = None
         if peer != "direct":
@@ -220,6 +250,10 @@ class _Run:
             "BENCH_PYTHON": sys.executable,
             "RELAYPROXY": os.environ.get("RELAYPROXY", str(beside)),
             "POSTFIX_PROCESSES": str(max(100, self.idle + 100)),
+            "BENCH_TLS": self.scenario.tls,
+            "BENCH_CERT": str(self.certificates.certificate),
+            "BENCH_KEY": str(self.certificates.key),
+            "BENCH_CA": str(self.certificates.authority),
         }
         script = str(HERE / "peers" / f"{self.peer}.sh")
         with (self.folder / "peer.out").open("wb") as output:
@@ -249,8 +283,11 @@ class _Run:
             time.sleep(0.1)
         return Failed("not ready after 30 s")
 
+    def _target(self) -> list[str]:
+        return ["--port", str(self.port), "--tls", self.scenario.tls, "--die-with-parent"]
+
     def _load(self, *arguments: object, limit: float = 120) -> Load:
-        argv = [self.binary, "load", "--port", str(self.port), "--die-with-parent", *map(str, arguments)]
+        argv = [self.binary, "load", *self._target(), *map(str, arguments)]
         with on_cpus(self.rig_cpus):
             process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
         with process:
@@ -304,6 +341,8 @@ class _Run:
             recorded=self._recorded(after.messages),
             memory_before=memory.resident if memory else 0,
             memory_peak=peak.peak if peak else 0,
+            clear=after.clear - sink.clear,
+            resumed=(after.resumed - sink.resumed) / max(1, after.tls - sink.tls),
         )
 
     def _recorded(self, messages: int) -> bool | None:
@@ -316,8 +355,8 @@ class _Run:
 
     def _hold(self) -> Held | Failed:
         pid = self.proxy.pid if self.proxy else self.sink.pid
-        before = memory_of(pid)
-        arguments = ["--port", str(self.port), "--sessions", str(self.idle), "--hold", "2", "--timeout", "60"]
+        before, handshakes = memory_of(pid), self.sink.stats().tls
+        arguments = [*self._target(), "--sessions", str(self.idle), "--hold", "2", "--timeout", "60"]
         with on_cpus(self.rig_cpus):
             process = subprocess.Popen(
                 [self.binary, "idle", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
@@ -335,10 +374,12 @@ class _Run:
                 return Failed("sessions did not open and close in time")
         if not opened.ready:
             return Failed("no session opened")
+        sink = self.sink.stats()
+        upstream = sink.max_open if self.scenario.tls == "none" else min(sink.max_open, sink.tls - handshakes)
         return Held(
             ready=opened.ready,
             lost=msgspec.json.decode(output.splitlines()[-1], type=Idle).lost,
-            upstream_open=self.sink.stats().max_open,
+            upstream_open=upstream,
             resident=(held.resident - before.resident) / opened.ready,
             proportional=(held.proportional - before.proportional) / opened.ready,
             processes=held.processes,

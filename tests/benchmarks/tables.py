@@ -1,7 +1,7 @@
 """What the measurements say: medians, a table a scenario, ratios to each peer, and the targets with must and aim.
 
 Pure: measurements in, text out. The targets are DESIGN's, as far as there is something to measure for them now
-(no TLS, no store, no rules yet).
+(no store, no rules yet).
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ class Rates(msgspec.Struct, frozen=True):
     failures: dict[str, int]
     intact: bool
     recorded: bool | None
+    clear: int  # messages that reached the sink without TLS
+    resumed: float  # share of the upstream handshakes that took up an earlier session
     bound: str
     noisy: bool
 
@@ -77,6 +79,8 @@ def summarize(rounds: Sequence[Measurement]) -> Summary:
         failures=failures,
         intact=all(r.intact for r in every),
         recorded=all(recorded) if recorded else None,
+        clear=sum(r.clear for r in every),
+        resumed=median(r.resumed for r in good),
         bound="peer" if peer_busy > BUSY else "rig" if rig_busy > BUSY else "wait",
         noisy=any(map(disturbed, good)),
     )
@@ -121,6 +125,9 @@ def scenario_table(name: str, results: Results) -> str:
             [peer, *_rate_cells(summary, added_ms(results, name, peer), len(header) - 1)]
             for peer, summary in peers.items()
         ]
+        if SCENARIOS[name].tls != "none":
+            header.append("TLS upstream")
+            rows = [[*row, _upstream_tls(summary)] for row, summary in zip(rows, peers.values(), strict=True)]
     notes = [f"\n{peer}: {summary.why}" for peer, summary in peers.items() if isinstance(summary, Failed)]
     return f"\n### {name}: {SCENARIOS[name].title}\n\n" + _table(header, rows) + "".join(notes)
 
@@ -150,6 +157,14 @@ def _rate_cells(summary: Summary, added: float | None, width: int) -> list[str]:
         ("yes" if s.intact else "NO") + ("" if s.recorded is None else ", logged" if s.recorded else ", LOG SHORT"),
         s.bound,
     ]
+
+
+def _upstream_tls(summary: Summary) -> str:
+    if not isinstance(summary, Rates):
+        return "-"
+    if summary.clear:
+        return "no"
+    return f"yes, {summary.resumed:.0%} resumed" if summary.resumed else "yes"
 
 
 def ratio_table(results: Results) -> str:
@@ -205,9 +220,22 @@ def _latency(results: Results) -> float | None:
     return ours / theirs if ours is not None and theirs is not None and theirs > 0 else None
 
 
-def _idle(results: Results) -> float | None:
-    ours = results.get("S6", {}).get(OURS)
-    return ours.proportional if isinstance(ours, Held) else None
+def _least(*values: Callable[[Results], float | None]) -> Callable[[Results], float | None]:
+    def value(results: Results) -> float | None:
+        return min((found for v in values if (found := v(results)) is not None), default=None)
+
+    return value
+
+
+def _idle(scenario: str) -> Callable[[Results], float | None]:
+    def value(results: Results) -> float | None:
+        ours = results.get(scenario, {}).get(OURS)
+        return ours.proportional if isinstance(ours, Held) else None
+
+    return value
+
+
+ALL_AT_32 = [name for name, scenario in SCENARIOS.items() if scenario.clients <= 32 and not scenario.idle]
 
 
 def _altered(scenarios: Sequence[str]) -> Callable[[Results], float | None]:
@@ -226,10 +254,14 @@ TARGETS = (
     Target("10 MiB messages, to Postfix", _over("S3", "postfix-prequeue"), 1.5, 3),
     Target("10 MiB messages, to haproxy", _over("S3", "haproxy"), None, 0.6),
     Target("10 MiB messages, growth of memory", _growth, 10, None, at_most=True, unit=" MiB"),
+    Target("STARTTLS on both legs, new session, to nodemailer", _over("S4", "nodemailer"), 2, None),
+    Target("the same, to Postfix with TLS on one leg", _over("S4", "postfix-prequeue"), None, 1),
+    Target("TLS, 100 messages a session, to nodemailer", _least(_over("S5", "nodemailer"), _over("S5s", "nodemailer")), 1.2, 2),
     Target("pipelining client, to its own rate without", _over("S2", OURS, ours="S7"), 1, 1.5),
     Target("latency added to a session, to Postfix's", _latency, 1.25, 1, at_most=True),
-    Target("idle session, both legs", _idle, 10, 5, at_most=True, unit=" KiB"),
-    Target("scenarios with loss or damage, 32 clients", _altered(("S1", "S2", "S3", "S7", "S8")), 0, None, at_most=True, unit=""),
+    Target("idle session, both legs", _idle("S6"), 10, 5, at_most=True, unit=" KiB"),
+    Target("idle session, TLS on both legs", _idle("S6t"), 120, 70, at_most=True, unit=" KiB"),
+    Target("scenarios with loss or damage, 32 clients", _altered(ALL_AT_32), 0, None, at_most=True, unit=""),
     Target("scenarios with loss or damage, 500 clients", _altered(("S9",)), None, 0, at_most=True, unit=""),
 )  # fmt: skip
 
@@ -253,7 +285,7 @@ def target_table(results: Results) -> str:
 
 
 def missed(results: Results) -> list[str]:
-    """What fails the run: a `must` that was measured and not met, mail lost or altered by us, a log without it."""
+    """What fails the run: a `must` that was measured and not met, mail lost, altered or sent in clear by us, a log without it."""
     out = [
         f"{target.title}: {value:.2f}{target.unit}, must be {'at most' if target.at_most else 'at least'} {target.must:g}"
         for target in TARGETS
@@ -267,6 +299,8 @@ def missed(results: Results) -> list[str]:
                 out.append(f"{name}: {OURS} was not measured: {why}")
             case Rates(recorded=False):
                 out.append(f"{name}: not every message has its line in the log")
+            case Rates(clear=clear) if clear and SCENARIOS[name].tls != "none":
+                out.append(f"{name}: {clear} messages went upstream without TLS")
             case Held(ready=ready, lost=lost, upstream_open=opened) if lost or opened < ready:
                 out.append(f"{name}: {lost} of {ready} sessions lost, {opened} open upstream")
             case _:

@@ -1,22 +1,29 @@
-"""That the rig sees what it is there to see: damaged, dropped, doubled and refused mail, and targets that are missed."""
+"""That the rig sees what it is there to see: damaged, dropped, doubled and refused mail, mail in clear that was to go by TLS, and
+targets that are missed."""
 
 from __future__ import annotations
 
 import shutil
 import socket
+import ssl
 import subprocess
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 import trio
-from rig import SUMS, Failed, Held, Load, Quantiles, Rate, Sink, SinkProcess, smtpload
+from certificates import Certificates
+from rig import SUMS, Failed, Held, Load, Options, Quantiles, Rate, Rig, Scenario, Sink, SinkProcess, Tls, smtpload
 from tables import Results, missed, ratio_table, scenario_table, summarize, target_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
+
+    Handler = Callable[[trio.SocketStream], Awaitable[None]]
+    Wrap = Callable[[trio.SocketStream], trio.abc.Stream]
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +36,19 @@ def binary() -> str:
         pytest.skip("smtpload does not build here: OpenSSL's headers are missing")
 
 
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates.make(tmp_path_factory.mktemp("certificates"))
+
+
 @pytest.fixture
 def sink(binary: str, tmp_path: Path) -> Iterator[SinkProcess]:
-    process = SinkProcess(binary, tmp_path, None)
+    with sinking(SinkProcess(binary, tmp_path, None)) as process:
+        yield process
+
+
+@contextmanager
+def sinking(process: SinkProcess) -> Iterator[SinkProcess]:
     deadline = time.monotonic() + 10
     while True:  # it gives no sign when it is ready
         try:
@@ -54,37 +71,113 @@ def took(before: Sink, after: Sink) -> tuple[int, int]:
     return after.messages - before.messages, (int(after.checksum, 16) - int(before.checksum, 16)) % SUMS
 
 
-async def serve(nursery: trio.Nursery, handler: Callable[[trio.SocketStream], object]) -> int:
+async def serve(nursery: trio.Nursery, handler: Handler) -> int:
     listeners: list[trio.SocketListener] = await nursery.start(trio.serve_tcp, handler, 0)
     port: int = listeners[0].socket.getsockname()[1]
     return port
 
 
-async def pump(source: trio.SocketStream, target: trio.SocketStream, spoil: Callable[[bytes], bytes]) -> None:
-    async for octets in source:
-        await target.send_all(spoil(bytes(octets)))
-    await target.send_eof()
+def spoil(octets: bytes) -> bytes:
+    return octets.replace(b"id: ", b"Id: ")
+
+
+def octets_relay(port: int, to_client: Wrap, to_upstream: Wrap, change: Callable[[bytes], bytes]) -> Handler:
+    """What comes from the client is changed; each leg is wrapped in what it speaks."""
+
+    async def pump(source: trio.abc.Stream, target: trio.abc.Stream, change: Callable[[bytes], bytes]) -> None:
+        async for octets in source:
+            await target.send_all(change(bytes(octets)))
+
+    async def relay(client: trio.SocketStream) -> None:
+        near, far = to_client(client), to_upstream(await trio.open_tcp_stream("127.0.0.1", port))
+        async with near, far, trio.open_nursery() as legs:
+            legs.start_soon(pump, near, far, change)
+            await pump(far, near, bytes)
+            legs.cancel_scope.cancel()
+
+    return relay
+
+
+async def send_twenty(binary: str, relay: Handler, tls: Tls = "none") -> Load:
+    async with trio.open_nursery() as nursery:
+        port = await serve(nursery, relay)
+        result = await load(binary, port, "--tls", tls, "--messages", "20", "--per-session", "0")
+        nursery.cancel_scope.cancel()
+    return result
+
+
+def plain(stream: trio.SocketStream) -> trio.abc.Stream:
+    return stream
+
+
+def server_tls(certificates: Certificates) -> Wrap:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates.certificate, certificates.key)
+    return lambda stream: trio.SSLStream(stream, context, server_side=True, https_compatible=True)
+
+
+def client_tls(certificates: Certificates) -> Wrap:
+    context = ssl.create_default_context(cafile=certificates.authority)
+    return lambda stream: trio.SSLStream(stream, context, server_hostname="127.0.0.1", https_compatible=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("spoil", "same"),
-    [(lambda octets: octets, True), (lambda octets: octets.replace(b"id: ", b"Id: "), False)],
-    ids=["clean", "damaged"],
-)
-async def test_damage_is_seen(sink: SinkProcess, binary: str, spoil: Callable[[bytes], bytes], same: bool) -> None:
-    async def relay(client: trio.SocketStream) -> None:
-        async with client, await trio.open_tcp_stream("127.0.0.1", sink.port) as upstream, trio.open_nursery() as both:
-            both.start_soon(pump, client, upstream, spoil)
-            both.start_soon(pump, upstream, client, bytes)
-
+@pytest.mark.parametrize(("change", "same"), [(bytes, True), (spoil, False)], ids=["clean", "damaged"])
+async def test_damage_is_seen(sink: SinkProcess, binary: str, change: Callable[[bytes], bytes], same: bool) -> None:
     before = sink.stats()
-    async with trio.open_nursery() as nursery:
-        result = await load(binary, await serve(nursery, relay), "--messages", "20", "--per-session", "0")
-        nursery.cancel_scope.cancel()
+    result = await send_twenty(binary, octets_relay(sink.port, plain, plain, change))
     messages, summed = took(before, sink.stats())
     assert (result.messages, messages) == (20, 20)
     assert (summed == int(result.checksum, 16)) is same
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("change", "same"), [(bytes, True), (spoil, False)], ids=["clean", "damaged"])
+async def test_damage_within_tls_is_seen(
+    binary: str, tmp_path: Path, certificates: Certificates, change: Callable[[bytes], bytes], same: bool
+) -> None:
+    with sinking(SinkProcess(binary, tmp_path, None, "implicit", certificates)) as sink:
+        before = sink.stats()
+        relay = octets_relay(sink.port, server_tls(certificates), client_tls(certificates), change)
+        result = await send_twenty(binary, relay, "implicit")
+        after = sink.stats()
+    messages, summed = took(before, after)
+    assert (result.messages, messages, after.tls, after.clear) == (20, 20, 1, 0)
+    assert (summed == int(result.checksum, 16)) is same
+
+
+@pytest.mark.slow
+async def test_a_relay_that_goes_on_in_clear_is_seen(binary: str, tmp_path: Path, certificates: Certificates) -> None:
+    """Nothing is lost, all is well on the client's leg, and STARTTLS was there to be used."""
+    with sinking(SinkProcess(binary, tmp_path, None, "starttls", certificates)) as sink:
+        result = await send_twenty(binary, octets_relay(sink.port, server_tls(certificates), plain, bytes), "implicit")
+        after = sink.stats()
+    assert (result.messages, after.messages, after.tls, after.clear) == (20, 20, 0, 20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tls", ["starttls", "implicit"])
+def test_a_measurement_with_tls(binary: str, tmp_path: Path, tls: Tls) -> None:
+    assert binary
+    rig = Rig(Options(0.1, "free"), tmp_path)
+    measured = rig.measure("direct", Scenario("", clients=2, tls=tls, warm=0.1))
+    assert isinstance(measured, Rate)
+    assert (measured.intact, measured.load.failures, measured.clear, measured.resumed) == (True, {}, 0, 0)
+
+
+@pytest.mark.slow
+def test_idle_sessions_with_tls_are_held(binary: str, tmp_path: Path) -> None:
+    assert binary
+    held = Rig(Options(0.1, "free"), tmp_path).measure("direct", Scenario("", idle=20, tls="implicit"))
+    assert isinstance(held, Held)
+    assert (held.ready, held.lost, held.upstream_open) == (20, 0, 20)
+
+
+@pytest.mark.slow
+def test_a_peer_without_the_mode_says_so(binary: str, tmp_path: Path) -> None:
+    assert binary
+    refused = Rig(Options(0.1, "free"), tmp_path).measure("aiosmtpd", Scenario("", tls="starttls"))
+    assert refused == Failed("TLS starttls: not for this peer", cannot=True)
 
 
 @pytest.mark.slow
@@ -126,15 +219,18 @@ async def test_mail_that_is_dropped_or_doubled_is_seen(sink: SinkProcess, binary
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("replies", "failures"),
+    ("tls", "replies", "failures"),
     [
-        (["421 busy"], {"421@greet"}),
-        (["220 x", "250 x", "550 no", "221 x"], {"550@mail"}),
-        (["220 x", "250 x", "250 x", "450 later", "221 x"], {"450@rcpt"}),
-        (["220 x", "250 x", "250 x", "250 x", "354 x"], {"eof@body", "reset@body"}),
+        ("none", ["421 busy"], {"421@greet"}),
+        ("none", ["220 x", "250 x", "550 no", "221 x"], {"550@mail"}),
+        ("none", ["220 x", "250 x", "250 x", "450 later", "221 x"], {"450@rcpt"}),
+        ("none", ["220 x", "250 x", "250 x", "250 x", "354 x"], {"eof@body", "reset@body"}),
+        ("starttls", ["220 x", "250 x", "502 no", *["250 x"] * 2, "354 x", "250 x"], {"502@starttls"}),
+        ("starttls", ["220 x", "250 x", "220 go", "250 x"], {"tls@starttls"}),
+        ("implicit", ["220 x"], {"tls@greet"}),
     ],
 )
-async def test_failures_are_counted(binary: str, replies: list[str], failures: set[str]) -> None:
+async def test_failures_are_counted(binary: str, tls: Tls, replies: list[str], failures: set[str]) -> None:
     async def server(client: trio.SocketStream) -> None:
         async with client:
             for reply in replies:
@@ -143,7 +239,7 @@ async def test_failures_are_counted(binary: str, replies: list[str], failures: s
                     break
 
     async with trio.open_nursery() as nursery:
-        result = await load(binary, await serve(nursery, server), "--messages", "3", "--size", "512")
+        result = await load(binary, await serve(nursery, server), "--tls", tls, "--messages", "3")
         nursery.cancel_scope.cancel()
     assert (result.messages, result.failed) == (0, 3)
     assert set(result.failures) <= failures
@@ -184,10 +280,14 @@ def test_the_end_of_a_message_is_found_at_any_split(sink: SinkProcess) -> None:
     assert sums.pop()[0] == 1
 
 
-def rate(per_second: float, *, intact: bool = True, recorded: bool | None = None, session_ms: float = 1) -> Rate:
+def rate(
+    per_second: float, *, intact: bool = True, recorded: bool | None = None, session_ms: float = 1, clear: int = 0
+) -> Rate:
     quantiles = Quantiles(session_ms, session_ms)
     run = Load(messages=100, failed=0, msgs_s=per_second, session_ms=quantiles, transaction_ms=quantiles)
-    return Rate(run, 1, 0.9, 0.1, 0, intact=intact, recorded=recorded, memory_before=1024, memory_peak=2048)
+    return Rate(
+        run, 1, 0.9, 0.1, 0, intact=intact, recorded=recorded, memory_before=1024, memory_peak=2048, clear=clear
+    )
 
 
 def results(ours: Rate) -> Results:
@@ -237,3 +337,38 @@ def test_tables_name_ratio_must_and_aim() -> None:
     assert "1.30 (1.00)" in ratio_table(found)
     row = next(line for line in target_table(found).splitlines() if "per message, to Postfix" in line)
     assert [cell.strip() for cell in row.split("|")[2:5]] == ["1.30x", "1.2x yes", "2.2x NO"]
+
+
+def test_tls_targets() -> None:
+    found: Results = {
+        name: {peer: summarize([rate(per_second)]) for peer, per_second in peers.items()}
+        for name, peers in {
+            "S4": {"postfix-prequeue": 400, "nodemailer": 150, "relayproxy": 250},
+            "S5": {"nodemailer": 2000, "relayproxy": 2300},
+            "S5s": {"nodemailer": 2000, "relayproxy": 5000},
+        }.items()
+    }
+    found["S6t"] = {"relayproxy": Held(1000, 0, 1000, 130, 121, 1)}
+    assert missed(found) == [
+        "STARTTLS on both legs, new session, to nodemailer: 1.67x, must be at least 2",
+        "TLS, 100 messages a session, to nodemailer: 1.15x, must be at least 1.2",
+        "idle session, TLS on both legs: 121.00 KiB, must be at most 120",
+    ]
+    assert "| the same, to Postfix with TLS on one leg " in target_table(found)
+
+
+def test_mail_in_clear_fails_the_run_only_where_it_is_ours_and_tls_was_asked_for() -> None:
+    found: Results = {
+        name: {peer: summarize([rate(1000), rate(1000, clear=7)]) for peer in ("postfix-prequeue", "relayproxy")}
+        for name in ("S4i", "S1")
+    }
+    assert "S4i: 7 messages went upstream without TLS" in missed(found)
+    assert not any(line.startswith("S1: 7") for line in missed(found))
+    assert [row.split("|")[-2].strip() for row in scenario_table("S4i", found).splitlines()[-2:]] == ["no", "no"]
+
+
+def test_what_upstream_sessions_were_resumed_is_told() -> None:
+    resumed = msgspec.structs.replace(rate(1000), resumed=0.98)
+    found: Results = {"S4": {"direct": summarize([rate(1000)]), "relayproxy": summarize([resumed])}}
+    rows = scenario_table("S4", found).splitlines()[-2:]
+    assert [row.split("|")[-2].strip() for row in rows] == ["yes", "yes, 98% resumed"]

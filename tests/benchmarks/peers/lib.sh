@@ -15,3 +15,9 @@ bench_args() {
 }
 # need PROGRAM...: exits 3 (cannot) unless all of them are there
 need() { local p; for p in "$@"; do command -v "$p" >/dev/null || { echo "$p is not installed" >&2; exit 3; }; done; }
+# modes MODE...: sets MODE CERT KEY CA from BENCH_TLS and its kin (rig.py); exits 3 unless MODE is one of those named
+modes() {
+  MODE=${BENCH_TLS:-none} CERT=${BENCH_CERT:-} KEY=${BENCH_KEY:-} CA=${BENCH_CA:-}
+  local m; for m in "$@"; do [ "$m" = "$MODE" ] && return 0; done
+  echo "TLS $MODE: not for this peer" >&2; exit 3
+}

@@ -1,10 +1,12 @@
 #!/bin/bash
 # Postfix smtpd with smtpd_proxy_filter (the before-queue content filter protocol): the classic synchronous SMTP proxy,
 # and the peer that does our work: it parses, adds a Received field, logs, and its answer is upstream's.
+# starttls: on the client's leg alone, since smtpd_proxy_filter has no TLS; for the same reason no implicit, where the
+# upstream would not hear plaintext.
 # Own configuration, queue and data folders under WORKDIR; only smtpd and its helpers run. Each MAIL transaction makes a
 # new upstream connection (that is how the protocol works). Logs to a file through postlogd. Needs root, as master does.
 . "$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/lib.sh"
-bench_args "$@"; need postconf
+bench_args "$@"; need postconf; modes none starttls
 [ "$(id -u)" = 0 ] || { echo "Postfix's master runs as root only" >&2; exit 3; }
 C=$WORK/conf; mkdir -p "$C" "$WORK/data"
 chmod 755 "$WORK" "$C"; chown postfix "$WORK/data"
@@ -37,6 +39,12 @@ default_process_limit = ${POSTFIX_PROCESSES:-100}
 max_use = 10000
 in_flow_delay = 0
 smtpd_proxy_timeout = 100s
+M
+[ "$MODE" = none ] || cat >>"$C/main.cf" <<M
+smtpd_tls_security_level = may
+smtpd_tls_chain_files = $KEY, $CERT
+smtpd_tls_session_cache_database =
+smtpd_tls_loglevel = 0
 M
 cat >"$C/master.cf" <<M
 127.0.0.1:$LPORT inet n - n - - smtpd -o smtpd_proxy_filter=127.0.0.1:$UPORT

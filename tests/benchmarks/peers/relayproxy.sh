@@ -1,7 +1,7 @@
 #!/bin/bash
 # relayproxy itself. RELAYPROXY names the command; run.py gives the one beside its own interpreter.
 . "$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/lib.sh"
-bench_args "$@"; need "${RELAYPROXY:=relayproxy}"
+bench_args "$@"; need "${RELAYPROXY:=relayproxy}"; modes none
 cat >"$WORK/relayproxy.toml" <<C
 hostname = "relay.test"
 state = "$WORK/state"
