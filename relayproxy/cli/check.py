@@ -56,7 +56,8 @@ def written(config: Config) -> str:
     lines = list(_scalars(config))
     for listener in config.listener:
         named = listener.upstream or next(iter(config.upstream))
-        lines += ["", "[[listener]]", *_scalars(listener.model_copy(update={"upstream": named}))]
+        auth = listener.auth or config.upstream[named].usual_auth
+        lines += ["", "[[listener]]", *_scalars(listener.model_copy(update={"upstream": named, "auth": auth}))]
     for name, upstream in config.upstream.items():
         lines += ["", f"[upstream.{_key(name)}]", *_scalars(upstream)]
     for name, table in (

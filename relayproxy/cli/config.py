@@ -350,6 +350,7 @@ def _cross_check(sources: _Sources) -> Iterator[Complaint]:
         names.add(str(name))
         if isinstance(upstreams, dict) and upstreams:
             yield from _upstream_named(sources, index, listener, upstreams)
+            yield from _auth_fits(sources, index, listener, upstreams)
         yield from _clients_named(sources, index, listener)
 
 
@@ -365,6 +366,19 @@ def _upstream_named(
         yield sources.complaint(
             place, f"expected the name of an upstream, as there is more than one; known are {known}"
         )
+
+
+def _auth_fits(
+    sources: _Sources, index: int, listener: Mapping[str, Any], upstreams: Mapping[str, Any]
+) -> Iterator[Complaint]:
+    """AUTH is passed to somebody who can take it."""
+    name = listener.get("upstream") or next(iter(upstreams))
+    upstream = upstreams.get(name) if isinstance(name, str) else None
+    if listener.get("auth") != "pass" or not isinstance(upstream, dict):
+        return
+    url = upstream.get("url", "capture:")
+    if isinstance(url, str) and url.lower() == "capture:":
+        yield sources.complaint(("listener", index, "auth"), 'expected "any" or "off", as capture: has nobody to ask')
 
 
 def _clients_named(sources: _Sources, index: int, listener: Mapping[str, Any]) -> Iterator[Complaint]:

@@ -13,6 +13,7 @@ import re
 import socket
 import stat
 from contextlib import suppress
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -70,7 +71,7 @@ class Address(msgspec.Struct, frozen=True, gc=False):
 
         Of a socket that is inherited nothing is known before it is taken, so it does not: who may connect has to be said.
         """
-        return self.kind == "unix" or (self.kind == "tcp" and _is_loopback(self.host))
+        return self.kind == "unix" or (self.kind == "tcp" and is_loopback(self.host))
 
 
 def parse_address(text: str) -> Address:
@@ -171,13 +172,16 @@ def _host_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _is_loopback(host: str) -> bool:
-    if host.lower() == "localhost":
+@lru_cache(maxsize=1024)  # asked at each EHLO of each client
+def is_loopback(host: str) -> bool:
+    """Whether what is said to that host stays in this machine: an address of loopback, or a Unix socket (`unix:...`)."""
+    if host.lower() == "localhost" or host.startswith("unix:"):
         return True
     try:
-        return ip_address(host).is_loopback
+        address = ip_address(host.partition("%")[0])
     except ValueError:
         return False  # a name means what somebody's resolver says
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def _bind_tcp(host: str, port: int) -> list[socket.socket]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, assert_never
 
 from relayproxy.record.report import (
+    AuthenticationRecord,
     ErrorRecord,
     LimitRecord,
     ListeningRecord,
@@ -78,6 +79,8 @@ def _identity(record: Record) -> str:
             return record.transaction or record.session or ""
         case SessionRecord():
             return record.session
+        case AuthenticationRecord():
+            return record.session or ""
         case ListeningRecord() | ReloadRecord():
             return ""
     assert_never(record)
@@ -91,6 +94,8 @@ def _parts(record: Record) -> list[str]:  # noqa: PLR0911 - one a kind of record
             return [f"on {_cut(record.address)} ({_cut(record.listener)})"]
         case SessionRecord():
             return ["" if record.client is None else _cut(record.client.address), _cut(record.why)]
+        case AuthenticationRecord():
+            return [f"{record.leg} {_cut(record.mechanism)}", _cut(record.user), record.outcome, _reply(record.reply)]
         case ViolationRecord():
             quoted = "" if record.line is None else f"[{_cut(record.line)}]"
             return [f"by {record.leg}: {_cut(record.what)}", quoted, _reply(record.reply)]

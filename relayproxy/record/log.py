@@ -20,8 +20,9 @@ import structlog
 from msgspec import UNSET
 
 from relayproxy.record.console import console_line
-from relayproxy.record.redact import redact
+from relayproxy.record.redact import redact, redact_sasl
 from relayproxy.record.report import (
+    AuthenticationRecord,
     ClientRecord,
     ErrorRecord,
     FaultRecord,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
     from structlog.typing import EventDict, FilteringBoundLogger
 
-    from relayproxy.record.report import Leg, Level, Record
+    from relayproxy.record.report import AuthOutcome, Leg, Level, Record
     from relayproxy.record.sink import Target
     from relayproxy.smtp.replies import Reply
 
@@ -160,6 +161,30 @@ class Reporter:
             )
             self._tell_session("session", record=record)
 
+    def auth(
+        self,
+        leg: Leg,
+        mechanism: bytes,
+        user: bytes | None,
+        outcome: AuthOutcome,
+        *,
+        session: str | None = None,
+        reply: Reply | None = None,
+    ) -> None:
+        """`user` and `reply` hold no secret: a `Witness` (smtp/sasl.py) has seen to that."""
+        accepted = outcome == "accepted"
+        record = AuthenticationRecord(
+            time=self.time(),
+            level="info" if accepted else "warning",
+            session=session,
+            leg=leg,
+            mechanism=text(mechanism),
+            user=None if user is None else text(user),
+            outcome=outcome,
+            reply=None if reply is None else reply_of(reply),
+        )
+        (self._log.info if accepted else self._log.warning)("auth", record=record)
+
     def violation(
         self,
         leg: Leg,
@@ -168,16 +193,17 @@ class Reporter:
         session: str | None = None,
         transaction: str | None = None,
         line: bytes | None = None,
+        sasl: bool = False,
         reply: Reply | None = None,
     ) -> None:
-        """`line` as it came: it is redacted and cut here."""
+        """`line` as it came: it is redacted and cut here; one that is `sasl` because of where it came, whatever it looks like."""
         record = ViolationRecord(
             time=self.time(),
             session=session,
             transaction=transaction,
             leg=leg,
             what=what,
-            line=None if line is None else text(redact(line)[:_QUOTED]),
+            line=None if line is None else text((redact_sasl(line) if sasl else redact(line))[:_QUOTED]),
             reply=None if reply is None else reply_of(reply),
         )
         self._log.warning("violation", record=record)

@@ -6,8 +6,8 @@ data out of step, a line of another protocol, is told by its length alone.
 Of AUTH, however spelled and wherever it stands, the verb and a mechanism that the world knows stay; what follows becomes
 `<redacted N>`, N octets. The same holds for the identity in MAIL's AUTH= (RFC 4954 §5) and for BURL's URL, which is a bearer's token (RFC 4468).
 
-Invariants: total (any octets), pure, and idempotent. Here the line alone is judged; which lines are part of a SASL exchange because
-of what was said before does not belong here (that follows from the dialogue's state).
+Invariants: total (any octets), pure, and idempotent. `redact` judges the line alone; which lines are part of a SASL exchange because
+of what was said before does not belong here (that follows from the dialogue's state): for them there is `redact_sasl`.
 """
 
 from __future__ import annotations
@@ -48,6 +48,18 @@ def redact(line: bytes) -> bytes:
     if not _is_verb(word.upper()):
         return _blank(line)
     return _inner(line, end)
+
+
+def looks_like_auth(line: bytes) -> bool:
+    """Whether it begins with AUTH, give or take one slip."""
+    return _auth_prefix(_word(line, len(line) - len(line.lstrip(b" \t")))) is not None
+
+
+def redact_sasl(line: bytes) -> bytes:
+    """A line that came in a SASL exchange, or out of step behind one: nothing of it is told, but that it is AUTH with a known mechanism."""
+    words = line.split(None, 2)[:2]
+    begins_one = len(words) == 2 and _one_slip(words[0].upper(), b"AUTH") and words[1].upper() in _MECHANISMS
+    return redact(line) if begins_one else _blank(line)
 
 
 def _word(line: bytes, start: int) -> bytes:

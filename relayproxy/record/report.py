@@ -37,6 +37,8 @@ SCHEMA_ID: Final = "urn:relayproxy:schema:record:1"
 Outcome = Literal["accepted", "rejected", "tempfailed", "discarded", "held", "aborted", "unknown"]
 Level = Literal["debug", "info", "warning", "error"]
 Leg = Literal["client", "upstream"]
+#: accepted: 2yz; refused: 5yz to what was said; cancelled: "*", or a line that had no place; failed: 4yz, or somebody left.
+AuthOutcome = Literal["accepted", "refused", "cancelled", "failed"]
 
 Version = Annotated[Literal[1], Meta(description="of this format; additive only")]
 Time = Annotated[
@@ -257,6 +259,21 @@ class SessionRecord(Part, frozen=True, gc=False, kw_only=True):
     )
 
 
+class AuthenticationRecord(Part, frozen=True, gc=False, kw_only=True):
+    """An AUTH exchange has ended (RFC 4954). What was said in it is nowhere."""
+
+    v: Version = 1
+    event: Literal["auth"] = "auth"
+    time: Time
+    level: Level
+    session: SessionId | None
+    leg: Annotated[Leg, Meta(description="client: the client's own; upstream: ours, with our credentials")]
+    mechanism: str
+    user: Annotated[str | None, Meta(description="who was named; null where the mechanism does not show it")]
+    outcome: AuthOutcome
+    reply: Annotated[ReplyRecord | None, Meta(description="the last; what repeats a secret is cut out of it")]
+
+
 class ViolationRecord(Part, frozen=True, gc=False, kw_only=True):
     """A peer broke the protocol."""
 
@@ -320,8 +337,8 @@ class ReloadRecord(Part, frozen=True, gc=False, kw_only=True):
 
 
 Record = (
-    TransactionRecord | ListeningRecord | SessionRecord | ViolationRecord | LimitRecord | ErrorRecord | ReloadRecord
-)
+    TransactionRecord | ListeningRecord | SessionRecord | AuthenticationRecord | ViolationRecord | LimitRecord | ErrorRecord | ReloadRecord
+)  # fmt: skip
 
 
 # Of what was parsed.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from relayproxy.smtp.commands import Command
 
 #: Commands that bring no message on; too many in a row end the session.
-JUNK: Final = frozenset({"EHLO", "HELO", "RSET", "NOOP", "VRFY", "HELP"})
+JUNK: Final = frozenset({"EHLO", "HELO", "AUTH", "RSET", "NOOP", "VRFY", "HELP"})
 #: A transaction may have so many times its limit of recipients, refused ones included, before they are not even passed on.
 REFUSED_RECIPIENTS: Final = 2
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from relayproxy.relay.upstream import Progress
     from relayproxy.smtp.commands import Command
+    from relayproxy.tls.facts import TlsFacts
 
 #: Octets gathered before a thread is asked to write them.
 BLOCK = 256 * 1024
@@ -45,6 +46,7 @@ class CaptureUpstream:
     failure: Reply | None = None
     violation: str | None = None
     spent = False
+    tls: TlsFacts | None = None
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
@@ -61,7 +63,8 @@ class CaptureUpstream:
     def listen(self) -> None:
         """There is nobody to listen to."""
 
-    async def exchange(self, commands: Sequence[Command]) -> list[Reply]:
+    async def exchange(self, commands: Sequence[Command], *, deadline: float | None = None) -> list[Reply]:
+        del deadline  # nothing waits
         return [UNASKED[command.verb] for command in commands]
 
     async def start_data(self, transaction: str) -> Reply:

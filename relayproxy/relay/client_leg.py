@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
     from relayproxy.net.peer import Peer
     from relayproxy.relay.settings import ClientTimeouts
-    from relayproxy.smtp.commands import Command
+    from relayproxy.smtp.commands import Command, SaslCancel, SaslResponse
     from relayproxy.smtp.data import DataReader, DataSlice
     from relayproxy.smtp.replies import Reply
     from relayproxy.smtp.server import Refused, ServerProtocol
+    from relayproxy.tls.facts import TlsFacts
 
 #: Commands of a group that are answered together; the rest waits in the buffer, so that no group grows with what a client sends.
 GROUP = 100
@@ -36,12 +37,14 @@ class Goodbye(Exception):  # noqa: N818  it is no error
 class ClientLeg:
     """`ended`: the client has half-closed; what it had sent is still answered (PROTOCOL §1.1 (7))."""
 
-    __slots__ = ("_timeouts", "ended", "peer", "protocol")
+    __slots__ = ("_timeouts", "ended", "peer", "protocol", "tls")
 
     def __init__(self, peer: Peer, protocol: ServerProtocol, timeouts: ClientTimeouts) -> None:
         self.peer = peer
         self.protocol = protocol
         self.ended = False
+        #: None in clear.
+        self.tls: TlsFacts | None = None
         self._timeouts = timeouts
 
     async def group(self) -> list[Command | Refused]:
@@ -59,6 +62,18 @@ class ClientLeg:
             if group := protocol.next_group(GROUP):
                 return group
         return []
+
+    async def response(self) -> SaslResponse | SaslCancel | Refused:
+        """What the client says to our 334. Raises PeerLost where it leaves instead."""
+        peer, protocol = self.peer, self.protocol
+        deadline = peer.now() + self._timeouts.auth
+        while (response := protocol.next_response()) is None:
+            data = b"" if self.ended else await peer.receive_by(deadline)
+            if not data:
+                self.ended = True
+                raise PeerLost(peer.leg, "it closed in the middle of AUTH")
+            protocol.receive_data(data)
+        return response
 
     def spoke_early(self) -> bool:
         """Whether octets have come behind a command that changes what octets mean, before its reply (PROTOCOL §1.3)."""

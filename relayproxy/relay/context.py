@@ -6,7 +6,7 @@ Nothing here changes but `shutting_down`. What belongs to one client does not be
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from relayproxy.mail.trace import TRACE_MARGIN
 from relayproxy.smtp import local_replies
@@ -44,6 +44,8 @@ class Context:
         instance: str,
         trace: bool,
         says_client_name: bool,
+        auth: Literal["pass", "any", "off"],
+        auth_in_clear: bool,
         limits: Limits,
         timeouts: Timeouts,
         reporter: Reporter,
@@ -56,6 +58,8 @@ class Context:
         self.identity = f"{instance}-{listener}"
         self.trace = trace
         self.says_client_name = says_client_name
+        self.auth = auth
+        self.auth_in_clear = auth_in_clear
         self.limits = limits
         self.timeouts = timeouts
         self.reporter = reporter
@@ -64,20 +68,21 @@ class Context:
         self.greeting = local_replies.greeting(self.ehlo_name)
         self.hello = local_replies.hello(self.ehlo_name)
         self.nothing = Capabilities()
-        self._offers: dict[int, tuple[Capabilities, Offer]] = {}
+        self._offers: dict[tuple[int, bytes], tuple[Capabilities, Offer]] = {}
 
-    def offer(self, upstream: Capabilities) -> Offer:
-        """What a client may be offered in front of such an upstream (PROTOCOL §1.4)."""
-        kept = self._offers.get(id(upstream))
+    def offer(self, upstream: Capabilities, mechanisms: bytes = b"") -> Offer:
+        """What a client may be offered in front of such an upstream (PROTOCOL §1.4), with these mechanisms of AUTH."""
+        kept = self._offers.get((id(upstream), mechanisms))
         if kept is not None:
             return kept[1]
         if len(self._offers) >= _OFFERS:
             self._offers.clear()
-        capabilities = upstream.offer(message_bytes=self.limits.message_bytes, margin=TRACE_MARGIN if self.trace else 0)
+        margin = TRACE_MARGIN if self.trace else 0
+        capabilities = upstream.offer(message_bytes=self.limits.message_bytes, margin=margin, mechanisms=mechanisms)
         offer = Offer(
             capabilities, capabilities.to_reply(self.ehlo_name), capabilities.size or self.limits.message_bytes
         )
-        self._offers[id(upstream)] = (upstream, offer)  # the list is kept too, so that its id stays its own
+        self._offers[id(upstream), mechanisms] = (upstream, offer)  # the list is kept too, so that its id stays its own
         return offer
 
     def max_size(self, upstream: Upstream | None) -> int:

@@ -96,12 +96,15 @@ class Relay:
 
     def _context(self, listener: Listener, identity: str) -> Context:
         config = self._config
+        upstream = self._upstream_of(listener)[1]
         return Context(
             listener=listener.name,
             hostname=config.hostname,
             instance=identity,
             trace=config.trace,
-            says_client_name=self._upstream_of(listener)[1].ehlo == "client",
+            says_client_name=upstream.ehlo == "client",
+            auth=listener.auth or upstream.usual_auth,
+            auth_in_clear=listener.auth_in_clear,
             limits=config.limits,
             timeouts=config.timeouts,
             reporter=self._reporter,
@@ -193,7 +196,9 @@ class Relay:
         try:
             context = self._contexts[listener.name]
             limits = self._config.limits
-            protocol = ServerProtocol(command_bytes=limits.command_bytes, line_bytes=limits.line_bytes)
+            protocol = ServerProtocol(
+                command_bytes=limits.command_bytes, auth_bytes=limits.auth_bytes, line_bytes=limits.line_bytes
+            )
             client = ClientLeg(Peer(stream, "client", address, port), protocol, self._config.timeouts.client)
             session = Session(self._ids.new, client, context, partial(self._connect, listener, context))
             refusal = self._refusal(listener, address, session.id)

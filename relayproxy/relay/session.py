@@ -17,6 +17,7 @@ import trio
 from relayproxy.net.peer import PeerLost, PeerStalled
 from relayproxy.record.text import text
 from relayproxy.relay.allowance import Allowance
+from relayproxy.relay.auth import Authentication
 from relayproxy.relay.client_leg import Goodbye
 from relayproxy.relay.connect import UpstreamUnavailable, greet_again
 from relayproxy.relay.delivery import Delivery
@@ -24,7 +25,7 @@ from relayproxy.relay.transaction import Transaction
 from relayproxy.relay.transfer import Transfer
 from relayproxy.relay.upstream import UNASKED
 from relayproxy.smtp import local_replies
-from relayproxy.smtp.commands import Data, Ehlo, Helo, Mail, Quit, Rcpt, Rset
+from relayproxy.smtp.commands import Auth, Data, Ehlo, Helo, Mail, Quit, Rcpt, Rset
 from relayproxy.smtp.grammar import number
 from relayproxy.smtp.parameters import get
 from relayproxy.smtp.server import Refused
@@ -47,7 +48,7 @@ class Session:
 
     # fmt: off
     __slots__ = (
-        "_allowance", "_came", "_client", "_connect", "_connecting", "_context", "_delivery", "_ended", "_helo", "_idle", "_mail_refused", "_new_id", "_quit",
+        "_allowance", "_auth", "_came", "_client", "_connect", "_connecting", "_context", "_delivery", "_ended", "_helo", "_idle", "_mail_refused", "_new_id", "_quit",
         "_transaction", "_transfer", "_upstream", "id", "transactions",
     )
     # fmt: on
@@ -72,6 +73,7 @@ class Session:
         self._mail_refused = False
         self._quit = False
         self._allowance = Allowance(context.limits)
+        self._auth = Authentication(client, context, self.id)
 
     async def run(self) -> str:
         """Hold the session; why it ended, in words."""
@@ -215,6 +217,9 @@ class Session:
                 case Data():
                     await self._data(replies)
                     return
+                case Auth():
+                    await self._authenticate(command, replies)
+                    return
                 case Quit():
                     await self._say([*replies, local_replies.QUIT_OK])
                     self._quit = not self._client.protocol.unread
@@ -286,18 +291,11 @@ class Session:
                 self._mail_refused = reply.severity != 2
                 self._allowance.begin_message()
                 sent_mail = sent if isinstance(sent, Mail) else None
+                self._auth.out_of_step = False
                 self._transaction = Transaction(
-                    self._new_id(),
-                    self.id,
-                    self._context,
-                    self._client.peer,
-                    self._upstream,
-                    self._helo,
-                    received,
-                    sent_mail,
-                    reply,
-                    self._came,
-                )
+                    self._new_id(), self.id, self._context, self._client.peer, self._upstream, self._helo, self._auth.record,
+                    received, sent_mail, reply, self._came,
+                )  # fmt: skip
                 self._transaction.upstream_seconds = waited
                 if reply.severity != 2:
                     self._end_transaction()
@@ -333,14 +331,16 @@ class Session:
             and isinstance(refused.command, Rcpt | Data)
         ):
             return refused.reply  # sent behind a MAIL whose refusal was on its way (RFC 2920)
-        self._context.reporter.violation(
-            "client", refused.what, session=self.id, line=refused.line, reply=refused.reply
-        )
+        self._auth.tell_refused(refused)
         if isinstance(refused.command, Mail | Rcpt) and refused.reply.code not in (501, 503):
             self._note(refused.command, None, refused.reply)
-        if refused.reply.severity == 5 and not self._allowance.covers_error():
+        return self._count_error(refused.reply)
+
+    def _count_error(self, reply: Reply) -> Reply:
+        """The reply, or 421 where there were too many of ours to faults of the client's."""
+        if reply.severity == 5 and reply.origin == "proxy" and not self._allowance.covers_error():
             return self._limited("errors", local_replies.TOO_MANY_ERRORS)
-        return refused.reply
+        return reply
 
     def _refuse_recipient(self, command: Rcpt) -> Reply:
         if self._transaction is None:
@@ -364,20 +364,28 @@ class Session:
             (reply,) = await self._ask([Rset()])
             if reply.severity != 2:
                 return reply if reply.code == 421 else local_replies.UPSTREAM_GONE
-        if self._context.says_client_name and not upstream.spent:
-            refusal = await greet_again(upstream, command.name)
-            if refusal is not None:
+        if (self._context.says_client_name or self._auth.passed) and not upstream.spent:
+            name = command.name if self._context.says_client_name else self._context.ehlo_name
+            if (refusal := await greet_again(upstream, name)) is not None:
                 return refusal
         self._helo = command
         if isinstance(command, Helo):
             self._client.protocol.offered = self._context.nothing
             return self._context.hello
-        offer = self._context.offer(upstream.capabilities)
+        offer = self._auth.offer(upstream)
         self._client.protocol.offered = offer.capabilities
         return offer.reply
 
-    def _name_for_upstream(self) -> bytes | None:
-        return self._helo.name if self._context.says_client_name and self._helo is not None else None
+    async def _authenticate(self, command: Auth, replies: list[Reply]) -> None:
+        """AUTH, behind the replies to what came before it in its group."""
+        if replies:
+            await self._say(replies)
+        reply = await self._reconnect() if self._upstream is None or self._upstream.spent else None
+        if reply is None and self._upstream is not None:
+            self._idle = True  # a shutdown does not wait for the client
+            reply = await self._auth.converse(command, self._upstream)
+            self._idle = False
+        await self._say([self._count_error(reply or local_replies.UPSTREAM_GONE)])
 
     # A message.
 
@@ -409,15 +417,17 @@ class Session:
         return objection
 
     async def _reconnect(self) -> Reply | None:
-        """After a verdict that closed upstream: a new connection, if it offers all that the client was offered."""
+        """After a verdict that closed upstream: a new connection, if it offers all that was offered, and knew no client by name (I7)."""
+        if self._auth.passed:
+            return local_replies.UPSTREAM_GONE
         try:
-            upstream = await self._dial(self._name_for_upstream())
+            upstream = await self._dial(self._helo.name if self._helo and self._context.says_client_name else None)
         except UpstreamUnavailable as error:
             self._context.reporter.error("upstream", error.what, session=self.id)
             return error.greeting if error.greeting.code == 421 else local_replies.UPSTREAM_GONE
         offered = self._client.protocol.offered
         self._use(upstream)
-        if offered.covered_by(self._context.offer(upstream.capabilities).capabilities):
+        if offered.covered_by(self._auth.offer(upstream).capabilities):
             return None
         return local_replies.UPSTREAM_GONE
 

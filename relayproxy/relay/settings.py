@@ -11,7 +11,7 @@ from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, WithJsonSchema
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -78,6 +78,7 @@ class ClientTimeouts(Settings):
     """How long we wait for the client; each over a whole unit."""
 
     command: Duration = _for("5m", "for the whole next command line (RFC 5321 §4.5.3.2.7)")
+    auth: Duration = _for("5m", "for the whole next line of an AUTH exchange")
     data_block: Duration = _for("3m", "for the next octets of mail data")
     write: Duration = _for("1m", "for the client to take our replies")
 
@@ -89,6 +90,7 @@ class UpstreamTimeouts(Settings):
     connect: Duration = _for("30s", "for one connection")
     greeting: Duration = _for("5m", "for the greeting")
     ehlo: Duration = _for("5m", "for the reply to EHLO or HELO")
+    auth: Duration = _for("5m", "for each reply of an AUTH exchange")
     mail: Duration = _for("5m", "for the reply to MAIL, RSET, NOOP, VRFY")
     rcpt: Duration = _for("5m", "for the reply to RCPT")
     data: Duration = _for("2m", "for the reply to DATA")
@@ -99,7 +101,13 @@ class UpstreamTimeouts(Settings):
     @cached_property
     def by_verb(self) -> dict[str, float]:
         """How long the reply to a command may take; `mail` for those that are not here."""
-        return {"EHLO": self.ehlo, "HELO": self.ehlo, "RCPT": self.rcpt, "DATA": self.data, "QUIT": self.quit}
+        return {
+            **dict.fromkeys(("EHLO", "HELO"), self.ehlo),
+            **dict.fromkeys(("AUTH", "RESPONSE", "CANCEL"), self.auth),
+            "RCPT": self.rcpt,
+            "DATA": self.data,
+            "QUIT": self.quit,
+        }
 
 
 class Limits(Settings):
@@ -117,6 +125,7 @@ class Limits(Settings):
         default=100, description="commands in a row that bring no message on (NOOP, RSET, ...); over: 421"
     )
     command_bytes: Count = Field(default=4096, description="a command line with its CRLF; over: 500")
+    auth_bytes: Count = Field(default=12288, description="a line of an AUTH exchange with its CRLF; over: 500")
     header_bytes: Size = _octets("256KiB", "the header section; over: 552")
     header_fields: Count = Field(default=1000, description="fields in the header section; over: 552")
     line_bytes: Size = _octets("1MiB", "a line of mail data; over: 552")
@@ -141,6 +150,13 @@ class Listener(Settings):
     clients: tuple[Network, ...] | None = Field(
         None, description="who may connect; required where the address is not loopback; default: everybody that can"
     )
+    auth: Literal["pass", "any", "off"] | None = Field(
+        default=None,
+        description="AUTH: passed to upstream, or taken whatever comes, or not there; default: pass, but any in front of capture:",
+    )
+    auth_in_clear: StrictBool = Field(
+        default=False, description="offer AUTH without TLS to clients that are not on loopback"
+    )
 
 
 class Upstream(Settings):
@@ -152,3 +168,13 @@ class Upstream(Settings):
     ehlo: Literal["own", "client"] = Field(
         default="own", description="the name that we say: ours, or the client's when it comes"
     )
+
+    @property
+    def takes_auth(self) -> bool:
+        """Whether AUTH of a client's could be passed to it."""
+        return self.url[0] != "capture:"
+
+    @property
+    def usual_auth(self) -> Literal["pass", "any"]:
+        """What `auth` is for a listener that does not say."""
+        return "pass" if self.takes_auth else "any"

@@ -35,6 +35,7 @@ from relayproxy.smtp.parameters import get
 
 if TYPE_CHECKING:
     from relayproxy.net.peer import Peer
+    from relayproxy.record.report import AuthRecord
     from relayproxy.relay.context import Context
     from relayproxy.relay.upstream import Progress, Upstream
     from relayproxy.smtp.commands import Helo, Mail, Rcpt
@@ -46,7 +47,7 @@ class Transaction:
     """From MAIL on. `accepted` counts the recipients that upstream took."""
 
     __slots__ = (
-        "_client", "_context", "_helo", "_intake", "_mail", "_progress", "_recipients", "_reply", "_sent_mail", "_session", "_started", "_time", "_upstream", "accepted", "acknowledged", "id", "upstream_seconds",
+        "_auth", "_client", "_context", "_helo", "_intake", "_mail", "_progress", "_recipients", "_reply", "_sent_mail", "_session", "_started", "_time", "_upstream", "accepted", "acknowledged", "id", "upstream_seconds",
     )  # fmt: skip
 
     def __init__(
@@ -57,6 +58,7 @@ class Transaction:
         client: Peer,
         upstream: Upstream | None,
         helo: Ehlo | Helo | None,
+        auth: AuthRecord | None,
         mail: Mail,
         sent: Mail | None,
         reply: Reply,
@@ -73,6 +75,7 @@ class Transaction:
         self._client = client
         self._upstream = upstream
         self._helo = helo
+        self._auth = auth
         self._mail = (mail, reply)
         self._sent_mail = sent
         self._recipients: list[tuple[Rcpt, Rcpt | None, Reply]] = []
@@ -146,7 +149,8 @@ class Transaction:
         """RFC 3848, RFC 6531 §4.3."""
         if not isinstance(self._helo, Ehlo):
             return "SMTP"
-        return "UTF8SMTP" if get(self._mail[0].parameters, b"SMTPUTF8") is not None else "ESMTP"
+        name = "UTF8SMTP" if get(self._mail[0].parameters, b"SMTPUTF8") is not None else "ESMTP"
+        return name if self._auth is None else name + "A"
 
     def _only_recipient(self) -> bytes | None:
         accepted = [received for received, _, reply in self._recipients if reply.severity == 2]
@@ -177,7 +181,10 @@ class Transaction:
             listener=context.listener,
             worker=context.worker,
             client=ClientRecord(
-                self._client.address, self._client.port, None if self._helo is None else text(self._helo.name)
+                self._client.address,
+                self._client.port,
+                None if self._helo is None else text(self._helo.name),
+                auth=self._auth,
             ),
             upstream=self._upstream_record(),
             envelope=self._envelopes_record(mail),

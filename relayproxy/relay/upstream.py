@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from relayproxy.smtp.client import ClientProtocol
     from relayproxy.smtp.commands import Command
     from relayproxy.smtp.replies import Reply
+    from relayproxy.tls.facts import TlsFacts
 
 #: Commands sent before their replies are read (PROTOCOL §1.3): the replies to so many fit any socket buffer, so neither side can block.
 GROUP = 100
@@ -62,6 +63,8 @@ class Upstream(Protocol):
     #: How it broke the protocol, where that is the trouble.
     violation: str | None
     progress: Progress
+    #: None in clear.
+    tls: TlsFacts | None
     #: Closed without a dot, the client having its verdict: nothing is wrong, but there is no connection.
     spent: bool
 
@@ -75,8 +78,8 @@ class Upstream(Protocol):
     def listen(self) -> None:
         """Notice what came or ended while nothing was asked; sets `failure`."""
 
-    async def exchange(self, commands: Sequence[Command]) -> list[Reply]:
-        """Ask, as a group where upstream takes groups; as many replies as commands."""
+    async def exchange(self, commands: Sequence[Command], *, deadline: float | None = None) -> list[Reply]:
+        """Ask, as a group where upstream takes groups; as many replies as commands. `deadline`: for all of it, instead of each reply's own time."""
 
     async def start_data(self, transaction: str) -> Reply:
         """Ask to send the message of the transaction with this id; 3yz: go ahead."""
@@ -101,7 +104,7 @@ class SmtpUpstream:
     """An SMTP server, greeted and with EHLO done."""
 
     __slots__ = (
-        "_patience", "_peer", "_protocol", "_timeouts", "capabilities", "failure", "name", "progress", "spent", "trouble", "url", "violation",
+        "_patience", "_peer", "_protocol", "_timeouts", "capabilities", "failure", "name", "progress", "spent", "tls", "trouble", "url", "violation",
     )  # fmt: skip
 
     def __init__(
@@ -121,6 +124,7 @@ class SmtpUpstream:
         self.violation: str | None = None
         self.progress: Progress = "none"
         self.spent = False
+        self.tls: TlsFacts | None = None
         self._peer = peer
         self._protocol = protocol
         self._timeouts = timeouts
@@ -194,7 +198,6 @@ class SmtpUpstream:
         return reply
 
     async def exchange(self, commands: Sequence[Command], *, deadline: float | None = None) -> list[Reply]:
-        """`deadline`: for all of it, instead of each reply's own time."""
         replies: list[Reply] = []
         size = GROUP if b"PIPELINING" in self.capabilities else 1
         for start in range(0, len(commands), size):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from relayproxy.smtp import grammar, local_replies
-from relayproxy.smtp.commands import Mail, Rcpt, Vrfy, get
+from relayproxy.smtp.commands import Auth, Mail, Rcpt, Vrfy, get
 from relayproxy.smtp.errors import LocalProtocolError, RemoteProtocolError
 from relayproxy.smtp.replies import Reply
 
@@ -83,10 +83,16 @@ class Capabilities(msgspec.Struct, frozen=True, gc=False):
         except ValueError:
             return None
 
-    def offer(self, *, message_bytes: int, margin: int) -> Capabilities:
+    @property
+    def mechanisms(self) -> bytes:
+        """Of AUTH, in upper case and divided by spaces; b"" where there is none."""
+        return self.keywords.get(b"AUTH", b"")
+
+    def offer(self, *, message_bytes: int, margin: int, mechanisms: bytes = b"") -> Capabilities:
         """What a client may be offered in front of a server with these (PROTOCOL §1.4).
 
-        `message_bytes` is our own limit, `margin` the octets that a message may grow on its way through us.
+        `message_bytes` is our own limit, `margin` the octets that a message may grow on its way through us; `mechanisms` are AUTH's: they
+        depend on more than the server (relay/auth.py).
         """
         # PIPELINING and SIZE are ours to keep, whatever the server has. A SIZE of 0 would mean "no limit".
         size = message_bytes if self.size is None else max(1, min(message_bytes, self.size - margin))
@@ -100,12 +106,16 @@ class Capabilities(msgspec.Struct, frozen=True, gc=False):
                 offered[b"SMTPUTF8"] = b""
         if b"DSN" in self:
             offered[b"DSN"] = b""
+        if mechanisms:
+            offered[b"AUTH"] = mechanisms
         return Capabilities(offered)
 
     def covered_by(self, other: Capabilities) -> bool:
         """Whether `other` has all of these, and takes messages as big: a client that was offered these may be served by it."""
-        return self.keywords.keys() <= other.keywords.keys() and (
-            other.size is None or (self.size is not None and self.size <= other.size)
+        return (
+            self.keywords.keys() <= other.keywords.keys()
+            and (other.size is None or (self.size is not None and self.size <= other.size))
+            and (not self.mechanisms or set(self.mechanisms.split()) <= set(other.mechanisms.split()))
         )
 
     def to_reply(self, hostname: bytes, greeting: bytes = b"") -> Reply:
@@ -121,9 +131,9 @@ class Capabilities(msgspec.Struct, frozen=True, gc=False):
 
 
 def check(command: Command, offered: Capabilities, *, smtputf8: bool = True) -> None:
-    """Raise RemoteProtocolError where a command needs an extension that the client was not offered, or did not ask for.
+    """Raise RemoteProtocolError where a command needs what the client was not offered, or did not ask for.
 
-    555 for a parameter, 550 (MAIL) or 553 (RCPT, VRFY) for an address that is not ASCII (RFC 6531 §3.5). `smtputf8` says
+    504 for a mechanism of AUTH, 555 for a parameter, 550 (MAIL) or 553 (RCPT, VRFY) for an address that is not ASCII (RFC 6531 §3.5). `smtputf8` says
     whether the MAIL of this transaction had that parameter; MAIL itself shows it.
     """
     if isinstance(command, Rcpt):
@@ -141,6 +151,8 @@ def check(command: Command, offered: Capabilities, *, smtputf8: bool = True) -> 
         raise RemoteProtocolError(
             "an address that is not ASCII, without SMTPUTF8", local_replies.UTF8_RECIPIENT_REFUSED
         )
+    elif isinstance(command, Auth) and command.mechanism not in offered.mechanisms.split():
+        raise RemoteProtocolError("a mechanism that was not offered", local_replies.MECHANISM_UNKNOWN)
 
 
 def _check(

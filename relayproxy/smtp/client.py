@@ -10,7 +10,7 @@ breaks the grammar all mean that the two sides no longer agree what has been ans
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.data import END_OF_DATA
@@ -20,6 +20,10 @@ from relayproxy.smtp.replies import Reply, ReplyReader
 
 if TYPE_CHECKING:
     from relayproxy.smtp.commands import Command
+
+#: RFC 4954 §4: replies that have no meaning elsewhere, and what they answer. All else counts by severity.
+_SASL_CODES: Final = frozenset({235, 334})
+_SASL_EVENTS: Final = frozenset({"AUTH", "RESPONSE"})
 
 
 class ClientProtocol:
@@ -96,7 +100,8 @@ class ClientProtocol:
         if reply.code == 421:
             self.dialogue.close()
             return reply
-        if not self.dialogue.take(verb, severity) and (severity < 4 or self.dialogue.admits(verb)):
+        taken = self.dialogue.take(verb, severity) if reply.code not in _SASL_CODES or verb in _SASL_EVENTS else False
+        if not taken and (severity < 4 or self.dialogue.admits(verb)):
             # A refusal always has a place: RCPT behind a refused MAIL of the same group is out of sequence, and is told so.
             raise RemoteProtocolError(
                 f"upstream answered {reply.code} to {verb}", local_replies.UPSTREAM_VIOLATION, fatal=True

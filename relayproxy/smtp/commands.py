@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from relayproxy.smtp.replies import Reply
 
 __all__ = [
-    "Auth", "Bdat", "Command", "Data", "Ehlo", "Helo", "Help", "Mail", "Noop", "Parameters", "Path", "Quit", "Rcpt", "Rset", "StartTls", "Vrfy",
-    "get", "parse_command",
+    "Auth", "Bdat", "Command", "Data", "Ehlo", "Helo", "Help", "Mail", "Noop", "Parameters", "Path", "Quit", "Rcpt", "Rset", "SaslCancel",
+    "SaslResponse", "StartTls", "Vrfy", "get", "parse_command", "parse_response",
 ]  # fmt: skip
 
 
@@ -166,6 +166,38 @@ class Auth(Command, frozen=True, gc=False):
     def wire(self) -> bytes:
         return _sealed(self, b"AUTH %b%b" % (self.mechanism, b"" if self.initial is None else b" " + self.initial))
 
+    def __repr__(self) -> str:
+        return f"Auth({self.mechanism!r}, {_hidden(self.initial)})"
+
+
+class SaslResponse(Command, frozen=True, gc=False):
+    """RFC 4954 §4: a line of the client's behind 334. It has no verb on the wire; `octets` is base64 as it came, b"" for an empty one."""
+
+    verb: ClassVar[str] = "RESPONSE"
+    octets: bytes
+
+    def wire(self) -> bytes:
+        if grammar.BASE64.fullmatch(self.octets) is None or self.octets == b"=":
+            raise LocalProtocolError("a SASL response cannot be sent: it is not base64")
+        return self.octets + b"\r\n"
+
+    def __repr__(self) -> str:
+        return f"SaslResponse({_hidden(self.octets)})"
+
+
+class SaslCancel(Command, frozen=True, gc=False):
+    """RFC 4954 §4: the client gives the exchange up."""
+
+    verb: ClassVar[str] = "CANCEL"
+
+    def wire(self) -> bytes:
+        return b"*\r\n"
+
+
+def _hidden(octets: bytes | None) -> str:
+    """Exceptions and debuggers show what a command is made of; this they do not (attack 21)."""
+    return "None" if octets is None else f"<redacted {len(octets)}>"
+
 
 def _sealed(command: Command, line: bytes) -> bytes:
     """The line with its CRLF, once it is sure that upstream can read nothing in it but this command (attack 10)."""
@@ -213,6 +245,15 @@ def parse_command(line: bytes) -> Command:
                 return Mail(path) if body is None else Mail(path, ((body, kind),))
             return Mail(path, ((size, octets),) if body is None else ((size, octets), (body, kind)))
     return _parse_carefully(line)
+
+
+def parse_response(line: bytes) -> SaslResponse | SaslCancel:
+    """What a client answers to 334, on a line that came without its CRLF. Raises RemoteProtocolError."""
+    if line == b"*":
+        return SaslCancel()
+    if line == b"=" or grammar.BASE64.fullmatch(line) is None:
+        raise _error('expected base64, or "*" to cancel', local_replies.BAD_RESPONSE)
+    return SaslResponse(line)
 
 
 def _parse_carefully(line: bytes) -> Command:

@@ -24,10 +24,10 @@ Channel = Literal["connected", "refused", "greeted", "basic", "extended", "hands
 Transaction = Literal["none", "mail", "rcpt", "data", "bdat", "failed"]
 Framing = Literal["command", "data", "sasl", "tls"]
 #: A command, or one of the three moments that are no command: the greeting, the end of the TLS handshake, the end of mail data.
-#: "BDAT LAST" is the chunk with LAST.
+#: "BDAT LAST" is the chunk with LAST; RESPONSE and CANCEL are lines of a SASL exchange (RFC 4954 §4: base64, "*").
 Event = Literal[
     "GREETING", "TLS", "END",
-    "EHLO", "HELO", "MAIL", "RCPT", "DATA", "BDAT", "BDAT LAST", "RSET", "NOOP", "VRFY", "HELP", "QUIT", "STARTTLS", "AUTH",
+    "EHLO", "HELO", "MAIL", "RCPT", "DATA", "BDAT", "BDAT LAST", "RSET", "NOOP", "VRFY", "HELP", "QUIT", "STARTTLS", "AUTH", "RESPONSE", "CANCEL",
 ]  # fmt: skip
 
 EVENTS: Final[tuple[str, ...]] = get_args(Event)
@@ -59,7 +59,8 @@ CHANNEL: Final[Table] = {
     # RFC 3207 §4.2: after the handshake the session begins again, but for the greeting.
     ("extended", "STARTTLS"): _becomes("handshake", "extended"),
     ("handshake", "TLS"): {2: "greeted"},
-    ("extended", "AUTH"): {**_stays("extended"), 3: "extended"},
+    **{("extended", line): {**_stays("extended"), 3: "extended"} for line in ("AUTH", "RESPONSE")},
+    ("extended", "CANCEL"): {4: "extended", 5: "extended"},
     **{(state, "QUIT"): _stays("closing") for state in ("refused", *_SESSION)},
 }
 
@@ -82,7 +83,8 @@ TRANSACTION: Final[Table] = {
     **{(state, verb): _stays(state) for state in _OPEN for verb in ("NOOP", "VRFY", "HELP")},
     **{(state, "QUIT"): _stays("none") for state in _OPEN},
     # RFC 4954 §4: no AUTH inside a transaction.
-    ("none", "AUTH"): {**_stays("none"), 3: "none"},
+    **{("none", line): {**_stays("none"), 3: "none"} for line in ("AUTH", "RESPONSE")},
+    ("none", "CANCEL"): {4: "none", 5: "none"},
     ("none", "GREETING"): _stays("none"),
     ("none", "TLS"): _stays("none"),
 }
@@ -91,7 +93,9 @@ FRAMING: Final[Table] = {
     ("command", "DATA"): {3: "data", 4: "command", 5: "command"},
     ("data", "END"): _stays("command"),
     ("command", "AUTH"): {**_stays("command"), 3: "sasl"},
-    ("sasl", "AUTH"): {**_stays("command"), 3: "sasl"},
+    ("sasl", "RESPONSE"): {**_stays("command"), 3: "sasl"},
+    # Who answers "*" with 235 has not understood it.
+    ("sasl", "CANCEL"): {4: "command", 5: "command"},
     ("command", "STARTTLS"): _becomes("tls", "command"),
     ("tls", "TLS"): _stays("command"),
     **{

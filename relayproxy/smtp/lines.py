@@ -14,17 +14,19 @@ from relayproxy.smtp.errors import RemoteProtocolError
 class LineBuffer:
     """Octets that came and were not taken yet.
 
-    A line may have `max_line` octets, its CRLF included. A longer one is dropped up to its CRLF, as long as that comes within
-    `max_discard` more.
+    A line may have `max_line` octets, its CRLF included; `max_sasl` if it is one of a SASL exchange, either of them if it is AUTH, which
+    begins one (RFC 4954 §4). A longer one is dropped up to its CRLF, as long as that comes within `max_discard` more.
     """
 
     # `_data[_start:]` is held; a CRLF, if there is one, begins at `_searched` or later. `_dropped` counts the octets of an over-long
     # line that are gone. Taking lines moves `_start` only: a group of commands that came in one piece is copied once, into its lines.
-    __slots__ = ("_data", "_dropped", "_max_discard", "_max_line", "_searched", "_start")
+    __slots__ = ("_data", "_dropped", "_max_discard", "_max_line", "_max_sasl", "_searched", "_start", "_too_long")
 
-    def __init__(self, max_line: int, max_discard: int) -> None:
+    def __init__(self, max_line: int, max_discard: int, max_sasl: int) -> None:
         self._max_line = max_line
+        self._max_sasl = max_sasl
         self._max_discard = max_discard
+        self._too_long = local_replies.LINE_TOO_LONG  # for the line that is being dropped
         self._data = b""
         self._start = 0
         self._searched = 0
@@ -51,8 +53,8 @@ class LineBuffer:
             return None
         return self._data[self._start]
 
-    def next_line(self) -> bytes | None:
-        """The next line without its CRLF, or None until more has come.
+    def next_line(self, *, sasl: bool = False) -> bytes | None:
+        """The next line without its CRLF, or None until more has come. `sasl`: it is one of a SASL exchange.
 
         Raises RemoteProtocolError: 500 once a line was over-long and its end has come, fatal 421 once it is so long that
         its end is not waited for. What was held is gone then.
@@ -62,36 +64,49 @@ class LineBuffer:
         start = self._start
         end = self._data.find(b"\r\n", self._searched)
         if end < 0:
-            self._note_open_line()
+            self._note_open_line(sasl=sasl)
             return None
         octets = self._dropped + end + 2 - start
         self._start = self._searched = end + 2
-        if octets <= self._max_line:
+        if octets <= self._max_line and not sasl:
+            return self._data[start:end]
+        limit = self._limit(start, sasl=sasl)
+        if octets <= limit:
             return self._data[start:end]
         self._dropped = 0
-        if octets > self._max_line + self._max_discard:
-            raise self._endless()
-        raise RemoteProtocolError(
-            f"expected a command line of at most {self._max_line} octets, got {octets}", local_replies.LINE_TOO_LONG
-        )
+        if octets > limit + self._max_discard:
+            raise self._endless(limit)
+        raise RemoteProtocolError(f"expected a line of at most {limit} octets, got {octets}", self._too_long)
 
-    def _note_open_line(self) -> None:
+    def _limit(self, start: int, *, sasl: bool) -> int:
+        """Octets that the line which begins there may have."""
+        if not self._dropped:  # else the beginning is gone, and what it was is known
+            auth = not sasl and self._data[start : start + 5].upper() == b"AUTH "
+            self._too_long = local_replies.AUTH_LINE_TOO_LONG if sasl or auth else local_replies.LINE_TOO_LONG
+        if self._too_long is local_replies.LINE_TOO_LONG:
+            return self._max_line
+        return self._max_sasl if sasl else max(self._max_line, self._max_sasl)
+
+    def _note_open_line(self, *, sasl: bool) -> None:
         length = len(self._data)
         octets = self._dropped + length - self._start
         # A CR that came last may be half of a CRLF: it is kept, and looked at again.
         self._searched = length - 1 if self._data.endswith(b"\r") and length > self._start else length
-        if octets < self._max_line:
+        if octets < min(self._max_line, self._max_sasl):
             return
-        if octets >= self._max_line + self._max_discard:
-            raise self._endless()
+        limit = self._limit(self._start, sasl=sasl)
+        if octets < limit:
+            return
+        if octets >= limit + self._max_discard:
+            raise self._endless(limit)
         self._data = self._data[self._searched :]
         self._dropped = octets - len(self._data)
         self._start = self._searched = 0
 
-    def _endless(self) -> RemoteProtocolError:
+    def _endless(self, limit: int) -> RemoteProtocolError:
         self.clear()
         return RemoteProtocolError(
-            f"expected the end of a line within {self._max_line + self._max_discard} octets",
+            f"expected the end of a line within {limit + self._max_discard} octets",
             local_replies.LINE_WITHOUT_END,
             fatal=True,
         )

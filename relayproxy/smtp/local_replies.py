@@ -25,6 +25,7 @@ def _reply(code: int, text: bytes) -> Reply:
 
 HELP: Final = _reply(214, b"2.0.0 EHLO HELO MAIL RCPT DATA RSET NOOP VRFY QUIT; see RFC 5321")  # §4.1.1.8
 QUIT_OK: Final = _reply(221, b"2.0.0 Closing connection")  # §4.1.1.10
+AUTHENTICATED: Final = _reply(235, b"2.7.0 Authentication successful")  # RFC 4954 §6, where we take whatever comes
 RESET_OK: Final = _reply(250, b"2.0.0 Reset")  # §4.1.1.5, where upstream has no transaction
 NOOP_OK: Final = _reply(250, b"2.0.0 OK")  # §4.1.1.9, at capture
 SENDER_OK: Final = _reply(250, b"2.1.0 Sender OK")  # §4.1.1.2, at capture and behind a closed gate
@@ -43,6 +44,11 @@ def greeting(hostname: bytes) -> Reply:
 def hello(hostname: bytes) -> Reply:
     """250 to HELO: RFC 5321 §4.1.1.1, `"250" SP Domain [ SP ehlo-greet ]`. EHLO's is `Capabilities.to_reply`."""
     return _reply(250, hostname)
+
+
+def challenge(octets: bytes) -> Reply:
+    """334: RFC 4954 §4, a challenge in base64 (RFC 4954 §8: `continue-req = "334" SP [base64] CRLF`), where we take whatever comes."""
+    return _reply(334, octets)
 
 
 def captured(identity: str) -> Reply:
@@ -67,7 +73,7 @@ NOT_SMTP: Final = _reply(421, b"4.7.0 This is an SMTP server and does not speak 
 INTERNAL_ERROR: Final = _reply(421, b"4.3.0 Internal error; try again later")  # I8, §4: where we stand is not known
 LINE_WITHOUT_END: Final = _reply(421, b"4.7.0 Line without an end")  # §1.2, attack 15
 
-# 451, 452: this command or message failed for now (RFC 5321 §4.2.3, §4.5.3.1.10).
+# 451, 452, 454: this command or message failed for now (RFC 5321 §4.2.3, §4.5.3.1.10).
 
 UPSTREAM_LOST: Final = _reply(451, b"4.4.2 The connection to the mail server behind this relay was lost; try again later")  # §4 S4-S7
 UPSTREAM_VIOLATION: Final = _reply(451, b"4.5.0 The mail server behind this relay broke the protocol; try again later")  # §1.6, attack 12
@@ -75,14 +81,21 @@ RECORD_FAILED: Final = _reply(451, b"4.3.0 The message could not be recorded; tr
 DISK_FULL: Final = _reply(452, b"4.3.1 Insufficient storage; try again later")  # attack 33
 TOO_MANY_RECIPIENTS: Final = _reply(452, b"4.5.3 Too many recipients; send the rest in another transaction")  # RFC 5321 §4.5.3.1.10
 
+AUTH_UNAVAILABLE: Final = _reply(454, b"4.7.0 Temporary authentication failure; try again later")  # RFC 4954 §4.7, §4 S3
+
 # 50z: the command was not understood or had no place (RFC 5321 §4.2.4; these count as errors, §1.13).
 
 LINE_TOO_LONG: Final = _reply(500, b"5.5.2 Line too long")  # RFC 5321 §4.5.3.1.9, attack 15
+AUTH_LINE_TOO_LONG: Final = _reply(500, b"5.5.6 Authentication exchange line is too long")  # RFC 4954 §6
 UNKNOWN_COMMAND: Final = _reply(500, b"5.5.2 Command not recognized")  # §1.1(4)
 SYNTAX_ERROR: Final = _reply(501, b"5.5.2 Syntax error in the command or its argument")  # RFC 5321 §4.1.1
+BAD_RESPONSE: Final = _reply(501, b"5.5.2 Syntax error in the authentication exchange")  # RFC 4954 §4
+AUTH_CANCELLED: Final = _reply(501, b"5.5.2 Authentication cancelled")  # RFC 4954 §4, where we take whatever comes
 PARAMETER_SYNTAX: Final = _reply(501, b"5.5.4 Syntax error in a parameter, or a parameter that has no place here")  # RFC 5321 §4.1.1.11
 NOT_IMPLEMENTED: Final = _reply(502, b"5.5.1 Command not implemented")  # §1.2
 BAD_SEQUENCE: Final = _reply(503, b"5.5.1 Bad sequence of commands")  # RFC 5321 §4.1.4
+MECHANISM_UNKNOWN: Final = _reply(504, b"5.5.4 Authentication mechanism not offered")  # RFC 4954 §4
+ENCRYPTION_NEEDED: Final = _reply(538, b"5.7.11 Encryption required for authentication; use STARTTLS first")  # RFC 4954 §6
 UNKNOWN_PARAMETER: Final = _reply(555, b"5.5.4 Parameter not recognized or not offered")  # RFC 5321 §4.1.1.11
 
 # 55z: the message, or who sends it, is refused.

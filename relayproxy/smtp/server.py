@@ -1,7 +1,8 @@
 """`ServerProtocol` faces the client: octets to commands, replies to octets (RFC 5321 §4, RFC 2920, PROTOCOL §1.1 to §1.3).
 
 Sans-IO. `receive_data` takes what came, `next_command` gives what is there: a command, a `Refused` (a line that is answered with
-the reply it carries), or None when more is needed or a reply must go first. `send` makes the octets of a reply and moves the dialogue on.
+the reply it carries), or None when more is needed or a reply must go first. `send` makes the octets of a reply and moves the dialogue on. Behind
+a 334 `next_response` gives what would be read as a command elsewhere (RFC 4954).
 
 Invariants: one reply a command, in order (I6). After a command that must be last in its group nothing more is parsed until it is
 answered (RFC 2920 §3.1). Mail data is told from commands by the dialogue alone, never by looking at it.
@@ -18,7 +19,7 @@ import msgspec
 
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.capabilities import Capabilities, check
-from relayproxy.smtp.commands import Bdat, Command, Mail, parse_command
+from relayproxy.smtp.commands import Bdat, Command, Mail, parse_command, parse_response
 from relayproxy.smtp.data import DataReader, DataSlice
 from relayproxy.smtp.dialogue import Dialogue
 from relayproxy.smtp.errors import LocalProtocolError, RemoteProtocolError
@@ -26,6 +27,7 @@ from relayproxy.smtp.lines import LineBuffer
 from relayproxy.smtp.parameters import get
 
 if TYPE_CHECKING:
+    from relayproxy.smtp.commands import SaslCancel, SaslResponse
     from relayproxy.smtp.replies import Reply
 
 #: Octets of an over-long line that are read and forgotten before we give up on the client.
@@ -65,14 +67,19 @@ class ServerProtocol:
     """One client session's dialogue, as its server."""
 
     __slots__ = (
-        "_ahead", "_blocked", "_ending", "_lines", "_max_data_line", "_pending", "_reader", "_smtputf8", "dialogue", "offered",
+        "_ahead", "_blocked", "_ending", "_lines", "_max_data_line", "_pending", "_reader", "_smtputf8", "authenticated", "dialogue",
+        "offered", "unoffered_auth",
     )  # fmt: skip
 
-    def __init__(self, *, command_bytes: int, line_bytes: int) -> None:
+    def __init__(self, *, command_bytes: int, auth_bytes: int, line_bytes: int) -> None:
         self.dialogue = Dialogue()
         #: What EHLO was answered; empty before it and after HELO.
         self.offered = Capabilities()
-        self._lines = LineBuffer(command_bytes, MAX_DISCARD)
+        #: What AUTH is told where it was not offered.
+        self.unoffered_auth = local_replies.BAD_SEQUENCE
+        #: AUTH has succeeded; there is no other one in a session (RFC 4954 §4).
+        self.authenticated = False
+        self._lines = LineBuffer(command_bytes, MAX_DISCARD, auth_bytes)
         self._pending: deque[str] = deque(("GREETING",))
         self._blocked = True  # the last that is pending must be answered before anything behind it is read
         self._ending = False  # the last that is pending is fatal: with its answer the dialogue ends
@@ -122,6 +129,21 @@ class ServerProtocol:
             self._blocked = True
         return command
 
+    def next_response(self) -> SaslResponse | SaslCancel | Refused | None:
+        """What the client says to our 334; None: receive more. A `Refused` ends the exchange."""
+        line = None
+        try:
+            line = self._lines.next_line(sasl=True)
+            if line is None:
+                return None
+            response = parse_response(line)
+        except RemoteProtocolError as error:
+            refused = self._refuse(line or b"", None, error)
+            self._pending[-1] = "CANCEL"
+            return refused
+        self._pending.append(response.verb)
+        return response
+
     def _check_first_octet(self) -> None:
         """A line that is not whole yet, and whose end may never come: TLS at a plain port, or some other protocol (attack 29)."""
         first = self._lines.peek()
@@ -140,8 +162,12 @@ class ServerProtocol:
                 local_replies.BAD_SEQUENCE,
                 fatal=chunk,
             )
-        if (extension := EXTENSIONS.get(verb)) is not None and extension[0] not in self.offered:
-            raise RemoteProtocolError(f"{verb} was not offered", extension[1], fatal=chunk)
+        if (extension := EXTENSIONS.get(verb)) is not None:
+            if extension[0] not in self.offered:
+                reply = self.unoffered_auth if verb == "AUTH" else extension[1]
+                raise RemoteProtocolError(f"{verb} was not offered", reply, fatal=chunk)
+            if verb == "AUTH" and self.authenticated:
+                raise RemoteProtocolError("AUTH after one that succeeded", local_replies.BAD_SEQUENCE)
         check(command, self.offered, smtputf8=self._smtputf8)
         if isinstance(command, Mail):
             self._smtputf8 = bool(command.parameters) and get(command.parameters, b"SMTPUTF8") is not None
@@ -177,8 +203,13 @@ class ServerProtocol:
             if self._ending:
                 self.dialogue.close()
             self._blocked = self.dialogue.channel == "closing"
-        if verb == "DATA" and severity == 3:
-            self._reader = DataReader(self._max_data_line)
+        if severity == 3:
+            if verb == "DATA":
+                self._reader = DataReader(self._max_data_line)
+            else:
+                self._blocked = True  # what comes is no command
+        elif severity == 2 and verb in ("AUTH", "RESPONSE"):
+            self.authenticated = True
         return reply.wire
 
     def receive_mail_data(self, data: bytes) -> DataSlice:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayproxy.record.redact import redact
+from relayproxy.record.redact import redact, redact_sasl
 
 LINES = [
     # plain commands stay
@@ -108,3 +108,25 @@ def test_any_line_can_be_redacted_and_redacting_again_changes_nothing(line: byte
 )
 def test_a_long_line_is_no_trouble(line: bytes) -> None:
     redact(line)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (b"dGFuc3RhYWY=", b"<redacted 12>"),
+        (b"QUIT", b"<redacted 4>"),
+        (b"mail hunter2", b"<redacted 12>"),
+        (b"author2024", b"<redacted 10>"),
+        (b"AUTH hunter2", b"<redacted 12>"),
+        (b"AUTH PLAIN AGFs", b"AUTH PLAIN <redacted 4>"),
+        (b"AUHT LOGIN", b"AUHT LOGIN"),
+        (b"", b""),
+    ],
+)
+def test_of_a_line_in_an_exchange_nothing_is_told_whatever_it_looks_like(line: bytes, told: bytes) -> None:
+    assert redact_sasl(line) == told
+
+
+@given(st.binary(max_size=60))
+def test_so_it_is_twice(line: bytes) -> None:
+    assert redact_sasl(redact_sasl(line)) == redact_sasl(line)

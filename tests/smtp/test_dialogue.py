@@ -28,7 +28,8 @@ extended:  EHLO                                      > . - . .
 extended:  HELO                                      > basic - . .
 extended:  MAIL RCPT END BDAT BDAT_LAST              > . - . .
 extended:  DATA                                      > . . . .
-extended:  AUTH                                      > . . . .
+extended:  AUTH RESPONSE                             > . . . .
+extended:  CANCEL                                    > - - . .
 extended:  RSET NOOP VRFY HELP                       > . - . .
 extended:  STARTTLS                                  > handshake - . .
 extended:  QUIT                                      > closing - closing closing
@@ -38,7 +39,8 @@ handshake: TLS                                       > greeted - - -
 TRANSACTION_CELLS = """
 none:   GREETING TLS                                 > . - . .
 none:   MAIL                                         > mail - . .
-none:   AUTH                                         > . . . .
+none:   AUTH RESPONSE                                > . . . .
+none:   CANCEL                                       > - - . .
 none:   RSET EHLO HELO STARTTLS NOOP VRFY HELP QUIT  > . - . .
 mail:   RCPT                                         > rcpt - . .
 mail:   RSET EHLO HELO STARTTLS                      > none - . .
@@ -70,7 +72,8 @@ command: DATA                                        > - data . .
 command: AUTH                                        > . sasl . .
 command: STARTTLS                                    > tls - . .
 data:    END                                         > command - command command
-sasl:    AUTH                                        > command . command command
+sasl:    RESPONSE                                    > command . command command
+sasl:    CANCEL                                      > - - command command
 tls:     TLS                                         > command - command command
 """
 

@@ -31,7 +31,7 @@ def drain(buffer: LineBuffer) -> list[bytes | str]:
 
 
 def run(pieces: list[bytes], max_line: int = 10, max_discard: int = 20) -> tuple[list[bytes | str], LineBuffer]:
-    buffer = LineBuffer(max_line, max_discard)
+    buffer = LineBuffer(max_line, max_discard, max_line)
     events: list[bytes | str] = []
     for piece in pieces:
         buffer.feed(piece)
@@ -90,14 +90,14 @@ def test_what_follows_is_kept_as_it_came(octets: bytes, events: list[bytes | str
 
 
 def test_the_rest_is_there_before_its_lines_are_read() -> None:
-    buffer = LineBuffer(100, 0)
+    buffer = LineBuffer(100, 0, 100)
     buffer.feed(b"DATA\r\nSubject: x\r\n\r\n.\r\n")
     assert buffer.next_line() == b"DATA"
     assert buffer.take() == b"Subject: x\r\n\r\n.\r\n"
 
 
 def test_the_first_octet_can_be_seen_before_its_line_ends() -> None:
-    buffer = LineBuffer(10, 20)
+    buffer = LineBuffer(10, 20, 10)
     assert buffer.peek() is None
     buffer.feed(b"\x16")
     assert buffer.peek() == 0x16
@@ -107,7 +107,7 @@ def test_the_first_octet_can_be_seen_before_its_line_ends() -> None:
 
 
 def test_the_middle_of_an_over_long_line_is_no_first_octet() -> None:
-    buffer = LineBuffer(10, 20)
+    buffer = LineBuffer(10, 20, 10)
     buffer.feed(b"A" * 12)
     assert buffer.next_line() is None
     buffer.feed(b"\x16\x03")
@@ -120,7 +120,7 @@ def test_the_middle_of_an_over_long_line_is_no_first_octet() -> None:
 
 
 def test_clear_forgets_an_over_long_line_too() -> None:
-    buffer = LineBuffer(10, 20)
+    buffer = LineBuffer(10, 20, 10)
     buffer.feed(b"A" * 15)
     assert buffer.next_line() is None
     buffer.clear()
@@ -129,7 +129,7 @@ def test_clear_forgets_an_over_long_line_too() -> None:
 
 
 def test_what_is_dropped_takes_no_memory() -> None:
-    buffer = LineBuffer(4096, 1 << 40)
+    buffer = LineBuffer(4096, 1 << 40, 4096)
     piece = b"x" * 65536
     tracemalloc.start()
     try:

@@ -24,7 +24,7 @@ NO = Reply(550, (b"no",))
 
 
 def greeted() -> ServerProtocol:
-    protocol = ServerProtocol(command_bytes=4096, line_bytes=1 << 20)
+    protocol = ServerProtocol(command_bytes=4096, auth_bytes=12288, line_bytes=1 << 20)
     protocol.send(Reply(220, (b"hi",)))
     protocol.receive_data(b"EHLO client.test\r\n")
     assert isinstance(protocol.next_command(), Ehlo)
@@ -131,7 +131,7 @@ def test_smtputf8_is_asked_for_once_a_transaction() -> None:
 
 
 def test_after_a_refused_greeting_only_quit_is_left_rfc7504() -> None:
-    protocol = ServerProtocol(command_bytes=4096, line_bytes=1 << 20)
+    protocol = ServerProtocol(command_bytes=4096, auth_bytes=12288, line_bytes=1 << 20)
     protocol.send(Reply(521, (b"no mail here",)))
     for line, expected in ((b"EHLO x\r\n", "503"), (b"MAIL FROM:<a@b.c>\r\n", "503"), (b"QUIT\r\n", "QUIT")):
         protocol.receive_data(line)
