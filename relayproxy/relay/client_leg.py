@@ -99,13 +99,25 @@ class ClientLeg:
 
     async def mail_data(self) -> DataSlice:
         """The next slice of mail data. Raises PeerLost where the client leaves before its end, or is told to."""
+        return self.protocol.receive_mail_data(await self._block())
+
+    async def chunk(self) -> bytes:
+        """The next octets of the chunk under way, b"" once all have come. Raises PeerLost as `mail_data` does."""
+        protocol = self.protocol
+        if not protocol.chunk:
+            return b""
+        if not protocol.unread:
+            protocol.receive_data(await self._block())
+        return protocol.take_chunk()
+
+    async def _block(self) -> bytes:
         if self.peer.expired:
             raise PeerStalled(self.peer.leg, "its time was over")  # however fast it sends
         data = b"" if self.ended else await self.peer.receive(self._timeouts.data_block)
         if not data:
             self.ended = True
             raise PeerLost(self.peer.leg)
-        return self.protocol.receive_mail_data(data)
+        return data
 
     @property
     def reader(self) -> DataReader:

@@ -17,7 +17,7 @@ from relayproxy.smtp import local_replies
 
 if TYPE_CHECKING:
     from relayproxy.relay.settings import Limits
-    from relayproxy.smtp.data import DataReader, DataSlice
+    from relayproxy.smtp.data import ContentReader, DataSlice
     from relayproxy.smtp.replies import Reply
 
 
@@ -49,7 +49,14 @@ class Intake:
     )  # fmt: skip
 
     def __init__(
-        self, reader: DataReader, limits: Limits, *, max_size: int, eight_bit_passes: bool, trace: bytes, identity: str
+        self,
+        reader: ContentReader,
+        limits: Limits,
+        *,
+        max_size: int,
+        eight_bit_passes: bool,
+        trace: bytes,
+        identity: str,
     ) -> None:
         self._reader = reader
         self._limits = limits

@@ -1,6 +1,6 @@
 """One client session, read top to bottom like RFC 5321 §3: greet, answer commands group by group, take a message, say goodbye.
 
-Linear code. The legs are a `ClientLeg` (client_leg.py) and an `Upstream` (upstream.py); what passes between them is decided here, and a
+Linear code. The legs are a `ClientLeg` (client_leg.py) and an `UpstreamLeg` (upstream_leg.py); what passes between them is decided here, and a
 `Transaction` (transaction.py) collects what is told afterwards.
 Invariants (PROTOCOL §0): one reply a command, in order; a 2xx to the message is upstream's own or a named exception's (I1); after
 upstream's verdict nothing local changes it (I2); no dot leaves unless the client's own end of data came (I3).
@@ -9,10 +9,7 @@ What may come when does not belong here (smtp/dialogue.py), nor how things are s
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, NoReturn, TypeGuard
-
-import trio
 
 from relayproxy.net.peer import PeerLost, PeerStalled
 from relayproxy.record.text import text
@@ -20,25 +17,25 @@ from relayproxy.relay.allowance import Allowance
 from relayproxy.relay.auth import Authentication
 from relayproxy.relay.client_leg import Goodbye
 from relayproxy.relay.connect import UpstreamUnavailable, greet_again
-from relayproxy.relay.delivery import Delivery
-from relayproxy.relay.transaction import Transaction
+from relayproxy.relay.transactions import Transactions
 from relayproxy.relay.transfer import Transfer
 from relayproxy.relay.upstream import UNASKED
+from relayproxy.relay.upstream_leg import UpstreamLeg
 from relayproxy.smtp import local_replies
-from relayproxy.smtp.commands import Auth, Data, Ehlo, Helo, Mail, Quit, Rcpt, Rset
+from relayproxy.smtp.commands import Auth, Bdat, Data, Ehlo, Helo, Mail, Quit, Rcpt, Rset
 from relayproxy.smtp.grammar import number
 from relayproxy.smtp.parameters import get
 from relayproxy.smtp.server import Refused
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from relayproxy.relay.client_leg import ClientLeg
     from relayproxy.relay.context import Context
-    from relayproxy.relay.upstream import Upstream
+    from relayproxy.relay.upstream_leg import Connect
     from relayproxy.smtp.commands import Command
     from relayproxy.smtp.replies import Reply
 
-#: Makes a connection to the listener's upstream, saying this name in EHLO (None: our own). Raises UpstreamUnavailable.
-Connect = Callable[[bytes | None], "Awaitable[Upstream]"]
 #: Besides MAIL, RCPT, RSET and DATA.
 PASSED_ON = frozenset({"NOOP", "VRFY"})
 
@@ -48,29 +45,20 @@ class Session:
 
     # fmt: off
     __slots__ = (
-        "_allowance", "_auth", "_came", "_client", "_connect", "_connecting", "_context", "_delivery", "_ended", "_helo", "_idle", "_mail_refused", "_new_id", "_quit",
-        "_transaction", "_transfer", "_upstream", "id", "transactions",
+        "_allowance", "_auth", "_came", "_client", "_context", "_helo", "_idle", "_leg", "_quit", "_transactions", "_transfer", "id",
     )
     # fmt: on
 
     def __init__(self, new_id: Callable[[], str], client: ClientLeg, context: Context, connect: Connect) -> None:
         self.id = new_id()
-        #: How many were told of.
-        self.transactions = 0
-        self._new_id = new_id
         self._client = client
         self._context = context
-        self._connect = connect
-        self._connecting: trio.CancelScope | None = None
-        self._transfer = Transfer(client, self._say, context.reporter, self.id)
-        self._ended: list[Transaction] = []
-        self._upstream: Upstream | None = None
-        self._delivery: Delivery | None = None
-        self._transaction: Transaction | None = None
+        self._leg = UpstreamLeg(context, connect)
+        self._transfer = Transfer(client, self._say, context.limits, context.reporter, self.id)
+        self._transactions = Transactions(self.id, new_id, context, client.peer)
         self._helo: Ehlo | Helo | None = None
         self._idle = False
         self._came = 0.0  # when the group came that is being answered
-        self._mail_refused = False
         self._quit = False
         self._allowance = Allowance(context.limits)
         self._auth = Authentication(client, context, self.id)
@@ -94,8 +82,8 @@ class Session:
                 raise
             except Exception as error:  # noqa: BLE001  a fault of ours: told with its place, and the client is not left without an answer
                 self._context.reporter.error("session", "a fault of ours", session=self.id, exception=error)
-                if self._transaction is not None:
-                    self._transaction.lost(local_replies.INTERNAL_ERROR)
+                if self._transactions.open is not None:
+                    self._transactions.open.lost(local_replies.INTERNAL_ERROR)
                 await self._say([local_replies.INTERNAL_ERROR])
                 return "a fault of ours"
         except PeerLost:
@@ -108,46 +96,41 @@ class Session:
         """The name that the client gave."""
         return None if self._helo is None else text(self._helo.name)
 
+    @property
+    def transactions(self) -> int:
+        """How many were told of."""
+        return self._transactions.told
+
     async def _leave(self) -> None:
         try:
-            self._end_transaction()
-            self._tell_ended()
+            self._abandon_chunks()
+            self._transactions.end()
+            self._transactions.tell()
         finally:
             try:
                 await self._client.peer.close(agreed=self._quit)
             finally:
-                if (upstream := self._upstream) is not None:
-                    await upstream.leave()
-                    if (what := upstream.violation) is not None:
-                        self._context.reporter.violation("upstream", what, session=self.id, reply=upstream.failure)
+                await self._leg.leave(self.id)
 
     async def _say(self, replies: list[Reply]) -> None:
         """Write replies; only then has the client heard them, and what they ended is told."""
         await self._client.answer(replies)
-        if self._transaction is not None:
-            self._transaction.acknowledged = True
-        if self._ended:
-            for transaction in self._ended:
-                transaction.acknowledged = True
-            self._tell_ended()
+        self._transactions.said()
 
     def wind_down(self) -> None:
         """Shutting down: end what waits while no transaction is open; the others notice by themselves."""
-        if self._connecting is not None:
-            self._connecting.cancel()
-        elif self._idle and self._transaction is None:
+        if not self._leg.stop_dialling() and self._idle and self._transactions.open is None:
             self._client.peer.expire()
 
     def cut_off(self) -> None:
         """The grace of the shutdown is over: every wait ends now."""
         self._client.peer.expire()
-        if self._upstream is not None:
-            self._upstream.expire()
+        self._leg.expire()
 
     async def _greet(self) -> None:
         """Upstream first, so that what we offer is what it offers (PROTOCOL §1.1 (1))."""
         try:
-            self._use(await self._dial(None))
+            await self._leg.dial(None)
         except UpstreamUnavailable as error:
             self._context.reporter.error("upstream", error.what, session=self.id)
             await self._say([error.greeting])
@@ -158,23 +141,9 @@ class Session:
             raise Goodbye("shutdown", local_replies.SHUTTING_DOWN)
         await self._say([self._context.greeting])
 
-    async def _dial(self, name: bytes | None) -> Upstream:
-        """Connect; a shutdown does not wait for it."""
-        self._connecting = trio.CancelScope()
-        try:
-            with self._connecting:
-                return await self._connect(name)
-        finally:
-            self._connecting = None
-        raise Goodbye("shutdown", local_replies.SHUTTING_DOWN)
-
-    def _use(self, upstream: Upstream) -> None:
-        self._upstream = upstream
-        self._delivery = Delivery(upstream, trace=self._context.trace)
-
     async def _converse(self) -> NoReturn:
         while not self._client.closing:
-            if self._context.shutting_down and self._transaction is None:
+            if self._context.shutting_down and self._transactions.open is None:
                 raise Goodbye("shutdown", local_replies.SHUTTING_DOWN)
             self._idle = True
             group = await self._client.group()
@@ -188,13 +157,13 @@ class Session:
 
     def _check_that_we_go_on(self, command: Command | Refused) -> None:
         """Before a group: 421 where there is no upstream any more, or no service."""
-        if self._upstream is not None:
-            self._upstream.listen()
-            if (failure := self._upstream.failure) is not None:
-                if self._transaction is not None and not isinstance(command, Rset | Ehlo | Helo):
-                    self._transaction.lost(failure)
-                raise Goodbye(self._upstream.trouble or "upstream is gone", failure)
-        if self._context.shutting_down and self._transaction is None:
+        if self._leg.upstream is not None:
+            self._leg.upstream.listen()
+            if (failure := self._leg.upstream.failure) is not None:
+                if self._transactions.open is not None and not isinstance(command, Rset | Ehlo | Helo):
+                    self._transactions.open.lost(failure)
+                raise Goodbye(self._leg.upstream.trouble or "upstream is gone", failure)
+        if self._context.shutting_down and self._transactions.open is None:
             raise Goodbye("shutdown", local_replies.SHUTTING_DOWN)
 
     # A group of commands.
@@ -220,12 +189,14 @@ class Session:
                 case Auth():
                     await self._authenticate(command, replies)
                     return
+                case Bdat() | Refused(command=Bdat(), fatal=False):
+                    replies = await self._chunk(command, replies)
                 case Quit():
                     await self._say([*replies, local_replies.QUIT_OK])
                     self._quit = not self._client.protocol.unread
                     raise Goodbye("QUIT")
                 case Refused() if command.changes_framing and self._client.spoke_early():
-                    await self._transfer.refuse_early_data(replies, self._transaction)
+                    await self._transfer.refuse_early_data(replies, self._transactions.open)
                 case _:
                     replies.append(await self._answer_here(command))
         else:
@@ -238,48 +209,54 @@ class Session:
         """The answer to what is not simply passed on."""
         if isinstance(command, Refused):
             return self._refuse(command)
-        if self._upstream is not None and self._upstream.failure is not None:
-            return self._upstream.failure  # lost by what went before it in its group; it is not dialled again (I7)
+        if self._leg.upstream is not None and self._leg.upstream.failure is not None:
+            return self._leg.upstream.failure  # lost by what went before it in its group; it is not dialled again (I7)
         match command:
             case Ehlo() | Helo():
                 return await self._hello(command)
             case Mail():
                 return await self._mail(command)
             case Rcpt():
-                if self._transaction is not None and self._allowance.covers_recipient(self._transaction, ()):
+                if self._transactions.open is not None and self._allowance.covers_recipient(
+                    self._transactions.open, ()
+                ):
                     return (await self._ask([command]))[0]  # others in front of it were refused, so there is room
                 return self._refuse_recipient(command)
+            case Rset():
+                self._abandon_chunks()
+                return UNASKED["RSET"]
             case _:
-                # Where there is nothing to reset, and where there is no upstream connection to ask.
-                return UNASKED[command.verb]
+                return UNASKED[command.verb]  # where there is no upstream connection to ask
 
     def _goes_upstream(self, command: Command | Refused, asked: list[Command]) -> TypeGuard[Command]:
         """Whether the command is passed on, in the group that `asked` is so far."""
-        upstream = self._upstream
+        upstream = self._leg.upstream
         if upstream is None or upstream.spent or upstream.failure is not None or isinstance(command, Refused):
             return False
+        if self._transfer.chunking:
+            return False  # upstream is in the middle of mail data
         match command:
             case Mail():
                 return self._objection_to_mail(command, sum(isinstance(other, Mail) for other in asked)) is None
             case Rcpt():
                 # Without either, MAIL in front of it in its group was refused by us.
-                begun = self._transaction is not None or bool(asked)
-                return begun and self._allowance.covers_recipient(self._transaction, asked)
+                begun = self._transactions.open is not None or bool(asked)
+                return begun and self._allowance.covers_recipient(self._transactions.open, asked)
             case Rset():
-                return bool(asked) or self._transaction is not None
+                return bool(asked) or self._transactions.open is not None
             case _:
                 return command.verb in PASSED_ON
 
     async def _ask(self, commands: list[Command]) -> list[Reply]:
         """Pass commands on and take note of the replies."""
-        if not commands or self._delivery is None:
+        if not commands or self._leg.delivery is None:
             return []
         started = self._context.now()
-        leaving = [self._delivery.outgoing(command) for command in commands]
-        replies = await self._delivery.ask(leaving)
+        leaving = [self._leg.delivery.outgoing(command) for command in commands]
+        replies = await self._leg.delivery.ask(leaving)
         waited = self._context.now() - started
-        if self._transaction is not None:
-            self._transaction.upstream_seconds += waited
+        if self._transactions.open is not None:
+            self._transactions.open.upstream_seconds += waited
         for received, sent, reply in zip(commands, leaving, replies, strict=True):
             self._note(received, sent, reply, waited)
         return replies
@@ -287,46 +264,31 @@ class Session:
     def _note(self, received: Command, sent: Command | None, reply: Reply, waited: float = 0.0) -> None:
         match received:
             case Mail():
-                self._end_transaction()  # of one that RSET in its group should have ended, and did not
-                self._mail_refused = reply.severity != 2
                 self._allowance.begin_message()
-                sent_mail = sent if isinstance(sent, Mail) else None
                 self._auth.out_of_step = False
-                self._transaction = Transaction(
-                    self._new_id(), self.id, self._context, self._client.peer, self._upstream, self._helo, self._auth.record,
-                    received, sent_mail, reply, self._came,
-                )  # fmt: skip
-                self._transaction.upstream_seconds = waited
-                if reply.severity != 2:
-                    self._end_transaction()
-            case Rcpt() if self._transaction is not None:
-                self._transaction.recipient(received, sent if isinstance(sent, Rcpt) else None, reply)
+                self._transactions.begin(
+                    received,
+                    sent if isinstance(sent, Mail) else None,
+                    reply,
+                    upstream=self._leg.upstream,
+                    helo=self._helo,
+                    auth=self._auth.record,
+                    came=self._came,
+                    waited=waited,
+                )
+            case Rcpt() if self._transactions.open is not None:
+                self._transactions.open.recipient(received, sent if isinstance(sent, Rcpt) else None, reply)
                 if reply.code == 421:
-                    self._transaction.lost(reply)
-            case Rset() if reply.severity == 2 and self._transaction is not None:
-                self._end_transaction()
+                    self._transactions.open.lost(reply)
+            case Rset() if reply.severity == 2:
+                self._transactions.end()
             case _:
                 pass
-
-    def _end_transaction(self) -> None:
-        """The transaction is over; it is told once its last reply has been written, or never will be."""
-        transaction, self._transaction = self._transaction, None
-        if transaction is not None:
-            self._ended.append(transaction)
-            if transaction.acknowledged:
-                self._tell_ended()
-
-    def _tell_ended(self) -> None:
-        """Tell what became of transactions."""
-        while self._ended:
-            transaction = self._ended.pop(0)
-            self.transactions += 1
-            self._context.reporter.transaction(transaction.record())
 
     def _refuse(self, refused: Refused) -> Reply:
         """A line that was no acceptable command: counted, told, answered."""
         if (
-            self._mail_refused
+            self._transactions.mail_refused
             and refused.reply is local_replies.BAD_SEQUENCE
             and isinstance(refused.command, Rcpt | Data)
         ):
@@ -343,9 +305,9 @@ class Session:
         return reply
 
     def _refuse_recipient(self, command: Rcpt) -> Reply:
-        if self._transaction is None:
+        if self._transactions.open is None:
             return local_replies.BAD_SEQUENCE
-        if self._allowance.covers_refused_recipient(self._transaction):
+        if self._allowance.covers_refused_recipient(self._transactions.open):
             self._note(command, None, local_replies.TOO_MANY_RECIPIENTS)
         if self._allowance.tells_recipients():
             self._limited("recipients", local_replies.TOO_MANY_RECIPIENTS)
@@ -357,10 +319,11 @@ class Session:
 
     async def _hello(self, command: Ehlo | Helo) -> Reply:
         """EHLO and HELO begin anew, at any time: upstream is told with RSET (PROTOCOL §1.1 (3))."""
-        upstream = self._upstream
+        upstream = self._leg.upstream
         if upstream is None:
             return local_replies.BAD_SEQUENCE
-        if self._transaction is not None:
+        self._abandon_chunks()
+        if self._transactions.open is not None:
             (reply,) = await self._ask([Rset()])
             if reply.severity != 2:
                 return reply if reply.code == 421 else local_replies.UPSTREAM_GONE
@@ -380,10 +343,10 @@ class Session:
         """AUTH, behind the replies to what came before it in its group."""
         if replies:
             await self._say(replies)
-        reply = await self._reconnect() if self._upstream is None or self._upstream.spent else None
-        if reply is None and self._upstream is not None:
+        reply = await self._dial_again() if self._leg.upstream is None or self._leg.upstream.spent else None
+        if reply is None and self._leg.upstream is not None:
             self._idle = True  # a shutdown does not wait for the client
-            reply = await self._auth.converse(command, self._upstream)
+            reply = await self._auth.converse(command, self._leg.upstream)
             self._idle = False
         await self._say([self._count_error(reply or local_replies.UPSTREAM_GONE)])
 
@@ -391,22 +354,22 @@ class Session:
 
     def _objection_to_mail(self, command: Mail, ahead: int = 0) -> Reply | None:
         """What speaks against a new transaction before upstream is asked; `ahead` others go with it in its group."""
-        if self._context.shutting_down and self._transaction is not None:
+        if self._context.shutting_down and self._transactions.open is not None:
             return local_replies.SHUTTING_DOWN  # the transaction that may still end has ended: this is another one
         if not self._context.reporter.healthy:
             return local_replies.RECORD_FAILED
         if not self._allowance.covers_message(ahead):
             return local_replies.TOO_MANY_MESSAGES
         size = get(command.parameters, b"SIZE")
-        if size is not None and number(size) > self._context.max_size(self._upstream):
+        if size is not None and number(size) > self._context.max_size(self._leg.upstream):
             return local_replies.MESSAGE_TOO_BIG
         return None
 
     async def _mail(self, command: Mail) -> Reply:
         """MAIL that could not just be passed on: refused here, or first there has to be a new connection."""
         objection = self._objection_to_mail(command)
-        if objection is None and self._upstream is not None and self._upstream.spent:
-            objection = await self._reconnect()
+        if objection is None and self._leg.upstream is not None and self._leg.upstream.spent:
+            objection = await self._dial_again()
         if objection is None:
             return (await self._ask([command]))[0]
         if objection is local_replies.TOO_MANY_MESSAGES:
@@ -416,27 +379,23 @@ class Session:
         self._note(command, None, objection)
         return objection
 
-    async def _reconnect(self) -> Reply | None:
-        """After a verdict that closed upstream: a new connection, if it offers all that was offered, and knew no client by name (I7)."""
+    async def _dial_again(self) -> Reply | None:
+        """A new connection in place of one that was closed, if it offers all that was offered, and knew no client by name (I7)."""
         if self._auth.passed:
             return local_replies.UPSTREAM_GONE
-        try:
-            upstream = await self._dial(self._helo.name if self._helo and self._context.says_client_name else None)
-        except UpstreamUnavailable as error:
-            self._context.reporter.error("upstream", error.what, session=self.id)
-            return error.greeting if error.greeting.code == 421 else local_replies.UPSTREAM_GONE
-        offered = self._client.protocol.offered
-        self._use(upstream)
-        if offered.covered_by(self._auth.offer(upstream).capabilities):
-            return None
-        return local_replies.UPSTREAM_GONE
+        name = self._helo.name if self._context.says_client_name and self._helo is not None else None
+        refusal = await self._leg.dial_again(name, self.id)
+        if refusal is None and self._leg.upstream is not None:
+            now_offered = self._auth.offer(self._leg.upstream).capabilities
+            return None if self._client.protocol.offered.covered_by(now_offered) else local_replies.UPSTREAM_GONE
+        return refusal
 
     async def _data(self, replies: list[Reply]) -> None:
         """DATA, behind the replies to what came before it in its group."""
-        transaction, delivery = self._transaction, self._delivery
+        transaction, delivery = self._transactions.open, self._leg.delivery
         if self._client.spoke_early():
             await self._transfer.refuse_early_data(replies, transaction)
-        if self._upstream is not None and (failure := self._upstream.failure) is not None:
+        if self._leg.upstream is not None and (failure := self._leg.upstream.failure) is not None:
             if transaction is not None:
                 transaction.lost(failure)
             await self._say([*replies, failure])
@@ -444,7 +403,42 @@ class Session:
             refusal = local_replies.BAD_SEQUENCE if transaction is None else local_replies.NO_RECIPIENTS
             await self._say([*replies, refusal])
         elif await self._transfer.begin(transaction, delivery, replies):
-            verdict = await self._transfer.finish(transaction, delivery, self._context.max_size(self._upstream))
+            verdict = await self._transfer.finish(transaction, delivery, self._context.max_size(self._leg.upstream))
             if verdict.severity == 2:
                 self._allowance.message_accepted()
-            self._end_transaction()
+            self._transactions.end()
+
+    async def _chunk(self, command: Bdat | Refused, replies: list[Reply]) -> list[Reply]:
+        """BDAT (RFC 3030), behind the replies to what came before it in its group; what is left to say."""
+        transaction, delivery = self._transactions.open, self._leg.delivery
+        if self._leg.upstream is not None and (failure := self._leg.upstream.failure) is not None:
+            if transaction is not None:
+                transaction.lost(failure)
+            return [*replies, failure]
+        replies = await self._say_before_chunk(replies)
+        max_size = self._context.max_size(self._leg.upstream)
+        if isinstance(command, Refused):
+            await self._transfer.skip_chunk(max_size)
+            return [*replies, self._refuse(command)]
+        if transaction is None or delivery is None or not transaction.accepted:
+            await self._transfer.skip_chunk(max_size)
+            return [*replies, local_replies.BAD_SEQUENCE if transaction is None else local_replies.NO_RECIPIENTS]
+        reply = await self._transfer.chunk(command, transaction, delivery, max_size)
+        if command.last:
+            if reply.severity == 2:
+                self._allowance.message_accepted()
+            self._transactions.end()
+        return [*replies, reply]
+
+    async def _say_before_chunk(self, replies: list[Reply]) -> list[Reply]:
+        """Nothing that is ready to be said waits for octets (RFC 2920 §3.2); what may still wait."""
+        protocol = self._client.protocol
+        if not replies or protocol.unread >= protocol.chunk:
+            return replies
+        await self._say(replies)
+        return []
+
+    def _abandon_chunks(self) -> None:
+        """What is reset while a message comes in chunks has no other way out than to close upstream (PROTOCOL, choices)."""
+        if self._transfer.abandon():
+            self._transactions.end()

@@ -129,6 +129,7 @@ class Limits(Settings):
     header_bytes: Size = _octets("256KiB", "the header section; over: 552")
     header_fields: Count = Field(default=1000, description="fields in the header section; over: 552")
     line_bytes: Size = _octets("1MiB", "a line of mail data; over: 552")
+    chunks: Count = Field(default=10000, description="chunks of a message (BDAT); over: 552")
     received_fields: Count = Field(default=100, description="Received fields; over, the message loops: 554")
     reply_bytes: Size = _octets("64KiB", "a whole reply of upstream's; over: upstream is broken")
     reply_lines: Count = Field(default=512, description="lines of a reply of upstream's; over: upstream is broken")

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from relayproxy.relay.context import Context
     from relayproxy.relay.upstream import Progress, Upstream
     from relayproxy.smtp.commands import Helo, Mail, Rcpt
-    from relayproxy.smtp.data import DataReader
+    from relayproxy.smtp.data import ContentReader
     from relayproxy.smtp.replies import Reply
 
 
@@ -119,7 +119,7 @@ class Transaction:
             self._reply = reply
             self.acknowledged = False
 
-    def begin_message(self, reader: DataReader, max_size: int, *, eight_bit_passes: bool) -> Intake:
+    def begin_message(self, reader: ContentReader, max_size: int, *, eight_bit_passes: bool) -> Intake:
         """354 was said: the message comes, and Received is put on top of it (PROTOCOL §1.8)."""
         context = self._context
         trace = b""

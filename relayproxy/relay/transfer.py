@@ -1,8 +1,9 @@
-"""A message from DATA to its verdict: passed on while it comes, judged as it passes.
+"""A message from DATA, or its first BDAT, to its verdict: passed on while it comes, judged as it passes.
 
-Read top to bottom like RFC 5321 §3.3 and §4.1.1.4. Invariants (PROTOCOL §0, §1.5): mail data that comes before it was asked for is never read as
-commands (attack 5); it is read to its true end whatever is wrong with it; the dot leaves only if the client's own came and nothing speaks
-against the message (I3); a 2xx is upstream's own, and nothing local changes it any more (I1, I2).
+Read top to bottom like RFC 5321 §3.3 and §4.1.1.4, and RFC 3030 §2. Upstream is always spoken to with DATA. Invariants (PROTOCOL §0, §1.5): mail
+data that comes before it was asked for is never read as commands (attack 5), nor is a chunk, whatever becomes of it (attack 4); a message is read
+to its true end whatever is wrong with it; the dot leaves only if the client's own end of data came and nothing speaks against the message (I3);
+a 2xx is upstream's own, and nothing local changes it any more (I1, I2).
 What speaks against a message does not belong here (message.py), nor what is told of it (transaction.py).
 """
 
@@ -14,36 +15,120 @@ from typing import TYPE_CHECKING, NoReturn
 from relayproxy.net.peer import PeerLost
 from relayproxy.relay.client_leg import Goodbye
 from relayproxy.smtp import local_replies
+from relayproxy.smtp.commands import Rset
+from relayproxy.smtp.data import ChunkReader
 
 if TYPE_CHECKING:
     from relayproxy.record.log import Reporter
     from relayproxy.relay.client_leg import ClientLeg
     from relayproxy.relay.delivery import Delivery
     from relayproxy.relay.message import Intake, Objection
+    from relayproxy.relay.settings import Limits
     from relayproxy.relay.transaction import Transaction
+    from relayproxy.smtp.commands import Bdat
+    from relayproxy.smtp.data import ContentReader, DataSlice
     from relayproxy.smtp.replies import Reply
 
 
 Say = Callable[["list[Reply]"], Awaitable[None]]
 
 
-class Transfer:
-    """Takes the messages of a session. Raises PeerLost and Goodbye, as all that speaks to the client does."""
+class Passage:
+    """One message under way, however it is framed: `verdict` is upstream's, or ours against it, as soon as there is one."""
 
-    __slots__ = ("_client", "_reporter", "_say", "_session")
+    __slots__ = ("_delivery", "_reporter", "_session", "_transaction", "intake", "verdict")
 
-    def __init__(self, client: ClientLeg, say: Say, reporter: Reporter, session: str) -> None:
-        """`say` writes replies to the client."""
-        self._client = client
-        self._say = say
+    def __init__(
+        self,
+        reader: ContentReader,
+        transaction: Transaction,
+        delivery: Delivery,
+        max_size: int,
+        reporter: Reporter,
+        session: str,
+    ) -> None:
+        """DATA was answered 354."""
+        self.intake: Intake = transaction.begin_message(
+            reader, max_size, eight_bit_passes=b"8BITMIME" in delivery.upstream.capabilities
+        )
+        self.verdict: Reply | None = None
+        self._transaction = transaction
+        self._delivery = delivery
         self._reporter = reporter
         self._session = session
 
+    async def take(self, part: DataSlice) -> Reply | None:
+        """Judge a slice and pass it on; with the last one comes the verdict."""
+        octets = self.intake.add(part)
+        if self.verdict is not None:
+            return self.verdict
+        if self.intake.objection is not None:
+            self._delivery.give_up()
+            self.verdict = self._object(self.intake.objection)
+        elif part.ended:
+            self.verdict = await self._end(octets)
+        else:
+            self.verdict = await self._delivery.body(octets)
+        return self.verdict
+
+    async def _end(self, octets: bytes) -> Reply:
+        transaction, delivery = self._transaction, self._delivery
+        started = transaction.now()
+        try:
+            verdict = await delivery.end(octets)
+        except BaseException:
+            transaction.cut_short(delivery.upstream.progress)
+            raise
+        transaction.upstream_seconds += transaction.now() - started
+        return verdict
+
+    def _object(self, objection: Objection) -> Reply:
+        """Tell why a message is refused; it is read to its end all the same."""
+        reply, session, id_ = objection.reply, self._session, self._transaction.id
+        if objection.limit is not None:
+            self._reporter.limit(objection.limit, session=session, transaction=id_, reply=reply)
+        else:
+            self._reporter.violation("client", objection.what, session=session, transaction=id_, reply=reply)
+        return reply
+
+    def give_up(self) -> None:
+        """The message will not come to its end."""
+        self._delivery.give_up()
+
+    def note_verdict(self, verdict: Reply) -> None:
+        """What the client is about to hear."""
+        self._transaction.verdict(verdict, self._delivery.upstream.progress)
+
+    def tell_flaws(self) -> None:
+        """What passed all the same, or went wrong on our own disk."""
+        session, id_, intake = self._session, self._transaction.id, self.intake
+        if intake.objection is None and intake.eight_bit and not self._transaction.declares_eight_bit:
+            # RFC 6152 §3; PROTOCOL §1.5: passed and flagged
+            self._reporter.violation(
+                "client", "8-bit content that MAIL did not announce", session=session, transaction=id_
+            )
+        upstream = self._delivery.upstream
+        if upstream.trouble is not None and upstream.failure is None:
+            self._reporter.error("upstream", upstream.trouble, session=session, transaction=id_)
+
+
+class Transfer:
+    """Takes the messages of a session. Raises PeerLost and Goodbye, as all that speaks to the client does."""
+
+    __slots__ = ("_chunked", "_client", "_limits", "_reporter", "_say", "_session")
+
+    def __init__(self, client: ClientLeg, say: Say, limits: Limits, reporter: Reporter, session: str) -> None:
+        """`say` writes replies to the client."""
+        self._client = client
+        self._say = say
+        self._limits = limits
+        self._reporter = reporter
+        self._session = session
+        self._chunked: _Chunked | None = None
+
     async def begin(self, transaction: Transaction, delivery: Delivery, replies: list[Reply]) -> bool:
         """DATA, behind `replies` to what came before it in its group; whether the client was told to go on."""
-        started = transaction.now()
-        reply = await delivery.data(transaction.id)
-        transaction.upstream_seconds += transaction.now() - started
+        reply = await _ask_to_send(transaction, delivery)
         if self._client.spoke_early():
             if reply.severity == 3:
                 delivery.give_up()
@@ -65,58 +150,121 @@ class Transfer:
 
     async def finish(self, transaction: Transaction, delivery: Delivery, max_size: int) -> Reply:
         """From 354 to the verdict, and the client has it."""
-        intake = transaction.begin_message(
-            self._client.reader, max_size, eight_bit_passes=b"8BITMIME" in delivery.upstream.capabilities
-        )
-        verdict: Reply | None = None
+        passage = Passage(self._client.reader, transaction, delivery, max_size, self._reporter, self._session)
         while True:
             try:
                 part = await self._client.mail_data()
             except PeerLost:
-                delivery.give_up()  # at once: the goodbyes to the client may take a while
+                passage.give_up()  # at once: the goodbyes to the client may take a while
                 raise
-            octets = intake.add(part)
-            if verdict is None and intake.objection is not None:
-                delivery.give_up()
-                verdict = self._object(intake.objection, transaction)
-            if part.ended:
-                break
-            if verdict is None:
-                verdict = await delivery.body(octets)
-            elif intake.overrun:
-                transaction.verdict(verdict, delivery.upstream.progress)
-                self._client.protocol.cut_mail_data_short()
-                raise Goodbye("the client went on sending a message that was refused", verdict)
-        if verdict is None:
-            started = transaction.now()
-            try:
-                verdict = await delivery.end(octets)
-            except BaseException:
-                transaction.cut_short(delivery.upstream.progress)
-                raise
-            transaction.upstream_seconds += transaction.now() - started
-        transaction.verdict(verdict, delivery.upstream.progress)
+            verdict = await passage.take(part)
+            if verdict is not None:
+                if part.ended:
+                    break
+                if passage.intake.overrun:
+                    passage.note_verdict(verdict)
+                    self._client.protocol.cut_mail_data_short()
+                    raise Goodbye("the client went on sending a message that was refused", verdict)
+        passage.note_verdict(verdict)
         await self._say([verdict])
-        self._tell_flaws(intake, transaction, delivery)
+        passage.tell_flaws()
         return verdict
 
-    def _object(self, objection: Objection, transaction: Transaction) -> Reply:
-        """Tell why a message is refused; it is read to its end all the same."""
-        reply, session, id_ = objection.reply, self._session, transaction.id
-        if objection.limit is not None:
-            self._reporter.limit(objection.limit, session=session, transaction=id_, reply=reply)
-        else:
-            self._reporter.violation("client", objection.what, session=session, transaction=id_, reply=reply)
+    # Chunks (RFC 3030).
+
+    async def chunk(self, command: Bdat, transaction: Transaction, delivery: Delivery, max_size: int) -> Reply:
+        """One chunk; its reply is not said yet. To the last one it is the verdict on the message."""
+        chunked = self._chunked
+        if chunked is None:
+            chunked = self._chunked = await self._begin_chunks(transaction, delivery, max_size)
+        reply = await self._take_chunk(chunked, command, max_size)
+        if command.last:
+            self._chunked = None
+            if chunked.passage is not None:
+                chunked.passage.tell_flaws()
         return reply
 
-    def _tell_flaws(self, intake: Intake, transaction: Transaction, delivery: Delivery) -> None:
-        """What passed all the same, or went wrong on our own disk."""
-        session, id_ = self._session, transaction.id
-        if intake.objection is None and intake.eight_bit and not transaction.declares_eight_bit:
-            # RFC 6152 §3; PROTOCOL §1.5: passed and flagged
-            self._reporter.violation(
-                "client", "8-bit content that MAIL did not announce", session=session, transaction=id_
-            )
-        upstream = delivery.upstream
-        if upstream.trouble is not None and upstream.failure is None:
-            self._reporter.error("upstream", upstream.trouble, session=session, transaction=id_)
+    async def _begin_chunks(self, transaction: Transaction, delivery: Delivery, max_size: int) -> _Chunked:
+        reply = await _ask_to_send(transaction, delivery)
+        if reply.severity != 3:
+            transaction.refused(reply)
+            # What else the client says of this message is answered here, so upstream is done with it.
+            await delivery.ask((Rset(),))
+            return _Chunked(None, None, reply)
+        reader = ChunkReader(self._limits.line_bytes)
+        passage = Passage(reader, transaction, delivery, max_size, self._reporter, self._session)
+        return _Chunked(reader, passage, None)
+
+    async def _take_chunk(self, chunked: _Chunked, command: Bdat, max_size: int) -> Reply:
+        reader, passage = chunked.reader, chunked.passage
+        if reader is None or passage is None or chunked.refusal is not None:
+            await self.skip_chunk(max_size)
+            return chunked.refusal or local_replies.BAD_SEQUENCE
+        chunked.count += 1
+        if chunked.count > self._limits.chunks:
+            self._limit("chunks", local_replies.TOO_MANY_CHUNKS, passage)
+            chunked.refusal = local_replies.TOO_MANY_CHUNKS
+            await self.skip_chunk(max_size)
+            return chunked.refusal
+        if reader.size + command.size > max_size:
+            # PROTOCOL, choices: what is so long is not even read. Nothing but the end of the connection can follow.
+            self._limit("message_bytes", local_replies.MESSAGE_TOO_BIG, passage)
+            raise Goodbye("the message is too big", local_replies.MESSAGE_TOO_BIG)
+        try:
+            while octets := await self._client.chunk():
+                await passage.take(reader.feed(octets))
+        except PeerLost:
+            passage.give_up()
+            raise
+        verdict = await passage.take(reader.finish()) if command.last else passage.verdict
+        if verdict is None:
+            return local_replies.CHUNK_OK
+        passage.note_verdict(verdict)
+        chunked.refusal = verdict
+        return verdict
+
+    def _limit(self, limit: str, reply: Reply, passage: Passage) -> None:
+        passage.give_up()
+        passage.note_verdict(reply)
+        self._reporter.limit(limit, session=self._session, reply=reply)
+
+    async def skip_chunk(self, max_size: int) -> None:
+        """Read the octets of a chunk that is refused: they came whatever we say (attack 4). So much is read and no more."""
+        if self._client.protocol.chunk > max_size:
+            raise Goodbye("a chunk that is refused is too big to be read", local_replies.MESSAGE_TOO_BIG)
+        while await self._client.chunk():
+            pass
+
+    @property
+    def chunking(self) -> bool:
+        """Whether a message has begun in chunks, of which not the last one has come."""
+        return self._chunked is not None
+
+    def abandon(self) -> bool:
+        """RSET and its like: whether a message was under way in chunks, of which upstream had seen a part (PROTOCOL I3: then it is left)."""
+        chunked, self._chunked = self._chunked, None
+        if chunked is None:
+            return False
+        if chunked.passage is not None:
+            chunked.passage.give_up()
+        return True
+
+
+class _Chunked:
+    """A message that comes in chunks. After a `refusal` all further chunks get the same, up to the last, or RSET (RFC 3030 §2)."""
+
+    __slots__ = ("count", "passage", "reader", "refusal")
+
+    def __init__(self, reader: ChunkReader | None, passage: Passage | None, refusal: Reply | None) -> None:
+        self.reader = reader
+        self.passage = passage
+        self.refusal = refusal
+        self.count = 0
+
+
+async def _ask_to_send(transaction: Transaction, delivery: Delivery) -> Reply:
+    """DATA upstream; its reply, 3yz: go ahead."""
+    started = transaction.now()
+    reply = await delivery.data(transaction.id)
+    transaction.upstream_seconds += transaction.now() - started
+    return reply

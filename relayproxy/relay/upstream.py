@@ -167,6 +167,8 @@ class SmtpUpstream:
     def listen(self) -> None:
         if self.failure is not None or self.spent or not self._peer.readable:
             return
+        if self._protocol.dialogue.framing == "data":
+            return  # between two chunks: what it says now is a verdict on the message, and heard with the next one
         try:
             self._hear_now()
             self._protocol.check_silence()

@@ -1,7 +1,7 @@
 """Capabilities: what a server says to EHLO, and what relayproxy may say in front of it (RFC 5321 §4.1.1.1, PROTOCOL §1.4).
 
 Invariants: the list that a client hears is made anew from an allow-list, never copied: an extension that changes the framing or the envelope
-(CHUNKING, XCLIENT, BURL, ...) and that no code of ours understands cannot be offered. Nothing is passed on whose extension was not offered
+(XCLIENT, BURL, ...) and that no code of ours understands cannot be offered. Nothing is passed on whose extension was not offered
 (`check`). The order is our own, so that equal servers give equal answers.
 When EHLO is said again does not belong here, nor the largest message (the relay compares SIZE).
 """
@@ -108,6 +108,7 @@ class Capabilities(msgspec.Struct, frozen=True, gc=False):
             offered[b"DSN"] = b""
         if mechanisms:
             offered[b"AUTH"] = mechanisms
+        offered[b"CHUNKING"] = b""  # chunks become mail data here, so that it needs nothing of the server (RFC 3030)
         return Capabilities(offered)
 
     def covered_by(self, other: Capabilities) -> bool:

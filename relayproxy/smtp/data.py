@@ -1,4 +1,7 @@
-r"""Mail data: where it ends, what it says, and how it is written (RFC 5321 §4.1.1.4, §4.5.2, §2.3.8; RFC 1870; PROTOCOL §1.5).
+r"""Mail data: where it ends, what it says, and how it is written (RFC 5321 §4.1.1.4, §4.5.2, §2.3.8; RFC 1870, 3030; PROTOCOL §1.5).
+
+Two readers, of what follows DATA and of what BDAT brings, give the same slices and the same facts: what is behind them need not know
+how a message was framed.
 
 Theory of operation: octets are handed on as they came, in slices of whole units: a CR, CRLF, CRLF "." or CRLF "." CR at the end of what
 came may be the start of CRLF "." CRLF, and waits for what follows. Three things come of that. No octet of an end of data ever leaves
@@ -65,33 +68,68 @@ def _find_dots(data: bytes) -> tuple[int, int]:
     return stuffed, data.find(_END, stuffed + 3)
 
 
-class DataReader:
-    """The data of one message, from behind the CRLF of 354 to its end.
-
-    `max_line` bounds a line, unstuffed and with its CRLF. Facts, of all that was handed on so far:
+class ContentReader:
+    """What is known of one message's content, of all that was handed on so far:
 
     - `size`: octets as RFC 1870 §3 counts them (unstuffed, CRLF is two, the end of data none);
     - `violation`: the first CR or LF that is no CRLF, or NUL, in words, with its offset in the data as it came;
     - `line_too_long`, and `eight_bit` for octets over 127.
     """
 
-    __slots__ = (
-        "_at_start", "_ended", "_held", "_line", "_max_line", "_newlines", "_offset", "eight_bit", "line_too_long", "size", "violation",
-    )  # fmt: skip
+    __slots__ = ("_line", "_max_line", "_newlines", "_offset", "eight_bit", "line_too_long", "size", "violation")
 
     def __init__(self, max_line: int) -> None:
+        """`max_line` bounds a line, unstuffed and with its CRLF."""
         self.size = 0
         self.violation: str | None = None
         self.line_too_long = False
         self.eight_bit = False
         self._max_line = max_line
-        self._held = b""  # what may become the end of data: a prefix of `_END`; at the start of its last three octets
-        self._at_start = True
-        self._ended = False
         self._line = 0  # octets that the last line has so far
         self._offset = 0  # octets handed on
         # Tells which line ends it has seen, in one pass in C: a quarter of the time that counting CR, LF and CRLF takes.
         self._newlines = io.IncrementalNewlineDecoder(None, translate=False)
+
+    def _note(self, wire: bytes, content: bytes) -> None:
+        if self.violation is None:
+            self._newlines.decode(wire.decode("latin-1"), final=True)  # final: a CR at the end of a slice is bare
+            if self._newlines.newlines not in _CLEAN or b"\0" in wire:
+                self._find_violation(wire)
+        if not self.eight_bit:
+            self.eight_bit = not wire.isascii()
+        self._offset += len(wire)
+        self.size += len(content)
+        if self._line + len(content) > self._max_line:
+            self._measure_lines(content)
+        last = content.rfind(b"\r\n")
+        self._line = len(content) - last - 2 if last >= 0 else self._line + len(content)
+
+    def _find_violation(self, wire: bytes) -> None:
+        stray = _STRAY.search(wire)
+        if stray is None:
+            raise AssertionError("the two scans of mail data do not agree")
+        self.violation = f"{_NAMES[stray[0]]} at octet {self._offset + stray.start()} of the mail data"
+
+    def _measure_lines(self, content: bytes) -> None:
+        """From each line's start leap to the last CRLF that is in reach: all lines in between are short."""
+        start = -self._line
+        while not self.line_too_long and start + self._max_line < len(content):
+            last = content.rfind(b"\r\n", max(start, 0), max(start + self._max_line, 0))
+            if last < 0:
+                self.line_too_long = True
+            start = last + 2
+
+
+class DataReader(ContentReader):
+    """The data of one message, from behind the CRLF of 354 to its end."""
+
+    __slots__ = ("_at_start", "_ended", "_held")
+
+    def __init__(self, max_line: int) -> None:
+        super().__init__(max_line)
+        self._held = b""  # what may become the end of data: a prefix of `_END`; at the start of its last three octets
+        self._at_start = True
+        self._ended = False
 
     def feed(self, data: bytes) -> DataSlice:
         """Take octets that came. Raises LocalProtocolError behind the end of data."""
@@ -152,34 +190,44 @@ class DataReader:
         self._held = b""
         return DataSlice(wire, content, ended=True, rest=rest)
 
-    def _note(self, wire: bytes, content: bytes) -> None:
-        if self.violation is None:
-            self._newlines.decode(wire.decode("latin-1"), final=True)  # final: a CR at the end of a slice is bare
-            if self._newlines.newlines not in _CLEAN or b"\0" in wire:
-                self._find_violation(wire)
-        if not self.eight_bit:
-            self.eight_bit = not wire.isascii()
-        self._offset += len(wire)
-        self.size += len(content)
-        if self._line + len(content) > self._max_line:
-            self._measure_lines(content)
-        last = content.rfind(b"\r\n")
-        self._line = len(content) - last - 2 if last >= 0 else self._line + len(content)
 
-    def _find_violation(self, wire: bytes) -> None:
-        stray = _STRAY.search(wire)
-        if stray is None:
-            raise AssertionError("the two scans of mail data do not agree")
-        self.violation = f"{_NAMES[stray[0]]} at octet {self._offset + stray.start()} of the mail data"
+class ChunkReader(ContentReader):
+    """The content of one message that comes in chunks (RFC 3030): any octets at all, without stuffing and without an end of its own.
 
-    def _measure_lines(self, content: bytes) -> None:
-        """From each line's start leap to the last CRLF that is in reach: all lines in between are short."""
-        start = -self._line
-        while not self.line_too_long and start + self._max_line < len(content):
-            last = content.rfind(b"\r\n", max(start, 0), max(start + self._max_line, 0))
-            if last < 0:
-                self.line_too_long = True
-            start = last + 2
+    `wire` of its slices is the content as DATA would have it. A CR at the end of what came may be half of a CRLF, and waits.
+    """
+
+    __slots__ = ("_at_line_start", "_held")
+
+    def __init__(self, max_line: int) -> None:
+        super().__init__(max_line)
+        self._held = b""
+        self._at_line_start = True  # what was handed on ends a line: a dot that comes next must be stuffed
+
+    def feed(self, octets: bytes) -> DataSlice:
+        """Take octets of a chunk."""
+        content = self._held + octets if self._held else octets
+        self._held = b""
+        if content.endswith(b"\r"):
+            content, self._held = content[:-1], b"\r"
+        return self._hand_on(content, ended=False)
+
+    def finish(self) -> DataSlice:
+        """The last chunk was the last: what is left, with the CRLF that DATA's content must end in (PROTOCOL §1.5)."""
+        content, self._held = self._held, b""
+        if content or not self._at_line_start:
+            content += b"\r\n"
+        return self._hand_on(content, ended=True)
+
+    def _hand_on(self, content: bytes, *, ended: bool) -> DataSlice:
+        if not content:
+            return DataSlice(b"", b"", ended=ended, rest=b"")
+        wire = content.replace(_STUFFED, b"\r\n..")
+        if self._at_line_start and content.startswith(b"."):
+            wire = b"." + wire
+        self._at_line_start = content.endswith(b"\r\n")
+        self._note(content, content)
+        return DataSlice(wire, content, ended=ended, rest=b"")
 
 
 def stuff(content: bytes) -> bytes:

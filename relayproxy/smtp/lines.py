@@ -111,10 +111,11 @@ class LineBuffer:
             fatal=True,
         )
 
-    def take(self) -> bytes:
-        """All that is held, as it came; nothing is held afterwards. What follows a command in another framing (mail data) starts here."""
-        data = self._data[self._start :]
-        self.clear()
+    def take(self, most: int) -> bytes:
+        """At most so many octets of what is held, as they came: what follows a command in another framing (a chunk) starts here."""
+        start = self._start
+        data = self._data[start : start + most]
+        self._start = self._searched = start + len(data)
         return data
 
     def clear(self) -> None:

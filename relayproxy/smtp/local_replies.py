@@ -30,6 +30,7 @@ RESET_OK: Final = _reply(250, b"2.0.0 Reset")  # §4.1.1.5, where upstream has n
 NOOP_OK: Final = _reply(250, b"2.0.0 OK")  # §4.1.1.9, at capture
 SENDER_OK: Final = _reply(250, b"2.1.0 Sender OK")  # §4.1.1.2, at capture and behind a closed gate
 RECIPIENT_OK: Final = _reply(250, b"2.1.5 Recipient OK")  # §4.1.1.3, at capture and behind a closed gate
+CHUNK_OK: Final = _reply(250, b"2.0.0 Chunk received")  # RFC 3030 §2, to all but the last
 CANNOT_VERIFY: Final = _reply(252, b"2.5.0 Cannot verify the user, but will take mail for it")  # §3.5.3, at capture
 START_MAIL: Final = _reply(354, b"Start mail input; end with <CRLF>.<CRLF>")  # §4.1.1.4, at capture and behind a closed gate
 
@@ -110,6 +111,7 @@ EIGHT_BIT_REFUSED: Final = _reply(554, b"5.6.3 8-bit content cannot be passed on
 LOOP: Final = _reply(554, b"5.4.6 Mail loop: the message has passed too many relays, or this one before")  # RFC 5321 §6.3
 MESSAGE_TOO_BIG: Final = _reply(552, b"5.3.4 Message too big")  # RFC 1870 §6.1, §6.3
 LINE_OVER_LIMIT: Final = _reply(552, b"5.3.4 A line of the message is too long")  # §1.13
+TOO_MANY_CHUNKS: Final = _reply(552, b"5.3.4 Too many chunks")  # §1.13, attack 16
 HEADER_OVER_LIMIT: Final = _reply(552, b"5.3.4 The header section is too big")  # §1.13, attack 13
 UTF8_SENDER_REFUSED: Final = _reply(550, b"5.6.7 A sender address that is not ASCII needs SMTPUTF8")  # RFC 6531 §3.5: MAIL
 UTF8_RECIPIENT_REFUSED: Final = _reply(553, b"5.6.7 A recipient address that is not ASCII needs SMTPUTF8")  # RFC 6531 §3.5: RCPT

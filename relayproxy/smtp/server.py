@@ -63,11 +63,16 @@ class Refused(msgspec.Struct, frozen=True, gc=False):
         return _FRAMING_VERB.match(self.line) is not None
 
 
+def _event(command: Command) -> str:
+    """What the dialogue's tables call it."""
+    return "BDAT LAST" if isinstance(command, Bdat) and command.last else command.verb
+
+
 class ServerProtocol:
     """One client session's dialogue, as its server."""
 
     __slots__ = (
-        "_ahead", "_blocked", "_ending", "_lines", "_max_data_line", "_pending", "_reader", "_smtputf8", "authenticated", "dialogue",
+        "_ahead", "_blocked", "_ending", "_lines", "_max_data_line", "_pending", "_reader", "_smtputf8", "authenticated", "chunk", "dialogue",
         "offered", "unoffered_auth",
     )  # fmt: skip
 
@@ -79,6 +84,8 @@ class ServerProtocol:
         self.unoffered_auth = local_replies.BAD_SEQUENCE
         #: AUTH has succeeded; there is no other one in a session (RFC 4954 §4).
         self.authenticated = False
+        #: Octets of a chunk that are still to be taken (`take_chunk`): they are part of BDAT, also where that is refused (RFC 3030 §2).
+        self.chunk = 0
         self._lines = LineBuffer(command_bytes, MAX_DISCARD, auth_bytes)
         self._pending: deque[str] = deque(("GREETING",))
         self._blocked = True  # the last that is pending must be answered before anything behind it is read
@@ -105,8 +112,11 @@ class ServerProtocol:
         return group
 
     def next_command(self) -> Command | Refused | None:
-        """The next line of the group, judged by what may come here; None: receive more, or answer what was given first."""
-        if self._blocked:
+        """The next line of the group, judged by what may come here; None: receive more, or answer what was given first.
+
+        Behind BDAT, taken or refused, its chunk must be taken before it is answered.
+        """
+        if self._blocked or self.chunk:
             return None
         line = None
         command = None
@@ -119,7 +129,7 @@ class ServerProtocol:
             self._judge(command)
         except RemoteProtocolError as error:
             return self._refuse(line or b"", command, error)
-        verb = command.verb
+        verb = _event(command)
         self._pending.append(verb)
         if verb in GROUPABLE:
             if self._ahead is None:
@@ -127,6 +137,8 @@ class ServerProtocol:
             self._ahead.advance(verb, 2)
         else:
             self._blocked = True
+            if isinstance(command, Bdat):
+                self.chunk = command.size
         return command
 
     def next_response(self) -> SaslResponse | SaslCancel | Refused | None:
@@ -152,20 +164,16 @@ class ServerProtocol:
 
     def _judge(self, command: Command) -> None:
         verb = command.verb
-        # A refused chunk is fatal: its octets follow (RFC 3030), and none of them may be taken for a command.
-        chunk = isinstance(command, Bdat)
-        event = "BDAT LAST" if isinstance(command, Bdat) and command.last else verb
         dialogue = self._ahead or self.dialogue
-        if not dialogue.admits(event):
+        if not dialogue.admits(_event(command)):
             raise RemoteProtocolError(
-                f"{verb} out of sequence (transaction: {dialogue.transaction})",
-                local_replies.BAD_SEQUENCE,
-                fatal=chunk,
+                f"{verb} out of sequence (transaction: {dialogue.transaction})", local_replies.BAD_SEQUENCE
             )
         if (extension := EXTENSIONS.get(verb)) is not None:
             if extension[0] not in self.offered:
                 reply = self.unoffered_auth if verb == "AUTH" else extension[1]
-                raise RemoteProtocolError(f"{verb} was not offered", reply, fatal=chunk)
+                # Who sends a chunk all the same has octets behind it, and none of them may be taken for a command.
+                raise RemoteProtocolError(f"{verb} was not offered", reply, fatal=isinstance(command, Bdat))
             if verb == "AUTH" and self.authenticated:
                 raise RemoteProtocolError("AUTH after one that succeeded", local_replies.BAD_SEQUENCE)
         check(command, self.offered, smtputf8=self._smtputf8)
@@ -181,6 +189,8 @@ class ServerProtocol:
             self._ending = True  # whatever still comes is not read; what came before is still answered
         elif self.dialogue.channel == "refused":
             reply = local_replies.BAD_SEQUENCE  # RFC 5321 §3.1: to all but QUIT, whatever it is
+        if isinstance(command, Bdat) and not error.fatal:
+            self.chunk = command.size
         return Refused(line, reply, error.what, error.fatal, command)
 
     def send(self, reply: Reply) -> bytes:
@@ -227,6 +237,12 @@ class ServerProtocol:
         """Answer the message before its end: only the reply and the end of the connection may follow."""
         self._pending.append("END")
         self._blocked = True
+
+    def take_chunk(self) -> bytes:
+        """What has come of the chunk; what is behind it are commands again."""
+        octets = self._lines.take(self.chunk)
+        self.chunk -= len(octets)
+        return octets
 
     @property
     def mail_data(self) -> DataReader:

@@ -75,29 +75,29 @@ EVERYTHING = (
 @pytest.mark.parametrize(
     ("upstream", "message_bytes", "margin", "lines"),
     [
-        ((), 1000, 300, (b"PIPELINING", b"SIZE 1000")),
-        ((b"SIZE",), 1000, 300, (b"PIPELINING", b"SIZE 1000")),
-        ((b"SIZE 0",), 1000, 300, (b"PIPELINING", b"SIZE 1000")),
-        ((b"SIZE 9000",), 1000, 300, (b"PIPELINING", b"SIZE 1000")),
-        ((b"SIZE 900",), 1000, 300, (b"PIPELINING", b"SIZE 600")),
+        ((), 1000, 300, (b"PIPELINING", b"SIZE 1000", b"CHUNKING")),
+        ((b"SIZE",), 1000, 300, (b"PIPELINING", b"SIZE 1000", b"CHUNKING")),
+        ((b"SIZE 0",), 1000, 300, (b"PIPELINING", b"SIZE 1000", b"CHUNKING")),
+        ((b"SIZE 9000",), 1000, 300, (b"PIPELINING", b"SIZE 1000", b"CHUNKING")),
+        ((b"SIZE 900",), 1000, 300, (b"PIPELINING", b"SIZE 600", b"CHUNKING")),
         # 0 would say that there is no limit (RFC 1870 §4)
-        ((b"SIZE 300",), 1000, 300, (b"PIPELINING", b"SIZE 1")),
-        ((b"SIZE 100",), 1000, 300, (b"PIPELINING", b"SIZE 1")),
-        ((b"8BITMIME",), 9, 0, (b"PIPELINING", b"SIZE 9", b"8BITMIME")),
-        ((b"SMTPUTF8",), 9, 0, (b"PIPELINING", b"SIZE 9")),
-        ((b"SMTPUTF8", b"8bitmime"), 9, 0, (b"PIPELINING", b"SIZE 9", b"8BITMIME", b"SMTPUTF8")),
-        ((b"DSN",), 9, 0, (b"PIPELINING", b"SIZE 9", b"DSN")),
+        ((b"SIZE 300",), 1000, 300, (b"PIPELINING", b"SIZE 1", b"CHUNKING")),
+        ((b"SIZE 100",), 1000, 300, (b"PIPELINING", b"SIZE 1", b"CHUNKING")),
+        ((b"8BITMIME",), 9, 0, (b"PIPELINING", b"SIZE 9", b"8BITMIME", b"CHUNKING")),
+        ((b"SMTPUTF8",), 9, 0, (b"PIPELINING", b"SIZE 9", b"CHUNKING")),
+        ((b"SMTPUTF8", b"8bitmime"), 9, 0, (b"PIPELINING", b"SIZE 9", b"8BITMIME", b"SMTPUTF8", b"CHUNKING")),
+        ((b"DSN",), 9, 0, (b"PIPELINING", b"SIZE 9", b"DSN", b"CHUNKING")),
         (
             EVERYTHING,
             9999,
             100,
-            (b"PIPELINING", b"SIZE 4900", b"ENHANCEDSTATUSCODES", b"8BITMIME", b"SMTPUTF8", b"DSN"),
+            (b"PIPELINING", b"SIZE 4900", b"ENHANCEDSTATUSCODES", b"8BITMIME", b"SMTPUTF8", b"DSN", b"CHUNKING"),
         ),
         (
             EVERYTHING[::-1],
             9999,
             100,
-            (b"PIPELINING", b"SIZE 4900", b"ENHANCEDSTATUSCODES", b"8BITMIME", b"SMTPUTF8", b"DSN"),
+            (b"PIPELINING", b"SIZE 4900", b"ENHANCEDSTATUSCODES", b"8BITMIME", b"SMTPUTF8", b"DSN", b"CHUNKING"),
         ),
     ],
 )
@@ -212,7 +212,15 @@ def test_other_commands_need_no_extension() -> None:
 @given(st.lists(st.binary(max_size=30), max_size=8), st.integers(1, 10**9), st.integers(0, 1000))
 def test_whatever_upstream_says_the_offer_is_ours(lines: list[bytes], message_bytes: int, margin: int) -> None:
     offered = parse(*lines).offer(message_bytes=message_bytes, margin=margin)
-    assert offered.keywords.keys() <= {b"PIPELINING", b"SIZE", b"8BITMIME", b"SMTPUTF8", b"DSN", b"ENHANCEDSTATUSCODES"}
+    assert offered.keywords.keys() <= {
+        b"PIPELINING",
+        b"SIZE",
+        b"8BITMIME",
+        b"SMTPUTF8",
+        b"DSN",
+        b"ENHANCEDSTATUSCODES",
+        b"CHUNKING",
+    }
     assert offered.size is not None
     assert 1 <= offered.size <= message_bytes
     assert Capabilities.parse(offered.to_reply(b"relay.test")) == offered

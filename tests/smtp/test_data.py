@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from relayproxy.smtp.data import END_OF_DATA, DataReader, stuff
+from relayproxy.smtp.data import END_OF_DATA, ChunkReader, DataReader, stuff
 from relayproxy.smtp.errors import LocalProtocolError
 
 MAX_LINE = 20
@@ -352,3 +352,67 @@ def test_large_pieces_are_cut_in_another_way_and_read_alike(end: bytes, behind: 
     assert one.ended == many[-1].ended
     assert one.rest == (many[-1].rest + data[7 * len(many) :] if one.ended else b"")
     assert (whole.size, whole.violation, whole.eight_bit) == (octets.size, octets.violation, octets.eight_bit)
+
+
+# Chunks (RFC 3030).
+
+
+def read_chunks(pieces: list[bytes], max_line: int = MAX_LINE) -> tuple[ChunkReader, bytes, bytes]:
+    """The reader, and what it made of the pieces: as DATA would have it, and as content."""
+    reader = ChunkReader(max_line)
+    parts = [*[reader.feed(piece) for piece in pieces], reader.finish()]
+    assert [part.ended for part in parts] == [False] * len(pieces) + [True]
+    return reader, b"".join(part.wire for part in parts), b"".join(part.content for part in parts)
+
+
+# what came in chunks; what DATA has of it
+CHUNKED: list[tuple[list[bytes], bytes]] = [
+    ([], b""),
+    ([b""], b""),
+    ([b"a"], b"a\r\n"),
+    ([b"a\r\n"], b"a\r\n"),
+    ([b"a\r", b"\n"], b"a\r\n"),
+    ([b"."], b"..\r\n"),
+    ([b".", b"."], b"...\r\n"),
+    ([b"..x\r\n"], b"...x\r\n"),
+    ([b"a\r\n.\r\nMAIL\r\n"], b"a\r\n..\r\nMAIL\r\n"),
+    ([b"a\r\n.", b"\r\nb"], b"a\r\n..\r\nb\r\n"),
+    ([b"a\r\n", b".\r\n"], b"a\r\n..\r\n"),
+    ([b"a\r", b"\n.\r", b"\n"], b"a\r\n..\r\n"),
+    ([b"a.", b".b"], b"a..b\r\n"),
+]
+
+
+@pytest.mark.parametrize(("pieces", "wire"), CHUNKED)
+def test_chunks_become_mail_data(pieces: list[bytes], wire: bytes) -> None:
+    assert read_chunks(pieces)[1] == wire
+    assert read_chunks(octet_by_octet(b"".join(pieces)))[1] == wire
+
+
+@pytest.mark.parametrize(
+    ("pieces", "violation"),
+    [
+        ([b"x\n.\r\n"], "a bare LF at octet 1 of the mail data"),
+        ([b"ab\r", b".\r\n"], "a bare CR at octet 2 of the mail data"),
+        ([b"a\r"], "a bare CR at octet 1 of the mail data"),
+        ([b"a\r\n", b"\n"], "a bare LF at octet 3 of the mail data"),
+        ([b"\0"], "a NUL at octet 0 of the mail data"),
+    ],
+)
+def test_attack_4_what_no_mail_data_can_say_is_told(pieces: list[bytes], violation: str) -> None:
+    assert read_chunks(pieces)[0].violation == violation
+
+
+@given(st.one_of(soup, st.binary(max_size=40)), cuts)
+def test_attack_4_a_message_in_chunks_is_one_message_with_the_same_content(octets: bytes, at: list[int]) -> None:
+    reader, wire, content = read_chunks(cut(octets, at))
+    assert content == (octets if octets.endswith(b"\r\n") or not octets else octets + b"\r\n")
+    read = Read([wire + END_OF_DATA])
+    assert (read.content, read.ended, read.rest) == (content, True, b"")
+    as_data = read.reader
+    assert (reader.size, reader.line_too_long, reader.eight_bit) == (
+        as_data.size,
+        as_data.line_too_long,
+        as_data.eight_bit,
+    )
+    assert (reader.violation is None) == (as_data.violation is None)

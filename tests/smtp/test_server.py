@@ -56,7 +56,6 @@ GROUPS = [
     (b"MAIL FROM:<a@b.c> SIZE=1 SIZE=2\r\nRSET\r\n", [["501"], ["RSET"]]),
     (b"MAIL FROM:<a@b.c> X=1\r\nRSET\r\n", [["555"], ["RSET"]]),
     (b"HELP\r\nVRFY a\r\nEHLO x\r\nNOOP\r\n", [["HELP"], ["VRFY"], ["EHLO"], ["NOOP"]]),
-    (b"BDAT 3\r\nabcNOOP\r\n", [["503"]]),  # framing is lost: nothing behind it is believed
 ]
 
 
@@ -184,3 +183,29 @@ def test_one_reply_a_command_whatever_the_replies_i6(lines: list[bytes], choices
             assert protocol.receive_mail_data(b".\r\n").ended
             protocol.send(OK)
     assert answered == len(lines)
+
+
+@pytest.mark.parametrize("piece", [1, 2, 7, 1000])
+def test_the_octets_of_a_chunk_are_never_commands(piece: int) -> None:
+    """RFC 3030 §2, attack 4: whether BDAT is taken or refused."""
+    octets = b"BDAT 6\r\nQUIT\r\nMAIL FROM:<a@b.c>\r\nRCPT TO:<d@e.f>\r\nBDAT 6 LAST\r\nRSET\r\nNOOP\r\n"
+    protocol = greeted()
+    protocol.offered = Capabilities({b"CHUNKING": b""})
+    seen: list[str] = []
+    chunks: list[bytes] = []
+    for start in range(0, len(octets), piece):
+        protocol.receive_data(octets[start : start + piece])
+        while True:
+            if protocol.chunk:
+                chunks.append(protocol.take_chunk())
+                if protocol.chunk:
+                    break
+                protocol.send(Reply(250) if seen[-1] == "BDAT" else Reply(503))
+            elif (command := protocol.next_command()) is None:
+                break
+            else:
+                seen += verbs([command])
+                if seen[-1] in ("MAIL", "RCPT", "NOOP"):
+                    protocol.send(Reply(250))
+    assert seen == ["503", "MAIL", "RCPT", "BDAT", "NOOP"]
+    assert b"".join(chunks) == b"QUIT\r\nRSET\r\n"

@@ -1,0 +1,84 @@
+"""A session's transactions: the one that is open, and those that have ended and wait to be told.
+
+A transaction is told once: when its last reply has been written to the client, or when that never will be. What goes into a transaction
+does not belong here (session.py), nor what is told of it (transaction.py).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from relayproxy.relay.transaction import Transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from relayproxy.net.peer import Peer
+    from relayproxy.record.report import AuthRecord
+    from relayproxy.relay.context import Context
+    from relayproxy.relay.upstream import Upstream
+    from relayproxy.smtp.commands import Ehlo, Helo, Mail
+    from relayproxy.smtp.replies import Reply
+
+
+class Transactions:
+    """`open`: from MAIL to the reply to the message; None in between. `told`: how many were told."""
+
+    __slots__ = ("_client", "_context", "_ended", "_new_id", "_session", "mail_refused", "open", "told")
+
+    def __init__(self, session: str, new_id: Callable[[], str], context: Context, client: Peer) -> None:
+        self.open: Transaction | None = None
+        self.told = 0
+        #: Whether the last MAIL was: what the client sent behind it, before it could know, is no fault of its (RFC 2920).
+        self.mail_refused = False
+        self._session = session
+        self._new_id = new_id
+        self._context = context
+        self._client = client
+        self._ended: list[Transaction] = []
+
+    def begin(
+        self,
+        mail: Mail,
+        sent: Mail | None,
+        reply: Reply,
+        *,
+        upstream: Upstream | None,
+        helo: Ehlo | Helo | None,
+        auth: AuthRecord | None,
+        came: float,
+        waited: float,
+    ) -> None:
+        """MAIL, as it came and as it left, with its reply; when it came, and how long upstream took to answer it."""
+        self.end()  # one that RSET in its group should have ended, and did not
+        self.mail_refused = reply.severity != 2
+        self.open = Transaction(
+            self._new_id(), self._session, self._context, self._client, upstream, helo, auth, mail, sent, reply, came
+        )
+        self.open.upstream_seconds = waited
+        if self.mail_refused:
+            self.end()
+
+    def end(self) -> None:
+        """The open one is over, if there is one."""
+        transaction, self.open = self.open, None
+        if transaction is not None:
+            self._ended.append(transaction)
+            if transaction.acknowledged:
+                self.tell()
+
+    def said(self) -> None:
+        """All replies so far were written to the client."""
+        if self.open is not None:
+            self.open.acknowledged = True
+        if self._ended:
+            for transaction in self._ended:
+                transaction.acknowledged = True
+            self.tell()
+
+    def tell(self) -> None:
+        """Tell what became of those that have ended."""
+        while self._ended:
+            transaction = self._ended.pop(0)
+            self.told += 1
+            self._context.reporter.transaction(transaction.record())

@@ -1,0 +1,79 @@
+"""The upstream's leg: the connection that there is, the way to it, and how another takes its place.
+
+A verdict that came before the end of a message closes the connection (PROTOCOL I3): the next MAIL dials again.
+Deciding what is asked of upstream does not belong here (session.py), nor failover between servers (connect.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import trio
+
+from relayproxy.relay.client_leg import Goodbye
+from relayproxy.relay.connect import UpstreamUnavailable
+from relayproxy.relay.delivery import Delivery
+from relayproxy.smtp import local_replies
+
+if TYPE_CHECKING:
+    from relayproxy.relay.context import Context
+    from relayproxy.relay.upstream import Upstream
+    from relayproxy.smtp.replies import Reply
+
+#: Makes a connection to the listener's upstream, saying this name in EHLO (None: our own). Raises UpstreamUnavailable.
+Connect = Callable[[bytes | None], "Awaitable[Upstream]"]
+
+
+class UpstreamLeg:
+    """`upstream`, and the `delivery` to it; None as long as none was had."""
+
+    __slots__ = ("_connect", "_connecting", "_context", "delivery", "upstream")
+
+    def __init__(self, context: Context, connect: Connect) -> None:
+        self.upstream: Upstream | None = None
+        self.delivery: Delivery | None = None
+        self._context = context
+        self._connect = connect
+        self._connecting: trio.CancelScope | None = None
+
+    async def dial(self, name: bytes | None) -> None:
+        """Connect, saying this name. Raises UpstreamUnavailable; a shutdown does not wait for it, but raises Goodbye."""
+        self._connecting = trio.CancelScope()
+        try:
+            with self._connecting:
+                upstream = await self._connect(name)
+        finally:
+            scope, self._connecting = self._connecting, None
+        if scope.cancelled_caught:
+            raise Goodbye("shutdown", local_replies.SHUTTING_DOWN)
+        self.upstream = upstream
+        self.delivery = Delivery(upstream, trace=self._context.trace)
+
+    async def dial_again(self, name: bytes | None, session: str) -> Reply | None:
+        """After a verdict that closed upstream; what the client hears where no other is to be had."""
+        try:
+            await self.dial(name)
+        except UpstreamUnavailable as error:
+            self._context.reporter.error("upstream", error.what, session=session)
+            return error.greeting if error.greeting.code == 421 else local_replies.UPSTREAM_GONE
+        return None
+
+    def stop_dialling(self) -> bool:
+        """A shutdown: give up a connection that is being made; whether there was one."""
+        if self._connecting is None:
+            return False
+        self._connecting.cancel()
+        return True
+
+    def expire(self) -> None:
+        """The grace of a shutdown is over."""
+        if self.upstream is not None:
+            self.upstream.expire()
+
+    async def leave(self, session: str) -> None:
+        """End it, politely where that can be."""
+        if (upstream := self.upstream) is not None:
+            await upstream.leave()
+            if (what := upstream.violation) is not None:
+                self._context.reporter.violation("upstream", what, session=session, reply=upstream.failure)
