@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 # Programs for administrators are not on everybody's PATH.
 SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+# What install-peers.sh has put nowhere else.
+PEERS = Path(os.environ.get("RELAYPROXY_INTEROP_PEERS", "/var/cache/relayproxy-peers"))
 
 
 def missing(why: str) -> NoReturn:

@@ -1,14 +1,18 @@
-"""Real servers that take mail, and what they took, byte for byte.
+"""Real servers that take mail, and what they took, byte for byte; here the protocol of all, aiosmtpd and smtp-sink.
 
 Each says what it would say without us too: an unknown recipient is refused at RCPT, a message that is not wanted at
-the end of data. What a server adds on top of a message by itself is cut off before it is compared.
+the end of data, a wrong password at AUTH. What a server adds on top of a message by itself is cut off before it is
+compared.
 """
 
 from __future__ import annotations
 
+import hmac
 import os
 import re
+import secrets
 import shutil
+import ssl
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -16,28 +20,35 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from real_process import folder, free_port, missing, program, started, until, wait_for_listener
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from aiosmtpd.smtp import SMTP, Envelope, Session
+    from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
+    from real_certificates import Files
 
 KNOWN = ("jane@sink.test", "joe@sink.test")
 UNKNOWN = "nobody@sink.test"
 UNWANTED = b"Subject: unwanted"
+#: Who may log in, and the password (for OAuth: the token), which must be found nowhere.
+USER = "app@sink.test"
+SECRET = "Open.Sesame~7-times"  # noqa: S105 - it opens nothing else
 Refuses = Literal["nothing", "recipient", "message"]
+Scheme = Literal["smtp", "smtp+starttls", "smtps"]
 
 
 @dataclass(frozen=True)
 class Arrived:
-    """A message as upstream took it; lines end with CRLF."""
+    """A message as upstream took it; lines end with CRLF. `tls` is the version it saw, `user` who had logged in."""
 
     sender: str
     recipients: tuple[str, ...]
     content: bytes
+    tls: str | None = None
+    user: str | None = None
 
 
 class Upstream(Protocol):
-    """A server under way; `unknown` and `unwanted` are how its refusals begin."""
+    """A server under way; `unknown` and `unwanted` are how its refusals begin, `port` is the one in clear."""
 
     name: str
     port: int
@@ -47,6 +58,14 @@ class Upstream(Protocol):
     def arrived(self) -> list[Arrived]:
         """Everything that was taken since the test began."""
         ...
+
+
+class SecureUpstream(Upstream, Protocol):
+    """One that can do TLS, at a port for each way to begin it, and AUTH; `denied` is how it refuses a wrong password."""
+
+    ports: Mapping[Scheme, int]
+    mechanisms: frozenset[str]
+    denied: str
 
 
 def wait_for(upstream: Upstream, count: int) -> list[Arrived]:
@@ -66,14 +85,20 @@ def cut(content: bytes, *names: bytes) -> bytes:
 
 
 class AiosmtpdUpstream:
-    """aiosmtpd's Controller, in a thread of this process; it adds nothing."""
+    """aiosmtpd's Controller, in a thread of this process; it adds nothing.
+
+    It brings PLAIN and LOGIN; the others are its hooks `auth_NAME`.
+    """
 
     name = "aiosmtpd"
     unknown = "550 5.1.1 nobody of that name"
     unwanted = "554 5.7.1 not wanted here"
+    denied = "535 5.7.8"
+    mechanisms = frozenset({"PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2", "OAUTHBEARER"})
 
     def __init__(self) -> None:
-        self.port = free_port()
+        self.port, wrapped = free_port(), free_port()
+        self.ports: Mapping[Scheme, int] = {"smtp": self.port, "smtp+starttls": self.port, "smtps": wrapped}
         self.messages: list[Arrived] = []
 
     def arrived(self) -> list[Arrived]:
@@ -87,29 +112,87 @@ class AiosmtpdUpstream:
         envelope.rcpt_tos.append(address)
         return "250 2.1.5 ok"
 
-    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
         content = envelope.content
         assert isinstance(content, bytes)
         if UNWANTED in content:
             return self.unwanted
-        self.messages.append(Arrived(envelope.mail_from or "", tuple(envelope.rcpt_tos), content))
+        assert server.transport
+        tls = server.transport.get_extra_info("ssl_object")
+        user = session.login_data and bytes(session.login_data).decode()
+        sender = envelope.mail_from or ""
+        message = Arrived(sender, tuple(envelope.rcpt_tos), content, tls and tls.version(), user)
+        self.messages.append(message)
         return "250 2.0.0 taken"
+
+    def authenticated(self, user: bytes, *, right: bool) -> AuthResult:
+        from aiosmtpd.smtp import AuthResult, LoginPassword
+
+        if right and user == USER.encode():
+            return AuthResult(success=True, auth_data=LoginPassword(user, b""))
+        return AuthResult(success=False, handled=False)
+
+    def login(self, _server: SMTP, _session: Session, _envelope: Envelope, _mechanism: str, data: Any) -> AuthResult:
+        """What PLAIN and LOGIN ask."""
+        return self.authenticated(data.login, right=data.password == SECRET.encode())
+
+    async def auth_CRAM__MD5(self, server: SMTP, _args: list[str]) -> AuthResult:  # noqa: N802
+        challenge = f"<{secrets.token_hex(8)}@mx.test>".encode()
+        user, _, digest = self._answer(await server.challenge_auth(challenge)).rpartition(b" ")
+        expected = hmac.new(SECRET.encode(), challenge, "md5").hexdigest()
+        return self.authenticated(user, right=digest == expected.encode())
+
+    async def auth_XOAUTH2(self, server: SMTP, args: list[str]) -> AuthResult:  # noqa: N802
+        return await self._bearer(server, args, rb"user=([^\x01]*)\x01auth=Bearer (.*)\x01\x01")
+
+    async def auth_OAUTHBEARER(self, server: SMTP, args: list[str]) -> AuthResult:  # noqa: N802
+        return await self._bearer(
+            server, args, rb"n,a=([^,]*),\x01(?:host=[^\x01]*\x01|port=[^\x01]*\x01)*auth=Bearer (.*)\x01\x01"
+        )
+
+    async def _bearer(self, server: SMTP, args: list[str], form: bytes) -> AuthResult:
+        """A refusal is told in JSON first; the client answers that, and only then hears 535 (RFC 7628 §3.2.3)."""
+        from base64 import b64decode
+
+        response = b64decode(args[1]) if len(args) > 1 else self._answer(await server.challenge_auth(""))
+        found = re.fullmatch(form, response)
+        user, token = found.groups() if found else (b"", b"")
+        result = self.authenticated(user, right=token == SECRET.encode())
+        if not result.success:
+            await server.challenge_auth('{"status":"invalid_token","schemes":"bearer"}')
+        return result
+
+    @staticmethod
+    def _answer(response: object) -> bytes:
+        """aiosmtpd has answered by itself where there is none."""
+        return response if isinstance(response, bytes) else b""
 
 
 @contextmanager
-def aiosmtpd() -> Iterator[AiosmtpdUpstream]:
+def aiosmtpd(files: Files | None = None) -> Iterator[AiosmtpdUpstream]:
+    """With a certificate it does TLS, and AUTH in clear too."""
     try:
         from aiosmtpd.controller import Controller
     except ImportError:
         missing("aiosmtpd is not installed")
     upstream = AiosmtpdUpstream()
-    options: dict[str, Any] = {"data_size_limit": 64 << 20}
-    controller = Controller(upstream, hostname="127.0.0.1", port=upstream.port, server_hostname="mx.test", **options)
-    controller.start()
+    options: dict[str, Any] = {"data_size_limit": 64 << 20, "server_hostname": "mx.test"}
+    controllers = []
+    if files:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(files.certificate, files.key)
+        options |= {"authenticator": upstream.login, "auth_require_tls": False}
+        wrapped = upstream.ports["smtps"]
+        controllers.append(Controller(upstream, "127.0.0.1", wrapped, ssl_context=context, **options))
+        options["tls_context"] = context
+    controllers.append(Controller(upstream, "127.0.0.1", upstream.port, **options))
     try:
+        for controller in controllers:
+            controller.start()
         yield upstream
     finally:
-        controller.stop()
+        for controller in controllers:
+            controller.stop()
 
 
 class SinkUpstream:
@@ -178,135 +261,3 @@ def smtp_sink(refuses: Refuses = "nothing", *, slow: bool = False) -> Iterator[S
         with started(argv, log) as process:
             wait_for_listener(process, upstream.port, log)
             yield upstream
-
-
-class PostfixUpstream:
-    """Postfix with its own folders: smtpd, queue, and delivery into a maildir."""
-
-    name = "postfix"
-    unknown = "550 5.1.1"
-    unwanted = "550 5.7.1"
-
-    def __init__(self, work: Path) -> None:
-        self.port = free_port()
-        self.work = work
-        self.maildir = work / "mail/inbox/new"
-
-    def clear(self) -> None:
-        for path in self.maildir.glob("*"):
-            path.unlink()
-
-    def arrived(self) -> list[Arrived]:
-        """Once the queue is empty: what is still in it has arrived too, but is nowhere to be read yet."""
-        queues = (self.work / "spool" / name for name in ("incoming", "active", "deferred"))
-        until(lambda: not any(path.is_file() for queue in queues for path in queue.rglob("*")), "an empty queue")
-        return [self._read(path) for path in sorted(self.maildir.glob("*"))]
-
-    def _read(self, path: Path) -> Arrived:
-        """Delivery puts three fields on top, and lines end with LF there; the file is one recipient's."""
-        text = path.read_bytes()
-        top = re.match(rb"Return-Path: <(.*)>\nX-Original-To: (.*)\n", text)
-        assert top, text[:200]
-        content = cut(text, b"Return-Path", b"X-Original-To", b"Delivered-To", b"Received")
-        return Arrived(top[1].decode(), (top[2].decode(),), content.replace(b"\n", b"\r\n"))
-
-
-MAIN_CF = """\
-compatibility_level = 3.6
-queue_directory = {work}/spool
-data_directory = {work}/state
-daemon_directory = {daemons}
-command_directory = {commands}
-maillog_file = {work}/maillog
-maillog_file_prefixes = {work}
-inet_interfaces = loopback-only
-inet_protocols = ipv4
-myhostname = mx.test
-mydestination =
-mynetworks =
-alias_maps =
-alias_database =
-virtual_mailbox_domains = sink.test
-virtual_mailbox_maps = texthash:{work}/conf/mailboxes
-virtual_mailbox_base = {work}/mail
-virtual_mailbox_limit = 0
-virtual_uid_maps = static:{uid}
-virtual_gid_maps = static:{gid}
-message_size_limit = 67108864
-header_checks = regexp:{work}/conf/header_checks
-# the fields of a message are nobody's to rewrite here
-local_header_rewrite_clients =
-smtpd_relay_restrictions = reject_unauth_destination
-smtpd_peername_lookup = no
-smtpd_client_event_limit_exceptions = static:all
-in_flow_delay = 0
-"""
-MASTER_CF = """\
-127.0.0.1:{port} inet n - n - - smtpd
-pickup    unix n - n 60 1 pickup
-cleanup   unix n - n - 0 cleanup
-qmgr      unix n - n 300 1 qmgr
-rewrite   unix - - n - - trivial-rewrite
-bounce    unix - - n - 0 bounce
-defer     unix - - n - 0 bounce
-trace     unix - - n - 0 bounce
-proxymap  unix - - n - - proxymap
-anvil     unix - - n - 1 anvil
-virtual   unix - n n - - virtual
-error     unix - - n - - error
-retry     unix - - n - - error
-postlog   unix-dgram n - n - 1 postlogd
-"""
-
-
-@contextmanager
-def postfix() -> Iterator[PostfixUpstream]:
-    """One for all tests: it takes most of a second to start, and refuses by recipient and subject."""
-    postconf = program("postconf")
-    if os.geteuid() != 0:
-        missing("Postfix's master runs as root only")
-    import pwd
-    import subprocess
-
-    def installed(key: str) -> str:
-        return subprocess.run([postconf, "-dh", key], check=True, capture_output=True, text=True).stdout.strip()
-
-    daemons, commands, nobody = installed("daemon_directory"), installed("command_directory"), pwd.getpwnam("nobody")
-    with folder() as work:
-        upstream = PostfixUpstream(work)
-        _lay_out(work)
-        (work / "conf/main.cf").write_text(
-            MAIN_CF.format(
-                work=work,
-                daemons=daemons,
-                commands=commands,
-                uid=nobody.pw_uid,
-                gid=nobody.pw_gid,
-            )
-        )
-        (work / "conf/mailboxes").write_text("".join(f"{address} inbox/\n" for address in KNOWN))
-        (work / "conf/header_checks").write_text(f"/^{UNWANTED.decode()}/ REJECT not wanted here\n")
-        (work / "conf/master.cf").write_text(MASTER_CF.format(port=upstream.port))
-        # master itself, in the foreground: `postfix start-fg` would check the system's own installation
-        argv = [f"{daemons}/master", "-c", str(work / "conf"), "-d"]
-        with started(argv, work / "log", {"MAIL_CONFIG": str(work / "conf")}) as process:
-            wait_for_listener(process, upstream.port, work / "maillog")
-            yield upstream
-
-
-def _lay_out(work: Path) -> None:
-    """The folders that Postfix expects, with the owners that it insists on."""
-    for name in ("conf", "state", "mail/inbox/new", "mail/inbox/cur", "mail/inbox/tmp", "spool"):
-        (work / name).mkdir(parents=True)
-    for path in (work / "mail", *(work / "mail").rglob("*")):
-        shutil.chown(path, "nobody")
-    shutil.chown(work / "state", "postfix")
-    queues = ("active", "bounce", "corrupt", "defer", "deferred", "flush", "hold", "incoming", "saved", "trace")
-    for name in (*queues, "private"):
-        (work / "spool" / name).mkdir(mode=0o700)
-        shutil.chown(work / "spool" / name, "postfix")
-    (work / "spool/pid").mkdir()
-    for name, mode in (("public", 0o710), ("maildrop", 0o730)):
-        (work / "spool" / name).mkdir()
-        (work / "spool" / name).chmod(mode)
-        shutil.chown(work / "spool" / name, "postfix", "postdrop")

@@ -104,7 +104,7 @@ def test_a_message_arrives_once_and_unaltered(
         check_accepted(lines, (KNOWN[0],), upstream, len(MESSAGE))
 
 
-@pytest.mark.parametrize("name", ["postfix", "aiosmtpd", "smtp-sink"])
+@pytest.mark.parametrize("name", ["postfix", "exim", "aiosmtpd", "smtp-sink"])
 @pytest.mark.parametrize("refuses", ["recipient", "message"])
 def test_a_refusal_comes_through(
     client: Client, name: str, refuses: Refuses, start_upstream: StartUpstream, route: Routes, tmp_path: Path

@@ -1,0 +1,52 @@
+#!/bin/bash
+# Installs the real programs that the tests here speak with. As root or with sudo, on Debian and its kin; what is there
+# already is left alone. No daemon is started: the tests start what they need, on ports of their own.
+#
+# Exim is unpacked and not installed, since Debian lets a machine have one MTA only, and that is Postfix here. It goes with
+# npm's packages to RELAYPROXY_INTEROP_PEERS, by default a folder that other users may enter too (Exim becomes another user).
+# Arguments are more packages to install.
+set -euo pipefail
+peers=${RELAYPROXY_INTEROP_PEERS:-/var/cache/relayproxy-peers}
+
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo --non-interactive "$@"; fi; }
+installed() { dpkg-query --show --showformat '${db:Status-Status}\n' "$1" 2>/dev/null | grep -qx installed; }
+
+# postfix brings smtp-source and smtp-sink; libsasl2-modules and sasl2-bin are for its AUTH, libnet-ssleay-perl for swaks's TLS.
+packages=(postfix libsasl2-modules sasl2-bin swaks libnet-ssleay-perl curl msmtp openssl stunnel4 testssl.sh)
+packages+=(libdb5.3 libgnutls-dane0 libidn12 libnsl2 libpcre2-8-0) # what Exim links
+command -v npm >/dev/null || packages+=(nodejs npm)
+packages+=("$@")
+missing=()
+for package in "${packages[@]}"; do
+  installed "$package" || missing+=("$package")
+done
+
+exim=$peers/exim
+if [ ${#missing[@]} -gt 0 ] || [ ! -x "$exim/usr/sbin/exim4" ]; then
+  as_root apt-get update -qq
+fi
+if [ ${#missing[@]} -gt 0 ]; then
+  policy=/usr/sbin/policy-rc.d
+  if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+    as_root chmod 755 "$policy"
+    trap 'as_root rm -f "$policy"' EXIT
+  fi
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+fi
+
+as_root mkdir -p "$peers"
+if [ ! -x "$exim/usr/sbin/exim4" ]; then
+  download=$(mktemp -d)
+  (cd "$download" && apt-get download -qq exim4-daemon-light)
+  as_root dpkg-deb --extract "$download"/exim4-daemon-light_*.deb "$exim"
+  rm -r "$download"
+fi
+# The user that Debian compiled in; the package would make it.
+getent passwd Debian-exim >/dev/null ||
+  as_root useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin Debian-exim
+
+if [ ! -d "$peers/node/node_modules/nodemailer" ]; then
+  as_root mkdir -p "$peers/node"
+  as_root npm install --prefix "$peers/node" --no-audit --no-fund --ignore-scripts --loglevel=error nodemailer
+fi
