@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from relayproxy.relay.upstream import Progress
+    from relayproxy.relay.upstream import Progress, Violation
     from relayproxy.smtp.commands import Command
     from relayproxy.tls.facts import TlsFacts
 
@@ -44,7 +44,7 @@ class CaptureUpstream:
     address = None
     port = None
     failure: Reply | None = None
-    violation: str | None = None
+    violation: Violation | None = None
     spent = False
     tls: TlsFacts | None = None
 

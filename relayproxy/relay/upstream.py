@@ -10,7 +10,7 @@ Failover and greeting do not belong here (connect.py), nor what is sent (deliver
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 from relayproxy.net.peer import PeerLost, PeerStalled
 from relayproxy.smtp import local_replies
@@ -51,6 +51,13 @@ UNASKED: Final[dict[str, Reply]] = {
 Progress = Literal["none", "begun", "committed", "answered"]
 
 
+class Violation(NamedTuple):
+    """How upstream broke the protocol, and what the client hears of it."""
+
+    what: str
+    reply: Reply
+
+
 class Upstream(Protocol):
     """Who takes the mail. All replies are final for their command; nothing raises for trouble on the far side."""
 
@@ -60,8 +67,8 @@ class Upstream(Protocol):
     failure: Reply | None
     #: In words, for the log.
     trouble: str | None
-    #: How it broke the protocol, where that is the trouble.
-    violation: str | None
+    #: Where that is the trouble.
+    violation: Violation | None
     progress: Progress
     #: None in clear.
     tls: TlsFacts | None
@@ -121,7 +128,7 @@ class SmtpUpstream:
         self.capabilities = capabilities
         self.failure: Reply | None = None
         self.trouble: str | None = None
-        self.violation: str | None = None
+        self.violation: Violation | None = None
         self.progress: Progress = "none"
         self.spent = False
         self.tls: TlsFacts | None = None
@@ -147,15 +154,19 @@ class SmtpUpstream:
         self.trouble = self.trouble or what
         self._peer.drop()
 
-    def _failed(self, error: PeerLost | RemoteProtocolError, *, transaction: bool = True) -> Reply:
-        """Mark the leg dead; the answer to the command that was outstanding (PROTOCOL §1.12: 451 in a transaction, else 421)."""
+    def _failed(self, error: PeerLost | RemoteProtocolError, *, asked: bool = True, transaction: bool = True) -> Reply:
+        """Mark the leg dead; the answer to the command that was outstanding (PROTOCOL §1.12: 451 in a transaction, else 421).
+
+        Not `asked`: none was, and the client hears `failure` at its next.
+        """
         match error:
             case PeerStalled() if self._peer.expired:
                 self._fail("its time was over", local_replies.SHUTTING_DOWN)
                 return local_replies.SHUTTING_DOWN
             case RemoteProtocolError():
                 if error.reply.code != 421:
-                    self.violation = self.violation or error.what
+                    heard = error.reply if asked else local_replies.UPSTREAM_GONE
+                    self.violation = self.violation or Violation(error.what, heard)
                 self._fail(error.what, error.reply if error.reply.code == 421 else local_replies.UPSTREAM_GONE)
                 return error.reply
             case PeerStalled():
@@ -165,15 +176,20 @@ class SmtpUpstream:
         return local_replies.UPSTREAM_LOST if transaction else local_replies.UPSTREAM_GONE
 
     def listen(self) -> None:
-        if self.failure is not None or self.spent or not self._peer.readable:
+        if self.failure is not None or self.spent:
             return
         if self._protocol.dialogue.framing == "data":
             return  # between two chunks: what it says now is a verdict on the message, and heard with the next one
         try:
+            self._hear_silence()
+        except (PeerLost, RemoteProtocolError) as error:
+            self._failed(error, asked=False)
+
+    def _hear_silence(self) -> None:
+        """Nothing was asked: whatever came is an error."""
+        if self._peer.readable:
             self._hear_now()
             self._protocol.check_silence()
-        except (PeerLost, RemoteProtocolError) as error:
-            self._failed(error)
 
     def _hear_now(self) -> None:
         """Take in what has come already, if anything."""
@@ -204,14 +220,14 @@ class SmtpUpstream:
         size = GROUP if b"PIPELINING" in self.capabilities else 1
         for start in range(0, len(commands), size):
             group = commands[start : start + size]
-            self.listen()
             if self.failure is not None:
                 break
-            if not self._protocol.dialogue.admits(group[0].verb):
-                # In lock-step the MAIL in front of it was refused: what upstream itself would say to RCPT in a group.
-                replies += [local_replies.BAD_SEQUENCE] * len(group)
-                continue
             try:
+                self._hear_silence()
+                if not self._protocol.dialogue.admits(group[0].verb):
+                    # In lock-step the MAIL in front of it was refused: what upstream itself would say to RCPT in a group.
+                    replies += [local_replies.BAD_SEQUENCE] * len(group)
+                    continue
                 await self._exchange_group(group, replies, deadline)
             except (PeerLost, RemoteProtocolError) as error:
                 transaction = commands[0].verb == "MAIL" or self._protocol.dialogue.transaction != "none"

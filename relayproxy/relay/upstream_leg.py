@@ -74,6 +74,8 @@ class UpstreamLeg:
     async def leave(self, session: str) -> None:
         """End it, politely where that can be."""
         if (upstream := self.upstream) is not None:
+            heard = upstream.violation is not None
             await upstream.leave()
-            if (what := upstream.violation) is not None:
-                self._context.reporter.violation("upstream", what, session=session, reply=upstream.failure)
+            if (violation := upstream.violation) is not None:
+                reply = violation.reply if heard else None
+                self._context.reporter.violation("upstream", violation.what, session=session, reply=reply)
