@@ -47,6 +47,7 @@ class CaptureUpstream:
     violation: Violation | None = None
     spent = False
     tls: TlsFacts | None = None
+    withheld: Sequence[Command] = ()
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name

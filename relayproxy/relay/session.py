@@ -254,11 +254,12 @@ class Session:
         started = self._context.now()
         leaving = [self._leg.delivery.outgoing(command) for command in commands]
         replies = await self._leg.delivery.ask(leaving)
+        withheld = self._leg.delivery.upstream.withheld
         waited = self._context.now() - started
         if self._transactions.open is not None:
             self._transactions.open.upstream_seconds += waited
         for received, sent, reply in zip(commands, leaving, replies, strict=True):
-            self._note(received, sent, reply, waited)
+            self._note(received, None if withheld and any(sent is one for one in withheld) else sent, reply, waited)
         return replies
 
     def _note(self, received: Command, sent: Command | None, reply: Reply, waited: float = 0.0) -> None:

@@ -72,6 +72,8 @@ class Upstream(Protocol):
     progress: Progress
     #: None in clear.
     tls: TlsFacts | None
+    #: Of the commands of the last exchange, those that never left.
+    withheld: Sequence[Command]
     #: Closed without a dot, the client having its verdict: nothing is wrong, but there is no connection.
     spent: bool
 
@@ -111,7 +113,7 @@ class SmtpUpstream:
     """An SMTP server, greeted and with EHLO done."""
 
     __slots__ = (
-        "_patience", "_peer", "_protocol", "_timeouts", "capabilities", "failure", "name", "progress", "spent", "tls", "trouble", "url", "violation",
+        "_patience", "_peer", "_protocol", "_timeouts", "capabilities", "failure", "name", "progress", "spent", "tls", "trouble", "url", "violation", "withheld",
     )  # fmt: skip
 
     def __init__(
@@ -130,6 +132,7 @@ class SmtpUpstream:
         self.trouble: str | None = None
         self.violation: Violation | None = None
         self.progress: Progress = "none"
+        self.withheld: Sequence[Command] = ()
         self.spent = False
         self.tls: TlsFacts | None = None
         self._peer = peer
@@ -217,6 +220,7 @@ class SmtpUpstream:
 
     async def exchange(self, commands: Sequence[Command], *, deadline: float | None = None) -> list[Reply]:
         replies: list[Reply] = []
+        left: list[Command] = []
         size = GROUP if b"PIPELINING" in self.capabilities else 1
         for start in range(0, len(commands), size):
             group = commands[start : start + size]
@@ -228,11 +232,15 @@ class SmtpUpstream:
                     # In lock-step the MAIL in front of it was refused: what upstream itself would say to RCPT in a group.
                     replies += [local_replies.BAD_SEQUENCE] * len(group)
                     continue
+                left += group
                 await self._exchange_group(group, replies, deadline)
             except (PeerLost, RemoteProtocolError) as error:
                 transaction = commands[0].verb == "MAIL" or self._protocol.dialogue.transaction != "none"
                 replies.append(self._failed(error, transaction=transaction))
                 break
+        self.withheld = (
+            () if len(left) == len(commands) else [one for one in commands if all(one is not other for other in left)]
+        )
         if len(replies) < len(commands):
             rest = self.failure if replies or self.failure is None else local_replies.UPSTREAM_LOST
             replies += [rest or local_replies.UPSTREAM_LOST] * (len(commands) - len(replies))
