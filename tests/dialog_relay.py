@@ -94,6 +94,7 @@ class _Relay:
         self._reporter = Reporter(self._log, format_="json")
         self._relay = Relay(self._config, self._reporter, dial=dial_leg, adopt=_no_sockets)
         self._wrap = TrioStream
+        trio.lowlevel.spawn_system_task(self._relay.watch)
 
     async def session(self, stream: Leg, address: str, port: int | None, listener: str | None) -> None:
         listeners = {known.name: known for known in self._config.listener}

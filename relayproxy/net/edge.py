@@ -43,6 +43,7 @@ if EDGE_TRIGGERED:
     # A broken connection wakes both sides: the system call then says what is wrong.
     _FOR_READER = select.EPOLLIN | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
     _FOR_WRITER = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
+    _BROKEN = select.EPOLLHUP | select.EPOLLERR
     _RINGS_ONCE = select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 
@@ -50,7 +51,7 @@ class EdgeStream(DeadlineStream):
     """A connected socket, registered with a Poller; made by `Poller.adopt`."""
 
     __slots__ = (
-        "_ended", "_exact", "_poller", "_reader", "_sending", "_sock", "_writable", "_writer", "readable", "receive_by", "send_by",
+        "_broken", "_ended", "_exact", "_poller", "_reader", "_sending", "_sock", "_writable", "_writer", "readable", "receive_by", "send_by",
     )  # fmt: skip
 
     readable: bool
@@ -64,6 +65,7 @@ class EdgeStream(DeadlineStream):
         self._writer: Task | None = None
         self._sending = False  # from the first octet of a send to the last, waits included
         self._ended = False  # we said that no more comes (send_eof)
+        self._broken = False  # no octet can come any more but those that are here
         self._exact = False  # only EAGAIN proves that nothing is left to receive
         self._writable = True
         self.readable = True
@@ -82,6 +84,7 @@ class EdgeStream(DeadlineStream):
             self.readable = True
             if events & _RINGS_ONCE:
                 self._exact = True
+                self._broken = bool(events & _BROKEN)
             if self._reader is not None:
                 self._wake(self._reader, None)
 
@@ -257,6 +260,17 @@ class EdgeStream(DeadlineStream):
             self._sending = False
 
     # Ending.
+
+    @property
+    def at_end(self) -> bool:
+        if self._broken or not self._exact:
+            return self._broken
+        try:
+            return not self._sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     @property
     def far_end(self) -> tuple[str, int | None] | None:

@@ -75,6 +75,11 @@ class Peer:
         """Whether receive_now may have something; False is certain."""
         return self.stream.readable
 
+    @property
+    def gone(self) -> bool:
+        """Whether it is certain that the peer says nothing more, without receiving."""
+        return self.stream.at_end
+
     def receive_now(self) -> bytes | None:
         """What has come, b"" at the end, None where nothing has come yet; PeerLost."""
         try:

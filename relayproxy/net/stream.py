@@ -58,6 +58,11 @@ class DeadlineStream(trio.abc.HalfCloseableStream):
         """Whether receive_nowait may give something; False is certain, True is not. Costs no system call."""
 
     @property
+    def at_end(self) -> bool:
+        """Whether it is certain that all has been received: the far side has closed, or the connection is broken. Takes nothing away."""
+        return False
+
+    @property
     def far_end(self) -> tuple[str, int | None] | None:
         """Address and port of who is at the other end; None where that means nothing, or is no longer known."""
         return None
@@ -162,6 +167,17 @@ class TrioStream(DeadlineStream):
     @property
     def readable(self) -> bool:
         return self._heard is not None or self._receive_now is not None
+
+    @property
+    def at_end(self) -> bool:
+        if self._heard is None and self._receive_now is not None and self._receive_scope is None:
+            try:
+                self._heard = bytes(self._receive_now(RECEIVE_SIZE))
+            except (BlockingIOError, trio.WouldBlock):
+                return False
+            except (OSError, trio.BrokenResourceError):
+                return True
+        return self._heard == b""
 
     @property
     def far_end(self) -> tuple[str, int | None] | None:

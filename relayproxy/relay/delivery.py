@@ -30,10 +30,12 @@ Asked = TypeVar("Asked", bound="Command")
 class Delivery:
     """The way to one upstream."""
 
-    __slots__ = ("growth", "upstream")
+    __slots__ = ("growth", "streaming", "upstream")
 
     def __init__(self, upstream: Upstream, *, trace: bool) -> None:
         self.upstream = upstream
+        #: While upstream is to take mail data.
+        self.streaming = False
         #: Octets by which the message may grow on its way (RFC 1870 §6.3).
         self.growth = TRACE_MARGIN if trace else 0
 
@@ -70,7 +72,13 @@ class Delivery:
 
     async def body(self, octets: bytes) -> Reply | None:
         """Mail data as on the wire. A reply is the verdict, given early: send no more."""
-        return await self.upstream.send(octets) if octets else None
+        if not octets:
+            return None
+        self.streaming = True
+        try:
+            return await self.upstream.send(octets)
+        finally:
+            self.streaming = False
 
     def end(self, octets: bytes) -> Awaitable[Reply]:
         """The last mail data and the final dot: the commit. The reply is the verdict."""

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 #: After `drain`, how long sessions may take to say goodbye before they are cancelled.
 GOODBYES = 5.0
+#: Seconds between two looks at clients that nobody listens to.
+LOOK = 5.0
 
 
 class RelayConfig(Protocol):
@@ -131,18 +133,31 @@ class Relay:
         for listener, sock in self._sockets:
             self._reporter.listening(listener.name, bound_name(sock))
         try:
-            async with trio.open_nursery() as sessions:
-                async with trio.open_nursery() as accepting:
-                    for listener, sock in self._sockets:
-                        accepting.start_soon(self._accept, listener, sock, sessions)
-                    await self._shutdown.wait()
-                    accepting.cancel_scope.cancel()
-                self._close_listeners()
-                if not await self.drain():
-                    sessions.cancel_scope.cancel()
+            async with trio.open_nursery() as watching:
+                watching.start_soon(self.watch)
+                async with trio.open_nursery() as sessions:
+                    async with trio.open_nursery() as accepting:
+                        for listener, sock in self._sockets:
+                            accepting.start_soon(self._accept, listener, sock, sessions)
+                        await self._shutdown.wait()
+                        accepting.cancel_scope.cancel()
+                    self._close_listeners()
+                    if not await self.drain():
+                        sessions.cancel_scope.cancel()
+                watching.cancel_scope.cancel()
         finally:
             self._close_listeners()
         return not self._failed
+
+    async def watch(self) -> None:
+        """Look after clients that leave while nobody listens to them, until cancelled: in one place, so that no session's wait costs more."""
+        while True:
+            await trio.sleep(LOOK)
+            self._look_after_clients()
+
+    def _look_after_clients(self) -> None:
+        for session in self._sessions.values():
+            session.look_after_client()
 
     async def _accept(self, listener: Listener, sock: socket.socket, sessions: trio.Nursery) -> None:
         """Accept on one socket. Should that become impossible, the sessions still end in good order."""

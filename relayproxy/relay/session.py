@@ -122,6 +122,11 @@ class Session:
         if not self._leg.stop_dialling() and self._idle and self._transactions.open is None:
             self._client.peer.expire()
 
+    def look_after_client(self) -> None:
+        """Called now and then: who left while all wait for upstream is not waited for (PROTOCOL §4, S0, S6)."""
+        if self._leg.alone and not self._client.protocol.unread and self._client.peer.gone:
+            self._leg.stop_waiting()
+
     def cut_off(self) -> None:
         """The grace of the shutdown is over: every wait ends now."""
         self._client.peer.expire()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from relayproxy.net.peer import PeerLost
 from relayproxy.relay.client_leg import Goodbye
 from relayproxy.relay.connect import UpstreamUnavailable
 from relayproxy.relay.delivery import Delivery
@@ -46,6 +47,8 @@ class UpstreamLeg:
         finally:
             scope, self._connecting = self._connecting, None
         if scope.cancelled_caught:
+            if not self._context.shutting_down:
+                raise PeerLost("client")  # stop_waiting
             raise Goodbye("shutdown", local_replies.SHUTTING_DOWN)
         self.upstream = upstream
         self.delivery = Delivery(upstream, trace=self._context.trace)
@@ -65,6 +68,16 @@ class UpstreamLeg:
             return False
         self._connecting.cancel()
         return True
+
+    @property
+    def alone(self) -> bool:
+        """Whether upstream is waited for and nobody hears the client: before the greeting, and while mail data is to be taken."""
+        return self._connecting is not None if self.delivery is None else self.delivery.streaming
+
+    def stop_waiting(self) -> None:
+        """The client is gone: end the wait."""
+        if not self.stop_dialling():
+            self.expire()
 
     def expire(self) -> None:
         """The grace of a shutdown is over."""

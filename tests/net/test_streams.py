@@ -275,3 +275,40 @@ async def test_many_sessions_at_once(poller: Poller) -> None:
                 near, far = socket.socketpair()
                 nursery.start_soon(answer, poller.adopt(far))
                 nursery.start_soon(ask, poller.adopt(near), number)
+
+
+async def until_at_end(stream: DeadlineStream) -> None:
+    with trio.fail_after(5):
+        while not stream.at_end:
+            await wait_all_tasks_blocked(0.001)
+
+
+async def test_the_end_is_known_without_receiving(pair: MakePair) -> None:
+    one, other = pair()
+    assert not other.at_end
+    await one.send_all(b"abc")
+    await one.send_eof()
+    await wait_all_tasks_blocked(0.01)
+    assert not other.at_end, "what was said before is still to be received"
+    assert await other.receive_some(2) == b"ab"
+    assert not other.at_end
+    assert await other.receive_some() == b"c"
+    await until_at_end(other)
+    assert await other.receive_some() == b""
+
+
+@pytest.mark.parametrize("kind", ["edge-tcp", "trio-tcp"])
+async def test_a_reset_is_an_end(pair: MakePair) -> None:
+    one, other = pair()
+    one.reset()
+    await until_at_end(other)
+
+
+@pytest.mark.parametrize("kind", ["edge-tcp"])
+async def test_a_reset_is_an_end_whatever_came_before(pair: MakePair) -> None:
+    one, other = pair()
+    await one.send_all(b"abc")
+    await wait_all_tasks_blocked(0.01)
+    assert not other.at_end
+    one.reset()
+    await until_at_end(other)
