@@ -46,6 +46,7 @@ class Context:
         says_client_name: bool,
         auth: Literal["pass", "any", "off"],
         auth_in_clear: bool,
+        normalise: bool,
         limits: Limits,
         timeouts: Timeouts,
         reporter: Reporter,
@@ -60,6 +61,8 @@ class Context:
         self.says_client_name = says_client_name
         self.auth = auth
         self.auth_in_clear = auth_in_clear
+        #: Bare CR and LF in mail data are made CRLF, not refused.
+        self.normalise = normalise
         self.limits = limits
         self.timeouts = timeouts
         self.reporter = reporter

@@ -1,6 +1,6 @@
 """One message on its way through: judged while it streams, with nothing kept but its header section.
 
-`Intake.add` takes the slices that the strict reader gives and returns the octets that may leave. The header section is held until it is
+`Intake.add` takes the slices that the strict reader gives, repairs their line endings where that is wanted, and returns the octets that may leave. The header section is held until it is
 whole (it has a limit), so that Received stands on top of it and both leave in one write with the first of the body.
 Invariants: what leaves is the client's own wire form, whole slices that the reader accepted (PROTOCOL I4, §1.5); the first thing found
 wrong is the `objection`, after it nothing leaves, and reading goes on to the true end of data.
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from relayproxy.mail.header import HeaderSection, decode, find_body
 from relayproxy.mail.trace import is_own, received_count
 from relayproxy.smtp import local_replies
+from relayproxy.smtp.line_endings import Normaliser, lines_before
 
 if TYPE_CHECKING:
     from relayproxy.relay.settings import Limits
@@ -29,8 +30,40 @@ class Objection(NamedTuple):
     limit: str | None = None
 
 
+class _AsReceived:
+    """Digests of a message as it was before it was repaired, cut into header section and body where the repaired one is."""
+
+    __slots__ = ("_body", "_head", "_header")
+
+    def __init__(self) -> None:
+        self._head: bytes | None = b""  # all of it, until the cut
+        self._header = ""
+        self._body = sha256()
+
+    def add(self, content: bytes) -> None:
+        if self._head is None:
+            self._body.update(content)
+        else:
+            self._head += content
+
+    def cut(self, repaired: bytes, end: int, start: int) -> None:
+        """`repaired`: what was added so far, as it leaves; where its header section ends, and where its body begins."""
+        raw, self._head = self._head or b"", None
+        lines, empty = repaired.count(b"\r\n", 0, end), repaired.count(b"\r\n", end, start)
+        self._header = sha256(raw[: lines_before(raw, lines)]).hexdigest()
+        self._body.update(raw[lines_before(raw, lines + empty) :])
+
+    def forget(self) -> None:
+        """The message is refused: no digest of it is wanted."""
+        self._head = None
+
+    @property
+    def digests(self) -> tuple[str, str]:
+        return self._header, self._body.hexdigest()
+
+
 class Intake:
-    """A message as it is read. After the end: `header`, `body_digest`, `size`."""
+    """A message as it is read. After the end: `header`, `digests`, `size`."""
 
     __slots__ = (
         "_body",
@@ -40,7 +73,9 @@ class Intake:
         "_identity",
         "_limits",
         "_max_size",
+        "_normaliser",
         "_reader",
+        "_received",
         "_trace",
         "_wire",
         "body_start",
@@ -55,9 +90,12 @@ class Intake:
         *,
         max_size: int,
         eight_bit_passes: bool,
+        normalise: bool,
         trace: bytes,
         identity: str,
     ) -> None:
+        self._normaliser = Normaliser(limits.line_bytes) if normalise else None
+        self._received = _AsReceived() if normalise else None
         self._reader = reader
         self._limits = limits
         self._max_size = max_size
@@ -87,12 +125,16 @@ class Intake:
         return self._reader.eight_bit
 
     @property
-    def body_digest(self) -> str:
-        return self._body.hexdigest()
+    def repairs(self) -> int:
+        """Bare CR and LF that were made CRLF."""
+        return 0 if self._normaliser is None else self._normaliser.repairs
 
     def add(self, part: DataSlice) -> bytes:
         """Take a slice; the octets that may leave because of it."""
         self._ended = part.ended
+        if self._normaliser is not None and self._received is not None:
+            self._received.add(part.content)
+            part = self._normaliser.take(part)
         if self.header is not None:
             self._body.update(part.content)
             self._judge_data()
@@ -109,12 +151,16 @@ class Intake:
             self._judge_data()
             if self.objection:
                 self._content = self._wire = b""  # refused: no more of it is needed
+                if self._received is not None:
+                    self._received.forget()
             return b""
         end, start = found or (len(self._content), len(self._content))
         return self._header_is_whole(end, start)
 
     def _header_is_whole(self, end: int, start: int) -> bytes:
         self.header = HeaderSection(self._content[:end])
+        if self._received is not None:
+            self._received.cut(self._content, end, start)
         self._body.update(memoryview(self._content)[start:])
         wire = self._trace + self._wire
         self._content = self._wire = b""
@@ -127,7 +173,7 @@ class Intake:
             self.objection = Objection(reply, what, limit)
 
     def _judge_data(self) -> None:
-        reader = self._reader
+        reader = self._normaliser or self._reader
         if reader.violation is not None:
             nul = "NUL" in reader.violation
             self._object(local_replies.NUL_IN_MESSAGE if nul else local_replies.BAD_LINE_ENDINGS, reader.violation)
@@ -173,14 +219,14 @@ class Intake:
             return None
         return decode(field.value)
 
-    def header_digests(self) -> tuple[str, str]:
-        """SHA-256 of the header section as received and as sent, without the empty line."""
+    def digests(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        """SHA-256 of header section and body, without the empty line between them: as received, and as sent."""
         raw = bytes(self.header) if self.header is not None else b""
-        received = sha256(raw)
-        if not self._trace:
-            return received.hexdigest(), received.hexdigest()
-        return received.hexdigest(), sha256(self._trace + raw).hexdigest()
+        header, body = sha256(raw).hexdigest(), self._body.hexdigest()
+        received = (header, body) if self._received is None else self._received.digests
+        return received, (sha256(self._trace + raw).hexdigest() if self._trace else header, body)
 
     @property
     def growth(self) -> int:
-        return len(self._trace)
+        """Octets that leave more than came."""
+        return len(self._trace) + (0 if self._normaliser is None else self._normaliser.size - self._reader.size)

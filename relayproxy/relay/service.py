@@ -107,6 +107,7 @@ class Relay:
             says_client_name=upstream.ehlo == "client",
             auth=listener.auth or upstream.usual_auth,
             auth_in_clear=listener.auth_in_clear,
+            normalise=listener.line_endings == "normalise",
             limits=config.limits,
             timeouts=config.timeouts,
             reporter=self._reporter,

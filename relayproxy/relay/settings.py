@@ -158,6 +158,9 @@ class Listener(Settings):
     auth_in_clear: StrictBool = Field(
         default=False, description="offer AUTH without TLS to clients that are not on loopback"
     )
+    line_endings: Literal["refuse", "normalise"] = Field(
+        default="refuse", description="bare CR or LF in mail data: refused with 554, or made CRLF"
+    )
 
 
 class Upstream(Settings):

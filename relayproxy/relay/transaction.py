@@ -108,6 +108,11 @@ class Transaction:
         parameters = self._mail[0].parameters
         return (get(parameters, b"BODY") or b"").upper() == b"8BITMIME" or get(parameters, b"SMTPUTF8") is not None
 
+    @property
+    def normalises(self) -> bool:
+        """Whether bare CR and LF in the message are made CRLF."""
+        return self._context.normalise
+
     def refused(self, reply: Reply) -> None:
         """DATA was not answered 354."""
         self._reply = reply
@@ -140,6 +145,7 @@ class Transaction:
             context.limits,
             max_size=max_size,
             eight_bit_passes=eight_bit_passes,
+            normalise=context.normalise,
             trace=trace,
             identity=context.identity,
         )
@@ -227,10 +233,9 @@ class Transaction:
         received = sent = None
         left = self._progress in ("committed", "answered")
         if intake.whole:
-            header, header_sent = intake.header_digests()
-            body = intake.body_digest
-            received = DigestRecord(header, body)
-            sent = DigestRecord(header_sent, body) if left else None
+            as_received, as_sent = intake.digests()
+            received = DigestRecord(*as_received)
+            sent = DigestRecord(*as_sent) if left else None
         message = MessageRecord(
             intake.message_id,
             intake.subject,

@@ -102,6 +102,9 @@ class Passage:
     def tell_flaws(self) -> None:
         """What passed all the same, or went wrong on our own disk."""
         session, id_, intake = self._session, self._transaction.id, self.intake
+        if intake.repairs:
+            what = f"{intake.repairs} bare CR or LF in the message, made CRLF"
+            self._reporter.violation("client", what, session=session, transaction=id_)
         if intake.objection is None and intake.eight_bit and not self._transaction.declares_eight_bit:
             # RFC 6152 §3; PROTOCOL §1.5: passed and flagged
             self._reporter.violation(
@@ -191,7 +194,7 @@ class Transfer:
             # What else the client says of this message is answered here, so upstream is done with it.
             await delivery.ask((Rset(),))
             return _Chunked(None, None, reply)
-        reader = ChunkReader(self._limits.line_bytes)
+        reader = ChunkReader(self._limits.line_bytes, bare_ends=transaction.normalises)
         passage = Passage(reader, transaction, delivery, max_size, self._reporter, self._session)
         return _Chunked(reader, passage, None)
 

@@ -197,12 +197,15 @@ class ChunkReader(ContentReader):
     `wire` of its slices is the content as DATA would have it. A CR at the end of what came may be half of a CRLF, and waits.
     """
 
-    __slots__ = ("_at_line_start", "_held")
+    __slots__ = ("_at_line_start", "_bare_ends", "_ended_bare", "_held")
 
-    def __init__(self, max_line: int) -> None:
+    def __init__(self, max_line: int, *, bare_ends: bool = False) -> None:
+        """`bare_ends`: a bare CR or LF ends a line too (line_endings.py), so that content which ends in one wants no CRLF."""
         super().__init__(max_line)
         self._held = b""
         self._at_line_start = True  # what was handed on ends a line: a dot that comes next must be stuffed
+        self._bare_ends = bare_ends
+        self._ended_bare = False
 
     def feed(self, octets: bytes) -> DataSlice:
         """Take octets of a chunk."""
@@ -215,7 +218,7 @@ class ChunkReader(ContentReader):
     def finish(self) -> DataSlice:
         """The last chunk was the last: what is left, with the CRLF that DATA's content must end in (PROTOCOL §1.5)."""
         content, self._held = self._held, b""
-        if content or not self._at_line_start:
+        if not (self._at_line_start and not content) and not (self._bare_ends and (content or self._ended_bare)):
             content += b"\r\n"
         return self._hand_on(content, ended=True)
 
@@ -226,6 +229,7 @@ class ChunkReader(ContentReader):
         if self._at_line_start and content.startswith(b"."):
             wire = b"." + wire
         self._at_line_start = content.endswith(b"\r\n")
+        self._ended_bare = content.endswith(b"\n")
         self._note(content, content)
         return DataSlice(wire, content, ended=ended, rest=b"")
 

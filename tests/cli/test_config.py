@@ -157,7 +157,7 @@ WRONG = [
         "\n[guard]\nallow = []",
         "it.toml:2: guard: unknown key; known are drain, hostname, limits, listener, log, state, timeouts, trace, upstream",
     ),
-    ('[[listener]]\n\ntls = "off"', "it.toml:3: listener[0].tls: unknown key; known are address, auth, auth_in_clear, clients, name, upstream"),
+    ('[[listener]]\n\ntls = "off"', "it.toml:3: listener[0].tls: unknown key; known are address, auth, auth_in_clear, clients, line_endings, name, upstream"),
     ('[timeouts.upstream]\nend_of_date = "1m"', "it.toml:2: timeouts.upstream.end_of_date: unknown key; the nearest known is end_of_data"),
     ("[limits]\nrecipient = 3", "it.toml:2: limits.recipient: unknown key; the nearest known is recipients"),
     ('[upstream.a]\nurls = "x"', "it.toml:2: upstream.a.urls: unknown key; the nearest known is url"),
