@@ -55,6 +55,11 @@ def looks_like_auth(line: bytes) -> bool:
     return _auth_prefix(_word(line, len(line) - len(line.lstrip(b" \t")))) is not None
 
 
+def is_identity(keyword: bytes) -> bool:
+    """Whether a parameter of that name is MAIL's AUTH=, give or take one slip."""
+    return _one_slip(keyword.upper(), b"AUTH")
+
+
 def redact_sasl(line: bytes) -> bytes:
     """A line that came in a SASL exchange, or out of step behind one: nothing of it is told, but that it is AUTH with a known mechanism."""
     words = line.split(None, 2)[:2]
@@ -101,7 +106,7 @@ def _inner(line: bytes, start: int) -> bytes:
 
 def _parameter(match: re.Match[bytes]) -> bytes:
     keyword, equals, value = match.groups()
-    if not _one_slip(keyword.upper(), b"AUTH") or value == b"<>":  # "no identity" is no secret
+    if not is_identity(keyword) or value == b"<>":  # "no identity" is no secret
         return match[0]
     return keyword + equals + b"<redacted %d>" % len(value)
 

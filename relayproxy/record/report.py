@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from relayproxy.record.redact import is_identity
 from relayproxy.record.text import json_line, text
 from relayproxy.smtp.replies import Origin  # noqa: TC001 - msgspec reads annotations when it runs
 
@@ -383,10 +384,10 @@ def parameters_of(parameters: Parameters) -> dict[str, str | None]:
         return {}
     record: dict[str, str | None] = {}
     for keyword, value in parameters:
-        name = _KEYWORDS.get(keyword) or text(keyword.upper())
+        name = (known := _KEYWORDS.get(keyword)) or text(keyword.upper())
         if value is None:
             record[name] = None
-        elif name == "AUTH" and value != b"<>":
+        elif known in (None, "AUTH") and is_identity(keyword) and value != b"<>":
             record[name] = f"<redacted {len(value)}>"
         else:
             record[name] = text(value)

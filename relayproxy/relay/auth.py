@@ -44,7 +44,7 @@ class Authentication:
         self._session = session
         #: Who the client is; None before AUTH has succeeded.
         self.record: AuthRecord | None = None
-        #: An AUTH did not succeed, and no MAIL came since: what is no command may be a line that was meant for it (attack 21).
+        #: There was an AUTH, and no MAIL since: what is no command may be a line that was meant for it (attack 21).
         self.out_of_step = False
 
     @property
@@ -94,18 +94,15 @@ class Authentication:
             self._check_silence()
             outcome = "cancelled" if witness.cancelled else _OUTCOMES[reply.severity]
         finally:
+            user = witness.user(accepted=outcome == "accepted")
             told = None if reply is None else witness.tellable(reply)
-            self._context.reporter.auth(
-                "client", command.mechanism, witness.user, outcome, session=self._session, reply=told
-            )
+            self._context.reporter.auth("client", command.mechanism, user, outcome, session=self._session, reply=told)
         if outcome == "accepted":
-            self.out_of_step = False
-            user = None if witness.user is None else text(witness.user)
-            self.record = AuthRecord(command.mechanism.decode("ascii"), user)
+            self.record = AuthRecord(command.mechanism.decode("ascii"), None if user is None else text(user))
         return reply
 
     def tell_refused(self, refused: Refused) -> None:
-        """A line that was no acceptable command: told, and behind an AUTH that failed as if it were a part of it (attack 21)."""
+        """A line that was no acceptable command: told, and behind an AUTH as if it were a part of it (attack 21)."""
         self._context.reporter.violation(
             "client", refused.what, session=self._session, line=refused.line, sasl=self.out_of_step, reply=refused.reply
         )

@@ -94,16 +94,15 @@ def prompts(mechanism: bytes, nonce: bytes) -> tuple[bytes, ...]:
 
 
 class Witness:
-    """Watches one exchange. `user` is who the client says it is, once and where that can be told; None otherwise."""
+    """Watches one exchange."""
 
-    __slots__ = ("_first", "_heard", "_mechanism", "_secrets", "cancelled", "fits", "user")
+    __slots__ = ("_heard", "_mechanism", "_secrets", "_user", "cancelled", "fits")
 
     def __init__(self, mechanism: bytes) -> None:
         self._mechanism = mechanism
         self._heard = 0
-        self._first = b""
+        self._user: bytes | None = None
         self._secrets: list[bytes] = []
-        self.user: bytes | None = None
         #: Given up by the client, or for what it sent instead of a response.
         self.cancelled = False
         #: Whether the responses so far have the mechanism's form.
@@ -124,32 +123,36 @@ class Witness:
             self.fits = False
             return
         self._secrets += _pieces(line, said)
-        if self._mechanism == b"LOGIN":
-            # Told only once the password came: before that, it could be the first response that is one.
-            if self._heard == 1:
-                self._first = said
-            elif self._heard == 2:
-                self._tell(self._first)
+        if self._heard == 1 and self._mechanism == b"LOGIN":
+            self._take(said)
         elif self._heard == 1 and (pattern := _FIRST.get(self._mechanism)) is not None:
             match = pattern.fullmatch(said)
             if match is None:
                 self.fits = False
             elif match["user"] is not None:
                 name: bytes = match["user"]
-                self._tell(
+                self._take(
                     name.replace(b"=2C", b",").replace(b"=3D", b"=") if pattern in (_SCRAM, _OAUTHBEARER) else name
                 )
 
-    def _tell(self, user: bytes) -> None:
+    def _take(self, user: bytes) -> None:
         if user and _CONTROL.search(user) is None:
-            self.user = user[:_LONGEST]
+            self._user = user[:_LONGEST]
         else:
             self.fits = False
 
+    def user(self, *, accepted: bool) -> bytes | None:
+        """Who the client says it is, where that may be told.
+
+        Nothing but success shows that LOGIN's first response was no password in the wrong place.
+        """
+        return self._user if accepted or self._mechanism != b"LOGIN" else None
+
     def tellable(self, reply: Reply) -> Reply:
-        """The reply as it may be written down: a server that repeats what the client sent is not quoted."""
+        """The last reply as it may be written down: a server that repeats what the client sent is not quoted."""
         text = b"\n".join(reply.lines)
-        if not any(piece in text for piece in self._secrets if piece != self.user):
+        user = self.user(accepted=reply.severity == 2)
+        if not any(piece in text for piece in self._secrets if piece != user):
             return reply
         enhanced = b"" if reply.enhanced is None else reply.enhanced.encode("ascii") + b" "
         hidden = len(text) - len(enhanced)

@@ -46,7 +46,7 @@ def test_the_user_is_seen_where_the_mechanism_shows_it(
     mechanism: bytes, responses: list[bytes], user: bytes | None
 ) -> None:
     seen = witness(mechanism, *responses)
-    assert seen.user == user
+    assert seen.user(accepted=True) == user
     assert seen.fits
 
 
@@ -70,18 +70,22 @@ def test_the_user_is_seen_where_the_mechanism_shows_it(
 )
 def test_what_is_mistyped_tells_no_user(mechanism: bytes, responses: list[bytes]) -> None:
     seen = witness(mechanism, *responses)
-    assert seen.user is None
+    assert seen.user(accepted=True) is None
     assert not seen.fits
 
 
-def test_the_user_of_login_is_told_once_a_password_followed() -> None:
-    assert witness(b"LOGIN", b"could be a password").user is None
+def test_the_user_of_login_is_told_once_it_has_succeeded() -> None:
+    seen = witness(b"LOGIN", b"may be a password", b"may be a user")
+    assert seen.user(accepted=False) is None
+    reply = Reply(535, (b"5.7.8 unknown: may be a password",))
+    assert seen.tellable(reply).lines == (b"5.7.8 <redacted 26>",)
+    assert witness(b"PLAIN", b"\0tim\0tanstaaf").user(accepted=False) == b"tim"
 
 
 @given(st.sampled_from(sorted(sasl.PASSED)), st.lists(st.binary(max_size=60), max_size=4))
 def test_no_response_is_too_strange(mechanism: bytes, responses: list[bytes]) -> None:
-    seen = witness(mechanism, *responses)
-    assert seen.user is None or (seen.user and not re.search(rb"[\x00-\x1f\x7f]", seen.user))
+    user = witness(mechanism, *responses).user(accepted=True)
+    assert user is None or re.fullmatch(rb"[^\x00-\x1f\x7f]+", user)
 
 
 text = st.text(st.characters(blacklist_categories=["Cs", "Cc"]), min_size=3, max_size=20).map(str.encode)
