@@ -1,7 +1,10 @@
-"""Dialogs are tests (dialog_collect.py)."""
+"""Dialogs are tests (dialog_collect.py); `--hypothesis-profile=long` looks for what is rare."""
 
 from __future__ import annotations
 
 from dialog_collect import pytest_collect_file
+from hypothesis import settings
 
 __all__ = ["pytest_collect_file"]
+
+settings.register_profile("long", max_examples=20_000)
