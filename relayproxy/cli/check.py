@@ -71,23 +71,31 @@ def written(config: Config) -> str:
 
 
 #: What None means, of the settings that may be left out.
-_ABSENT: Final = {"clients": "everybody that can connect", "format": "json; text on a terminal"}
+_ABSENT: Final = {
+    ("ListenerTable", "clients"): "everybody that can connect",
+    ("Log", "format"): "json; text on a terminal",
+    ("UpstreamTable", "credentials"): "none: clients log in themselves, if at all",
+}
 
 
 def _scalars(table: Any) -> Iterator[str]:
     """The settings that stand in a table itself."""
     from pydantic import BaseModel
 
-    from relayproxy.relay.settings import Duration, Size
+    from relayproxy.relay.settings import Credentials, Duration, Size
 
     hints = get_type_hints(type(table), include_extras=True)
     for name, value in table:
+        if isinstance(value, Credentials):
+            given = [f"{key} = {_value(one)}" for key, one in value if one is not None]
+            yield f"{name} = {{ {', '.join(given)} }}"  # where the secret is, never what it is
+            continue
         if isinstance(value, BaseModel | dict) or name == "listener":
             continue
         if name == "file":
             yield f"file = {_text(str(value or '-'))}"
         elif value is None:
-            yield f"# {name}: {_ABSENT[name]}"
+            yield f"# {name}: {_ABSENT[type(table).__name__, name]}"
         elif hints[name] == Duration:
             yield f'{name} = "{_duration(value)}"'
         elif hints[name] == Size:

@@ -12,16 +12,17 @@ import re
 import socket
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, ValidationError, WithJsonSchema
 
+from relayproxy.cli import config_auth
 from relayproxy.cli.config_errors import dotted, expected, nearest, not_toml
 from relayproxy.cli.locate import Place, line_of, locate
 from relayproxy.net.dial import UpstreamUrl
 from relayproxy.net.listen import parse_address
-from relayproxy.relay.settings import Duration, Limits, Listener, Settings, Timeouts, Upstream
+from relayproxy.relay.settings import HOMELESS, Duration, FilePath, Limits, Listener, Settings, Timeouts, Upstream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -42,9 +43,6 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 #: Variables that begin like ours and are none: the tests' own switches, and what Kubernetes gives to each container
 #: beside a service called relayproxy.
 _NOT_FLAGS: Final = re.compile(r"REQUIRE_PEERS|INTEROP_.*|SERVICE_.*|PORT(?:_.*)?")
-
-
-_HOMELESS: Final = "a path that does not begin with ~, as this user has no home folder"
 
 
 class ConfigError(Exception):
@@ -82,23 +80,13 @@ def machine() -> str:
     return name if _HOSTNAME.fullmatch(name) else "localhost"
 
 
-def _path(value: object) -> object:
-    """`~` is the home folder; what is relative is made absolute by `load`, which knows to what."""
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise ValueError("a path")
-    try:
-        return Path(value).expanduser()
-    except RuntimeError as error:
-        raise ValueError(_HOMELESS) from error
-
-
 def _address(value: str) -> str:
     parse_address(value)
     return value
 
 
-def _log_path(value: object) -> object:
-    return None if value == "-" else _path(value)
+def _dash(value: object) -> object:
+    return None if value == "-" else value
 
 
 def _urls(value: object) -> object:
@@ -122,9 +110,6 @@ def _alone(value: tuple[str, ...]) -> tuple[str, ...]:
     return tuple("capture:" if url.lower() == "capture:" else url for url in value)
 
 
-FilePath = Annotated[
-    Path, BeforeValidator(_path), WithJsonSchema({"type": "string", "minLength": 1, "examples": ["folder/file"]})
-]
 _URL_SCHEMA = {"type": "string", "examples": ["smtp://smtp.example.com:587", "smtp://[2001:db8::1]", "capture:"]}
 
 
@@ -150,7 +135,7 @@ class UpstreamTable(Upstream):
 class Log(Settings):
     """Where the records go."""
 
-    file: Annotated[Path | None, BeforeValidator(_log_path), WithJsonSchema({"type": "string", "minLength": 1})] = (
+    file: Annotated[FilePath | None, BeforeValidator(_dash), WithJsonSchema({"type": "string", "minLength": 1})] = (
         Field(default=None, json_schema_extra={"default": "-"}, description='a file, or "-" for standard output')
     )
     format: Literal["json", "text"] | None = Field(default=None, description="default: json, but text on a terminal")
@@ -183,6 +168,7 @@ class Config(Settings):
     limits: Limits = Limits()
 
 
+Table = TypeVar("Table", bound=Settings)
 #: Its line, for the order, and its text.
 Complaint = tuple[int, str]
 
@@ -280,7 +266,7 @@ def load(path: Path | None = None, flags: Flags | None = None, environ: Mapping[
     """
     flags = flags or Flags()
     sources = _Sources()
-    errors = list(_unknown_variables(environ))
+    errors: list[Complaint] = []
     path = path or _default_file(environ)
     if path is not None:
         sources.read(path)
@@ -290,12 +276,14 @@ def load(path: Path | None = None, flags: Flags | None = None, environ: Mapping[
             sources.replace("--" + name.replace("_", "-"), name, given)
         elif (value := environ.get(variable)) is not None:
             sources.replace(variable, name, _members(value) if name in _LISTS else value)
+    errors += _unknown_variables(environ, config_auth.variables(sources.settings))
     config: Config | None = None
     try:
         config = Config.model_validate(sources.settings)
     except ValidationError as error:
         errors += [sources.mismatch(details) for details in error.errors(include_url=False)]
     errors += _cross_check(sources)
+    errors += [sources.complaint(*wrong) for wrong in config_auth.mismatches(sources.settings)]
     if config is None or errors:
         raise ConfigError([text for _, text in sorted(dict.fromkeys(errors), key=lambda error: error[0])])
     return _absolute(config, sources)
@@ -315,18 +303,27 @@ def _absolute(config: Config, sources: _Sources) -> Config:
     try:
         state = sources.rebase(("state",)) / config.state.expanduser()
     except RuntimeError as error:  # the default's
-        raise ConfigError([f"state: expected {_HOMELESS}"]) from error
-    log = config.log
-    if log.file is not None:
-        log = log.model_copy(update={"file": sources.rebase(("log", "file")) / log.file})
-    return config.model_copy(update={"state": state, "log": log})
+        raise ConfigError([f"state: expected {HOMELESS}"]) from error
+
+    def rebased(table: Table, *place: str) -> Table:
+        changed: dict[str, Any] = {}
+        for key, value in table:
+            if isinstance(value, Path):
+                changed[key] = sources.rebase((*place, key)) / value
+            elif isinstance(value, Settings):
+                changed[key] = rebased(value, *place, key)
+        return table.model_copy(update=changed) if changed else table
+
+    upstreams = {name: rebased(upstream, "upstream", name) for name, upstream in config.upstream.items()}
+    log = rebased(config.log, "log")
+    return config.model_copy(update={"state": state, "upstream": upstreams, "log": log})
 
 
 # What does not fit together.
 
 
-def _unknown_variables(environ: Mapping[str, str]) -> Iterator[Complaint]:
-    for variable in environ:
+def _unknown_variables(environ: Mapping[str, str], passwords: set[str]) -> Iterator[Complaint]:
+    for variable in environ.keys() - passwords:
         name = variable.removeprefix(PREFIX)
         if name != variable and variable not in _VARIABLES and _NOT_FLAGS.fullmatch(name) is None:
             yield 0, f"{variable}: unknown variable; {nearest(variable, _VARIABLES)}"
@@ -350,7 +347,6 @@ def _cross_check(sources: _Sources) -> Iterator[Complaint]:
         names.add(str(name))
         if isinstance(upstreams, dict) and upstreams:
             yield from _upstream_named(sources, index, listener, upstreams)
-            yield from _auth_fits(sources, index, listener, upstreams)
         yield from _clients_named(sources, index, listener)
 
 
@@ -366,19 +362,6 @@ def _upstream_named(
         yield sources.complaint(
             place, f"expected the name of an upstream, as there is more than one; known are {known}"
         )
-
-
-def _auth_fits(
-    sources: _Sources, index: int, listener: Mapping[str, Any], upstreams: Mapping[str, Any]
-) -> Iterator[Complaint]:
-    """AUTH is passed to somebody who can take it."""
-    name = listener.get("upstream") or next(iter(upstreams))
-    upstream = upstreams.get(name) if isinstance(name, str) else None
-    if listener.get("auth") != "pass" or not isinstance(upstream, dict):
-        return
-    url = upstream.get("url", "capture:")
-    if isinstance(url, str) and url.lower() == "capture:":
-        yield sources.complaint(("listener", index, "auth"), 'expected "any" or "off", as capture: has nobody to ask')
 
 
 def _clients_named(sources: _Sources, index: int, listener: Mapping[str, Any]) -> Iterator[Complaint]:

@@ -56,13 +56,16 @@ def expected(root: type[Settings], details: ErrorDetails) -> str:
                 return f"expected {wanted}"
         case "literal_error":
             wanted = str(context["expected"])
+        case "string_pattern_mismatch" if place[-1] == "password_env":
+            wanted = "the name of a variable"
         case "string_pattern_mismatch":
             wanted = "a name of at most 64 letters, digits, dots, hyphens and underscores"
         case "greater_than_equal":
             wanted = f"an integer of at least {context['ge']}"
         case kind:
             wanted = next((words for prefix, words in _TYPES.items() if kind.startswith(prefix)), details["msg"])
-    return f"expected {wanted}, got {_shown(given)}"
+    # What stands in the place of credentials may be a secret.
+    return f"expected {wanted}, got {'something else' if 'credentials' in place else _shown(given)}"
 
 
 _TYPES: Final = {

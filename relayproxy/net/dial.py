@@ -45,6 +45,8 @@ class UpstreamUrl(msgspec.Struct, frozen=True, gc=False):
     port: int = 0
     #: The address family where `host` is an address: it needs no resolver.
     family: int | None = None
+    #: How TLS begins there.
+    tls: Literal["off", "starttls", "implicit"] = "off"
 
     @classmethod
     def parse(cls, text: str) -> UpstreamUrl:

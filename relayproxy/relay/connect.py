@@ -1,6 +1,6 @@
-"""From an upstream's settings to a server that has greeted us and taken EHLO: failover in order, one deadline for all of it.
+"""From an upstream's settings to a server that has greeted us, taken EHLO and let us log in: failover in order, one deadline for all of it.
 
-RFC 5321 §3.1, §3.2, §4.2.1; PROTOCOL §1.1 (1, 2), fault matrix row S0. Invariant: whatever goes wrong here becomes the client's greeting, or after a
+RFC 5321 §3.1, §3.2, §4.2.1; PROTOCOL §1.1 (1, 2), §1.6, fault matrix row S0. Invariant: whatever goes wrong here becomes the client's greeting, or after a
 verdict that closed upstream the answer to its MAIL: 421 for trouble of any kind, upstream's own reply where it refuses for good (5yz: not tried elsewhere).
 """
 
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from relayproxy.net.dial import DialError, UpstreamUrl
+from relayproxy.net.listen import is_loopback
 from relayproxy.net.peer import Peer, PeerLost, PeerStalled
+from relayproxy.relay.credentials import LoginFailed
 from relayproxy.relay.upstream import SmtpUpstream
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.capabilities import Capabilities
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from relayproxy.net.stream import DeadlineStream
+    from relayproxy.relay.credentials import SessionLogin
     from relayproxy.relay.settings import Limits, UpstreamTimeouts
     from relayproxy.relay.upstream import Upstream
     from relayproxy.smtp.commands import Command
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
 #: Opens a connection within so many seconds, or raises DialError.
 Dial = Callable[[UpstreamUrl, float], "Awaitable[DeadlineStream]"]
 
-_DIAL_REPLIES = {
+_DIAL_REPLIES: Final = {
     "refused": local_replies.UPSTREAM_UNREACHABLE,
     "unreachable": local_replies.UPSTREAM_UNREACHABLE,
     "timeout": local_replies.UPSTREAM_SLOW,
@@ -42,12 +45,13 @@ _DIAL_REPLIES = {
 
 
 class UpstreamUnavailable(Exception):  # noqa: N818  it is a fact, and reads as one
-    """No server could be had: `greeting` is what the client hears instead of 220."""
+    """No server could be had: `greeting` is what the client hears instead of 220. `for_good`: no other server is tried."""
 
-    def __init__(self, what: str, greeting: Reply) -> None:
+    def __init__(self, what: str, greeting: Reply, *, for_good: bool = False) -> None:
         super().__init__(what)
         self.what = what
         self.greeting = greeting
+        self.for_good = for_good or greeting.severity == 5
 
 
 async def connect(
@@ -57,8 +61,10 @@ async def connect(
     ehlo: bytes,
     timeouts: UpstreamTimeouts,
     limits: Limits,
+    *,
+    login: SessionLogin | None = None,
 ) -> SmtpUpstream:
-    """The first server of `urls` that will have us. Raises UpstreamUnavailable."""
+    """The first server of `urls` that will have us. `login`: where we have credentials there. Raises UpstreamUnavailable."""
     deadline = trio.current_time() + timeouts.setup
     failed: UpstreamUnavailable | None = None
     for url in urls:
@@ -66,58 +72,75 @@ async def connect(
         if left <= 0:
             break
         try:
-            return await _connect_one(name, url, dial, ehlo, timeouts, limits, deadline)
+            stream = await _dial(url, dial, min(timeouts.connect, left))
+            approach = _Approach(url, stream, ehlo, timeouts, limits, deadline)
+            return await approach.make(name, login)
         except UpstreamUnavailable as error:
             failed = error
-            if error.greeting.severity == 5:
+            if error.for_good:
                 break
     raise failed or UpstreamUnavailable("no time was left", local_replies.UPSTREAM_SLOW)
 
 
-async def _connect_one(
-    name: str,
-    url: UpstreamUrl,
-    dial: Dial,
-    ehlo: bytes,
-    timeouts: UpstreamTimeouts,
-    limits: Limits,
-    deadline: float,
-) -> SmtpUpstream:
+async def _dial(url: UpstreamUrl, dial: Dial, seconds: float) -> DeadlineStream:
     try:
-        stream = await dial(url, min(timeouts.connect, deadline - trio.current_time()))
+        return await dial(url, seconds)
     except DialError as error:
         raise UpstreamUnavailable(str(error), _DIAL_REPLIES[error.reason]) from error
-    peer = Peer.of(stream, "upstream", url)
-    protocol = ClientProtocol(reply_bytes=limits.reply_bytes, reply_lines=limits.reply_lines)
-    try:
-        return await _greet(name, url, peer, protocol, ehlo, timeouts, deadline)
-    except BaseException as error:
-        peer.drop()
-        match error:
-            case PeerStalled():
-                raise UpstreamUnavailable("upstream did not greet us in time", local_replies.UPSTREAM_SLOW) from error
-            case PeerLost():
-                raise UpstreamUnavailable(
-                    "upstream closed the connection", local_replies.UPSTREAM_UNREACHABLE
-                ) from error
-            case RemoteProtocolError():
-                raise UpstreamUnavailable(error.what, local_replies.UPSTREAM_UNREACHABLE) from error
-        raise
 
 
-async def _greet(
-    name: str,
-    url: UpstreamUrl,
-    peer: Peer,
-    protocol: ClientProtocol,
-    ehlo: bytes,
-    timeouts: UpstreamTimeouts,
-    deadline: float,
-) -> SmtpUpstream:
-    async def reply_to(command: Command | None, seconds: float) -> Reply:
+class _Approach:
+    """One server, from the connection to its answer to EHLO."""
+
+    def __init__(
+        self,
+        url: UpstreamUrl,
+        stream: DeadlineStream,
+        ehlo: bytes,
+        timeouts: UpstreamTimeouts,
+        limits: Limits,
+        deadline: float,
+    ) -> None:
+        self._url = url
+        self._peer = Peer.of(stream, "upstream", url)
+        self._protocol = ClientProtocol(reply_bytes=limits.reply_bytes, reply_lines=limits.reply_lines)
+        self._ehlo = ehlo
+        self._timeouts = timeouts
+        self._deadline = deadline
+
+    async def make(self, name: str, login: SessionLogin | None) -> SmtpUpstream:
+        """The server, ready for mail. The connection is closed where there is none."""
+        try:
+            capabilities = await self._greet()
+            if login is not None:
+                private = is_loopback(self._peer.address)
+                await login.login.log_in(self._ask, capabilities.mechanisms, private=private, tell=login.tell)
+        except BaseException as error:
+            self._peer.drop()
+            if (unavailable := _unavailable(error)) is not None:
+                raise unavailable from error
+            raise
+        return SmtpUpstream(
+            name,
+            self._url,
+            self._peer,
+            self._protocol,
+            capabilities,
+            self._timeouts,
+            None if login is None else login.alarm,
+        )
+
+    async def _greet(self) -> Capabilities:
+        greeting = await self._reply_to(None, self._timeouts.greeting)
+        if greeting.severity != 2:
+            raise _refused("upstream's greeting", greeting)
+        return await self._hello()
+
+    async def _reply_to(self, command: Command | None, seconds: float) -> Reply:
+        peer, protocol = self._peer, self._protocol
         if command is not None:
-            await peer.send(protocol.send(command), timeouts.data_block)
-        until = min(deadline, peer.now() + seconds)  # for the whole reply, however it comes
+            await peer.send(protocol.send(command), self._timeouts.data_block)
+        until = min(self._deadline, peer.now() + seconds)  # for the whole reply, however it comes
         while (reply := protocol.next_reply()) is None:
             data = await peer.receive_by(until)
             if not data:
@@ -125,19 +148,36 @@ async def _greet(
             protocol.receive_data(data)
         return reply
 
-    greeting = await reply_to(None, timeouts.greeting)
-    if greeting.severity != 2:
-        raise _refused("upstream's greeting", greeting)
-    hello = await reply_to(Ehlo(ehlo), timeouts.ehlo)
-    if hello.severity == 5:
-        # RFC 5321 §3.2: a server without extensions.
-        hello = await reply_to(Helo(ehlo), timeouts.ehlo)
-        if hello.severity == 2:
-            return SmtpUpstream(name, url, peer, protocol, Capabilities(), timeouts)
-    if hello.severity != 2:
-        refusal = hello if hello.code == 421 else local_replies.UPSTREAM_UNREACHABLE
-        raise UpstreamUnavailable(f"upstream answered {hello.code} to our EHLO", refusal)
-    return SmtpUpstream(name, url, peer, protocol, parse_capabilities(hello), timeouts)
+    async def _ask(self, command: Command) -> Reply:
+        """A line of our AUTH."""
+        return await self._reply_to(command, self._timeouts.auth)
+
+    async def _hello(self) -> Capabilities:
+        hello = await self._reply_to(Ehlo(self._ehlo), self._timeouts.ehlo)
+        if hello.severity == 5:
+            # RFC 5321 §3.2: a server without extensions.
+            hello = await self._reply_to(Helo(self._ehlo), self._timeouts.ehlo)
+            if hello.severity == 2:
+                return Capabilities()
+        if hello.severity != 2:
+            refusal = hello if hello.code == 421 else local_replies.UPSTREAM_UNREACHABLE
+            raise UpstreamUnavailable(f"upstream answered {hello.code} to our EHLO", refusal)
+        return parse_capabilities(hello)
+
+
+def _unavailable(error: BaseException) -> UpstreamUnavailable | None:
+    """What the loss of a server on the way to its EHLO means for the client; None where it is no such thing."""
+    match error:
+        case PeerStalled():
+            return UpstreamUnavailable("upstream did not greet us in time", local_replies.UPSTREAM_SLOW)
+        case PeerLost():
+            return UpstreamUnavailable("upstream closed the connection", local_replies.UPSTREAM_UNREACHABLE)
+        case RemoteProtocolError():
+            return UpstreamUnavailable(error.what, local_replies.UPSTREAM_UNREACHABLE)
+        case LoginFailed():
+            return UpstreamUnavailable(error.what, local_replies.CREDENTIALS_REFUSED, for_good=error.for_good)
+        case _:
+            return None
 
 
 def _refused(what: str, reply: Reply) -> UpstreamUnavailable:

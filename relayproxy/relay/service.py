@@ -22,6 +22,7 @@ from relayproxy.relay.capture import CaptureUpstream
 from relayproxy.relay.client_leg import ClientLeg
 from relayproxy.relay.connect import connect
 from relayproxy.relay.context import Context
+from relayproxy.relay.credentials import Login, SessionLogin
 from relayproxy.relay.identity import Ids, instance
 from relayproxy.relay.session import Session
 from relayproxy.smtp import local_replies
@@ -83,6 +84,11 @@ class Relay:
         self._sessions: dict[str, Session] = {}
         self._urls = {
             name: [UpstreamUrl.parse(url) for url in upstream.url] for name, upstream in config.upstream.items()
+        }
+        self._logins = {
+            name: Login(upstream.credentials)
+            for name, upstream in config.upstream.items()
+            if upstream.credentials is not None
         }
         self._per_client: Counter[str] = Counter()
         self._shutdown = trio.Event()
@@ -285,11 +291,30 @@ class Relay:
             await client.answer([refusal])
         await client.peer.close()
 
-    async def _connect(self, listener: Listener, context: Context, ehlo: bytes | None) -> Upstream:
+    async def _connect(self, listener: Listener, context: Context, session: str, ehlo: bytes | None) -> Upstream:
         name, _ = self._upstream_of(listener)
         urls = self._urls[name]
         if urls[0].kind == "capture":
             return CaptureUpstream("capture", self._config.state / "captures")  # its name in the record: DESIGN §7
         return await connect(
-            name, urls, self._dial, ehlo or context.ehlo_name, self._config.timeouts.upstream, self._config.limits
+            name,
+            urls,
+            self._dial,
+            ehlo or context.ehlo_name,
+            self._config.timeouts.upstream,
+            self._config.limits,
+            login=self._login(name, session),
+        )
+
+    def _login(self, name: str, session: str) -> SessionLogin | None:
+        """Our credentials there, if we have some."""
+        if (login := self._logins.get(name)) is None:
+            return None
+        reporter = self._reporter
+        return SessionLogin(
+            login,
+            lambda mechanism, user, outcome, reply: reporter.auth(
+                "upstream", mechanism, user, outcome, session=session, reply=reply
+            ),
+            partial(reporter.error, "upstream", session=session),
         )

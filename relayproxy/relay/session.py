@@ -53,7 +53,7 @@ class Session:
         self.id = new_id()
         self._client = client
         self._context = context
-        self._leg = UpstreamLeg(context, connect)
+        self._leg = UpstreamLeg(self.id, context, connect)
         self._transfer = Transfer(client, self._say, context.limits, context.reporter, self.id)
         self._transactions = Transactions(self.id, new_id, context, client.peer)
         self._helo: Ehlo | Helo | None = None

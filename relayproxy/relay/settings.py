@@ -7,11 +7,13 @@ environment does not belong here (cli/config.py).
 from __future__ import annotations
 
 import re
+import shlex
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, WithJsonSchema
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -56,6 +58,22 @@ Network = Annotated[
     WithJsonSchema({"type": "string", "examples": ["127.0.0.0/8", "::1"]}),
 ]
 Count = Annotated[int, Field(ge=1, strict=True)]
+
+
+def _path(value: object) -> object:
+    """`~` is the home folder; what is relative is made absolute by who reads the file, and knows to what."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError("a path")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise ValueError(HOMELESS) from error
+
+
+HOMELESS: Final = "a path that does not begin with ~, as this user has no home folder"
+FilePath = Annotated[
+    Path, BeforeValidator(_path), WithJsonSchema({"type": "string", "minLength": 1, "examples": ["folder/file"]})
+]
 
 
 class Settings(BaseModel):
@@ -153,13 +171,48 @@ class Listener(Settings):
     )
     auth: Literal["pass", "any", "off"] | None = Field(
         default=None,
-        description="AUTH: passed to upstream, or taken whatever comes, or not there; default: pass, but any in front of capture:",
+        description="AUTH: passed to upstream, or taken whatever comes, or not there; default: pass, but any in front of capture: and of an upstream with credentials",
     )
     auth_in_clear: StrictBool = Field(
         default=False, description="offer AUTH without TLS to clients that are not on loopback"
     )
     line_endings: Literal["refuse", "normalise"] = Field(
         default="refuse", description="bare CR or LF in mail data: refused with 554, or made CRLF"
+    )
+
+
+def _user(value: str) -> str:
+    if not value or any(character < " " or character == "\x7f" for character in value):
+        raise ValueError("a user's name without control characters")
+    return value
+
+
+def _words(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            value = shlex.split(value)
+        except ValueError:
+            value = []
+    if not (isinstance(value, list | tuple) and value and all(isinstance(one, str) and one for one in value)):
+        raise ValueError('a command such as "oauth2-token --user app", or a list of its words')
+    return tuple(value)
+
+
+class Credentials(Settings):
+    """Who we are to an upstream, and where the secret is: in one of password_file, password_env and token_command."""
+
+    user: Annotated[str, AfterValidator(_user)] = Field(description="our name there")
+    password_file: FilePath | None = Field(default=None, description="a file of one line")
+    password_env: str | None = Field(
+        default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$", description="a variable of the environment"
+    )
+    token_command: Annotated[
+        tuple[str, ...] | None,
+        BeforeValidator(_words),
+        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
+    ] = Field(default=None, description="a command that prints an access token (XOAUTH2); it is run without a shell")
+    mechanism: Literal["SCRAM-SHA-256", "CRAM-MD5", "PLAIN", "LOGIN", "XOAUTH2"] | None = Field(
+        default=None, description="this one and no other; default: the first of these that upstream offers"
     )
 
 
@@ -172,11 +225,12 @@ class Upstream(Settings):
     ehlo: Literal["own", "client"] = Field(
         default="own", description="the name that we say: ours, or the client's when it comes"
     )
+    credentials: Credentials | None = Field(default=None, description="log in there ourselves")
 
     @property
     def takes_auth(self) -> bool:
         """Whether AUTH of a client's could be passed to it."""
-        return self.url[0] != "capture:"
+        return self.url[0] != "capture:" and self.credentials is None
 
     @property
     def usual_auth(self) -> Literal["pass", "any"]:

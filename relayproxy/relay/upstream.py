@@ -18,7 +18,7 @@ from relayproxy.smtp.commands import Data, Quit, Rset
 from relayproxy.smtp.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from relayproxy.net.dial import UpstreamUrl
     from relayproxy.net.peer import Peer
@@ -113,7 +113,7 @@ class SmtpUpstream:
     """An SMTP server, greeted and with EHLO done."""
 
     __slots__ = (
-        "_patience", "_peer", "_protocol", "_timeouts", "capabilities", "failure", "name", "progress", "spent", "tls", "trouble", "url", "violation", "withheld",
+        "_alarm", "_patience", "_peer", "_protocol", "_timeouts", "capabilities", "failure", "name", "progress", "spent", "tls", "trouble", "url", "violation", "withheld",
     )  # fmt: skip
 
     def __init__(
@@ -124,7 +124,9 @@ class SmtpUpstream:
         protocol: ClientProtocol,
         capabilities: Capabilities,
         timeouts: UpstreamTimeouts,
+        alarm: Callable[[str], None] | None = None,
     ) -> None:
+        """`alarm`, where it was we that logged in, hears that upstream wants somebody else to."""
         self.name = name
         self.url = url
         self.capabilities = capabilities
@@ -135,6 +137,7 @@ class SmtpUpstream:
         self.withheld: Sequence[Command] = ()
         self.spent = False
         self.tls: TlsFacts | None = None
+        self._alarm = alarm
         self._peer = peer
         self._protocol = protocol
         self._timeouts = timeouts
@@ -216,7 +219,13 @@ class SmtpUpstream:
             reply = protocol.next_reply()
         if reply.code == 421:
             self._fail("upstream closed the session with 421", reply)
-        return reply
+        return reply if reply.code != 530 or self._alarm is None else self._unwelcome(self._alarm)
+
+    @staticmethod
+    def _unwelcome(alarm: Callable[[str], None]) -> Reply:
+        """530 although we have logged in (PROTOCOL §1.6): that is no affair of the client's, who must not be asked for what we have."""
+        alarm("upstream answered 530: our credentials do not allow what is asked of it")
+        return local_replies.MISCONFIGURED
 
     async def exchange(self, commands: Sequence[Command], *, deadline: float | None = None) -> list[Reply]:
         replies: list[Reply] = []
@@ -294,7 +303,7 @@ class SmtpUpstream:
             self._fail("upstream closed the session with 421", reply)
         else:
             self.drop()
-        return reply
+        return reply if reply.code != 530 or self._alarm is None else self._unwelcome(self._alarm)
 
     def _last_words(self, error: PeerLost | RemoteProtocolError) -> Reply:
         """A server that refuses and closes resets the connection under our writing; its refusal may still be there to read."""

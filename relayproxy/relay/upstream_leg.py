@@ -22,18 +22,20 @@ if TYPE_CHECKING:
     from relayproxy.relay.upstream import Upstream
     from relayproxy.smtp.replies import Reply
 
-#: Makes a connection to the listener's upstream, saying this name in EHLO (None: our own). Raises UpstreamUnavailable.
-Connect = Callable[[bytes | None], "Awaitable[Upstream]"]
+#: Makes a connection to the listener's upstream for the session with this id, saying this name in EHLO (None: our own). Raises
+#: UpstreamUnavailable.
+Connect = Callable[[str, bytes | None], "Awaitable[Upstream]"]
 
 
 class UpstreamLeg:
     """`upstream`, and the `delivery` to it; None as long as none was had."""
 
-    __slots__ = ("_connect", "_connecting", "_context", "delivery", "upstream")
+    __slots__ = ("_connect", "_connecting", "_context", "_session", "delivery", "upstream")
 
-    def __init__(self, context: Context, connect: Connect) -> None:
+    def __init__(self, session: str, context: Context, connect: Connect) -> None:
         self.upstream: Upstream | None = None
         self.delivery: Delivery | None = None
+        self._session = session
         self._context = context
         self._connect = connect
         self._connecting: trio.CancelScope | None = None
@@ -43,7 +45,7 @@ class UpstreamLeg:
         self._connecting = trio.CancelScope()
         try:
             with self._connecting:
-                upstream = await self._connect(name)
+                upstream = await self._connect(self._session, name)
         finally:
             scope, self._connecting = self._connecting, None
         if scope.cancelled_caught:

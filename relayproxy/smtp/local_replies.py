@@ -70,6 +70,7 @@ CLIENT_IDLE: Final = _reply(421, b"4.4.2 Timeout: nothing was heard for too long
 TOO_MANY_ERRORS: Final = _reply(421, b"4.7.0 Too many errors")  # §1.1(4), RFC 5321 §7.8
 TOO_MUCH_JUNK: Final = _reply(421, b"4.7.0 Too many commands without a message")  # attack 16
 TOO_MANY_MESSAGES: Final = _reply(421, b"4.7.0 Too many messages on one connection; open another")  # attack 16
+CREDENTIALS_REFUSED: Final = _reply(421, b"4.7.0 The mail server behind this relay does not let it in; try again later")  # §1.6, §1.12
 NOT_SMTP: Final = _reply(421, b"4.7.0 This is an SMTP server and does not speak that protocol")  # §1.1(5), attack 29
 INTERNAL_ERROR: Final = _reply(421, b"4.3.0 Internal error; try again later")  # I8, §4: where we stand is not known
 LINE_WITHOUT_END: Final = _reply(421, b"4.7.0 Line without an end")  # §1.2, attack 15
@@ -78,6 +79,7 @@ LINE_WITHOUT_END: Final = _reply(421, b"4.7.0 Line without an end")  # §1.2, at
 
 UPSTREAM_LOST: Final = _reply(451, b"4.4.2 The connection to the mail server behind this relay was lost; try again later")  # §4 S4-S7
 UPSTREAM_VIOLATION: Final = _reply(451, b"4.5.0 The mail server behind this relay broke the protocol; try again later")  # §1.6, attack 12
+MISCONFIGURED: Final = _reply(451, b"4.3.5 This relay is not set up correctly; try again later")  # §1.6, §1.12
 RECORD_FAILED: Final = _reply(451, b"4.3.0 The message could not be recorded; try again later")  # DESIGN §7
 DISK_FULL: Final = _reply(452, b"4.3.1 Insufficient storage; try again later")  # attack 33
 TOO_MANY_RECIPIENTS: Final = _reply(452, b"4.5.3 Too many recipients; send the rest in another transaction")  # RFC 5321 §4.5.3.1.10

@@ -32,6 +32,18 @@ upstream = "keep"
 [upstream."x.y"]
 url = ["smtp://a.example", "smtp://192.0.2.1:26"]
 ehlo = "client"
+[upstream.local]
+url = "smtp://127.0.0.1"
+credentials = { user = "a \"b\"", password_file = "../secret" }
+[upstream.tokens]
+url = "smtp://[::1]"
+[upstream.tokens.credentials]
+user = "app"
+token_command = "token --for 'a b'"
+mechanism = "XOAUTH2"
+[upstream.variable]
+url = "smtp://mail.example"
+credentials = { user = "app", password_env = "RELAYPROXY_PASSWORD", mechanism = "CRAM-MD5" }
 [upstream.keep]
 [log]
 file = "/var/log/relay.jsonl"

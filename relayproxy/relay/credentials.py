@@ -1,0 +1,212 @@
+"""Our own credentials: where the secret comes from, and logging in with it at an upstream (DESIGN §5 `credentials`).
+
+A file, an environment variable or a command is asked anew at each login, so that a secret may be changed while relayproxy runs; only what a command
+gave is kept, for TOKEN_LIFE seconds or until upstream refuses it: asking may take a second and a server of somebody else's.
+
+Invariants: a secret is in memory while it is used, and nowhere else: no error, log line or record quotes it, what the command
+prints to standard error included, nor a reply that repeats it (PROTOCOL I10, attack 21). Reading blocks no other session.
+How mechanisms look on the wire does not belong here (smtp/sasl_client.py), nor which settings fit together (cli/config_auth.py).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import trio
+
+from relayproxy.smtp import sasl
+from relayproxy.smtp.commands import Auth, Command, SaslCancel, SaslResponse
+from relayproxy.smtp.replies import Reply
+from relayproxy.smtp.sasl_client import BEARER, Proof, UpstreamUnproven, choose
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from relayproxy.record.report import AuthOutcome
+    from relayproxy.relay.settings import Credentials
+
+#: Seconds that a command may take.
+COMMAND_SECONDS: Final = 30.0
+#: Seconds that what it gave is used again.
+TOKEN_LIFE: Final = 300.0
+#: Octets of a secret; AUTH's line has not many more.
+MAX_SECRET: Final = 8192
+
+#: Says a command to upstream and hears the reply to it.
+Ask = Callable[[Command], Awaitable[Reply]]
+#: Hears how a login went: the mechanism, the user, the outcome and the last reply, as they may be written down.
+Tell = Callable[[bytes, bytes, "AuthOutcome", "Reply | None"], None]
+
+
+class LoginFailed(Exception):  # noqa: N818  it is a fact, and reads as one
+    """Upstream has not let us in. `for_good`: it will not elsewhere, either."""
+
+    def __init__(self, what: str, *, for_good: bool = False) -> None:
+        super().__init__(what)
+        self.what = what
+        self.for_good = for_good
+
+
+class Login:
+    """One upstream's credentials, of all sessions."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+        self._asking = trio.Lock()
+        self._kept: str | None = None
+        self._kept_until = 0.0
+
+    async def log_in(self, ask: Ask, offered: bytes, *, private: bool, tell: Tell) -> None:
+        """Log in to a server that offers these mechanisms. `private`: nobody else can hear it. Raises LoginFailed, and what `ask` raises."""
+        credentials = self._credentials
+        fixed = BEARER if credentials.token_command is not None else credentials.mechanism
+        mechanism = choose(offered, fixed=fixed, private=private)
+        if mechanism is None:
+            wanted = fixed or "a mechanism that we know"
+            where = "" if private else ", fit for a connection that others can hear,"
+            raise LoginFailed(f"upstream does not offer {wanted}{where} for our credentials")
+        kept = self._kept is not None
+        refusal = await self._try(ask, mechanism, tell)
+        if refusal is not None and kept and refusal.severity == 5:
+            # What was kept may have had its day: once more, with one that is fresh.
+            self._kept = None
+            refusal = await self._try(ask, mechanism, tell)
+        if refusal is not None:
+            self._kept = None
+            raise LoginFailed(f"upstream answered {refusal.code} to our credentials", for_good=refusal.severity == 5)
+
+    async def _try(self, ask: Ask, mechanism: str, tell: Tell) -> Reply | None:
+        """One exchange; the reply where it was refused."""
+        user = self._credentials.user
+        secret = await self._secret()
+        try:
+            proof = Proof(mechanism, user, secret, nonce=secrets.token_urlsafe(24).encode("ascii"))
+        except ValueError as error:
+            raise LoginFailed(f"our credentials do not fit {mechanism}: {error}") from None
+        witness = sasl.Witness(mechanism.encode("ascii"))
+        reply: Reply | None = None
+        outcome: AuthOutcome = "failed"
+        try:
+            reply = await self._exchange(ask, mechanism, proof, witness)
+            if reply.severity == 2:
+                proof.check()
+            outcome = "accepted" if reply.severity == 2 else "refused" if reply.severity == 5 else "failed"
+        except UpstreamUnproven as error:
+            raise LoginFailed(f"{mechanism} with upstream: {error}", for_good=True) from None
+        finally:
+            witness.hear(sasl.encode(secret.encode()))  # however a server came to repeat it
+            told = None if reply is None else witness.tellable(reply)
+            tell(mechanism.encode("ascii"), user.encode(), outcome, told)
+        return None if reply.severity == 2 else reply
+
+    @staticmethod
+    async def _exchange(ask: Ask, mechanism: str, proof: Proof, witness: sasl.Witness) -> Reply:
+        initial = None
+        if proof.initial is not None:
+            initial = sasl.encode(proof.initial)
+            witness.hear(initial)
+        reply = await ask(Auth(mechanism.encode("ascii"), initial))
+        while reply.severity == 3:
+            try:
+                challenge = sasl.decode(reply.lines[0].strip(b" "))
+                if proof.is_slow:
+                    response = await trio.to_thread.run_sync(proof.respond, challenge)
+                else:
+                    response = proof.respond(challenge)
+            except (UpstreamUnproven, ValueError) as error:
+                await ask(SaslCancel())
+                raise UpstreamUnproven(
+                    str(error) if isinstance(error, UpstreamUnproven) else "a challenge is no base64"
+                ) from None
+            line = sasl.encode(response)
+            witness.hear(line)
+            reply = await ask(SaslResponse(line))
+        return reply
+
+    # The secret.
+
+    async def _secret(self) -> str:
+        """From where the configuration says. Raises LoginFailed."""
+        credentials = self._credentials
+        if credentials.token_command is not None:
+            return await self._token(credentials.token_command)
+        if credentials.password_file is not None:
+            return await trio.to_thread.run_sync(_read, credentials.password_file)
+        name = credentials.password_env or ""
+        if (value := os.environ.get(name)) is None:
+            raise LoginFailed(f"the environment has no variable {name}")
+        return _checked(value, f"the variable {name}")
+
+    async def _token(self, command: tuple[str, ...]) -> str:
+        """One session asks, the others wait for what it gets."""
+        async with self._asking:
+            if self._kept is None or trio.current_time() >= self._kept_until:
+                self._kept = await _run(command)
+                self._kept_until = trio.current_time() + TOKEN_LIFE
+            return self._kept
+
+
+class SessionLogin(NamedTuple):
+    """The same as one session uses it: `tell` hears how logging in went, `alarm` that upstream wants more all the same."""
+
+    login: Login
+    tell: Tell
+    alarm: Callable[[str], None]
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            octets = file.read(MAX_SECRET + 1)
+    except OSError as error:
+        raise LoginFailed(f"{path}: cannot be read: {error.strerror}") from None
+    return _decoded(octets, str(path))
+
+
+def _decoded(octets: bytes, whence: str) -> str:
+    try:
+        return _checked(octets.decode(), whence)
+    except UnicodeDecodeError:
+        raise LoginFailed(f"{whence}: expected a secret in UTF-8") from None
+
+
+def _checked(value: str, whence: str) -> str:
+    """The secret without its line's end; of what is none only its place is told."""
+    secret = value.removesuffix("\n").removesuffix("\r")
+    if not secret or len(value) > MAX_SECRET or any(c < " " or c == "\x7f" for c in secret):
+        raise LoginFailed(f"{whence}: expected a secret of one line and {MAX_SECRET} octets at most")
+    return secret
+
+
+async def _run(command: tuple[str, ...]) -> str:
+    """What a command prints. No shell; what it says to standard error is nobody's, since it may be a secret too."""
+    whence = f"the command {command[0]}"
+    try:
+        process = await trio.lowlevel.open_process(
+            list(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+    except OSError as error:
+        raise LoginFailed(f"{whence} cannot be run: {error.strerror}") from None
+    printed = b""
+    try:
+        with trio.move_on_after(COMMAND_SECONDS) as patience:
+            if process.stdout is not None:
+                async with process.stdout as stdout:
+                    while len(printed) <= MAX_SECRET and (data := await stdout.receive_some()):
+                        printed += data
+            if len(printed) <= MAX_SECRET:
+                await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+    if patience.cancelled_caught:
+        raise LoginFailed(f"{whence} has not ended within {COMMAND_SECONDS:g} s")
+    if len(printed) <= MAX_SECRET and process.returncode:
+        raise LoginFailed(f"{whence} has ended with status {process.returncode}")
+    return _decoded(printed, whence)
