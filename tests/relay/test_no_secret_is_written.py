@@ -227,6 +227,12 @@ def no_sockets(sock: socket) -> DeadlineStream:
     raise AssertionError(sock)
 
 
+def everything(folder: Path, target: Target, reporter: Reporter) -> bytes:
+    """All that was written, once the log has been written to its end."""
+    assert reporter.close(5.0)
+    return target.written + b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
+
+
 def run(folder: Path, mechanism: bytes, format_: Literal["json", "text"]) -> bytes:
     """Play all scripts; all that was written."""
     target = Target()
@@ -258,8 +264,7 @@ def run(folder: Path, mechanism: bytes, format_: Literal["json", "text"]) -> byt
                         await session.play(relay, listener, pieces, hello="EHLO" not in name)
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
-    assert reporter.close(5.0)
-    return target.written + b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
+    return everything(folder, target, reporter)
 
 
 @pytest.mark.slow
@@ -277,6 +282,32 @@ def test_no_secret_is_written(
     assert USER in written
     assert written.count(b"<redacted ") > 100
     assert mechanism.encode() in written
+
+
+@pytest.mark.parametrize("format_", ["json", "text"])
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5"])
+def test_no_secret_of_ours_is_written(
+    tmp_path: Path, mechanism: str, format_: Literal["json", "text"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    credentials = {"user": USER.decode(), "password_env": "SECRET_OF_OURS", "mechanism": mechanism}
+    upstream = {"url": ["smtp://127.0.0.1"], "credentials": credentials}
+    config = Config.model_validate({"hostname": "relay.test", "state": str(tmp_path), "upstream": {"server": upstream}})
+    target = Target()
+    reporter = Reporter(target, format_=format_, level="debug")
+
+    async def main() -> None:
+        for verdict in VERDICTS:
+            for password in PASSWORDS:
+                monkeypatch.setenv("SECRET_OF_OURS", password.decode())
+                session = Session(mechanism.encode(), verdict)
+                relay = Relay(config, reporter, dial=session.dial, adopt=no_sockets)
+                await session.play(relay, config.listener[0], [b"MAIL FROM:<a@b.test>\r\n"], hello=True)
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+    written = everything(tmp_path, target, reporter)
+    assert found(written) == []
+    assert written.count(mechanism.encode()) >= len(VERDICTS)
+    assert USER in written
 
 
 @pytest.mark.parametrize("password", PASSWORDS)
