@@ -41,3 +41,7 @@ class TlsFailure(Exception):  # noqa: N818  it is a fact, and reads as one
         super().__init__(what)
         self.reason: Reason = reason
         self.what = what
+
+
+class TlsConfigError(ValueError):
+    """A file of certificates or keys, or what was asked of TLS, is not as it must be: which, what was expected, what came."""

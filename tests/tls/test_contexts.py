@@ -1,0 +1,399 @@
+"""Whom we believe and what we say of it; what the contexts offer, ask for and refuse."""
+
+from __future__ import annotations
+
+import hashlib
+import ssl
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trustme
+from OpenSSL import SSL
+from tls_pairs import HOST, client_of, handshake, memory_pair, server_of
+
+from relayproxy.tls.contexts import ClientTls, ServerTls
+from relayproxy.tls.engine import Engine
+from relayproxy.tls.facts import TlsConfigError, TlsFacts, TlsFailure
+from relayproxy.tls.stream import shake_hands
+from relayproxy.tls.verification import Findings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tls_pairs import Files
+
+    from relayproxy.tls.contexts import Minimum
+
+NOW = datetime.now(UTC)
+YESTERDAY, TOMORROW = NOW - timedelta(days=1), NOW + timedelta(days=1)
+
+
+async def refused(server: ServerTls, client: ClientTls, host: str = HOST) -> tuple[TlsFailure, TlsFailure]:
+    """What the two sides say, the server's word first, of a handshake that does not come to an end."""
+    one, other = memory_pair()
+    said: dict[str, TlsFailure] = {}
+
+    async def accept() -> None:
+        with pytest.raises(TlsFailure) as failure:
+            await server.accept(one, seconds=10)
+        said["server"] = failure.value
+        one.close()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(accept)
+        with pytest.raises(TlsFailure) as failure:
+            await client.connect(other, host=host, seconds=10)
+        said["client"] = failure.value
+        other.close()
+    return said["server"], said["client"]
+
+
+# Whether an upstream is believed.
+
+
+async def test_full_is_a_chain_and_the_name(server: ServerTls, client: ClientTls) -> None:
+    ours, facts = (stream.facts for stream in await handshake(server, client))
+    assert facts.verified
+    assert facts.why is None
+    assert facts.certificate is not None
+    assert facts.certificate.names == (HOST,)
+    assert facts.sni == ours.sni == HOST
+    assert facts.version == ours.version == "TLSv1.3"
+    assert facts.cipher == ours.cipher
+    assert "AES_256_GCM" in facts.cipher
+    assert ours.certificate is None
+    assert not ours.verified
+
+
+@pytest.mark.parametrize("address", ["192.0.2.7", "2001:db8::7"])
+async def test_an_address_is_looked_for_among_the_addresses(files: Files, client: ClientTls, address: str) -> None:
+    server = server_of(files, files.pair(address))
+    _, stream = await handshake(server, client, host=address)
+    assert stream.facts.verified
+    assert stream.facts.sni is None
+    assert stream.facts.certificate is not None
+    assert stream.facts.certificate.names == (address,)
+    _, failure = await refused(server, client, "192.0.2.8")
+    assert f"it is not for 192.0.2.8 but for {address}" in failure.what
+
+
+async def test_a_dot_at_the_end_of_the_host_means_nothing(server: ServerTls, client: ClientTls) -> None:
+    _, stream = await handshake(server, client, host=HOST + ".")
+    assert stream.facts.sni == HOST
+
+
+async def test_a_wrong_name_is_told_with_the_names_found(files: Files, client: ClientTls) -> None:
+    server = server_of(files, files.pair("a.example.test", "*.b.example.test"))
+    theirs, failure = await refused(server, client)
+    assert failure.reason == "certificate"
+    assert failure.what == (
+        "the peer's certificate was refused: it is not for mx.example.test but for a.example.test, *.b.example.test"
+    )
+    assert theirs.reason == "certificate"
+    assert theirs.what == "the peer refused our certificate, or that there was none (alert: bad certificate)"
+    await handshake(server, client, host="mx.b.example.test")
+    await refused(server, client, "b.example.test")
+    await refused(server, client, "mx.mx.b.example.test")
+
+
+async def test_what_is_out_of_date_is_told_with_the_date(files: Files, client: ClientTls) -> None:
+    leaf = files.authority.issue_cert(HOST, not_before=NOW - timedelta(days=9), not_after=YESTERDAY)
+    theirs, failure = await refused(server_of(files, files.keep(leaf)), client)
+    assert failure.reason == "certificate"
+    assert failure.what == f"the peer's certificate was refused: it expired on {YESTERDAY:%Y-%m-%d}"
+    assert theirs.what.endswith("(alert: certificate expired)")
+    leaf = files.authority.issue_cert(HOST, not_before=TOMORROW, not_after=TOMORROW + timedelta(days=1))
+    _, failure = await refused(server_of(files, files.keep(leaf)), client)
+    assert failure.what == f"the peer's certificate was refused: it is not valid before {TOMORROW:%Y-%m-%d}"
+
+
+async def test_all_that_is_wrong_is_told_at_once(files: Files, client: ClientTls) -> None:
+    stranger = trustme.CA(organization_name="Strangers")
+    leaf = stranger.issue_cert("other.test", not_before=NOW - timedelta(days=9), not_after=YESTERDAY)
+    theirs, failure = await refused(server_of(files, files.keep(leaf)), client)
+    first, second, third = failure.what.removeprefix("the peer's certificate was refused: ").split("; ")
+    assert first.startswith("its issuer is unknown to us (")
+    assert "O=Strangers" in first
+    assert second == "it is not for mx.example.test but for other.test"
+    assert third == f"it expired on {YESTERDAY:%Y-%m-%d}"
+    assert "alert: unknown ca" in theirs.what
+
+
+async def test_self_signed_is_told_as_such(files: Files, client: ClientTls, self_signed: tuple[Path, Path]) -> None:
+    server = server_of(files, self_signed)
+    _, failure = await refused(server, client)
+    assert failure.what == "the peer's certificate was refused: it is self-signed, and not one that we trust"
+    _, stream = await handshake(server, client_of(files, ca=self_signed[0]))
+    assert stream.facts.verified
+
+
+async def test_an_authority_that_another_one_signed_can_be_trusted_by_itself(files: Files, tmp_path: Path) -> None:
+    middle = files.authority.create_child_ca()
+    alone = tmp_path / "middle.pem"
+    alone.write_bytes(middle.cert_pem.bytes())
+    server = server_of(files, files.pair(HOST, authority=middle))
+    _, stream = await handshake(server, client_of(files, ca=alone))
+    assert stream.facts.verified
+    _, stream = await handshake(server, client_of(files))  # the chain is sent
+    assert stream.facts.verified
+
+
+async def test_ca_is_the_chain_alone(files: Files) -> None:
+    client = client_of(files, "ca")
+    _, stream = await handshake(server_of(files, files.pair("other.test")), client)
+    assert stream.facts.verified
+    stranger = server_of(files, files.pair(HOST, authority=trustme.CA()))
+    _, failure = await refused(stranger, client)
+    assert "unknown to us" in failure.what
+
+
+async def test_a_pin_is_that_certificate_and_nothing_else(files: Files, self_signed: tuple[Path, Path]) -> None:
+    der = ssl.PEM_cert_to_DER_cert(self_signed[0].read_text())
+    digest = hashlib.sha256(der).hexdigest()
+    client = client_of(files, f"pin:sha256:{digest.upper()}")
+    _, stream = await handshake(server_of(files, self_signed), client, host="whatever.test")
+    assert stream.facts.verified
+    assert stream.facts.certificate is not None
+    assert stream.facts.certificate.digest == digest
+    _, failure = await refused(server_of(files), client)
+    assert failure.reason == "certificate"
+    assert "it is not the pinned one: its digest is " in failure.what
+    assert digest not in failure.what
+
+
+async def test_none_believes_everybody_and_says_so(files: Files, server: ServerTls) -> None:
+    client = client_of(files, "none")
+    _, stream = await handshake(server, client)
+    assert not stream.facts.verified
+    assert stream.facts.why == "verify is none"
+    _, stream = await handshake(server_of(files, files.pair("other.test", authority=trustme.CA())), client)
+    assert not stream.facts.verified
+    assert stream.facts.why is not None
+    assert "; it is not for mx.example.test but for other.test" in stream.facts.why
+
+
+# What clients must show.
+
+
+async def test_a_client_shows_a_certificate_where_it_must(files: Files) -> None:
+    server = server_of(files, client_ca=files.ca)
+    ours, _ = await handshake(server, client_of(files, pair=files.pair("app@example.test")))
+    assert ours.facts.verified
+    assert ours.facts.certificate is not None
+
+
+@pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
+async def test_a_client_without_the_right_certificate_is_refused(files: Files, version: int) -> None:
+    server = server_of(files, client_ca=files.ca)
+    server._context.set_max_proto_version(version)
+    stranger = client_of(files, pair=files.pair("app.test", authority=trustme.CA()))
+    for client, words in (
+        (client_of(files), "the peer showed no certificate, and we ask for one"),
+        (stranger, "its issuer is unknown to us"),
+    ):
+        failure = await server_refuses(server, client)
+        assert failure.reason == "certificate"
+        assert words in failure.what
+
+
+async def server_refuses(server: ServerTls, client: ClientTls) -> TlsFailure:
+    """Under TLS 1.3 a client is through before the server has looked at its certificate: it hears of it with the first octets."""
+    one, other = memory_pair()
+    failures: list[TlsFailure] = []
+
+    async def accept() -> None:
+        with pytest.raises(TlsFailure) as failure:
+            await server.accept(one, seconds=10)
+        failures.append(failure.value)
+
+    async def connect() -> None:
+        await (await client.connect(other, host=HOST, seconds=10)).receive_some()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(accept)
+        with pytest.raises((TlsFailure, trio.BrokenResourceError), match="the peer refused"):
+            await connect()
+    return failures[0]
+
+
+# Versions, ciphers, protocols, resumption.
+
+
+@pytest.mark.parametrize(("minimum", "offered", "met"), [
+    ("TLSv1.2", SSL.TLS1_2_VERSION, "TLSv1.2"), ("TLSv1.2", SSL.TLS1_1_VERSION, None), ("TLSv1.3", SSL.TLS1_2_VERSION, None),
+    ("TLSv1.1", SSL.TLS1_1_VERSION, "TLSv1.1"), ("TLSv1", SSL.TLS1_VERSION, "TLSv1"), ("TLSv1.1", SSL.TLS1_VERSION, None),
+])  # fmt: skip
+async def test_a_minimum_is_kept(files: Files, minimum: Minimum, offered: int, met: str | None) -> None:
+    server = server_of(files, minimum=minimum)
+    client = client_of(files, minimum="TLSv1")
+    client._context.set_max_proto_version(offered)
+    if met is None:
+        ours, theirs = await refused(server, client)
+        assert ours.reason == theirs.reason == "protocol"
+        assert ours.what == "the peer offers no version of TLS that we take"
+        assert theirs.what == "the peer refused the handshake (alert: protocol version)"
+    else:
+        one, other = await handshake(server, client)
+        assert one.facts.version == other.facts.version == met
+
+
+async def test_no_common_cipher_is_told_as_such(files: Files) -> None:
+    server, client = server_of(files), client_of(files)
+    for context, cipher in (
+        (server._context, b"ECDHE-ECDSA-AES128-GCM-SHA256"),
+        (client._context, b"ECDHE-ECDSA-AES256-GCM-SHA384"),
+    ):
+        context.set_max_proto_version(SSL.TLS1_2_VERSION)
+        context.set_cipher_list(cipher)
+    ours, _ = await refused(server, client)
+    assert ours.what == "there is no cipher that both sides take"
+
+
+@pytest.mark.parametrize("offered", [[b"smtp"], [b"http/1.1", b"esmtp"]])
+async def test_smtp_may_be_asked_for(files: Files, server: ServerTls, offered: list[bytes]) -> None:
+    client = client_of(files)
+    client._context.set_alpn_protos(offered)
+    _, stream = await handshake(server, client)
+    assert stream._engine._connection.get_alpn_proto_negotiated() == offered[-1]
+
+
+async def test_another_protocol_is_refused(files: Files, server: ServerTls) -> None:
+    """Attack 29: a browser is made to speak to a mail server."""
+    client = client_of(files)
+    client._context.set_alpn_protos([b"h2", b"http/1.1"])
+    ours, theirs = await refused(server, client)
+    assert ours.what == "the client wants to speak h2, http/1.1, and not SMTP"
+    assert theirs.what == "the peer refused the handshake (alert: no application protocol)"
+
+
+@pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
+async def test_a_session_is_resumed_where_it_was_made(files: Files, version: int) -> None:
+    """PROTOCOL §1.9: a ticket of one listener is worth nothing at another."""
+    pair = files.pair(HOST)
+    here, elsewhere = server_of(files, pair), server_of(files, pair)
+    client = client_of(files, "none")
+    for server in (here, elsewhere):
+        server._context.set_max_proto_version(version)
+    context = client._context
+    first, second = await handshake(here, client)
+    assert not first.facts.resumed
+    await first.send_all(b"220 ready")  # the tickets go with it
+    assert await second.receive_some() == b"220 ready"
+    session = second._engine._connection.get_session()
+    assert session is not None
+    for server, resumed in ((here, True), (elsewhere, False)):
+        assert (await resume(server, context, session)).resumed is resumed
+
+
+async def resume(server: ServerTls, context: SSL.Context, session: SSL.Session) -> TlsFacts:
+    one, other = memory_pair()
+    connection = SSL.Connection(context, None)
+    connection.set_session(session)
+    engine = Engine(connection, Findings(required=False), server=False)
+    facts: list[TlsFacts] = []
+
+    async def accept() -> None:
+        facts.append((await server.accept(one, seconds=10)).facts)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(accept)
+        await shake_hands(other, engine, 10)
+    assert engine.facts().resumed is facts[0].resumed
+    return facts[0]
+
+
+# Who does not speak TLS, or not in time.
+
+
+@pytest.mark.parametrize(("said", "words"), [
+    (b"220 mx.example.test ESMTP\r\n", "expected TLS, got '220 mx.example.test ESMTP'"),
+    (b"EHLO \xff\x1b[31m\r\nMAIL", r"expected TLS, got 'EHLO \\xff\x1b[31m'"),
+    (b"\r\n", "expected TLS, got an empty line"),
+    (b"\x00\x01\x02\x03\x04\x05", "what the peer sent is no TLS"),
+    (b"\x16\x03\x01\x00\x05hello", "unexpected message"),
+])  # fmt: skip
+async def test_plaintext_is_told_as_such(client: ClientTls, server: ServerTls, said: bytes, words: str) -> None:
+    for side in ("server", "client"):
+        one, other = memory_pair()
+        await other.send_all(said)
+        meeting = server.accept(one, seconds=10) if side == "server" else client.connect(one, host=HOST, seconds=10)
+        with pytest.raises(TlsFailure) as failure:
+            await meeting
+        assert failure.value.reason == "protocol"
+        assert failure.value.what == words
+
+
+async def test_who_goes_away_is_told_as_such(server: ServerTls, client: ClientTls) -> None:
+    one, other = memory_pair()
+    other.close()
+    with pytest.raises(TlsFailure) as failure:
+        await server.accept(one, seconds=10)
+    assert failure.value.reason == "closed"
+    one, other = memory_pair()
+    await other.send_eof()
+    with pytest.raises(TlsFailure) as failure:
+        await client.connect(one, host=HOST, seconds=10)
+    assert failure.value.reason == "closed"
+
+
+async def test_a_handshake_ends_in_time(autojump_clock: trio.testing.MockClock, server: ServerTls) -> None:
+    """Attack 17: the whole of it, however slowly octets come."""
+    one, other = memory_pair()
+
+    async def drip() -> None:
+        for octet in b"\x16\x03\x01\x02\x00" + b"x" * 512:
+            await other.send_all(bytes([octet]))
+            await trio.sleep(1)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(drip)
+        with pytest.raises(TlsFailure) as failure:
+            await server.accept(one, seconds=30)
+        nursery.cancel_scope.cancel()
+    assert failure.value.reason == "timeout"
+    assert failure.value.what == "the handshake did not end within 30 seconds"
+    assert 30 <= autojump_clock.current_time() <= 31
+
+
+# Files.
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("pin:sha256:12", "verify: expected full, ca, none or pin:sha256:"),
+    ("Full", "verify: expected full, ca, none or pin:sha256:"),
+])  # fmt: skip
+def test_a_wrong_verify_is_told(files: Files, text: str, words: str) -> None:
+    with pytest.raises(TlsConfigError, match=words):
+        client_of(files, text)
+
+
+def test_files_that_will_not_do_are_told(files: Files, tmp_path: Path) -> None:
+    certificate, key = files.pair(HOST)
+    _, other_key = files.pair(HOST)
+    missing, empty = tmp_path / "missing.pem", tmp_path / "empty.pem"
+    empty.write_bytes(b"")
+    for pair, words in (
+        ((missing, key), f"{missing}: cannot be read: No such file or directory"),
+        ((empty, key), f"{empty}: expected certificates in PEM, got an empty file"),
+        ((key, key), f"{key}: expected certificates in PEM, got a private key, or a damaged one"),
+        (
+            (certificate, certificate),
+            f"{certificate}: expected a private key in PEM, got a certificate, or a damaged one",
+        ),
+        (
+            (certificate, other_key),
+            f"{other_key}: expected the key of the certificate in {certificate}, got another key",
+        ),
+    ):
+        with pytest.raises(TlsConfigError) as error:
+            server_of(files, pair)
+        assert str(error.value) == words
+        with pytest.raises(TlsConfigError) as error:
+            client_of(files, pair=pair)
+        assert str(error.value) == words
+    with pytest.raises(TlsConfigError, match="expected certificates in PEM"):
+        server_of(files, client_ca=key)
+    with pytest.raises(TlsConfigError, match="without the other"):
+        ClientTls(verify="full", ca=None, certificate=certificate, key=None, minimum="TLSv1.2", keylog=None)

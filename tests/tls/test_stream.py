@@ -1,0 +1,426 @@
+"""A TLS stream keeps trio's contract, and that of relayproxy/net/stream.py, over every kind of transport."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from OpenSSL import SSL
+from tls_pairs import Pair, Transports, client_of, handshake, server_of
+from trio.testing import MockClock, assert_checkpoints, check_half_closeable_stream, wait_all_tasks_blocked
+
+if TYPE_CHECKING:
+    from tls_pairs import Files
+
+    from relayproxy.net.stream import DeadlineStream
+    from relayproxy.tls.contexts import ServerTls
+    from relayproxy.tls.stream import TlsStream
+
+MakePair = Callable[..., Awaitable[Pair]]
+
+ON_SOCKETS = pytest.mark.parametrize("kind", ["edge-tcp", "trio-tcp"])
+ON_EDGE = pytest.mark.parametrize("kind", ["edge-tcp"])
+MUCH = bytes(range(256)) * 12_000
+SOME = MUCH[:40_000]
+
+
+def fill(stream: TlsStream) -> None:
+    """Send until no more goes: until the transport takes nothing of what is encrypted."""
+    left = -1
+    while stream.send_nowait(b"x" * 16384) or len(stream._unsent) != left:
+        left = len(stream._unsent)
+
+
+@pytest.mark.slow
+async def test_keeps_trios_contract(kind: str, pair: MakePair) -> None:
+    async def make_clogged() -> Pair:
+        one, other = await pair(small=True)
+        for _ in range(2):
+            fill(one)
+            fill(other)
+            await wait_all_tasks_blocked(0.01)  # what the handshake left in the kernel's buffers goes first
+        return one, other
+
+    # Only the edge-triggered stream says what goes without waiting, and a send that is cut short leaves nothing to go on with.
+    await check_half_closeable_stream(pair, make_clogged if kind == "edge-tcp" else None)
+
+
+async def test_what_is_there_is_had_without_waiting(pair: MakePair) -> None:
+    one, other = await pair()
+    with pytest.raises(trio.WouldBlock):
+        other.receive_nowait()
+    await one.send_all(b"abcdef")
+    while not other.readable:
+        await wait_all_tasks_blocked()
+    assert other.receive_nowait(2) == b"ab"
+    assert other.readable
+    assert other.receive_nowait(100) == b"cdef"
+    with pytest.raises(trio.WouldBlock):
+        other.receive_nowait()
+
+
+@ON_EDGE
+async def test_readable_is_false_once_all_was_had(pair: MakePair) -> None:
+    one, other = await pair()
+    assert one.send_nowait(b"abc") == 3
+    assert await other.receive_some() == b"abc"
+    with pytest.raises(trio.WouldBlock):
+        other.receive_nowait()
+    assert not other.readable
+
+
+@ON_SOCKETS
+async def test_a_write_is_a_record(transports: Transports, server: ServerTls, files: Files) -> None:
+    one, other = await handshake(server, client_of(files), transports())
+    await one.send_all(b"220 ready")  # the tickets go with it
+    assert await other.receive_some() == b"220 ready"
+    lines = b"250-mx.example.test\r\n" * 100
+    assert one.send_nowait(lines) == len(lines)
+    raw = other._transport
+    assert len(await raw.receive_some()) == len(lines) + 22  # header, type, tag (RFC 8446 §5.2)
+
+
+async def test_both_ways_at_once(pair: MakePair) -> None:
+    one, other = await pair()
+    heard: dict[str, bytearray] = {"one": bytearray(), "other": bytearray()}
+
+    async def send(stream: TlsStream) -> None:
+        await stream.send_all(MUCH)
+        await stream.send_eof()
+
+    async def hear(name: str, stream: TlsStream) -> None:
+        while octets := await stream.receive_some():
+            heard[name] += octets
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send, one)
+        nursery.start_soon(send, other)
+        nursery.start_soon(hear, "one", one)
+        nursery.start_soon(hear, "other", other)
+    assert heard["one"] == heard["other"] == MUCH
+
+
+@ON_SOCKETS
+@pytest.mark.parametrize("whole", [True, False])
+async def test_what_went_in_part_goes_on_where_it_was(pair: MakePair, whole: bool) -> None:
+    one, other = await pair(small=True)
+    heard = bytearray()
+    parts: list[int] = []
+
+    async def send() -> None:
+        rest = memoryview(SOME)
+        while rest:
+            sent = one.send_nowait(rest)
+            parts.append(sent)
+            rest = rest[sent:]
+            if not rest:
+                break
+            if whole:
+                await one.send_all(rest)
+                break
+            await one.wait_send_all_might_not_block()
+        await one.send_eof()
+
+    async def hear() -> None:
+        while octets := await other.receive_some(1000):
+            heard.extend(octets)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        nursery.start_soon(hear)
+    assert heard == SOME
+    assert parts[0] < len(SOME)
+
+
+async def test_nothing_is_lost_to_a_cancellation(pair: MakePair) -> None:
+    one, other = await pair()
+    with trio.move_on_after(0.01):
+        await other.receive_some()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await other.receive_some()
+    await one.send_all(b"abc")
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await other.receive_some()
+    assert await other.receive_some() == b"abc"
+
+
+@ON_SOCKETS
+async def test_a_send_that_was_cut_short_is_the_last(pair: MakePair) -> None:
+    one, other = await pair(small=True)
+    with trio.move_on_after(0.02):
+        await one.send_all(MUCH)
+    with pytest.raises(trio.BrokenResourceError, match="cut short"):
+        await one.send_all(b"x")
+    with pytest.raises(trio.BrokenResourceError, match="cut short"):
+        one.send_nowait(b"x")
+    # What the peer says can still be had, and the peer does not take what came for all that there is.
+    await other.send_all(b"552 too big\r\n")
+    assert await one.receive_some() == b"552 too big\r\n"
+    await one.aclose()
+    with pytest.raises(trio.BrokenResourceError, match=r"closed without close_notify|reset"):
+        await hear_all(other)
+
+
+async def hear_all(stream: DeadlineStream) -> bytes:
+    heard = bytearray()
+    while octets := await stream.receive_some():
+        heard += octets
+    return bytes(heard)
+
+
+@ON_SOCKETS
+async def test_a_half_close_is_told_to_the_peer(pair: MakePair) -> None:
+    one, other = await pair()
+    await one.send_all(b"QUIT\r\n")
+    await one.send_eof()
+    await one.send_eof()
+    assert await other.receive_some() == b"QUIT\r\n"
+    assert await other.receive_some() == b""
+    assert other.receive_nowait() == b""
+    await other.send_all(b"221 bye\r\n")
+    other.close()
+    assert await one.receive_some() == b"221 bye\r\n"
+    assert await one.receive_some() == b""
+    with pytest.raises(trio.ClosedResourceError):
+        await one.send_all(b"x")
+
+
+async def test_an_end_without_close_notify_is_no_end(pair: MakePair) -> None:
+    one, other = await pair()
+    await one.send_all(b"DATA\r\n")
+    one._transport.close()
+    assert await other.receive_some() == b"DATA\r\n"
+    for _ in range(2):
+        with pytest.raises(trio.BrokenResourceError, match="closed without close_notify"):
+            await other.receive_some()
+    with pytest.raises(trio.BrokenResourceError, match="closed without close_notify"):
+        other.receive_nowait()
+
+
+@ON_SOCKETS
+async def test_who_half_closed_without_close_notify_is_still_spoken_to(pair: MakePair) -> None:
+    one, other = await pair()
+    await one._transport.send_eof()
+    with pytest.raises(trio.BrokenResourceError, match="closed without close_notify"):
+        await other.receive_some()
+    await other.send_all(b"421 bye\r\n")
+    assert await one.receive_some() == b"421 bye\r\n"
+
+
+async def test_what_was_tampered_with_is_an_error_for_both(pair: MakePair) -> None:
+    one, other = await pair()
+    await one._transport.send_all(b"\x17\x03\x03\x00\x20" + b"x" * 32)
+    for _ in range(2):
+        with pytest.raises(trio.BrokenResourceError, match="bad record mac"):
+            await other.receive_some()
+    with pytest.raises(trio.BrokenResourceError, match="bad record mac"):
+        await other.send_all(b"x")
+
+
+@ON_SOCKETS
+async def test_a_failure_is_told_to_the_peer(pair: MakePair) -> None:
+    one, other = await pair()
+    await one._transport.send_all(b"\x17\x03\x03\x00\x20" + b"x" * 32)
+    with pytest.raises(trio.BrokenResourceError):
+        await other.receive_some()
+    with pytest.raises(trio.BrokenResourceError, match="alert: bad record mac"):
+        await one.receive_some()
+
+
+async def test_deadlines_are_the_transports(autojump_clock: MockClock, pair: MakePair) -> None:
+    _, other = await pair()
+    other.receive_by = autojump_clock.current_time() + 300
+    with pytest.raises(trio.TooSlowError):
+        await other.receive_some()
+    assert 300 <= autojump_clock.current_time() <= 300.5
+
+
+@ON_SOCKETS
+async def test_a_send_ends_at_its_deadline(autojump_clock: MockClock, pair: MakePair) -> None:
+    one, _ = await pair(small=True)
+    one.send_by = autojump_clock.current_time() + 60
+    with pytest.raises(trio.TooSlowError):
+        await one.send_all(b"x" * 10_000_000)
+    assert 60 <= autojump_clock.current_time() <= 60.5
+
+
+@ON_SOCKETS
+async def test_closing_does_not_wait_for_who_does_not_listen(autojump_clock: MockClock, pair: MakePair) -> None:
+    one, _ = await pair(small=True)
+    fill(one)
+    one.close()
+    assert autojump_clock.current_time() == 0
+
+
+async def test_expire_ends_waits_now(pair: MakePair) -> None:
+    _, other = await pair()
+
+    async def wait() -> None:
+        with pytest.raises(trio.TooSlowError):
+            await other.receive_some()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        other.expire()
+
+
+@ON_SOCKETS
+async def test_send_or_hear_gives_up_when_it_hears(pair: MakePair) -> None:
+    one, other = await pair(small=True)
+    said: list[bool] = []
+
+    async def send() -> None:
+        said.append(await one.send_or_hear(b"x" * 10_000_000))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        await wait_all_tasks_blocked(0.01)
+        assert not said
+        await other.send_all(b"552 too big\r\n")
+    assert said == [False]
+    assert await one.receive_some(4) == b"552 "
+    assert one.readable
+    assert await one.receive_some() == b"too big\r\n"
+
+
+@pytest.mark.slow
+@ON_SOCKETS
+async def test_send_or_hear_does_not_take_tls_for_the_peers_words(
+    transports: Transports, server: ServerTls, files: Files
+) -> None:
+    """A server's tickets, which come after the handshake, are no reply."""
+    upstream, one = await handshake(server, client_of(files), transports(small=True))
+    said: list[bool] = []
+    heard = bytearray()
+
+    async def send() -> None:
+        said.append(await one.send_or_hear(MUCH[:80_000]))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        await wait_all_tasks_blocked(0.01)
+        await upstream.send_all(b"")  # the tickets
+        await wait_all_tasks_blocked(0.01)
+        assert not said
+        while len(heard) < len(MUCH[:80_000]):
+            heard.extend(await upstream.receive_some())
+    assert said == [True]
+    assert heard == MUCH[:80_000]
+
+
+async def test_send_or_hear_sends_what_is_taken(kind: str, pair: MakePair) -> None:
+    one, other = await pair(small=True)
+    octets = b"x" * (10 if kind == "memory" else 40_000)
+    taken = bytearray()
+
+    async def take() -> None:
+        while len(taken) < len(octets):
+            taken.extend(await other.receive_some())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take)
+        assert await one.send_or_hear(octets)
+    assert taken == octets
+    await one.send_all(b"more")
+    assert await other.receive_some() == b"more"
+
+
+@ON_SOCKETS
+async def test_send_or_hear_has_deadlines(autojump_clock: MockClock, pair: MakePair) -> None:
+    one, _ = await pair(small=True)
+    one.send_by = autojump_clock.current_time() + 30
+    with pytest.raises(trio.TooSlowError):
+        await one.send_or_hear(b"x" * 10_000_000)
+    assert 30 <= autojump_clock.current_time() <= 30.5
+
+
+async def test_two_at_once_are_an_error(pair: MakePair) -> None:
+    one, other = await pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hear_nothing, other)
+        await wait_all_tasks_blocked()
+        with pytest.raises(trio.BusyResourceError):
+            await other.receive_some()
+        with pytest.raises(trio.BusyResourceError):
+            other.receive_nowait()
+        await other.send_all(b"the other direction goes on")
+        assert await one.receive_some() == b"the other direction goes on"
+        nursery.cancel_scope.cancel()
+
+
+async def hear_nothing(stream: DeadlineStream) -> None:
+    await stream.receive_some()
+    pytest.fail("expected to hear nothing")
+
+
+async def test_closing_wakes_who_waits(pair: MakePair) -> None:
+    one, _ = await pair()
+
+    async def wait() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await one.receive_some()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        one.close()
+
+
+async def test_closed_is_closed(pair: MakePair) -> None:
+    one, _ = await pair()
+    one.close()
+    one.close()
+    one.reset()
+    with pytest.raises(trio.ClosedResourceError):
+        one.receive_nowait()
+    with pytest.raises(trio.ClosedResourceError):
+        await one.receive_some()
+    with pytest.raises(trio.ClosedResourceError):
+        await one.send_all(b"x")
+    with pytest.raises(trio.ClosedResourceError):
+        await one.send_eof()
+    with assert_checkpoints():
+        await one.aclose()
+
+
+@ON_EDGE
+async def test_closing_says_close_notify_without_waiting(pair: MakePair) -> None:
+    one, other = await pair()
+    one.send_nowait(b"221 bye\r\n")
+    one.close()
+    assert await other.receive_some() == b"221 bye\r\n"
+    assert await other.receive_some() == b""
+
+
+@ON_SOCKETS
+async def test_a_reset_is_seen_as_such(pair: MakePair) -> None:
+    one, other = await pair()
+    one.reset()
+    with pytest.raises(trio.BrokenResourceError, match="reset"):
+        await other.receive_some()
+
+
+@ON_SOCKETS
+async def test_the_far_end_is_the_transports(pair: MakePair) -> None:
+    one, _ = await pair()
+    assert one.far_end is not None
+    assert one.far_end[0] == "127.0.0.1"
+
+
+async def test_the_older_version_does_the_same(transports: Transports, files: Files) -> None:
+    """TLS 1.2, where the server speaks last in the handshake."""
+    server = server_of(files)
+    server._context.set_max_proto_version(SSL.TLS1_2_VERSION)
+    one, other = await handshake(server, client_of(files), transports())
+    assert one.facts.version == other.facts.version == "TLSv1.2"
+    await one.send_all(b"220 ready")
+    assert await other.receive_some() == b"220 ready"
+    await other.send_eof()
+    assert await one.receive_some() == b""
+    await one.send_all(b"221 bye")
+    assert await other.receive_some() == b"221 bye"
