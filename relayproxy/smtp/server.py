@@ -174,8 +174,9 @@ class ServerProtocol:
                 reply = self.unoffered_auth if verb == "AUTH" else extension[1]
                 # Who sends a chunk all the same has octets behind it, and none of them may be taken for a command.
                 raise RemoteProtocolError(f"{verb} was not offered", reply, fatal=isinstance(command, Bdat))
-            if verb == "AUTH" and self.authenticated:
-                raise RemoteProtocolError("AUTH after one that succeeded", local_replies.BAD_SEQUENCE)
+            if self.authenticated and verb in ("AUTH", "STARTTLS"):
+                # RFC 3207 §4.2 wants what was proved in clear forgotten; upstream, which heard it, would not.
+                raise RemoteProtocolError(f"{verb} after an AUTH that succeeded", local_replies.BAD_SEQUENCE)
         check(command, self.offered, smtputf8=self._smtputf8)
         if isinstance(command, Mail):
             self._smtputf8 = bool(command.parameters) and get(command.parameters, b"SMTPUTF8") is not None

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.capabilities import Capabilities
-from relayproxy.smtp.commands import Data, Ehlo, Mail
+from relayproxy.smtp.commands import Data, Ehlo, Mail, SaslResponse
 from relayproxy.smtp.errors import LocalProtocolError
 from relayproxy.smtp.replies import Reply
 from relayproxy.smtp.server import Refused, ServerProtocol
@@ -209,3 +209,41 @@ def test_the_octets_of_a_chunk_are_never_commands(piece: int) -> None:
                     protocol.send(Reply(250))
     assert seen == ["503", "MAIL", "RCPT", "BDAT", "NOOP"]
     assert b"".join(chunks) == b"QUIT\r\nRSET\r\n"
+
+
+@pytest.mark.parametrize("verb", [b"AUTH LOGIN", b"STARTTLS"])
+def test_neither_auth_nor_starttls_follows_an_auth_that_succeeded(verb: bytes) -> None:
+    protocol = greeted()
+    protocol.offered = Capabilities({b"AUTH": b"LOGIN", b"STARTTLS": b""})
+    protocol.receive_data(b"AUTH LOGIN\r\n")
+    protocol.next_command()
+    protocol.send(Reply(334, (b"VXNlcm5hbWU6",)))
+    assert protocol.next_command() is None
+    protocol.receive_data(b"YXBw\r\n")
+    assert protocol.next_response() == SaslResponse(b"YXBw")
+    protocol.send(Reply(235, (b"2.7.0 ok",)))
+    protocol.receive_data(verb + b"\r\n")
+    assert verbs(take(protocol)) == ["503"]
+
+
+@given(st.lists(st.binary(max_size=6).map(bytes.hex), max_size=4), st.integers(1, 9))
+def test_how_responses_are_cut_into_pieces_changes_nothing(lines: list[str], size: int) -> None:
+    """Between 334s: each line one response, base64 or not, and never a command."""
+    protocol = greeted()
+    protocol.offered = Capabilities({b"AUTH": b"LOGIN"})
+    protocol.receive_data(b"AUTH LOGIN\r\n")
+    protocol.next_command()
+    for line in lines:
+        protocol.send(Reply(334, (b"",)))
+        octets = line.encode() + b"\r\n"
+        for at in range(0, len(octets), size):
+            assert protocol.next_response() is None
+            protocol.receive_data(octets[at : at + size])
+        response = protocol.next_response()
+        if len(line) % 4:
+            assert isinstance(response, Refused)
+            protocol.send(response.reply)
+            assert protocol.dialogue.framing == "command"
+            return
+        assert response == SaslResponse(line.encode())
+        assert protocol.next_command() is None
