@@ -374,3 +374,6 @@ def _clients_named(sources: _Sources, index: int, listener: Mapping[str, Any]) -
     if is_open:
         wrong = f"expected clients beside it (who may connect), as {address} is not loopback"
         yield sources.complaint(("listener", index, "address"), wrong)
+    elif "clients" not in listener and listener.get("proxy_protocol"):
+        wrong = "expected clients beside it (who may connect), as the addresses that it tells are not loopback"
+        yield sources.complaint(("listener", index, "proxy_protocol"), wrong)

@@ -18,6 +18,7 @@ import trio
 from relayproxy.net.dial import UpstreamUrl
 from relayproxy.net.listen import accept, bind, bound_name, parse_address
 from relayproxy.net.peer import Peer, PeerLost
+from relayproxy.net.proxy_header import ProxyHeaderError, receive_proxy_header
 from relayproxy.relay.capture import CaptureUpstream
 from relayproxy.relay.client_leg import ClientLeg
 from relayproxy.relay.connect import connect
@@ -31,6 +32,7 @@ from relayproxy.smtp.server import ServerProtocol
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping, Sequence
+    from ipaddress import IPv4Network, IPv6Network
     from pathlib import Path
 
     from relayproxy.net.listen import Peername
@@ -91,6 +93,7 @@ class Relay:
             if upstream.credentials is not None
         }
         self._per_client: Counter[str] = Counter()
+        self._arriving = 0  # connections whose PROXY header is awaited
         self._shutdown = trio.Event()
         self._last_gone: trio.Event | None = None
         self._sockets: list[tuple[Listener, socket.socket]] = []
@@ -216,6 +219,9 @@ class Relay:
     async def session(self, stream: DeadlineStream, address: str, port: int | None, listener: Listener) -> None:
         """One client session, from its first octet to its last, over any stream. Never raises, but for cancellation."""
         try:
+            if (peername := await self._who(stream, (address, port), listener)) is None:
+                return
+            address, port = peername
             context = self._contexts[listener.name]
             limits = self._config.limits
             protocol = ServerProtocol(
@@ -232,6 +238,24 @@ class Relay:
             self._reporter.error("session", "a fault of ours outside of the dialogue", exception=error)
         finally:
             stream.close()
+
+    async def _who(self, stream: DeadlineStream, peername: Peername, listener: Listener) -> Peername | None:
+        """Whom we speak to: of a peer that must send a PROXY header, who that says it is; None where there is no telling (PROTOCOL §1.10)."""
+        if not listener.proxy_protocol or not _is_in(peername[0], listener.proxy_protocol):
+            return peername
+        if len(self._sessions) + self._arriving >= self._config.limits.sessions or self._shutdown.is_set():
+            return None
+        self._arriving += 1
+        try:
+            told = await receive_proxy_header(
+                stream, seconds=self._config.timeouts.client.proxy_header, most=self._config.limits.proxy_header_bytes
+            )
+        except ProxyHeaderError as error:
+            self._reporter.violation("client", f"{peername[0]}: {error}")
+            return None
+        finally:
+            self._arriving -= 1
+        return told or peername
 
     async def _hold(self, session: Session, context: Context, address: str, port: int | None) -> None:
         """Count the session, tell its beginning and its end."""
@@ -266,14 +290,11 @@ class Relay:
 
     def _refusal(self, listener: Listener, address: str, id_: str) -> Reply | None:
         """Who may not come in, before anything is spent on it (attacks 18, 27)."""
-        if listener.clients is not None and not address.startswith("unix:"):
-            client = ip_address(address.partition("%")[0])
-            client = getattr(client, "ipv4_mapped", None) or client
-            if not any(client in network for network in listener.clients):
-                self._reporter.violation(
-                    "client", "the address may not connect here", session=id_, reply=local_replies.NOT_WELCOME
-                )
-                return local_replies.NOT_WELCOME
+        if listener.clients is not None and not address.startswith("unix:") and not _is_in(address, listener.clients):
+            self._reporter.violation(
+                "client", "the address may not connect here", session=id_, reply=local_replies.NOT_WELCOME
+            )
+            return local_replies.NOT_WELCOME
         limits = self._config.limits
         full = len(self._sessions) >= limits.sessions
         # All that come through a Unix socket have one name; who may do so is the socket's mode.
@@ -318,3 +339,12 @@ class Relay:
             ),
             partial(reporter.error, "upstream", session=session),
         )
+
+
+def _is_in(address: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
+    """Whether an IP address, that of a Unix socket is none, is in one of these."""
+    if address.startswith("unix:"):
+        return False
+    client = ip_address(address.partition("%")[0])
+    client = getattr(client, "ipv4_mapped", None) or client
+    return any(client in network for network in networks)

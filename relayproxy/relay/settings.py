@@ -99,6 +99,7 @@ class ClientTimeouts(Settings):
     auth: Duration = _for("5m", "for the whole next line of an AUTH exchange")
     data_block: Duration = _for("3m", "for the next octets of mail data")
     write: Duration = _for("1m", "for the client to take our replies")
+    proxy_header: Duration = _for("5s", "for the whole PROXY header, from the peers that must send one")
 
 
 class UpstreamTimeouts(Settings):
@@ -144,6 +145,9 @@ class Limits(Settings):
     )
     command_bytes: Count = Field(default=4096, description="a command line with its CRLF; over: 500")
     auth_bytes: Count = Field(default=12288, description="a line of an AUTH exchange with its CRLF; over: 500")
+    proxy_header_bytes: Count = Field(
+        default=536, description="a PROXY header of version 2; over: the connection is closed"
+    )
     header_bytes: Size = _octets("256KiB", "the header section; over: 552")
     header_fields: Count = Field(default=1000, description="fields in the header section; over: 552")
     line_bytes: Size = _octets("1MiB", "a line of mail data; over: 552")
@@ -175,6 +179,10 @@ class Listener(Settings):
     )
     auth_in_clear: StrictBool = Field(
         default=False, description="offer AUTH without TLS to clients that are not on loopback"
+    )
+    proxy_protocol: tuple[Network, ...] = Field(
+        default=(),
+        description="peers whose PROXY header (v1, v2) is required and believed; to all others it is unknown",
     )
     line_endings: Literal["refuse", "normalise"] = Field(
         default="refuse", description="bare CR or LF in mail data: refused with 554, or made CRLF"
