@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import trio
+from dialog_tls import authority_pem
 
 if TYPE_CHECKING:
     from socket import socket
@@ -25,6 +27,7 @@ Reason = Literal["refused", "timeout", "unresolved", "unreachable"]
 #: What a dialog's `@ config` lines are laid over.
 CONFIG: Mapping[str, Any] = {
     "hostname": "relay.test",
+    "listener": [{"tls": "off"}],
     "upstream": {"default": {"url": "smtp://upstream.test:25"}},
 }
 
@@ -47,6 +50,9 @@ class Driven(Protocol):
         """Hold one session; it is over, and its streams are closed, on return."""
 
     def sigterm(self) -> None: ...
+
+    def authority(self) -> str:
+        """In PEM: who signs the certificates that clients see."""
 
     def close(self) -> list[dict[str, Any]]:
         """Stop; all lines of the log, in order."""
@@ -89,7 +95,10 @@ class _Relay:
             return TrioStream(leg, leg.receive_nowait)
 
         self._folder = TemporaryDirectory()
-        self._config = Config.model_validate({"state": self._folder.name, **config})
+        trusted = Path(self._folder.name, "ca-of-the-dialogs.pem")
+        trusted.write_text(authority_pem(), encoding="ascii")
+        upstreams = {name: {"ca": str(trusted), **upstream} for name, upstream in config["upstream"].items()}
+        self._config = Config.model_validate({"state": self._folder.name, **config, "upstream": upstreams})
         self._log = _Log()
         self._reporter = Reporter(self._log, format_="json")
         self._relay = Relay(self._config, self._reporter, dial=dial_leg, adopt=_no_sockets)
@@ -104,6 +113,11 @@ class _Relay:
     def sigterm(self) -> None:
         self._relay.shut_down()
         trio.lowlevel.spawn_system_task(self._relay.drain)
+
+    def authority(self) -> str:
+        from relayproxy.tls.authority import Authority
+
+        return Authority.open(Path(self._folder.name)).certificate_pem.decode("ascii")
 
     def close(self) -> list[dict[str, Any]]:
         written = self._reporter.close(5.0)

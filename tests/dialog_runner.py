@@ -11,6 +11,8 @@ r"""Play dialogs: two-sided scripts of a client and an upstream with the relay i
   upstream may still wait to be expected. `@ loose` ends all that, `@ strict` begins it again.
 - `C open [ADDRESS]` is the client's (by itself at the first line); `U open [ADDRESS]`, `U refused` ... answer a dial. `eof`, `close`,
   `reset` are the peer's doing, with ` by us` behind it ours, which must come; the peer of `close by us` then closes too.
+- `C tls VERSION CIPHER`, `U tls VERSION CIPHER`: the peer makes the handshake, and from there on all of its leg is under TLS; `*` may stand in
+  both words. `C tls failed`, `U tls failed`: it comes to no end, and nobody goes on. The client trusts the relay's authority alone.
 - At the end nothing more may have come, no end either; both peers close, and the session must end and have closed all.
 
 Notes, besides those above:
@@ -24,6 +26,11 @@ Notes, besides those above:
     @ record PATH = JSON            the next transaction line says so; consecutive ones speak of the same line; `@ record none`
     @ log [no] EVENT KEY=VALUE ...  such a line is in the log; an `error` (but of upstream's) that is not expected fails the dialog
     @ quiet SECONDS                 so long, nothing comes
+    @ sni [NAME]                    whom the client asks for in its handshake, and whose certificate it must see: relay.test, if nothing is said
+    @ certificate KIND              what upstream shows in its handshakes: good (for the host that was dialled, of a CA that the relay trusts),
+                                    expired, wrong-name, self-signed, unknown-issuer
+    @ hello                         our handshake with upstream begins, and upstream does not answer
+    @ abrupt C|U                    the peer's `eof` and `close` come without the word for it in TLS (close_notify)
     @ stall C|U, @ resume C|U       the peer takes no octets, and takes them again
     @ sigterm                       what SIGTERM does
     @ whole                         play only as written, not octet by octet (where it matters what came together)
@@ -33,13 +40,26 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 import trio
-from dialog_facts import FactError, Facts
+from dialog_facts import FactError, Facts, agrees
 from dialog_relay import DialRefusedByDialog, start
 from dialog_report import report
-from dialog_script import NOTES, configuration, expand, find, is_to_us, is_url, lines_of, peer_address, script, sent
+from dialog_script import (
+    NOTES,
+    configuration,
+    expand,
+    find,
+    host_of,
+    is_to_us,
+    is_url,
+    lines_of,
+    peer_address,
+    script,
+    sent,
+)
+from dialog_tls import CERTIFICATES, FarTls, client_context, server_context
 from dialog_wire import Leg
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -58,6 +78,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dialog_relay import Driven, Reason, Start
+    from dialog_tls import Certificate
 
     from relayproxy.record import dialog
 
@@ -71,6 +92,8 @@ _REASONS: Final[Mapping[str, Reason]] = {
     "unresolved": "unresolved",
     "unreachable": "unreachable",
 }
+#: RFC 8446 §5.1: a record of a handshake.
+_HELLO: Final = b"\x16\x03"
 _CLIENT: Final = ("127.0.0.1", 50000)
 
 
@@ -117,6 +140,9 @@ class _Player:
         self._strict = True
         self._noticed: set[Leg] = set()  # whose end by us was expected
         self._attributes: dict[str, str] = {}
+        self._hosts: list[str] = []  # of the upstreams
+        self._sni: str | None = "relay.test"
+        self._certificate: Certificate = "good"
 
     async def play(self, start: Start) -> None:
         entries = [entry for session in self._sessions for entry in session.entries]
@@ -194,14 +220,13 @@ class _Player:
                 else:
                     await self._answer_dial(entry)
             case Event():
-                await self._before_acting(entry)
-                self._end_peer(entry)
+                await (self._start_tls if entry.name == "tls" else self._end_peer)(entry)
             case Note():
                 await self._play_note(entry)
 
     # The script acts.
 
-    async def _before_acting(self, entry: Line | Event | Note) -> None:
+    async def _before_acting(self, entry: Line | Event | Note, *, but_for: Leg | None = None) -> None:
         """Let the relay come to rest, wait for the entry's time, and see that nothing came that is not expected before it."""
         await wait_all_tasks_blocked()
         if entry.time is not None:
@@ -215,7 +240,7 @@ class _Player:
         if self._strict:
             streaming = isinstance(entry, Line) and entry.data and entry.leg == "C"
             for leg in self._legs():
-                if leg.unread and not (streaming and leg is not self._client):
+                if leg.unread and leg is not but_for and not (streaming and leg is not self._client):
                     self._fail(entry.number, "before this comes", self._unread(leg))
 
     async def _send(self, group: list[Line]) -> None:
@@ -233,7 +258,31 @@ class _Player:
             leg.far_send(octets[at : at + 1])
             await wait_all_tasks_blocked()
 
-    def _end_peer(self, event: Event) -> None:
+    async def _start_tls(self, event: Event) -> None:
+        leg = self._leg(event)
+        # The relay's own hello may have come already, if it is the client of this handshake.
+        await self._before_acting(event, but_for=leg if event.leg == "U" else None)
+        if event.leg == "C":
+            context = client_context(self._driven.authority(), has_name=self._sni is not None)
+            tls = FarTls(context, server=False, sni=self._sni)
+        else:
+            tls = FarTls(server_context(self._certificate, self._hosts[-1]), server=True)
+        leg.far_start_tls(tls)
+        until = trio.current_time() + SLACK
+        await wait_all_tasks_blocked()
+        while tls.state == "handshake" and not leg.ended and trio.current_time() < until:
+            changed = leg.changed
+            with trio.move_on_at(until):
+                await changed.wait()
+            await wait_all_tasks_blocked()
+        words = tls.words if tls.state == "started" else ("failed",)
+        self._happened.append(Event(event.leg, "tls", words, time=self._microseconds()))
+        failed = (tls.state != "started", event.arguments[0] == "failed")
+        if failed[0] != failed[1] or not all(map(agrees, words, event.arguments)):
+            self._fail(event.number, f"expected this, came: tls {' '.join(words)} {tls.why}".rstrip())
+
+    async def _end_peer(self, event: Event) -> None:
+        await self._before_acting(event)
         leg = self._leg(event)
         self._happened.append(dataclasses.replace(event, time=self._microseconds()))
         {"eof": leg.far_eof, "close": leg.far_close, "reset": leg.far_reset}[event.name]()
@@ -285,12 +334,23 @@ class _Player:
         if event.name == "open":
             dial.answer = Leg(lambda octets: self._sent_by_us("U", octets))
             self._upstreams.append(dial.answer)
+            self._hosts.append(host_of(dial.url))
         else:
             dial.answer = _REASONS[event.name]
         dial.answered.set()
         await wait_all_tasks_blocked()
 
+    async def _hear_hello(self, note: Note) -> None:
+        leg = self._leg(Event("U", "tls", number=note.number))
+        await self._before_acting(note, but_for=leg)
+        if not leg.unread.startswith(_HELLO):
+            self._fail(note.number, "expected that our handshake begins", self._unread(leg))
+        leg.far_take(len(leg.unread))
+
     async def _play_note(self, note: Note) -> None:
+        if note.key == "hello":
+            await self._hear_hello(note)
+            return
         await self._before_acting(note)
         match note.key, note.text:
             case (("strict" | "loose"), ""):
@@ -298,6 +358,12 @@ class _Player:
             case (("stall" | "resume"), ("C" | "U") as name):
                 at = Event("C" if name == "C" else "U", "eof", number=note.number)
                 self._leg(at).far_stall(stalled=note.key == "stall")
+            case "sni", name if " " not in name:
+                self._sni = name or None
+            case "certificate", kind if kind in CERTIFICATES:
+                self._certificate = cast("Certificate", kind)
+            case "abrupt", ("C" | "U") as name:
+                self._leg(Event("C" if name == "C" else "U", "eof", number=note.number)).far_is_abrupt = True
             case "sigterm", "":
                 self._happened.append(Note("sigterm", time=self._microseconds()))
                 self._driven.sigterm()
@@ -309,7 +375,14 @@ class _Player:
             case "quit", "":
                 await self._quit(note.number)
             case _:
-                usage = {"quiet": " SECONDS", "stall": " C|U", "resume": " C|U"}.get(note.key, "")
+                usage = {
+                    "abrupt": " C|U",
+                    "certificate": f" {'|'.join(CERTIFICATES)}",
+                    "quiet": " SECONDS",
+                    "resume": " C|U",
+                    "sni": " [NAME]",
+                    "stall": " C|U",
+                }.get(note.key, "")
                 raise DialogError(note.number, f"@ {note.key}{usage}", f'"@ {note.key} {note.text}"')
 
     async def _quit(self, number: int) -> None:
@@ -433,7 +506,9 @@ class _Player:
         self._happened += lines_of(line.leg, line.arrow, octets, time=self._microseconds())
 
     def _sent_by_us(self, leg: dialog.Leg, octets: bytes) -> None:
-        if octets:
+        if octets.startswith(_HELLO):
+            self._happened.append(Note("hello", time=self._microseconds()))
+        elif octets:
             self._happened += lines_of(leg, "<" if leg == "C" else ">", octets, time=self._microseconds())
         else:
             self._happened.append(Event(leg, "close", by_us=True, time=self._microseconds()))
@@ -441,6 +516,8 @@ class _Player:
     def _unread(self, leg: Leg) -> list[str]:
         """What came and was not expected, as lines of a dialog."""
         name: dialog.Leg = "C" if leg is self._client else "U"
+        if leg.unread.startswith(_HELLO):
+            return ["@ hello"]
         lines = list(lines_of(name, "<" if name == "C" else ">", bytes(leg.unread)))[:20]
         shown = print_dialog([Session(entries=tuple(lines))]).splitlines()[1:] if lines else []
         return [*shown, *([f"{name} close by us"] if leg.ended and leg not in self._noticed else [])] or ["(nothing)"]

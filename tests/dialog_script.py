@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from relayproxy.record import dialog
 
 NOTES: Final = (
-    "client", "config", "data", "envelope", "log", "loose", "quiet", "quit", "record", "resume", "sigterm", "stall", "strict",
-    "upstream", "whole",
+    "abrupt", "certificate", "client", "config", "data", "envelope", "hello", "log", "loose", "quiet", "quit", "record", "resume", "sigterm", "sni", "stall",
+    "strict", "upstream", "whole",
 )  # fmt: skip
 _FOLDS: Final = (b" ", b"\t")
 
@@ -87,14 +87,16 @@ def configuration(notes: Sequence[Note]) -> dict[str, Any]:
     """The usual configuration and what `@ config` lines lay over it."""
     result: dict[str, Any] = {}
     _lay(CONFIG, result)
+    (usual,) = result["listener"]
+    result["listener"] = dict(usual)
     for note in notes:
         try:
             over = tomllib.loads(note.text)
         except tomllib.TOMLDecodeError as error:
             raise DialogError(note.number, "@ config KEY = TOML", f'"{note.text}" ({error})') from None
         _lay(over, result)
-    if isinstance(listener := result.get("listener"), dict):
-        result["listener"] = [listener]
+    listeners = result["listener"]
+    result["listener"] = [{**usual, **one} for one in (listeners if isinstance(listeners, list) else [listeners])]
     return result
 
 
@@ -171,3 +173,7 @@ def is_url(url: str, wanted: str) -> bool:
     return any(
         re.fullmatch(regex, form) for form in (url, url.rpartition("//")[2], url.rpartition("//")[2].rpartition(":")[0])
     )
+
+
+def host_of(url: str) -> str:
+    return url.rpartition("//")[2].rpartition(":")[0].strip("[]")

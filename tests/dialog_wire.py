@@ -1,7 +1,7 @@
 """Connections in memory for dialogs: the relay holds a `Leg`, the script is its far side.
 
 Unlike trio's memory streams a leg can be reset, can stop taking octets (a peer that does not read), knows when each octet arrived and
-tells a half-close from a close. It does not know SMTP.
+tells a half-close from a close. Its far side may speak TLS; what is sent and taken there stays text. It does not know SMTP.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from trio.lowlevel import ParkingLot, checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from dialog_tls import FarTls
 
 
 class Leg(trio.abc.HalfCloseableStream):
@@ -35,14 +37,43 @@ class Leg(trio.abc.HalfCloseableStream):
         self._inbox = bytearray()
         self._far_ended = self._far_closed = self._far_reset = self._stalled = False
         self._parked = ParkingLot()
+        self._tls: FarTls | None = None
+        #: Whether the far side ends TLS without saying so (no close_notify).
+        self.far_is_abrupt = False
 
     # The far side.
 
     def far_send(self, octets: bytes) -> None:
-        self._inbox += octets
+        if self._tls is None:
+            self._inbox += octets
+        else:
+            self._tls.wrap(octets)
+            self._inbox += self._tls.outgoing()
         self._parked.unpark_all()
 
+    def far_start_tls(self, tls: FarTls) -> None:
+        """From here on all is under TLS; what has come and was not taken is the beginning of the relay's handshake."""
+        begun = bytes(self.unread)
+        if begun:
+            self.far_take(len(begun))
+        self._tls = tls
+        self._take_records(begun)
+
+    def _take_records(self, octets: bytes) -> None:
+        """Octets of TLS have come from the relay; what they say is unread, what they ask for is answered."""
+        assert self._tls is not None
+        text = self._tls.feed(octets)
+        if answer := self._tls.outgoing():
+            self._inbox += answer
+            self._parked.unpark_all()
+        if text:
+            self._take_text(text)
+        self._change()
+
     def far_eof(self) -> None:
+        if self._tls is not None and not self.far_is_abrupt:
+            self._tls.end()
+            self._inbox += self._tls.outgoing()
         self._far_ended = True
         self._parked.unpark_all()
 
@@ -110,12 +141,17 @@ class Leg(trio.abc.HalfCloseableStream):
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await self._until_taken()
-        if data:
-            self.unread += data
-            self._total += len(data)
-            self._arrivals.append((self._total, trio.current_time()))
-            self._on_sent(bytes(data))
-            self._change()
+        if data and self._tls is not None:
+            self._take_records(bytes(data))
+        elif data:
+            self._take_text(bytes(data))
+
+    def _take_text(self, text: bytes) -> None:
+        self.unread += text
+        self._total += len(text)
+        self._arrivals.append((self._total, trio.current_time()))
+        self._on_sent(text)
+        self._change()
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._until_taken()

@@ -129,6 +129,9 @@ class Small:
     def sigterm(self) -> None:
         self.bye = True
 
+    def authority(self) -> str:
+        raise AssertionError("it has no TLS")
+
     def close(self) -> list[dict[str, Any]]:
         return self.log
 
@@ -209,6 +212,44 @@ def test_a_signal_a_stall_and_a_reset() -> None:
     run(BEGIN + "@ stall U\nC> NOOP\n@ quiet 10\n@ resume U\nU> NOOP\nU< 250 ok\nC< 250 ok")
     run(BEGIN + "C> NOOP\nU> NOOP\nU reset\nC close by us")
     run(BEGIN + "C eof\nC close by us\nU close by us")
+
+
+PLAIN = BEGIN + "@ client says EHLO\n"
+STARTTLS = '@ config listener.tls = "starttls"\n' + PLAIN + "C> STARTTLS\nC< 220 *\n"
+UPSTREAM_TLS = '@ config upstream.default.url = "smtps://upstream.test"\n'
+
+
+def run_real(text: str, *, bytewise: bool = False) -> None:
+    """Against the relay itself: the small one has no TLS."""
+    play(f"relayproxy dialog 1\n{text}\n", bytewise=bytewise)
+
+
+@pytest.mark.parametrize("bytewise", [False, True])
+def test_tls(bytewise: bool) -> None:
+    run_real(STARTTLS + "C tls TLSv1.3 *\nC> NOOP\nU> NOOP\nU< 250 ok\nC< 250 ok\n@ quit", bytewise=bytewise)
+    run_real(
+        UPSTREAM_TLS + "U open\nU tls TLSv1.3\nU< 421 no\nU close by us\nC< 421 no\nC close by us", bytewise=bytewise
+    )
+    run_real(UPSTREAM_TLS + "@ certificate expired\nU open\nU tls failed\nU close by us\nC< 421 *\nC close by us")
+    run_real(UPSTREAM_TLS + "U open\n@ hello\nU close\nU close by us\nC< 421 *\nC close by us")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (STARTTLS + "C tls TLSv1.2 *", "expected this, came: tls TLSv1.3 TLS_AES_256_GCM_SHA384"),
+        (STARTTLS + "C tls failed", "expected this, came: tls TLSv1.3 TLS_AES_256_GCM_SHA384"),
+        (UPSTREAM_TLS + "@ certificate expired\nU open\nU tls TLSv1.3 *", "expected this, came: tls failed .*EXPIRED"),
+        (PLAIN + "U tls TLSv1.3 *", "expected this, came: tls failed"),
+        (PLAIN + "@ hello", "expected that our handshake begins"),
+        (UPSTREAM_TLS + "U open\nU< 220 x", "before this comes, came"),
+        # Under TLS what is expected is still exact.
+        (STARTTLS + "C tls TLSv1.3 *\nC> NOOP\nU> NOOP\nU< 250 ok\nC< 250 no", "C< 250 ok"),
+    ],
+)
+def test_tls_that_does_not_hold(text: str, said: str) -> None:
+    with pytest.raises(DialogMismatch, match=said):
+        run_real(text)
 
 
 def test_a_redacted_line_is_sent_with_made_up_octets() -> None:
@@ -330,7 +371,7 @@ def test_a_mismatch_shows_the_dialog_with_the_place_and_what_happened() -> None:
     [
         ("", "line 1: expected a dialog with something in it"),
         ("@ config a = 1", "line 2: expected a session in which something happens"),
-        ("@ upstram offers", "line 2: expected a note of client, config,"),
+        ("@ upstram offers", "line 2: expected a note of abrupt, certificate, client, config,"),
         ("@ upstream", "line 2: expected @ upstream offers KEYWORD"),
         ("@ envelope a@b.test", "line 2: expected @ envelope SENDER RECIPIENT"),
         ("C open\nC open", "line 3: expected one client in a session"),
@@ -341,6 +382,8 @@ def test_a_mismatch_shows_the_dialog_with_the_place_and_what_happened() -> None:
         ("@ log", r"line 2: expected @ log \[no\] EVENT"),
         ("@ quiet long", "line 2: expected @ quiet SECONDS"),
         ("@ stall X", r"line 2: expected @ stall C\|U"),
+        ("@ abrupt X", r"line 2: expected @ abrupt C\|U"),
+        ("@ certificate best", r"line 2: expected @ certificate good\|expired"),
         ("@ config = 1", "line 2: expected @ config KEY = TOML"),
         ("U open\nU< 220 x\nU> EH*\\", r"line 4: expected no \* in a line without an end of line"),
         ("U open\nU< 220 x\nU> <redacted 3>", "line 4: expected an expected line without <redacted N>"),
@@ -359,7 +402,7 @@ def test_configuration_is_laid_over_the_usual_one() -> None:
     ]
     result = configuration(notes)
     assert result["limits"] == {"errors": 2, "recipients": 1}
-    assert result["listener"] == [{"clients": ["::1"]}]
+    assert result["listener"] == [{"tls": "off", "clients": ["::1"]}]
     assert result["hostname"] == "relay.test"
     assert "limits" not in configuration([])
 
@@ -484,6 +527,7 @@ def test_the_collected_items_live_with_the_plugins(tmp_path: Path) -> None:
         "dialog_report",
         "dialog_runner",
         "dialog_script",
+        "dialog_tls",
         "dialog_wire",
     ):
         shutil.copy(here / f"{name}.py", tmp_path)

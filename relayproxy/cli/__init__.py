@@ -23,6 +23,7 @@ VERBS: Final = {
     "run": "Relay mail, until SIGTERM.",
     "check": "Check a configuration, and print what is in effect.",
     "send": "Send one message.",
+    "ca": "Show or export the authority that signs minted certificates.",
     "schema": "Print the JSON Schema of the configuration or of a record.",
 }
 

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, get_type_hints
 
 from cyclopts import Parameter
 
+from relayproxy.cli.config_tls import UPSTREAM_KEYS, has_tls
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from relayproxy.cli.config import Config
 
@@ -59,8 +61,11 @@ def written(config: Config) -> str:
         auth = listener.auth or config.upstream[named].usual_auth
         lines += ["", "[[listener]]", *_scalars(listener.model_copy(update={"upstream": named, "auth": auth}))]
     for name, upstream in config.upstream.items():
-        lines += ["", f"[upstream.{_key(name)}]", *_scalars(upstream)]
+        # What means nothing without TLS is refused where there is none.
+        left_out = () if has_tls(upstream.url) else UPSTREAM_KEYS
+        lines += ["", f"[upstream.{_key(name)}]", *_scalars(upstream, left_out)]
     for name, table in (
+        ("tls", config.tls),
         ("log", config.log),
         ("timeouts.client", config.timeouts.client),
         ("timeouts.upstream", config.timeouts.upstream),
@@ -75,10 +80,17 @@ _ABSENT: Final = {
     ("ListenerTable", "clients"): "everybody that can connect",
     ("Log", "format"): "json; text on a terminal",
     ("UpstreamTable", "credentials"): "none: clients log in themselves, if at all",
+    ("Tls", "certificate"): "minted, signed by the authority in state",
+    ("Tls", "key"): "made when relayproxy starts",
+    ("Tls", "client_ca"): "clients are asked for no certificate",
+    ("Tls", "keylog"): "none",
+    ("UpstreamTable", "ca"): "the system's",
+    ("UpstreamTable", "certificate"): "none",
+    ("UpstreamTable", "key"): "none",
 }
 
 
-def _scalars(table: Any) -> Iterator[str]:
+def _scalars(table: Any, left_out: Sequence[str] = ()) -> Iterator[str]:
     """The settings that stand in a table itself."""
     from pydantic import BaseModel
 
@@ -90,7 +102,7 @@ def _scalars(table: Any) -> Iterator[str]:
             given = [f"{key} = {_value(one)}" for key, one in value if one is not None]
             yield f"{name} = {{ {', '.join(given)} }}"  # where the secret is, never what it is
             continue
-        if isinstance(value, BaseModel | dict) or name == "listener":
+        if isinstance(value, BaseModel | dict) or name == "listener" or name in left_out:
             continue
         if name == "file":
             yield f"file = {_text(str(value or '-'))}"

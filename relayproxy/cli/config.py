@@ -17,12 +17,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 import msgspec
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, ValidationError, WithJsonSchema
 
-from relayproxy.cli import config_auth
+from relayproxy.cli import config_auth, config_tls
 from relayproxy.cli.config_errors import dotted, expected, nearest, not_toml
 from relayproxy.cli.locate import Place, line_of, locate
 from relayproxy.net.dial import UpstreamUrl
 from relayproxy.net.listen import parse_address
-from relayproxy.relay.settings import HOMELESS, Duration, FilePath, Limits, Listener, Settings, Timeouts, Upstream
+from relayproxy.relay.settings import (
+    HOMELESS,
+    Duration,
+    FilePath,
+    Limits,
+    Listener,
+    Settings,
+    Timeouts,
+    Tls,
+    Upstream,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -110,7 +120,10 @@ def _alone(value: tuple[str, ...]) -> tuple[str, ...]:
     return tuple("capture:" if url.lower() == "capture:" else url for url in value)
 
 
-_URL_SCHEMA = {"type": "string", "examples": ["smtp://smtp.example.com:587", "smtp://[2001:db8::1]", "capture:"]}
+_URL_SCHEMA = {
+    "type": "string",
+    "examples": ["smtp+starttls://smtp.example.com", "smtp://[2001:db8::1]:2525", "capture:"],
+}
 
 
 class ListenerTable(Listener):
@@ -129,7 +142,10 @@ class UpstreamTable(Upstream):
         BeforeValidator(_urls),
         AfterValidator(_alone),
         WithJsonSchema({"anyOf": [_URL_SCHEMA, {"type": "array", "items": _URL_SCHEMA, "minItems": 1}]}),
-    ] = Field(default=("capture:",), description="smtp://host[:port] or capture:; a list is tried in order")
+    ] = Field(
+        default=("capture:",),
+        description="smtp://host[:port], smtp+starttls://, smtps:// or capture:; a list is tried in order",
+    )
 
 
 class Log(Settings):
@@ -149,7 +165,8 @@ class Config(Settings):
         default_factory=machine, description="our name in banner, Received and EHLO; default: the machine's"
     )
     state: FilePath = Field(
-        default=Path("~/.local/state/relayproxy"), description="where captures and this installation's name are kept"
+        default=Path("~/.local/state/relayproxy"),
+        description="where captures, the authority for minted certificates, and this installation's name are kept",
     )
     trace: StrictBool = Field(default=True, description="add the Received field")
     drain: Duration = Field(
@@ -163,6 +180,7 @@ class Config(Settings):
         json_schema_extra={"minProperties": 1},
         description="where the mail goes, by name",
     )
+    tls: Tls = Tls()
     log: Log = Log()
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
@@ -283,10 +301,14 @@ def load(path: Path | None = None, flags: Flags | None = None, environ: Mapping[
     except ValidationError as error:
         errors += [sources.mismatch(details) for details in error.errors(include_url=False)]
     errors += _cross_check(sources)
-    errors += [sources.complaint(*wrong) for wrong in config_auth.mismatches(sources.settings)]
+    for module in (config_auth, config_tls):
+        errors += [sources.complaint(*wrong) for wrong in module.mismatches(sources.settings)]
     if config is None or errors:
         raise ConfigError([text for _, text in sorted(dict.fromkeys(errors), key=lambda error: error[0])])
-    return _absolute(config, sources)
+    config = _absolute(config, sources)
+    if bad := [sources.complaint(*wrong) for wrong in config_tls.bad_files(config.tls, config.upstream)]:
+        raise ConfigError([text for _, text in sorted(bad)])
+    return config
 
 
 def _default_file(environ: Mapping[str, str]) -> Path | None:
@@ -315,8 +337,8 @@ def _absolute(config: Config, sources: _Sources) -> Config:
         return table.model_copy(update=changed) if changed else table
 
     upstreams = {name: rebased(upstream, "upstream", name) for name, upstream in config.upstream.items()}
-    log = rebased(config.log, "log")
-    return config.model_copy(update={"state": state, "upstream": upstreams, "log": log})
+    tls, log = rebased(config.tls, "tls"), rebased(config.log, "log")
+    return config.model_copy(update={"state": state, "upstream": upstreams, "tls": tls, "log": log})
 
 
 # What does not fit together.

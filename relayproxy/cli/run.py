@@ -1,6 +1,6 @@
 """`relayproxy run`: from a configuration to a relay, and what signals mean to it.
 
-SIGTERM and SIGINT: the orderly end (DESIGN §9); a second one cuts it short. SIGHUP: open the log's file anew. The lines that say where it
+SIGTERM and SIGINT: the orderly end (DESIGN §9); a second one cuts it short. SIGHUP: open the log's file anew, and read certificates again. The lines that say where it
 listens come from the relay, on the log. What the relay does does not belong here.
 """
 
@@ -41,7 +41,8 @@ async def run(
 ) -> int:
     """Relay mail, until SIGTERM.
 
-    Without any argument it listens on 127.0.0.1:2525 and keeps what comes (capture:). Flags replace the environment
+    Without any argument it listens on 127.0.0.1:2525, offers STARTTLS with a certificate of its own authority (relayproxy ca export), and
+    keeps what comes (capture:). Flags replace the environment
     (RELAYPROXY_LISTEN and so on, lists with commas), which replaces the file, which replaces defaults.
 
     Parameters
@@ -51,7 +52,7 @@ async def run(
     listen
         where clients connect: host:port, [v6]:port, unix:/path or fd:NAME; again for another
     upstream
-        where the mail goes, of all listeners: smtp://host[:port] or capture:
+        where the mail goes, of all listeners: smtp://host[:port], smtp+starttls://, smtps:// or capture:
     clients
         who may connect to any listener: an address or a network; again for another
     log
@@ -91,6 +92,7 @@ async def _run(loaded: Config) -> int:
     """Relay, and say what went wrong; the exit status."""
     from relayproxy.cli import USAGE, say
     from relayproxy.record.log import open_log
+    from relayproxy.tls.facts import TlsConfigError
 
     try:
         reporter = open_log(loaded.log.file, loaded.log.format, loaded.log.level)
@@ -102,6 +104,9 @@ async def _run(loaded: Config) -> int:
     except OSError as error:
         say(f"relayproxy: {error.strerror or error}")
         return USAGE
+    except TlsConfigError as error:
+        say(f"relayproxy: {error}")
+        return USAGE
     finally:
         # Nothing else runs any more, so that it may block.
         if not reporter.close(LAST_LINES):
@@ -109,9 +114,13 @@ async def _run(loaded: Config) -> int:
 
 
 async def _serve(config: Config, reporter: Reporter) -> int:
-    """Run a relay until it is told to end and has ended; the exit status. Raises OSError where it cannot begin, and only then."""
+    """Run a relay until it is told to end and has ended; the exit status.
+
+    Raises OSError and TlsConfigError where it cannot begin, and only then.
+    """
     import trio
 
+    from relayproxy.cli import say
     from relayproxy.net.dial import dial
     from relayproxy.net.edge import Poller
     from relayproxy.relay.service import Relay
@@ -119,6 +128,8 @@ async def _serve(config: Config, reporter: Reporter) -> int:
     poller = Poller()
     relay = Relay(config, reporter, dial=partial(dial, adopt=poller.adopt), adopt=poller.adopt)
     relay.bind()
+    for warning in relay.warnings():
+        say(f"relayproxy: warning: {warning}")
     # All that was made so far stays until the end: it need not be looked at in each collection.
     gc.collect()
     gc.freeze()
@@ -139,5 +150,6 @@ async def _obey(relay: Relay, reporter: Reporter, *, task_status: trio.TaskStatu
         async for number in signals:
             if number == signal.SIGHUP:
                 reporter.reopen()
+                await relay.reload()
             else:
                 relay.shut_down()

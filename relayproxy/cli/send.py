@@ -11,6 +11,7 @@ import re
 import sys
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path  # noqa: TC003 - cyclopts reads annotations when it runs
 from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
     from relayproxy.net.dial import UpstreamUrl
     from relayproxy.relay.upstream import SmtpUpstream
     from relayproxy.smtp.capabilities import Capabilities
-    from relayproxy.smtp.commands import Mail, Path
+    from relayproxy.smtp.commands import Mail
+    from relayproxy.smtp.commands import Path as Mailbox
     from relayproxy.smtp.replies import Reply
+    from relayproxy.tls.contexts import ClientTls
 
 #: Octets of mail data handed to the socket at a time, so that a refusal in between is heard.
 BLOCK: Final = 64 * 1024
@@ -48,13 +51,15 @@ async def send(
     message: Annotated[
         str | None, Parameter(metavar="FILE|-", allow_leading_hyphen=True, validator=file_or_dash)
     ] = None,
+    verify: Annotated[str | None, Parameter(metavar="full|ca|pin:sha256:HEX|none")] = None,
+    ca: Annotated[Path | None, Parameter(metavar="FILE")] = None,
 ) -> int:
     """Send one message. Exit status 0: the server took it for every recipient.
 
     Parameters
     ----------
     server
-        where to: smtp://host[:port]
+        where to: smtp://host[:port], smtp+starttls://host[:port] or smtps://host[:port]
     sender
         the envelope's sender; "" for the null sender
     to
@@ -65,6 +70,11 @@ async def send(
         the text of the message that is made
     message
         a file with a whole message, sent as it is; - for standard input
+    verify
+        with TLS, what the server's certificate must be: issued by the CA for this host (full, the default), issued by it (ca), this one
+        (pin), anything (none)
+    ca
+        with TLS, certificates of the CA; default: the system's
 
     """
     from relayproxy.cli import USAGE, say
@@ -74,8 +84,9 @@ async def send(
         return USAGE
     try:
         url, reverse, recipients = _url(server), _path("--from", sender), [_path("--to", one) for one in to]
+        tls = _tls(url, verify, ca)
         content = _made(sender, to, subject, body) if message is None else _read(message)
-        reply = await _deliver(url, reverse, recipients, content)
+        reply = await _deliver(url, tls, reverse, recipients, content)
     except Misused as error:
         say(f"relayproxy: {error}")
         return USAGE
@@ -98,11 +109,26 @@ def _url(text: str) -> UpstreamUrl:
     return url
 
 
-def _path(flag: str, address: str) -> Path:
-    from relayproxy.smtp.commands import Path
+def _tls(url: UpstreamUrl, verify: str | None, ca: Path | None) -> ClientTls | None:
+    for flag, given in (("--verify", verify), ("--ca", ca)):
+        if url.tls == "off" and given is not None:
+            raise Misused(f"{flag}: expected --server smtp+starttls:// or smtps:// beside it, got {url}")
+    if url.tls == "off":
+        return None
+    from relayproxy.tls.contexts import ClientTls
+    from relayproxy.tls.facts import TlsConfigError
 
     try:
-        path = Path.parse(address.encode("utf-8", "surrogateescape"))
+        return ClientTls(verify=verify or "full", ca=ca, certificate=None, key=None, minimum="TLSv1.2", keylog=None)
+    except TlsConfigError as error:
+        raise Misused(str(error)) from error
+
+
+def _path(flag: str, address: str) -> Mailbox:
+    from relayproxy.smtp.commands import Path as Mailbox
+
+    try:
+        path = Mailbox.parse(address.encode("utf-8", "surrogateescape"))
     except ValueError as error:
         raise Misused(f"{flag}: expected an address such as user@example.com, got {address!r}") from error
     if flag == "--to" and not path.local:
@@ -157,7 +183,9 @@ def _read(name: str) -> bytes:
 # The delivery.
 
 
-async def _deliver(url: UpstreamUrl, sender: Path, recipients: Sequence[Path], content: bytes) -> Reply:
+async def _deliver(
+    url: UpstreamUrl, tls: ClientTls | None, sender: Mailbox, recipients: Sequence[Mailbox], content: bytes
+) -> Reply:
     from relayproxy.cli.config import machine
     from relayproxy.net.dial import dial
     from relayproxy.net.stream import TrioStream
@@ -172,6 +200,8 @@ async def _deliver(url: UpstreamUrl, sender: Path, recipients: Sequence[Path], c
             machine().encode("ascii"),
             UpstreamTimeouts(),
             Limits(),
+            tls=tls,
+            tell_tls=lambda _url, _went: None,
         )
     except UpstreamUnavailable as error:
         reply = f" ({_words(error.greeting)})" if error.greeting.origin == "upstream" else ""
@@ -182,7 +212,7 @@ async def _deliver(url: UpstreamUrl, sender: Path, recipients: Sequence[Path], c
         await server.leave()
 
 
-async def _transact(server: SmtpUpstream, sender: Path, recipients: Sequence[Path], content: bytes) -> Reply:
+async def _transact(server: SmtpUpstream, sender: Mailbox, recipients: Sequence[Mailbox], content: bytes) -> Reply:
     from relayproxy.smtp.commands import Data, Rcpt
 
     mail = _mail(sender, recipients, content, server.capabilities)
@@ -218,7 +248,7 @@ async def _send_content(server: SmtpUpstream, content: bytes) -> Reply:
     return await server.finish(wire[whole:])
 
 
-def _mail(sender: Path, recipients: Sequence[Path], content: bytes, offered: Capabilities) -> Mail:
+def _mail(sender: Mailbox, recipients: Sequence[Mailbox], content: bytes, offered: Capabilities) -> Mail:
     """MAIL with what this message needs of the server, as far as it can."""
     from relayproxy.smtp.commands import Mail
 
@@ -239,7 +269,7 @@ def _must(server: SmtpUpstream, what: str, reply: Reply, severity: int) -> None:
         raise Unsent(f"{what}: {_words(reply) if reply.origin == 'upstream' else server.trouble or _words(reply)}")
 
 
-def _shown(path: Path) -> str:
+def _shown(path: Mailbox) -> str:
     from relayproxy.record.text import text
 
     return text(path.address)

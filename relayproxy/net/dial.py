@@ -26,15 +26,20 @@ if TYPE_CHECKING:
 
 Reason = Literal["refused", "timeout", "unresolved", "unreachable"]
 
-SMTP_PORT: Final = 25
+#: Where TLS begins: never; with STARTTLS (RFC 3207); before the first octet of SMTP (RFC 8314 §3.3).
+Tls = Literal["off", "starttls", "implicit"]
 
-_URL = re.compile(
-    r"smtp://(?:\[(?P<v6>[^\]/@]*)\]|(?P<host>[^:/@?#\[\]]+))(?::(?P<port>[0-9]{1,5}))?", re.ASCII | re.IGNORECASE
-)
+#: By scheme: where TLS begins, and the port where none is written (RFC 5321 §4.5.4.2, RFC 6409 §3.1, RFC 8314 §7.3).
+_SCHEMES: Final[dict[str, tuple[Tls, int]]] = {
+    "smtp": ("off", 25),
+    "smtp+starttls": ("starttls", 587),
+    "smtps": ("implicit", 465),
+}
+_URL = re.compile(r"[A-Za-z+]+://(?:\[(?P<v6>[^\]/@]*)\]|(?P<host>[^:/@?#\[\]]+))(?::(?P<port>[0-9]{1,5}))?", re.ASCII)
 _NAME = re.compile(
     r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?", re.ASCII
 )
-_EXPECTED = "expected smtp://host[:port], smtp://[v6][:port] or capture:"
+_EXPECTED = "expected smtp://, smtp+starttls:// or smtps://, then host[:port] or [v6][:port], or capture:"
 
 
 class UpstreamUrl(msgspec.Struct, frozen=True, gc=False):
@@ -45,8 +50,7 @@ class UpstreamUrl(msgspec.Struct, frozen=True, gc=False):
     port: int = 0
     #: The address family where `host` is an address: it needs no resolver.
     family: int | None = None
-    #: How TLS begins there.
-    tls: Literal["off", "starttls", "implicit"] = "off"
+    tls: Tls = "off"
 
     @classmethod
     def parse(cls, text: str) -> UpstreamUrl:
@@ -54,7 +58,7 @@ class UpstreamUrl(msgspec.Struct, frozen=True, gc=False):
         if text.lower() == "capture:":
             return cls("capture")
         scheme, colon, rest = text.partition(":")
-        if not colon or scheme.lower() != "smtp":
+        if not colon or scheme.lower() not in _SCHEMES:
             raise ValueError(f"{_EXPECTED}, got the scheme {scheme!r}" if colon else f"{_EXPECTED}, got {text!r}")
         if "@" in rest:
             raise ValueError(f"{_EXPECTED}, got one with a user or password in it, which do not belong in a url")
@@ -66,26 +70,27 @@ class UpstreamUrl(msgspec.Struct, frozen=True, gc=False):
                 else f", got {text!r}"
             )
             raise ValueError(_EXPECTED + extra)
-        port = int(match["port"]) if match["port"] else SMTP_PORT
+        tls, usual = _SCHEMES[scheme.lower()]
+        port = int(match["port"]) if match["port"] else usual
         if not 0 < port <= 0xFFFF:
             raise ValueError(f"expected a port from 1 to 65535, got {port}")
         if match["v6"] is not None:
-            return cls("smtp", _address(match["v6"], 6), port, socket.AF_INET6)
+            return cls("smtp", _address(match["v6"], 6), port, socket.AF_INET6, tls)
         host = match["host"]
         if re.fullmatch(r"[0-9.]+", host):
-            return cls("smtp", _address(host, 4), port, socket.AF_INET)
+            return cls("smtp", _address(host, 4), port, socket.AF_INET, tls)
         if not _NAME.fullmatch(host):
             raise ValueError(
                 f"expected a host name of letters, digits, hyphens and dots (xn-- for others), got {host!r}"
             )
-        return cls("smtp", host, port)
+        return cls("smtp", host, port, None, tls)
 
     def __str__(self) -> str:
         if self.kind == "capture":
             return "capture:"
-        return (
-            f"smtp://[{self.host}]:{self.port}" if self.family == socket.AF_INET6 else f"smtp://{self.host}:{self.port}"
-        )
+        scheme = next(name for name, (tls, _) in _SCHEMES.items() if tls == self.tls)
+        host = f"[{self.host}]" if self.family == socket.AF_INET6 else self.host
+        return f"{scheme}://{host}:{self.port}"
 
 
 def _address(text: str, version: int) -> str:

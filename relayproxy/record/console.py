@@ -17,6 +17,7 @@ from relayproxy.record.report import (
     ListeningRecord,
     ReloadRecord,
     SessionRecord,
+    TlsRecord,
     TransactionRecord,
     ViolationRecord,
 )
@@ -77,7 +78,7 @@ def _identity(record: Record) -> str:
             return record.transaction
         case ViolationRecord() | LimitRecord() | ErrorRecord():
             return record.transaction or record.session or ""
-        case SessionRecord():
+        case SessionRecord() | TlsRecord():
             return record.session
         case AuthenticationRecord():
             return record.session or ""
@@ -96,6 +97,8 @@ def _parts(record: Record) -> list[str]:  # noqa: PLR0911 - one a kind of record
             return ["" if record.client is None else _cut(record.client.address), _cut(record.why)]
         case AuthenticationRecord():
             return [f"{record.leg} {_cut(record.mechanism)}", _cut(record.user), record.outcome, _reply(record.reply)]
+        case TlsRecord():
+            return _tls(record)
         case ViolationRecord():
             quoted = "" if record.line is None else f"[{_cut(record.line)}]"
             return [f"by {record.leg}: {_cut(record.what)}", quoted, _reply(record.reply)]
@@ -125,6 +128,14 @@ def _transaction(record: TransactionRecord) -> list[str]:
         _reply(record.reply),
         f"{record.seconds.total * 1000:.0f} ms",
     ]
+
+
+def _tls(record: TlsRecord) -> list[str]:
+    peer = f"with {record.leg}" + ("" if record.host is None else f" {_cut(record.host)}")
+    if (tls := record.client or record.upstream) is None:
+        return [f"{peer}: {_cut(record.why)}"]
+    unverified = record.upstream is not None and not record.upstream.verified
+    return [f"{peer}: {_cut(tls.version)} {_cut(tls.cipher)}", "not verified" if unverified else ""]
 
 
 def _reply(reply: ReplyRecord | None) -> str:

@@ -30,6 +30,7 @@ from relayproxy.record.report import (
     ListeningRecord,
     ReloadRecord,
     SessionRecord,
+    TlsRecord,
     TransactionRecord,
     ViolationRecord,
     duration,
@@ -37,6 +38,7 @@ from relayproxy.record.report import (
     reply_of,
     timestamp,
 )
+from relayproxy.record.report_tls import ClientTlsRecord, UpstreamTlsRecord
 from relayproxy.record.sink import MAX_WAITING, PATIENCE, FileTarget, LogSink, StreamTarget
 from relayproxy.record.text import text
 
@@ -185,6 +187,29 @@ class Reporter:
         )
         (self._log.info if accepted else self._log.warning)("auth", record=record)
 
+    def tls_started(self, tls: ClientTlsRecord | UpstreamTlsRecord, *, session: str, host: str | None = None) -> None:
+        """Told as sessions are: in text at level debug only."""
+        if self._tells_sessions:
+            client = tls if isinstance(tls, ClientTlsRecord) else None
+            upstream = tls if isinstance(tls, UpstreamTlsRecord) else None
+            record = TlsRecord(
+                time=self.time(),
+                level=self._session_level,
+                session=session,
+                leg="client" if upstream is None else "upstream",
+                state="started",
+                client=client,
+                upstream=upstream,
+                host=host,
+            )
+            self._tell_session("tls", record=record)
+
+    def tls_failed(self, leg: Leg, why: str, *, session: str, host: str | None = None) -> None:
+        record = TlsRecord(
+            time=self.time(), level="warning", session=session, leg=leg, state="failed", host=host, why=why
+        )
+        self._log.warning("tls", record=record)
+
     def violation(
         self,
         leg: Leg,
@@ -254,6 +279,13 @@ class Reporter:
         """Whether the next transaction's line would get where it belongs; where not, MAIL is refused (DESIGN §7)."""
         return self._sink.healthy
 
+    def reloaded(self, what: str, error: str | None = None) -> None:
+        """SIGHUP: `what` was read anew, or, with an error, the old one is kept."""
+        self._log.critical("reload", record=self._reload(what, error))
+
+    def _reload(self, what: str, error: str | None) -> ReloadRecord:
+        return ReloadRecord(time=self.time(), level="error" if error else "info", what=what, error=error)
+
     def reopen(self) -> None:
         """SIGHUP: open the file anew. How that went is a `reload` line."""
         self._sink.reopen()
@@ -283,7 +315,7 @@ class Reporter:
         )
 
     def _tell_reopened(self, error: str | None) -> bytes:
-        return self._line(ReloadRecord(time=self.time(), level="error" if error else "info", what="log", error=error))
+        return self._line(self._reload("log", error))
 
 
 class _Levels:

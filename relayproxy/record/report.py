@@ -22,6 +22,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from relayproxy.record.redact import is_identity
+from relayproxy.record.report_tls import ClientTlsRecord, UpstreamTlsRecord  # noqa: TC001 - as Origin
 from relayproxy.record.text import json_line, text
 from relayproxy.smtp.replies import Origin  # noqa: TC001 - msgspec reads annotations when it runs
 
@@ -76,22 +77,6 @@ class ReplyRecord(Part, frozen=True, gc=False):
     enhanced: Annotated[str | None, Meta(description="enhanced status code (RFC 3463)")]
     text: str
     origin: Annotated[Origin, Meta(description="who made it: the upstream server, relayproxy itself, or a rule")]
-
-
-class ClientTlsRecord(Part, frozen=True, gc=False):
-    """TLS with the client."""
-
-    version: str
-    cipher: str
-    sni: str | None
-
-
-class UpstreamTlsRecord(Part, frozen=True, gc=False):
-    """TLS with upstream."""
-
-    version: str
-    cipher: str
-    verified: bool
 
 
 class AuthRecord(Part, frozen=True, gc=False):
@@ -275,6 +260,22 @@ class AuthenticationRecord(Part, frozen=True, gc=False, kw_only=True):
     reply: Annotated[ReplyRecord | None, Meta(description="the last; what repeats a secret is cut out of it")]
 
 
+class TlsRecord(Part, frozen=True, gc=False, kw_only=True):
+    """TLS began on a leg, or did not."""
+
+    v: Version = 1
+    event: Literal["tls"] = "tls"
+    time: Time
+    level: Level = "info"
+    session: SessionId
+    leg: Leg
+    state: Literal["started", "failed"]
+    client: Annotated[ClientTlsRecord | None, Meta(description="what TLS with the client is")] = None
+    upstream: Annotated[UpstreamTlsRecord | None, Meta(description="what TLS with upstream is")] = None
+    host: Annotated[str | None, Meta(description="upstream's, as its url has it")] = None
+    why: Annotated[str | None, Meta(description="why it failed, in words")] = None
+
+
 class ViolationRecord(Part, frozen=True, gc=False, kw_only=True):
     """A peer broke the protocol."""
 
@@ -337,9 +338,7 @@ class ReloadRecord(Part, frozen=True, gc=False, kw_only=True):
     error: Annotated[str | None, Meta(description="why the old one is kept; null where the new one is in use")] = None
 
 
-Record = (
-    TransactionRecord | ListeningRecord | SessionRecord | AuthenticationRecord | ViolationRecord | LimitRecord | ErrorRecord | ReloadRecord
-)  # fmt: skip
+Record = TransactionRecord | ListeningRecord | SessionRecord | TlsRecord | AuthenticationRecord | ViolationRecord | LimitRecord | ErrorRecord | ReloadRecord  # fmt: skip
 
 
 # Of what was parsed.

@@ -56,7 +56,9 @@ class Authentication:
 
     def offer(self, upstream: Upstream) -> Offer:
         """Our answer to EHLO in front of such an upstream, with the mechanisms that this client may use (PROTOCOL §1.4, §1.9)."""
-        offer = self._context.offer(upstream.capabilities, self._mechanisms(upstream))
+        offer = self._context.offer(
+            upstream.capabilities, self._mechanisms(upstream), under_tls=self._client.tls is not None
+        )
         # RFC 4954 §6: whom TLS would help is told so.
         helps = b"STARTTLS" in offer.capabilities and self._context.auth != "off" and not self._client_may
         self._client.protocol.unoffered_auth = local_replies.ENCRYPTION_NEEDED if helps else local_replies.BAD_SEQUENCE

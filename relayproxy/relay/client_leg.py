@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from relayproxy.smtp.data import DataReader, DataSlice
     from relayproxy.smtp.replies import Reply
     from relayproxy.smtp.server import Refused, ServerProtocol
+    from relayproxy.tls.contexts import ServerTls
     from relayproxy.tls.facts import TlsFacts
 
 #: Commands of a group that are answered together; the rest waits in the buffer, so that no group grows with what a client sends.
@@ -37,15 +38,19 @@ class Goodbye(Exception):  # noqa: N818  it is no error
 class ClientLeg:
     """`ended`: the client has half-closed; what it had sent is still answered (PROTOCOL §1.1 (7))."""
 
-    __slots__ = ("_timeouts", "ended", "peer", "protocol", "tls")
+    __slots__ = ("_server_tls", "_timeouts", "ended", "peer", "protocol", "tls")
 
-    def __init__(self, peer: Peer, protocol: ServerProtocol, timeouts: ClientTimeouts) -> None:
+    def __init__(
+        self, peer: Peer, protocol: ServerProtocol, timeouts: ClientTimeouts, server_tls: ServerTls | None = None
+    ) -> None:
+        """`server_tls`: what the client may have TLS with, as long as this session lasts."""
         self.peer = peer
         self.protocol = protocol
         self.ended = False
         #: None in clear.
         self.tls: TlsFacts | None = None
         self._timeouts = timeouts
+        self._server_tls = server_tls
 
     async def group(self) -> list[Command | Refused]:
         """The next group; empty when the client has closed. The deadline is for the whole line, not for each octet of it."""
@@ -83,6 +88,15 @@ class ClientLeg:
             else:
                 self.ended = True
         return self.protocol.unread > 0
+
+    async def start_tls(self) -> None:
+        """The handshake; all that follows is under TLS. Raises TlsFailure, behind which there is nothing but to close."""
+        if self._server_tls is None:
+            raise ValueError("expected a context for TLS, as it was offered")
+        stream = await self._server_tls.accept(self.peer.stream, seconds=self._timeouts.handshake)
+        self.peer.stream = stream
+        self.protocol.tls_started()
+        self.tls = stream.facts
 
     async def answer(self, replies: Iterable[Reply]) -> None:
         """Write replies to the oldest commands, in one go; nothing follows a 421, which promises to close (RFC 5321 §3.8)."""

@@ -1,7 +1,9 @@
 """From an upstream's settings to a server that has greeted us, taken EHLO and let us log in: failover in order, one deadline for all of it.
 
-RFC 5321 §3.1, §3.2, §4.2.1; PROTOCOL §1.1 (1, 2), §1.6, fault matrix row S0. Invariant: whatever goes wrong here becomes the client's greeting, or after a
-verdict that closed upstream the answer to its MAIL: 421 for trouble of any kind, upstream's own reply where it refuses for good (5yz: not tried elsewhere).
+RFC 5321 §3.1, §3.2, §4.2.1; RFC 3207; PROTOCOL §1.1 (1, 2), §1.6, §1.9, fault matrix rows S0 and S2. Invariants: whatever goes wrong here becomes the
+client's greeting, or after a verdict that closed upstream the answer to its MAIL: 421 for trouble of any kind, upstream's own reply where it refuses
+for good (5yz: not tried elsewhere). Where a url asks for TLS nothing but EHLO and STARTTLS leaves in clear, and nothing that came in clear
+is believed behind it (attacks 7, 8).
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ from relayproxy.relay.upstream import SmtpUpstream
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.capabilities import Capabilities
 from relayproxy.smtp.client import ClientProtocol
-from relayproxy.smtp.commands import Ehlo, Helo
+from relayproxy.smtp.commands import Ehlo, Helo, StartTls
 from relayproxy.smtp.errors import RemoteProtocolError
+from relayproxy.tls.facts import TlsFacts, TlsFailure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,9 +35,12 @@ if TYPE_CHECKING:
     from relayproxy.relay.upstream import Upstream
     from relayproxy.smtp.commands import Command
     from relayproxy.smtp.replies import Reply
+    from relayproxy.tls.contexts import ClientTls
 
 #: Opens a connection within so many seconds, or raises DialError.
 Dial = Callable[[UpstreamUrl, float], "Awaitable[DeadlineStream]"]
+#: Hears how each handshake went.
+TellTls = Callable[[UpstreamUrl, TlsFacts | TlsFailure], None]
 
 _DIAL_REPLIES: Final = {
     "refused": local_replies.UPSTREAM_UNREACHABLE,
@@ -45,13 +51,16 @@ _DIAL_REPLIES: Final = {
 
 
 class UpstreamUnavailable(Exception):  # noqa: N818  it is a fact, and reads as one
-    """No server could be had: `greeting` is what the client hears instead of 220. `for_good`: no other server is tried."""
+    """No server could be had: `greeting` is what the client hears instead of 220. `for_good`: no other server is tried; `violation`: the server
+    broke the protocol.
+    """
 
-    def __init__(self, what: str, greeting: Reply, *, for_good: bool = False) -> None:
+    def __init__(self, what: str, greeting: Reply, *, for_good: bool = False, violation: bool = False) -> None:
         super().__init__(what)
         self.what = what
         self.greeting = greeting
         self.for_good = for_good or greeting.severity == 5
+        self.violation = violation
 
 
 async def connect(
@@ -62,9 +71,14 @@ async def connect(
     timeouts: UpstreamTimeouts,
     limits: Limits,
     *,
+    tls: ClientTls | None,
+    tell_tls: TellTls,
     login: SessionLogin | None = None,
 ) -> SmtpUpstream:
-    """The first server of `urls` that will have us. `login`: where we have credentials there. Raises UpstreamUnavailable."""
+    """The first server of `urls` that will have us. Raises UpstreamUnavailable.
+
+    `tls` may be None where no url asks for it; `login`: where we have credentials there.
+    """
     deadline = trio.current_time() + timeouts.setup
     failed: UpstreamUnavailable | None = None
     for url in urls:
@@ -74,7 +88,7 @@ async def connect(
         try:
             stream = await _dial(url, dial, min(timeouts.connect, left))
             approach = _Approach(url, stream, ehlo, timeouts, limits, deadline)
-            return await approach.make(name, login)
+            return await approach.make(name, tls, tell_tls, login)
         except UpstreamUnavailable as error:
             failed = error
             if error.for_good:
@@ -108,12 +122,14 @@ class _Approach:
         self._timeouts = timeouts
         self._deadline = deadline
 
-    async def make(self, name: str, login: SessionLogin | None) -> SmtpUpstream:
+    async def make(
+        self, name: str, tls: ClientTls | None, tell_tls: TellTls, login: SessionLogin | None
+    ) -> SmtpUpstream:
         """The server, ready for mail. The connection is closed where there is none."""
         try:
-            capabilities = await self._greet()
+            facts, capabilities = await self._greet(tls, tell_tls)
             if login is not None:
-                private = is_loopback(self._peer.address)
+                private = facts is not None or is_loopback(self._peer.address)
                 await login.login.log_in(self._ask, capabilities.mechanisms, private=private, tell=login.tell)
         except BaseException as error:
             self._peer.drop()
@@ -127,14 +143,25 @@ class _Approach:
             self._protocol,
             capabilities,
             self._timeouts,
+            facts,
             None if login is None else login.alarm,
         )
 
-    async def _greet(self) -> Capabilities:
+    async def _greet(self, tls: ClientTls | None, tell_tls: TellTls) -> tuple[TlsFacts | None, Capabilities]:
+        """PROTOCOL §1.1 (1): TLS, the greeting, EHLO; or the greeting, EHLO, STARTTLS, TLS, and EHLO again."""
+        facts = None
+        if self._url.tls == "implicit":
+            facts = await self._start_tls(tls, tell_tls)
         greeting = await self._reply_to(None, self._timeouts.greeting)
         if greeting.severity != 2:
             raise _refused("upstream's greeting", greeting)
-        return await self._hello()
+        capabilities = await self._hello()
+        if self._url.tls == "starttls":
+            await self._ask_for_tls(capabilities)
+            facts = await self._start_tls(tls, tell_tls)
+            self._protocol.tls_started()
+            capabilities = await self._hello()  # RFC 3207 §4.2: what was said in clear is forgotten
+        return facts, capabilities
 
     async def _reply_to(self, command: Command | None, seconds: float) -> Reply:
         peer, protocol = self._peer, self._protocol
@@ -164,8 +191,39 @@ class _Approach:
             raise UpstreamUnavailable(f"upstream answered {hello.code} to our EHLO", refusal)
         return parse_capabilities(hello)
 
+    async def _ask_for_tls(self, capabilities: Capabilities) -> None:
+        """STARTTLS, up to its 220 and not an octet further. A server that has no TLS for us gets nothing else (attack 8)."""
+        if b"STARTTLS" not in capabilities:
+            raise UpstreamUnavailable("upstream does not offer STARTTLS", local_replies.UPSTREAM_WITHOUT_TLS)
+        reply = await self._reply_to(StartTls(), self._timeouts.ehlo)
+        if reply.severity != 2:
+            refusal = reply if reply.code == 421 else local_replies.UPSTREAM_WITHOUT_TLS
+            raise UpstreamUnavailable(f"upstream answered {reply.code} to STARTTLS", refusal)
+        if self._peer.readable and (data := self._peer.receive_now()):
+            self._protocol.receive_data(data)
+        if self._protocol.unread:
+            # Whoever is between us could otherwise speak as if under TLS (CVE-2021-38371, attack 7).
+            raise UpstreamUnavailable(
+                "upstream sent more behind its answer to STARTTLS, in clear",
+                local_replies.UPSTREAM_TLS_FAILED,
+                violation=True,
+            )
 
-def _unavailable(error: BaseException) -> UpstreamUnavailable | None:
+    async def _start_tls(self, tls: ClientTls | None, tell_tls: TellTls) -> TlsFacts:
+        if tls is None:
+            raise ValueError(f"expected a context for TLS with {self._url}")
+        seconds = min(self._timeouts.handshake, self._deadline - self._peer.now())
+        try:
+            stream = await tls.connect(self._peer.stream, host=self._url.host, seconds=seconds)
+        except TlsFailure as failure:
+            tell_tls(self._url, failure)
+            raise
+        self._peer.stream = stream
+        tell_tls(self._url, stream.facts)
+        return stream.facts
+
+
+def _unavailable(error: BaseException) -> UpstreamUnavailable | None:  # noqa: PLR0911  one a kind of loss
     """What the loss of a server on the way to its EHLO means for the client; None where it is no such thing."""
     match error:
         case PeerStalled():
@@ -176,6 +234,10 @@ def _unavailable(error: BaseException) -> UpstreamUnavailable | None:
             return UpstreamUnavailable(error.what, local_replies.UPSTREAM_UNREACHABLE)
         case LoginFailed():
             return UpstreamUnavailable(error.what, local_replies.CREDENTIALS_REFUSED, for_good=error.for_good)
+        case TlsFailure(reason="timeout"):
+            return UpstreamUnavailable(f"TLS: {error.what}", local_replies.UPSTREAM_SLOW)
+        case TlsFailure():
+            return UpstreamUnavailable(f"TLS: {error.what}", local_replies.UPSTREAM_TLS_FAILED)
         case _:
             return None
 

@@ -50,6 +50,7 @@ class Context:
         limits: Limits,
         timeouts: Timeouts,
         reporter: Reporter,
+        tls: Literal["off", "starttls", "implicit"] = "off",
         worker: int = 0,
     ) -> None:
         self.listener = listener
@@ -58,6 +59,8 @@ class Context:
         #: What follows the @ in the id of our Received fields: this installation and this listener (PROTOCOL §1.8).
         self.identity = f"{instance}-{listener}"
         self.trace = trace
+        #: Where TLS with clients begins.
+        self.tls = tls
         self.says_client_name = says_client_name
         self.auth = auth
         self.auth_in_clear = auth_in_clear
@@ -71,21 +74,26 @@ class Context:
         self.greeting = local_replies.greeting(self.ehlo_name)
         self.hello = local_replies.hello(self.ehlo_name)
         self.nothing = Capabilities()
-        self._offers: dict[tuple[int, bytes], tuple[Capabilities, Offer]] = {}
+        self._offers: dict[tuple[int, bytes, bool], tuple[Capabilities, Offer]] = {}
 
-    def offer(self, upstream: Capabilities, mechanisms: bytes = b"") -> Offer:
+    def offer(self, upstream: Capabilities, mechanisms: bytes = b"", *, under_tls: bool = False) -> Offer:
         """What a client may be offered in front of such an upstream (PROTOCOL §1.4), with these mechanisms of AUTH."""
-        kept = self._offers.get((id(upstream), mechanisms))
+        key = id(upstream), mechanisms, under_tls
+        kept = self._offers.get(key)
         if kept is not None:
             return kept[1]
         if len(self._offers) >= _OFFERS:
             self._offers.clear()
-        margin = TRACE_MARGIN if self.trace else 0
-        capabilities = upstream.offer(message_bytes=self.limits.message_bytes, margin=margin, mechanisms=mechanisms)
+        capabilities = upstream.offer(
+            message_bytes=self.limits.message_bytes,
+            margin=TRACE_MARGIN if self.trace else 0,
+            mechanisms=mechanisms,
+            starttls=self.tls == "starttls" and not under_tls,
+        )
         offer = Offer(
             capabilities, capabilities.to_reply(self.ehlo_name), capabilities.size or self.limits.message_bytes
         )
-        self._offers[id(upstream), mechanisms] = (upstream, offer)  # the list is kept too, so that its id stays its own
+        self._offers[key] = (upstream, offer)  # the list is kept too, so that its id stays its own
         return offer
 
     def max_size(self, upstream: Upstream | None) -> int:

@@ -25,9 +25,12 @@ from relayproxy.relay.connect import connect
 from relayproxy.relay.context import Context
 from relayproxy.relay.credentials import Login, SessionLogin
 from relayproxy.relay.identity import Ids, instance
+from relayproxy.relay.keyring import Keyring
 from relayproxy.relay.session import Session
+from relayproxy.relay.tls_records import upstream_record
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.server import ServerProtocol
+from relayproxy.tls.facts import TlsFailure
 
 if TYPE_CHECKING:
     import socket
@@ -39,10 +42,12 @@ if TYPE_CHECKING:
     from relayproxy.net.stream import DeadlineStream
     from relayproxy.record.log import Reporter
     from relayproxy.relay.connect import Dial
-    from relayproxy.relay.settings import Limits, Listener, Timeouts
+    from relayproxy.relay.settings import Limits, Listener, Timeouts, Tls
     from relayproxy.relay.settings import Upstream as UpstreamSettings
     from relayproxy.relay.upstream import Upstream
     from relayproxy.smtp.replies import Reply
+    from relayproxy.tls.contexts import ClientTls
+    from relayproxy.tls.facts import TlsFacts
 
 #: After `drain`, how long sessions may take to say goodbye before they are cancelled.
 GOODBYES = 5.0
@@ -69,6 +74,8 @@ class RelayConfig(Protocol):
     def timeouts(self) -> Timeouts: ...
     @property
     def limits(self) -> Limits: ...
+    @property
+    def tls(self) -> Tls: ...
 
 
 class Relay:
@@ -77,8 +84,9 @@ class Relay:
     def __init__(
         self, config: RelayConfig, reporter: Reporter, *, dial: Dial, adopt: Callable[[socket.socket], DeadlineStream]
     ) -> None:
-        """`dial` opens connections to upstreams, `adopt` makes a stream of a socket that was accepted."""
+        """`dial` opens connections to upstreams, `adopt` makes a stream of a socket that was accepted. Raises TlsConfigError, OSError."""
         self._config = config
+        self._keyring = Keyring(config)
         self._adopt = adopt
         self._reporter = reporter
         self._dial = dial
@@ -120,7 +128,17 @@ class Relay:
             limits=config.limits,
             timeouts=config.timeouts,
             reporter=self._reporter,
+            tls=listener.tls,
         )
+
+    def warnings(self) -> list[str]:
+        """What whoever started the relay should hear, besides what is in the log."""
+        return list(self._keyring.warnings())
+
+    async def reload(self) -> None:
+        """SIGHUP: read certificates and keys again, for the sessions that come."""
+        for what, error in await trio.to_thread.run_sync(self._keyring.reload):
+            self._reporter.reloaded(what, error)
 
     # Sockets.
 
@@ -142,6 +160,8 @@ class Relay:
         """Serve what `bind` opened until `shut_down` was called and all sessions have ended; False: a listener failed."""
         for listener, sock in self._sockets:
             self._reporter.listening(listener.name, bound_name(sock))
+        for warning in self.warnings():
+            self._reporter.error("tls", warning)
         try:
             async with trio.open_nursery() as watching:
                 watching.start_soon(self.watch)
@@ -227,11 +247,15 @@ class Relay:
             protocol = ServerProtocol(
                 command_bytes=limits.command_bytes, auth_bytes=limits.auth_bytes, line_bytes=limits.line_bytes
             )
-            client = ClientLeg(Peer(stream, "client", address, port), protocol, self._config.timeouts.client)
-            session = Session(self._ids.new, client, context, partial(self._connect, listener, context))
+            protocol.needs_tls = listener.tls == "starttls" and self._config.tls.client_ca is not None
+            peer, server_tls = Peer(stream, "client", address, port), self._keyring.servers.get(listener.name)
+            client = ClientLeg(peer, protocol, self._config.timeouts.client, server_tls)
+            name, _ = self._upstream_of(listener)
+            connect_ = partial(self._connect, name, context, self._keyring.clients.get(name))
+            session = Session(self._ids.new, client, context, connect_)
             refusal = self._refusal(listener, address, session.id)
             if refusal is not None:
-                await self._turn_away(client, refusal)
+                await self._turn_away(client, refusal, listener)
             else:
                 await self._hold(session, context, address, port)
         except Exception as error:  # noqa: BLE001  a fault of ours: told with its place, and no other session's trouble
@@ -307,13 +331,16 @@ class Relay:
             return local_replies.SHUTTING_DOWN
         return None
 
-    async def _turn_away(self, client: ClientLeg, refusal: Reply) -> None:
+    async def _turn_away(self, client: ClientLeg, refusal: Reply, listener: Listener) -> None:
+        if listener.tls == "implicit":
+            return  # a handshake costs more than whom we do not let in is worth, and without one there are no words
         with suppress(PeerLost):  # it left first
             await client.answer([refusal])
         await client.peer.close()
 
-    async def _connect(self, listener: Listener, context: Context, session: str, ehlo: bytes | None) -> Upstream:
-        name, _ = self._upstream_of(listener)
+    async def _connect(
+        self, name: str, context: Context, tls: ClientTls | None, session: str, ehlo: bytes | None
+    ) -> Upstream:
         urls = self._urls[name]
         if urls[0].kind == "capture":
             return CaptureUpstream("capture", self._config.state / "captures")  # its name in the record: DESIGN §7
@@ -324,6 +351,8 @@ class Relay:
             ehlo or context.ehlo_name,
             self._config.timeouts.upstream,
             self._config.limits,
+            tls=tls,
+            tell_tls=partial(self._tell_tls, session),
             login=self._login(name, session),
         )
 
@@ -339,6 +368,12 @@ class Relay:
             ),
             partial(reporter.error, "upstream", session=session),
         )
+
+    def _tell_tls(self, session: str, url: UpstreamUrl, went: TlsFacts | TlsFailure) -> None:
+        if isinstance(went, TlsFailure):
+            self._reporter.tls_failed("upstream", went.what, session=session, host=url.host)
+        else:
+            self._reporter.tls_started(upstream_record(went), session=session, host=url.host)
 
 
 def _is_in(address: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:

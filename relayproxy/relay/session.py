@@ -17,12 +17,13 @@ from relayproxy.relay.allowance import Allowance
 from relayproxy.relay.auth import Authentication
 from relayproxy.relay.client_leg import Goodbye
 from relayproxy.relay.connect import UpstreamUnavailable, greet_again
+from relayproxy.relay.handshake import Handshake
 from relayproxy.relay.transactions import Transactions
 from relayproxy.relay.transfer import Transfer
 from relayproxy.relay.upstream import UNASKED
 from relayproxy.relay.upstream_leg import UpstreamLeg
 from relayproxy.smtp import local_replies
-from relayproxy.smtp.commands import Auth, Bdat, Data, Ehlo, Helo, Mail, Quit, Rcpt, Rset
+from relayproxy.smtp.commands import Auth, Bdat, Data, Ehlo, Helo, Mail, Quit, Rcpt, Rset, StartTls
 from relayproxy.smtp.grammar import number
 from relayproxy.smtp.parameters import get
 from relayproxy.smtp.server import Refused
@@ -45,7 +46,7 @@ class Session:
 
     # fmt: off
     __slots__ = (
-        "_allowance", "_auth", "_came", "_client", "_context", "_helo", "_idle", "_leg", "_quit", "_transactions", "_transfer", "id",
+        "_allowance", "_auth", "_came", "_client", "_context", "_handshake", "_helo", "_idle", "_leg", "_quit", "_transactions", "_transfer", "id",
     )
     # fmt: on
 
@@ -55,7 +56,8 @@ class Session:
         self._context = context
         self._leg = UpstreamLeg(self.id, context, connect)
         self._transfer = Transfer(client, self._say, context.limits, context.reporter, self.id)
-        self._transactions = Transactions(self.id, new_id, context, client.peer)
+        self._handshake = Handshake(client, self._transfer, self._say, context.reporter, self.id)
+        self._transactions = Transactions(self.id, new_id, context, client)
         self._helo: Ehlo | Helo | None = None
         self._idle = False
         self._came = 0.0  # when the group came that is being answered
@@ -67,6 +69,8 @@ class Session:
         """Hold the session; why it ended, in words."""
         try:
             try:
+                if self._context.tls == "implicit":
+                    await self._handshake.make()
                 await self._greet()
                 await self._converse()
             except Goodbye as bye:
@@ -110,7 +114,7 @@ class Session:
             try:
                 await self._client.peer.close(agreed=self._quit)
             finally:
-                await self._leg.leave(self.id)
+                await self._leg.leave()
 
     async def _say(self, replies: list[Reply]) -> None:
         """Write replies; only then has the client heard them, and what they ended is told."""
@@ -119,6 +123,7 @@ class Session:
 
     def wind_down(self) -> None:
         """Shutting down: end what waits while no transaction is open; the others notice by themselves."""
+        self._handshake.abandon()
         if not self._leg.stop_dialling() and self._idle and self._transactions.open is None:
             self._client.peer.expire()
 
@@ -137,7 +142,6 @@ class Session:
         try:
             await self._leg.dial(None)
         except UpstreamUnavailable as error:
-            self._context.reporter.error("upstream", error.what, session=self.id)
             await self._say([error.greeting])
             if error.greeting.severity != 5:
                 raise Goodbye(error.what) from None
@@ -173,7 +177,7 @@ class Session:
 
     # A group of commands.
 
-    async def _answer(self, group: list[Command | Refused]) -> None:
+    async def _answer(self, group: list[Command | Refused]) -> None:  # noqa: C901  a table of commands
         """Answer all of a group in one write; what goes upstream goes as a group too (RFC 2920)."""
         replies: list[Reply] = []
         asked: list[Command] = []
@@ -194,6 +198,9 @@ class Session:
                 case Auth():
                     await self._authenticate(command, replies)
                     return
+                case StartTls():
+                    await self._handshake.answer(replies, self._reset)
+                    return
                 case Bdat() | Refused(command=Bdat(), fatal=False):
                     replies = await self._chunk(command, replies)
                 case Quit():
@@ -201,7 +208,7 @@ class Session:
                     self._quit = not self._client.protocol.unread
                     raise Goodbye("QUIT")
                 case Refused() if command.changes_framing and self._client.spoke_early():
-                    await self._transfer.refuse_early_data(replies, self._transactions.open)
+                    await self._transfer.refuse_early_input(replies, self._transactions.open)
                 case _:
                     replies.append(await self._answer_here(command))
         else:
@@ -273,15 +280,9 @@ class Session:
                 self._allowance.begin_message()
                 self._auth.out_of_step = False
                 self._transactions.begin(
-                    received,
-                    sent if isinstance(sent, Mail) else None,
-                    reply,
-                    upstream=self._leg.upstream,
-                    helo=self._helo,
-                    auth=self._auth.record,
-                    came=self._came,
-                    waited=waited,
-                )
+                    received, sent if isinstance(sent, Mail) else None, reply, upstream=self._leg.upstream, helo=self._helo,
+                    auth=self._auth.record, came=self._came, waited=waited,
+                )  # fmt: skip
             case Rcpt() if self._transactions.open is not None:
                 self._transactions.open.recipient(received, sent if isinstance(sent, Rcpt) else None, reply)
                 if reply.code == 421:
@@ -328,15 +329,12 @@ class Session:
         upstream = self._leg.upstream
         if upstream is None:
             return local_replies.BAD_SEQUENCE
-        self._abandon_chunks()
-        if self._transactions.open is not None:
-            (reply,) = await self._ask([Rset()])
-            if reply.severity != 2:
-                return reply if reply.code == 421 else local_replies.UPSTREAM_GONE
-        if (self._context.says_client_name or self._auth.passed) and not upstream.spent:
+        refusal = await self._reset()
+        if refusal is None and (self._context.says_client_name or self._auth.passed) and not upstream.spent:
             name = command.name if self._context.says_client_name else self._context.ehlo_name
-            if (refusal := await greet_again(upstream, name)) is not None:
-                return refusal
+            refusal = await greet_again(upstream, name)
+        if refusal is not None:
+            return refusal
         self._helo = command
         if isinstance(command, Helo):
             self._client.protocol.offered = self._context.nothing
@@ -344,6 +342,13 @@ class Session:
         offer = self._auth.offer(upstream)
         self._client.protocol.offered = offer.capabilities
         return offer.reply
+
+    async def _reset(self) -> Reply | None:
+        """End the transaction that is open, with RSET upstream; where that fails, the 421 that ends the session."""
+        self._abandon_chunks()
+        if self._transactions.open is None or (reply := (await self._ask([Rset()]))[0]).severity == 2:
+            return None
+        return reply if reply.code == 421 else local_replies.UPSTREAM_GONE
 
     async def _authenticate(self, command: Auth, replies: list[Reply]) -> None:
         """AUTH, behind the replies to what came before it in its group."""
@@ -390,7 +395,7 @@ class Session:
         if self._auth.passed:
             return local_replies.UPSTREAM_GONE
         name = self._helo.name if self._context.says_client_name and self._helo is not None else None
-        refusal = await self._leg.dial_again(name, self.id)
+        refusal = await self._leg.dial_again(name)
         if refusal is None and self._leg.upstream is not None:
             now_offered = self._auth.offer(self._leg.upstream).capabilities
             return None if self._client.protocol.offered.covered_by(now_offered) else local_replies.UPSTREAM_GONE
@@ -400,7 +405,7 @@ class Session:
         """DATA, behind the replies to what came before it in its group."""
         transaction, delivery = self._transactions.open, self._leg.delivery
         if self._client.spoke_early():
-            await self._transfer.refuse_early_data(replies, transaction)
+            await self._transfer.refuse_early_input(replies, transaction)
         if self._leg.upstream is not None and (failure := self._leg.upstream.failure) is not None:
             if transaction is not None:
                 transaction.lost(failure)
@@ -421,7 +426,7 @@ class Session:
             if transaction is not None:
                 transaction.lost(failure)
             return [*replies, failure]
-        replies = await self._say_before_chunk(replies)
+        replies = await self._transfer.say_before_chunk(replies)
         max_size = self._context.max_size(self._leg.upstream)
         if isinstance(command, Refused):
             await self._transfer.skip_chunk(max_size)
@@ -435,14 +440,6 @@ class Session:
                 self._allowance.message_accepted()
             self._transactions.end()
         return [*replies, reply]
-
-    async def _say_before_chunk(self, replies: list[Reply]) -> list[Reply]:
-        """Nothing that is ready to be said waits for octets (RFC 2920 §3.2); what may still wait."""
-        protocol = self._client.protocol
-        if not replies or protocol.unread >= protocol.chunk:
-            return replies
-        await self._say(replies)
-        return []
 
     def _abandon_chunks(self) -> None:
         """What is reset while a message comes in chunks has no other way out than to close upstream (PROTOCOL, choices)."""

@@ -75,6 +75,19 @@ FilePath = Annotated[
     Path, BeforeValidator(_path), WithJsonSchema({"type": "string", "minLength": 1, "examples": ["folder/file"]})
 ]
 
+_VERIFY: Final = re.compile(r"full|ca|none|pin:sha256:[0-9A-Fa-f]{64}")
+
+
+def _verify(value: object) -> object:
+    if isinstance(value, str) and _VERIFY.fullmatch(value):
+        return value.lower()
+    raise ValueError("full, ca, none, or pin:sha256: and the 64 hexadecimal digits of the certificate's digest")
+
+
+Verify = Annotated[
+    str, BeforeValidator(_verify), WithJsonSchema({"type": "string", "pattern": rf"^(?:{_VERIFY.pattern})$"})
+]
+
 
 class Settings(BaseModel):
     """What all parts have: unknown keys are errors, nothing changes after start."""
@@ -97,6 +110,7 @@ class ClientTimeouts(Settings):
 
     command: Duration = _for("5m", "for the whole next command line (RFC 5321 §4.5.3.2.7)")
     auth: Duration = _for("5m", "for the whole next line of an AUTH exchange")
+    handshake: Duration = _for("30s", "for the whole TLS handshake")
     data_block: Duration = _for("3m", "for the next octets of mail data")
     write: Duration = _for("1m", "for the client to take our replies")
     proxy_header: Duration = _for("5s", "for the whole PROXY header, from the peers that must send one")
@@ -107,8 +121,9 @@ class UpstreamTimeouts(Settings):
 
     setup: Duration = _for("4m", "for everything before our 220, all urls of a failover")
     connect: Duration = _for("30s", "for one connection")
+    handshake: Duration = _for("30s", "for the whole TLS handshake")
     greeting: Duration = _for("5m", "for the greeting")
-    ehlo: Duration = _for("5m", "for the reply to EHLO or HELO")
+    ehlo: Duration = _for("5m", "for the reply to EHLO, HELO or STARTTLS")
     auth: Duration = _for("5m", "for each reply of an AUTH exchange")
     mail: Duration = _for("5m", "for the reply to MAIL, RSET, NOOP, VRFY")
     rcpt: Duration = _for("5m", "for the reply to RCPT")
@@ -169,6 +184,9 @@ class Listener(Settings):
         default="default", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="its name in records and in Received"
     )
     address: str = Field(default="127.0.0.1:2525", description="host:port, [v6]:port, unix:/path or fd:NAME")
+    tls: Literal["off", "starttls", "implicit"] = Field(
+        default="starttls", description="TLS with clients: not at all, when they ask for it, or before anything else"
+    )
     upstream: str | None = Field(default=None, description="the upstream's name; default: the only one")
     clients: tuple[Network, ...] | None = Field(
         None, description="who may connect; required where the address is not loopback; default: everybody that can"
@@ -228,8 +246,18 @@ class Upstream(Settings):
     """A server that takes the mail, or several in order of preference."""
 
     url: tuple[str, ...] = Field(
-        default=("capture:",), description="smtp://host[:port] or capture:; a list is tried in order"
+        default=("capture:",),
+        description="smtp://host[:port], smtp+starttls://, smtps:// or capture:; a list is tried in order",
     )
+    verify: Verify = Field(
+        default="full",
+        description="what upstream's certificate must be: issued by the CA for this host (full), issued by it (ca), this one (pin:sha256:HEX), anything (none)",
+    )
+    ca: FilePath | None = Field(default=None, description="certificates of the CA, in PEM; default: the system's")
+    certificate: FilePath | None = Field(
+        default=None, description="ours, with its chain in PEM, where upstream asks for one"
+    )
+    key: FilePath | None = Field(default=None, description="the certificate's key, in PEM")
     ehlo: Literal["own", "client"] = Field(
         default="own", description="the name that we say: ours, or the client's when it comes"
     )
@@ -244,3 +272,20 @@ class Upstream(Settings):
     def usual_auth(self) -> Literal["pass", "any"]:
         """What `auth` is for a listener that does not say."""
         return "pass" if self.takes_auth else "any"
+
+
+class Tls(Settings):
+    """Certificates that clients see, and what holds for TLS on both legs."""
+
+    certificate: FilePath | None = Field(
+        default=None, description="ours, with its chain in PEM; default: minted, signed by the authority in state"
+    )
+    key: FilePath | None = Field(default=None, description="the certificate's key, in PEM")
+    client_ca: FilePath | None = Field(
+        default=None, description="clients must show a certificate of this CA; default: they are asked for none"
+    )
+    minimum: Literal["TLSv1.2", "TLSv1.3"] = Field(default="TLSv1.2", description="the oldest version of TLS")
+    keylog: FilePath | None = Field(
+        default=None,
+        description="a file for the secrets of all sessions, so that Wireshark can read them; default: none",
+    )

@@ -30,12 +30,13 @@ from relayproxy.record.report import (
 )
 from relayproxy.record.text import text
 from relayproxy.relay.message import Intake
+from relayproxy.relay.tls_records import client_record, upstream_record
 from relayproxy.smtp.commands import Ehlo
 from relayproxy.smtp.parameters import get
 
 if TYPE_CHECKING:
-    from relayproxy.net.peer import Peer
     from relayproxy.record.report import AuthRecord
+    from relayproxy.relay.client_leg import ClientLeg
     from relayproxy.relay.context import Context
     from relayproxy.relay.upstream import Progress, Upstream
     from relayproxy.smtp.commands import Helo, Mail, Rcpt
@@ -55,7 +56,7 @@ class Transaction:
         id_: str,
         session: str,
         context: Context,
-        client: Peer,
+        client: ClientLeg,
         upstream: Upstream | None,
         helo: Ehlo | Helo | None,
         auth: AuthRecord | None,
@@ -132,7 +133,7 @@ class Transaction:
             helo = self._helo
             trace = received_field(
                 helo=b"" if helo is None else helo.name,
-                client_address=self._client.address,
+                client_address=self._client.peer.address,
                 hostname=context.hostname,
                 protocol=self._protocol(),
                 identity=f"{self._session}@{context.identity}",
@@ -156,7 +157,7 @@ class Transaction:
         if not isinstance(self._helo, Ehlo):
             return "SMTP"
         name = "UTF8SMTP" if get(self._mail[0].parameters, b"SMTPUTF8") is not None else "ESMTP"
-        return name if self._auth is None else name + "A"
+        return f"{name}{'' if self._client.tls is None else 'S'}{'' if self._auth is None else 'A'}"
 
     def _only_recipient(self) -> bytes | None:
         accepted = [received for received, _, reply in self._recipients if reply.severity == 2]
@@ -177,6 +178,7 @@ class Transaction:
 
     def record(self) -> TransactionRecord:
         context = self._context
+        client = self._client
         mail, mail_reply = self._mail
         heard = [reply for _, _, reply in self._recipients]
         reply = self._reply or (mail_reply if mail_reply.severity != 2 else heard[-1] if heard else mail_reply)
@@ -187,10 +189,11 @@ class Transaction:
             listener=context.listener,
             worker=context.worker,
             client=ClientRecord(
-                self._client.address,
-                self._client.port,
+                client.peer.address,
+                client.peer.port,
                 None if self._helo is None else text(self._helo.name),
-                auth=self._auth,
+                None if client.tls is None else client_record(client.tls),
+                self._auth,
             ),
             upstream=self._upstream_record(),
             envelope=self._envelopes_record(mail),
@@ -222,9 +225,10 @@ class Transaction:
 
     def _upstream_record(self) -> UpstreamRecord | None:
         upstream = self._upstream
-        return (
-            None if upstream is None else UpstreamRecord(upstream.name, upstream.host, upstream.address, upstream.port)
-        )
+        if upstream is None:
+            return None
+        tls = None if upstream.tls is None else upstream_record(upstream.tls)
+        return UpstreamRecord(upstream.name, upstream.host, upstream.address, upstream.port, tls)
 
     def _message_record(self) -> MessageRecord | None:
         intake = self._intake

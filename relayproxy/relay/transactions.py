@@ -13,8 +13,8 @@ from relayproxy.relay.transaction import Transaction
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from relayproxy.net.peer import Peer
     from relayproxy.record.report import AuthRecord
+    from relayproxy.relay.client_leg import ClientLeg
     from relayproxy.relay.context import Context
     from relayproxy.relay.upstream import Upstream
     from relayproxy.smtp.commands import Ehlo, Helo, Mail
@@ -26,7 +26,7 @@ class Transactions:
 
     __slots__ = ("_client", "_context", "_ended", "_new_id", "_session", "mail_refused", "open", "told")
 
-    def __init__(self, session: str, new_id: Callable[[], str], context: Context, client: Peer) -> None:
+    def __init__(self, session: str, new_id: Callable[[], str], context: Context, client: ClientLeg) -> None:
         self.open: Transaction | None = None
         self.told = 0
         #: Whether the last MAIL was: what the client sent behind it, before it could know, is no fault of its (RFC 2920).

@@ -135,19 +135,19 @@ class Transfer:
         if self._client.spoke_early():
             if reply.severity == 3:
                 delivery.give_up()
-            await self.refuse_early_data(replies, transaction)
+            await self.refuse_early_input(replies, transaction)
         if reply.severity != 3:
             transaction.refused(reply)
         await self._say([*replies, reply])
         return reply.severity == 3
 
-    async def refuse_early_data(self, replies: list[Reply], transaction: Transaction | None) -> NoReturn:
-        """Octets came behind DATA before its reply: whatever they are, they are not read."""
+    async def refuse_early_input(self, replies: list[Reply], transaction: Transaction | None) -> NoReturn:
+        """Octets came behind DATA, AUTH or STARTTLS before its reply: whatever they are, they are not read (attacks 5, 6, 9)."""
         if replies:
             await self._say(replies)
         if transaction is not None:
             transaction.refused(local_replies.SYNC_VIOLATION)
-        what = "the client sent mail data before it was told to"
+        what = "the client sent on before our reply told it how"
         self._reporter.violation("client", what, session=self._session, reply=local_replies.SYNC_VIOLATION)
         raise Goodbye(what, local_replies.SYNC_VIOLATION)
 
@@ -230,6 +230,14 @@ class Transfer:
         passage.give_up()
         passage.note_verdict(reply)
         self._reporter.limit(limit, session=self._session, reply=reply)
+
+    async def say_before_chunk(self, replies: list[Reply]) -> list[Reply]:
+        """Nothing that is ready to be said waits for octets (RFC 2920 §3.2); what may still wait."""
+        protocol = self._client.protocol
+        if not replies or protocol.unread >= protocol.chunk:
+            return replies
+        await self._say(replies)
+        return []
 
     async def skip_chunk(self, max_size: int) -> None:
         """Read the octets of a chunk that is refused: they came whatever we say (attack 4). So much is read and no more."""

@@ -83,7 +83,6 @@ class Upstream(Protocol):
     def port(self) -> int | None: ...
     @property
     def host(self) -> str | None: ...
-
     def listen(self) -> None:
         """Notice what came or ended while nothing was asked; sets `failure`."""
 
@@ -124,6 +123,7 @@ class SmtpUpstream:
         protocol: ClientProtocol,
         capabilities: Capabilities,
         timeouts: UpstreamTimeouts,
+        tls: TlsFacts | None = None,
         alarm: Callable[[str], None] | None = None,
     ) -> None:
         """`alarm`, where it was we that logged in, hears that upstream wants somebody else to."""
@@ -136,7 +136,7 @@ class SmtpUpstream:
         self.progress: Progress = "none"
         self.withheld: Sequence[Command] = ()
         self.spent = False
-        self.tls: TlsFacts | None = None
+        self.tls = tls
         self._alarm = alarm
         self._peer = peer
         self._protocol = protocol

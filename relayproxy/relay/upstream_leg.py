@@ -41,11 +41,16 @@ class UpstreamLeg:
         self._connecting: trio.CancelScope | None = None
 
     async def dial(self, name: bytes | None) -> None:
-        """Connect, saying this name. Raises UpstreamUnavailable; a shutdown does not wait for it, but raises Goodbye."""
+        """Connect, saying this name. Raises UpstreamUnavailable, which has been told; a shutdown does not wait for it, but raises Goodbye."""
         self._connecting = trio.CancelScope()
         try:
             with self._connecting:
                 upstream = await self._connect(self._session, name)
+        except UpstreamUnavailable as error:
+            if error.violation:
+                self._context.reporter.violation("upstream", error.what, session=self._session, reply=error.greeting)
+            self._context.reporter.error("upstream", error.what, session=self._session)
+            raise
         finally:
             scope, self._connecting = self._connecting, None
         if scope.cancelled_caught:
@@ -55,12 +60,11 @@ class UpstreamLeg:
         self.upstream = upstream
         self.delivery = Delivery(upstream, trace=self._context.trace)
 
-    async def dial_again(self, name: bytes | None, session: str) -> Reply | None:
+    async def dial_again(self, name: bytes | None) -> Reply | None:
         """After a verdict that closed upstream; what the client hears where no other is to be had."""
         try:
             await self.dial(name)
         except UpstreamUnavailable as error:
-            self._context.reporter.error("upstream", error.what, session=session)
             return error.greeting if error.greeting.code == 421 else local_replies.UPSTREAM_GONE
         return None
 
@@ -86,11 +90,11 @@ class UpstreamLeg:
         if self.upstream is not None:
             self.upstream.expire()
 
-    async def leave(self, session: str) -> None:
+    async def leave(self) -> None:
         """End it, politely where that can be."""
         if (upstream := self.upstream) is not None:
             heard = upstream.violation is not None
             await upstream.leave()
             if (violation := upstream.violation) is not None:
                 reply = violation.reply if heard else None
-                self._context.reporter.violation("upstream", violation.what, session=session, reply=reply)
+                self._context.reporter.violation("upstream", violation.what, session=self._session, reply=reply)

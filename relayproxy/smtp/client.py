@@ -10,6 +10,7 @@ breaks the grammar all mean that the two sides no longer agree what has been ans
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from relayproxy.smtp import local_replies
@@ -29,11 +30,12 @@ _SASL_EVENTS: Final = frozenset({"AUTH", "RESPONSE"})
 class ClientProtocol:
     """One upstream connection's dialogue, as its client. The first reply owed is the greeting."""
 
-    __slots__ = ("_ahead", "_broken", "_owed", "_replies", "dialogue")
+    __slots__ = ("_ahead", "_broken", "_new_reader", "_owed", "_replies", "dialogue")
 
     def __init__(self, *, reply_bytes: int, reply_lines: int) -> None:
         self.dialogue = Dialogue()
-        self._replies = ReplyReader(max_bytes=reply_bytes, max_lines=reply_lines)
+        self._new_reader = partial(ReplyReader, max_bytes=reply_bytes, max_lines=reply_lines)
+        self._replies = self._new_reader()
         self._owed: deque[str] = deque(("GREETING",))
         self._ahead: Dialogue | None = None  # where the commands still unanswered lead if they succeed
         self._broken: RemoteProtocolError | None = None
@@ -121,6 +123,14 @@ class ClientProtocol:
                 f"upstream answered {reply.code} before the end of data", local_replies.UPSTREAM_VIOLATION, fatal=True
             )
         return reply
+
+    def tls_started(self) -> None:
+        """The handshake behind STARTTLS is done: nothing heard in clear counts any more (RFC 3207 §4.2, attack 7).
+
+        What came behind the 220 must have been refused before the handshake (`check_silence`).
+        """
+        self.dialogue.advance("TLS", 2)
+        self._replies = self._new_reader()
 
     def check_silence(self) -> None:
         """Raise RemoteProtocolError where something has come that no command asked for; from then on it is always raised."""

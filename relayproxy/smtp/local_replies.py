@@ -24,6 +24,7 @@ def _reply(code: int, text: bytes) -> Reply:
 # 2yz and 3yz (RFC 5321 §4.3.2).
 
 HELP: Final = _reply(214, b"2.0.0 EHLO HELO MAIL RCPT DATA RSET NOOP VRFY QUIT; see RFC 5321")  # §4.1.1.8
+TLS_READY: Final = _reply(220, b"2.0.0 Ready to start TLS")  # RFC 3207 §4
 QUIT_OK: Final = _reply(221, b"2.0.0 Closing connection")  # §4.1.1.10
 AUTHENTICATED: Final = _reply(235, b"2.7.0 Authentication successful")  # RFC 4954 §6, where we take whatever comes
 RESET_OK: Final = _reply(250, b"2.0.0 Reset")  # §4.1.1.5, where upstream has no transaction
@@ -66,6 +67,8 @@ UPSTREAM_UNREACHABLE: Final = _reply(421, b"4.4.1 The mail server behind this re
 UPSTREAM_SLOW: Final = _reply(421, b"4.4.2 The mail server behind this relay does not answer; try again later")  # §1.1(2), §4 S0
 UPSTREAM_UNRESOLVED: Final = _reply(421, b"4.4.3 The mail server behind this relay cannot be found; try again later")  # §1.1(2)
 UPSTREAM_GONE: Final = _reply(421, b"4.4.2 The mail server behind this relay has closed the connection; try again later")  # §4 S1
+UPSTREAM_WITHOUT_TLS: Final = _reply(421, b"4.7.4 The mail server behind this relay offers no TLS; try again later")  # §1.9, attack 8
+UPSTREAM_TLS_FAILED: Final = _reply(421, b"4.7.5 TLS with the mail server behind this relay failed; try again later")  # §1.9, attacks 7, 8
 CLIENT_IDLE: Final = _reply(421, b"4.4.2 Timeout: nothing was heard for too long")  # RFC 5321 §4.5.3.2.7
 TOO_MANY_ERRORS: Final = _reply(421, b"4.7.0 Too many errors")  # §1.1(4), RFC 5321 §7.8
 TOO_MUCH_JUNK: Final = _reply(421, b"4.7.0 Too many commands without a message")  # attack 16
@@ -100,6 +103,10 @@ BAD_SEQUENCE: Final = _reply(503, b"5.5.1 Bad sequence of commands")  # RFC 5321
 MECHANISM_UNKNOWN: Final = _reply(504, b"5.5.4 Authentication mechanism not offered")  # RFC 4954 §4
 ENCRYPTION_NEEDED: Final = _reply(538, b"5.7.11 Encryption required for authentication; use STARTTLS first")  # RFC 4954 §6
 UNKNOWN_PARAMETER: Final = _reply(555, b"5.5.4 Parameter not recognized or not offered")  # RFC 5321 §4.1.1.11
+
+# 530: RFC 3207 §4, where clients must show a certificate.
+
+TLS_REQUIRED: Final = _reply(530, b"5.7.0 Must issue a STARTTLS command first")
 
 # 55z: the message, or who sends it, is refused.
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -40,7 +41,8 @@ EXTENSIONS = {
     "AUTH": (b"AUTH", local_replies.BAD_SEQUENCE),
     "BDAT": (b"CHUNKING", local_replies.NOT_IMPLEMENTED),
 }
-
+#: RFC 3207 §4, and what resets or tells nothing: all that is carried out where TLS is asked for and has not begun.
+BEFORE_TLS = frozenset({"EHLO", "HELO", "HELP", "NOOP", "QUIT", "RSET", "STARTTLS"})
 
 _FRAMING_VERB = re.compile(rb"\s*(?:DATA|AUTH|STARTTLS)(?![A-Za-z])", re.IGNORECASE)
 
@@ -72,8 +74,8 @@ class ServerProtocol:
     """One client session's dialogue, as its server."""
 
     __slots__ = (
-        "_ahead", "_blocked", "_ending", "_lines", "_max_data_line", "_pending", "_reader", "_smtputf8", "authenticated", "chunk", "dialogue",
-        "offered", "unoffered_auth",
+        "_ahead", "_blocked", "_ending", "_lines", "_max_data_line", "_new_lines", "_pending", "_reader", "_smtputf8", "authenticated", "chunk",
+        "dialogue", "needs_tls", "offered", "under_tls", "unoffered_auth",
     )  # fmt: skip
 
     def __init__(self, *, command_bytes: int, auth_bytes: int, line_bytes: int) -> None:
@@ -86,7 +88,12 @@ class ServerProtocol:
         self.authenticated = False
         #: Octets of a chunk that are still to be taken (`take_chunk`): they are part of BDAT, also where that is refused (RFC 3030 §2).
         self.chunk = 0
-        self._lines = LineBuffer(command_bytes, MAX_DISCARD, auth_bytes)
+        #: Whether TLS has begun, with STARTTLS or before the greeting.
+        self.under_tls = False
+        #: Whether nothing of a message is taken before that (RFC 3207 §4).
+        self.needs_tls = False
+        self._new_lines = partial(LineBuffer, command_bytes, MAX_DISCARD, auth_bytes)
+        self._lines = self._new_lines()
         self._pending: deque[str] = deque(("GREETING",))
         self._blocked = True  # the last that is pending must be answered before anything behind it is read
         self._ending = False  # the last that is pending is fatal: with its answer the dialogue ends
@@ -171,15 +178,24 @@ class ServerProtocol:
             )
         if (extension := EXTENSIONS.get(verb)) is not None:
             if extension[0] not in self.offered:
-                reply = self.unoffered_auth if verb == "AUTH" else extension[1]
                 # Who sends a chunk all the same has octets behind it, and none of them may be taken for a command.
-                raise RemoteProtocolError(f"{verb} was not offered", reply, fatal=isinstance(command, Bdat))
+                raise RemoteProtocolError(
+                    f"{verb} was not offered", self._unoffered(verb), fatal=isinstance(command, Bdat)
+                )
             if self.authenticated and verb in ("AUTH", "STARTTLS"):
                 # RFC 3207 §4.2 wants what was proved in clear forgotten; upstream, which heard it, would not.
                 raise RemoteProtocolError(f"{verb} after an AUTH that succeeded", local_replies.BAD_SEQUENCE)
+        if self.needs_tls and verb not in BEFORE_TLS and not self.under_tls:
+            raise RemoteProtocolError(f"{verb} before STARTTLS", local_replies.TLS_REQUIRED)
         check(command, self.offered, smtputf8=self._smtputf8)
         if isinstance(command, Mail):
             self._smtputf8 = bool(command.parameters) and get(command.parameters, b"SMTPUTF8") is not None
+
+    def _unoffered(self, verb: str) -> Reply:
+        """What an extension's command is told that was not offered."""
+        if verb == "AUTH":
+            return self.unoffered_auth
+        return local_replies.BAD_SEQUENCE if verb == "STARTTLS" and self.under_tls else EXTENSIONS[verb][1]
 
     def _refuse(self, line: bytes, command: Command | None, error: RemoteProtocolError) -> Refused:
         self._pending.append("")
@@ -222,6 +238,18 @@ class ServerProtocol:
         elif severity == 2 and verb in ("AUTH", "RESPONSE"):
             self.authenticated = True
         return reply.wire
+
+    def tls_started(self) -> None:
+        """The handshake is done, before the greeting or behind STARTTLS: the session begins anew, but for the greeting (RFC 3207 §4.2).
+
+        Nothing that was said in clear counts, nor what was sent in clear behind STARTTLS (attack 6): it is forgotten unread.
+        """
+        if self.dialogue.framing == "tls":
+            self.dialogue.advance("TLS", 2)
+        self.under_tls = True
+        self.offered = Capabilities()
+        self._lines = self._new_lines()
+        self._smtputf8 = False
 
     def receive_mail_data(self, data: bytes) -> DataSlice:
         """Take octets that came in data framing; `send` answers the message once a slice has ended it."""

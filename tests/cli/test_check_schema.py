@@ -10,9 +10,11 @@ from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from relayproxy.cli import main
 from relayproxy.cli.config import load
+from relayproxy.tls.authority import Authority
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,6 +26,7 @@ drain = "1500ms"
 name = "a"
 address = "[::]:0"
 clients = ["10.0.0.0/8", "::1"]
+tls = "implicit"
 upstream = "x.y"
 [[listener]]
 name = "b"
@@ -44,7 +47,13 @@ mechanism = "XOAUTH2"
 [upstream.variable]
 url = "smtp://mail.example"
 credentials = { user = "app", password_env = "RELAYPROXY_PASSWORD", mechanism = "CRAM-MD5" }
+[upstream.tls]
+url = ["smtp+starttls://a.example", "smtps://b.example:26"]
+verify = "ca"
 [upstream.keep]
+[tls]
+minimum = "TLSv1.3"
+keylog = "/tmp/keys.log"
 [log]
 file = "/var/log/relay.jsonl"
 format = "text"
@@ -140,14 +149,21 @@ def test_the_example_is_right_and_changes_nothing_that_it_shows_as_a_default(
     assert main(["check", str(ROOT / "deploy/example.toml")]) == 0
     capsys.readouterr()
     # With every commented-out setting switched on, it is still right, and knows each key there is.
+    authority = Authority.open(Path("authority").absolute())
+    certificate, key = authority.leaf(["relay.example.test"])
+    for name in ("ca.pem", "clients.pem", "client.pem", "fullchain.pem"):
+        Path(name).write_bytes(certificate.public_bytes(Encoding.PEM) + authority.certificate_pem)
+    for name in ("client.key", "privkey.pem"):
+        Path(name).write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     Path("all.toml").write_text(re.sub(r"(?m)^#(?=[a-z_\[])", "", example))
     config = load(Path("all.toml"), environ={})
     assert config.limits == load(environ={}).limits
     assert config.timeouts == load(environ={}).timeouts
+    assert (config.tls.minimum, config.upstream["provider"].verify) == (load(environ={}).tls.minimum, "full")
     shown = tomllib.loads(Path("all.toml").read_text())
     keys = schema("config", capsys)
     assert set(shown) == set(keys["properties"])
     for table, name in ((shown["limits"], "Limits"), (shown["timeouts"]["client"], "ClientTimeouts"), (shown["log"], "Log"),
-                        (shown["timeouts"]["upstream"], "UpstreamTimeouts"), (shown["listener"][0], "ListenerTable"),
+                        (shown["timeouts"]["upstream"], "UpstreamTimeouts"), (shown["listener"][0], "ListenerTable"), (shown["tls"], "Tls"),
                         (next(iter(shown["upstream"].values())), "UpstreamTable")):  # fmt: skip
         assert set(table) == set(keys["$defs"][name]["properties"])

@@ -6,9 +6,12 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from relayproxy.cli.config import Config, ConfigError, Flags, load
+from relayproxy.tls.authority import Authority
 
+TLS_UPSTREAM = '[upstream.a]\nurl = ["smtp://x", "smtps://y"]\n'
 REMOTE = '[upstream.provider]\nurl = "smtp://smtp.example.com:587"\n'
 
 
@@ -36,6 +39,13 @@ def test_nothing_at_all_is_a_configuration() -> None:
     assert {name: upstream.url for name, upstream in config.upstream.items()} == {"capture": ("capture:",)}
     assert (config.trace, config.drain, config.log.file, config.log.format) == (True, 30.0, None, None)
     assert config.state == Path("~/.local/state/relayproxy").expanduser()
+    assert config.listener[0].tls == "starttls"
+    assert (config.tls.certificate, config.tls.client_ca, config.tls.minimum, config.tls.keylog) == (
+        None,
+        None,
+        "TLSv1.2",
+        None,
+    )
     assert (config.timeouts.upstream.end_of_data, config.limits.message_bytes) == (600.0, 100 << 20)
 
 
@@ -94,6 +104,83 @@ def test_paths_in_a_file_are_relative_to_it_others_to_the_working_directory(else
     assert load(folder / "relay.toml", environ={}).state == folder / "s"
     assert load(folder / "relay.toml", environ={}).log.file == folder / "l"
     assert load(folder / "relay.toml", Flags(log="l"), {}).log.file == elsewhere / "l"
+
+
+def pem(name: str) -> None:
+    """A certificate of its own, and in the file of that name with .key behind it its key."""
+    authority = Authority.open(Path(f"{name}.state").absolute())
+    certificate, key = authority.leaf(["relay.test"])
+    Path(name).write_bytes(certificate.public_bytes(Encoding.PEM) + authority.certificate_pem)
+    Path(f"{name}.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
+def test_tls() -> None:
+    for name in ("server", "ours", "theirs"):
+        pem(name)
+    config = read(f"""
+        [[listener]]
+        tls = "implicit"
+        [tls]
+        certificate = "server"
+        key = "server.key"
+        client_ca = "theirs"
+        minimum = "TLSv1.3"
+        keylog = "keys.log"
+        [upstream.a]
+        url = "smtps://smtp.example.com"
+        verify = "pin:sha256:{"aB" * 32}"
+        certificate = "ours"
+        key = "ours.key"
+        [timeouts.client]
+        handshake = "10s"
+        [timeouts.upstream]
+        handshake = "20s"
+    """)
+    here = Path.cwd()
+    assert config.listener[0].tls == "implicit"
+    assert (config.tls.certificate, config.tls.key, config.tls.client_ca) == (
+        here / "server",
+        here / "server.key",
+        here / "theirs",
+    )
+    assert (config.tls.minimum, config.tls.keylog) == ("TLSv1.3", here / "keys.log")
+    upstream = config.upstream["a"]
+    assert (upstream.verify, upstream.certificate, upstream.key) == (
+        f"pin:sha256:{'ab' * 32}",
+        here / "ours",
+        here / "ours.key",
+    )
+    assert (config.timeouts.client.handshake, config.timeouts.upstream.handshake) == (10, 20)
+    assert not Path("keys.log").exists(), "reading a configuration leaves no trace"
+
+
+def test_files_of_certificates_that_are_not_what_they_should_be_are_told_at_once() -> None:
+    pem("good")
+    pem("other")
+    Path("text").write_text("no certificate")
+    here = Path.cwd()
+    assert wrong(
+        """[tls]
+certificate = "missing"
+key = "good"
+client_ca = "text"
+[upstream.a]
+url = "smtps://x"
+ca = "missing"
+[upstream.b]
+url = "smtps://y"
+certificate = "good"
+key = "other.key"
+[[listener]]
+upstream = "a"
+"""
+    ) == [
+        f"it.toml:2: tls.certificate: {here}/missing: cannot be read: No such file or directory",
+        f"it.toml:3: tls.key: {here}/good: expected a private key in PEM, got a certificate, or a damaged one",
+        f"it.toml:4: tls.client_ca: {here}/text: expected certificates in PEM, got something else",
+        f"it.toml:7: upstream.a.ca: {here}/missing: cannot be read: No such file or directory",
+        f"it.toml:11: upstream.b.key: {here}/other.key: expected the key of the certificate in {here}/good, got another key",
+    ]
 
 
 def test_where_the_file_is_found(elsewhere: Path) -> None:
@@ -155,9 +242,10 @@ WRONG = [
     ('hostnam = "x"', "it.toml:1: hostnam: unknown key; the nearest known is hostname"),
     (
         "\n[guard]\nallow = []",
-        "it.toml:2: guard: unknown key; known are drain, hostname, limits, listener, log, state, timeouts, trace, upstream",
+        "it.toml:2: guard: unknown key; known are drain, hostname, limits, listener, log, state, timeouts, tls, trace, upstream",
     ),
-    ('[[listener]]\n\ntls = "off"', "it.toml:3: listener[0].tls: unknown key; known are address, auth, auth_in_clear, clients, line_endings, name, proxy_protocol, upstream"),
+    ('[[listener]]\n\ncolour = "off"', "it.toml:3: listener[0].colour: unknown key; known are address, auth, auth_in_clear, clients, line_endings, name, proxy_protocol, tls, upstream"),
+    ('[[listener]]\ntls = "startls"', "it.toml:2: listener[0].tls: expected 'off', 'starttls' or 'implicit', got 'startls'"),
     ('[timeouts.upstream]\nend_of_date = "1m"', "it.toml:2: timeouts.upstream.end_of_date: unknown key; the nearest known is end_of_data"),
     ("[limits]\nrecipient = 3", "it.toml:2: limits.recipient: unknown key; the nearest known is recipients"),
     ('[upstream.a]\nurls = "x"', "it.toml:2: upstream.a.urls: unknown key; the nearest known is url"),
@@ -186,7 +274,7 @@ WRONG = [
     ("[upstream.'a b']", "it.toml:1: upstream.a b: expected a name of at most 64 letters, digits, dots, hyphens and underscores, got 'a b'"),
     ("[upstream.a]\nurl = 25", "it.toml:2: upstream.a.url: expected a url, or a list of them, got 25"),
     ("[upstream.a]\nurl = []", "it.toml:2: upstream.a.url: expected at least one, got a list"),
-    ('[upstream.a]\nurl = "smtps://x"', "it.toml:2: upstream.a.url[0]: expected smtp://host[:port], smtp://[v6][:port] or capture:, got the scheme 'smtps'"),
+    ('[upstream.a]\nurl = "imaps://x"', "it.toml:2: upstream.a.url[0]: expected smtp://, smtp+starttls:// or smtps://, then host[:port] or [v6][:port], or capture:, got the scheme 'imaps'"),
     ('[upstream.a]\nurl = [\n"smtp://x",\n"capture:"]', "it.toml:2: upstream.a.url: expected capture: alone: it never fails over, and a message that it kept has not gone on, got a list"),
     ('[upstream.a]\nurl = "smtp://[::1]"\ncredentials = "hunter2"', "it.toml:3: upstream.a.credentials: expected a table, got something else"),
     ('[upstream.a]\nurl = "smtp://[::1]"\ncredentials = { user = "", password_env = "P" }', "it.toml:3: upstream.a.credentials.user: expected a user's name without control characters, got something else"),
@@ -201,6 +289,15 @@ WRONG = [
     ('[upstream.a]\nurl = ["smtp://localhost", "smtp://mail.example"]\ncredentials = { user = "a", password_env = "P" }', 'it.toml:3: upstream.a.credentials: expected a url beside it that asks for TLS, or mechanism = "SCRAM-SHA-256" or mechanism = "CRAM-MD5": others could hear the secret on its way to mail.example'),
     ('[upstream.a]\nurl = "smtp://[::1]"\ncredentials = { user = "a", password_env = "P" }\n[[listener]]\nauth = "pass"', 'it.toml:5: listener[0].auth: expected "any" or "off", as its upstream has credentials of its own'),
     ('[[listener]]\nauth = "pass"\n[upstream.a]\nurl = "capture:"', 'it.toml:2: listener[0].auth: expected "any" or "off", as capture: has nobody to ask'),
+    (TLS_UPSTREAM + 'verify = "pin:sha256:00"', "it.toml:3: upstream.a.verify: expected full, ca, none, or pin:sha256: and the 64 hexadecimal digits of the certificate's digest, got 'pin:sha256:00'"),
+    (TLS_UPSTREAM + 'key = "k"', "it.toml:3: upstream.a.key: expected certificate beside it"),
+    (TLS_UPSTREAM + 'certificate = "c"', "it.toml:3: upstream.a.certificate: expected key beside it"),
+    (TLS_UPSTREAM + 'verify = "none"\nca = "c"', "it.toml:4: upstream.a.ca: expected verify = \"full\" or \"ca\" beside it, as 'none' asks no CA"),
+    ('[upstream.a]\nurl = "smtp://x"\nverify = "full"', "it.toml:3: upstream.a.verify: expected a url beside it that asks for TLS, smtp+starttls:// or smtps://"),
+    ('[upstream.a]\nca = "c"', "it.toml:2: upstream.a.ca: expected a url beside it that asks for TLS, smtp+starttls:// or smtps://"),
+    ('[tls]\ncertificate = "c"', "it.toml:2: tls.certificate: expected key beside it"),
+    ('[tls]\nclient_ca = "c"\n[[listener]]\ntls = "off"', 'it.toml:2: tls.client_ca: expected a listener with tls = "starttls" or "implicit", as all are "off"'),
+    ('[tls]\nminimum = "SSLv3"', "it.toml:2: tls.minimum: expected 'TLSv1.2' or 'TLSv1.3', got 'SSLv3'"),
     ("a = 1\ndrain = \n", "it.toml:2: expected TOML, at column 9: Invalid value"),
     ("list = [\n", "it.toml: expected TOML, at its end: Invalid value"),
     ("a = 1\na = 2\n", "it.toml:2: expected TOML, at column 6: Cannot overwrite a value"),
@@ -233,9 +330,9 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file() -> None:
         (Flags(listen=("x",)), {}, "--listen: expected host:port, [v6]:port, unix:/path or fd:NAME, got 'x'"),
         (Flags(listen=("[::]:25",)), {}, "--listen: expected clients beside it (who may connect), as [::]:25 is not loopback"),
         (Flags(clients=("any",)), {}, "--clients: expected an address or a network such as \"127.0.0.0/8\", \"::1\", got 'any'"),
-        (Flags(upstream="x"), {}, "--upstream: expected smtp://host[:port], smtp://[v6][:port] or capture:, got 'x'"),
+        (Flags(upstream="x"), {}, "--upstream: expected smtp://, smtp+starttls:// or smtps://, then host[:port] or [v6][:port], or capture:, got 'x'"),
         (Flags(log_format="yaml"), {}, "--log-format: expected 'json' or 'text', got 'yaml'"),
-        (Flags(), {"RELAYPROXY_UPSTREAM": "x"}, "RELAYPROXY_UPSTREAM: expected smtp://host[:port], smtp://[v6][:port] or capture:, got 'x'"),
+        (Flags(), {"RELAYPROXY_UPSTREAM": "x"}, "RELAYPROXY_UPSTREAM: expected smtp://, smtp+starttls:// or smtps://, then host[:port] or [v6][:port], or capture:, got 'x'"),
         (Flags(), {"RELAYPROXY_LISTEN": ","}, "RELAYPROXY_LISTEN: expected at least one"),
         (Flags(), {"RELAYPROXY_UPSTREM": "x"}, "RELAYPROXY_UPSTREM: unknown variable; the nearest known is RELAYPROXY_UPSTREAM"),
     ],

@@ -138,3 +138,55 @@ def test_send_and_run_go_together(tmp_path: Path) -> None:
         assert sent.stdout.startswith("250 2.0.0 ")
         relay.terminate()
         assert relay.wait(20) == 0
+
+
+def test_send_and_run_go_together_under_tls(tmp_path: Path) -> None:
+    """Two relays and a sender: TLS on every leg, each of another kind; what weakens it is told on standard error too."""
+    with running(tmp_path, RELAYPROXY_LISTEN="localhost:0") as last:
+        behind = f"smtp+starttls://localhost:{port(line(last.stdout))}"
+        (tmp_path / "front").mkdir()
+        (tmp_path / "front/front.toml").write_text(
+            f"""state = "state"
+hostname = "front.test"
+[[listener]]
+address = "127.0.0.1:0"
+tls = "implicit"
+[upstream.last]
+url = "{behind}"
+verify = "ca"
+ca = "{tmp_path}/state/ca/certificate.pem"
+[tls]
+keylog = "keys.log"
+"""
+        )
+        with running(tmp_path / "front", "front.toml") as front:
+            url = f"smtps://127.0.0.1:{port(line(front.stdout))}"
+            command = [
+                sys.executable,
+                "-m",
+                "relayproxy",
+                "send",
+                "--server",
+                url,
+                "--from",
+                "a@x.test",
+                "--to",
+                "b@x.test",
+            ]
+            trusting = ["--ca", str(tmp_path / "front/state/ca/certificate.pem")]
+            sent = subprocess.run([*command, *trusting], capture_output=True, text=True, check=True, timeout=20)
+            assert sent.stdout.startswith("250 2.0.0 ")
+            distrusting = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+            assert (distrusting.returncode, distrusting.stdout) == (1, "")
+            assert "its issuer is unknown to us" in distrusting.stderr
+            front.terminate()
+            out, err = front.communicate(timeout=20)
+        assert f"keylog: whoever can read {tmp_path}/front/keys.log can read" in err
+        (record,) = [json.loads(text) for text in out.splitlines() if '"transaction"' in text[:30]]
+        assert record["client"]["tls"]["version"] == record["upstream"]["tls"]["version"] == "TLSv1.3"
+        assert record["upstream"]["tls"]["verified"] is True
+        assert (tmp_path / "front/keys.log").read_text().count("CLIENT_TRAFFIC_SECRET_0") == 2, "of both legs"
+        last.terminate()
+        assert last.wait(20) == 0
+    (captured,) = (tmp_path / "state/captures").iterdir()
+    assert captured.read_bytes().count(b" with ESMTPS\r\n") == 2

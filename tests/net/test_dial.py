@@ -28,6 +28,9 @@ URLS = [
     ("smtp://192.0.2.1:2525", "smtp", "192.0.2.1", 2525, "smtp://192.0.2.1:2525"),
     ("smtp://[2001:db8::1]", "smtp", "2001:db8::1", 25, "smtp://[2001:db8::1]:25"),
     ("smtp://[::1]:2525", "smtp", "::1", 2525, "smtp://[::1]:2525"),
+    ("smtp+starttls://mail.example.com", "smtp", "mail.example.com", 587, "smtp+starttls://mail.example.com:587"),
+    ("SMTPS://[2001:db8::1]", "smtp", "2001:db8::1", 465, "smtps://[2001:db8::1]:465"),
+    ("smtps://192.0.2.1:25", "smtp", "192.0.2.1", 25, "smtps://192.0.2.1:25"),
     ("capture:", "capture", "", 0, "capture:"),
 ]
 
@@ -37,26 +40,30 @@ def test_urls(text: str, kind: str, host: str, port: int, printed: str) -> None:
     url = UpstreamUrl.parse(text)
     assert (url.kind, url.host, url.port, str(url)) == (kind, host, port, printed)
     assert UpstreamUrl.parse(str(url)) == url
+    assert url.tls == {"smtp": "off", "smtp+starttls": "starttls", "smtps": "implicit"}.get(
+        text.partition(":")[0].lower(), "off"
+    )
 
 
 WRONG = [
-    ("", "expected smtp://host"),
-    ("mail.example.com", "expected smtp://host"),
+    ("", "expected smtp://, smtp"),
+    ("mail.example.com", "expected smtp://, smtp"),
     ("mail.example.com:25", "got the scheme 'mail.example.com'"),
     ("http://mail.example.com", "got the scheme 'http'"),
-    ("smtps://mail.example.com", "got the scheme 'smtps'"),
-    ("smtp:mail.example.com", "expected smtp://host"),
-    ("smtp://", "expected smtp://host"),
+    ("smtp+tls://mail.example.com", r"got the scheme 'smtp\+tls'"),
+    ("lmtp://mail.example.com", "got the scheme 'lmtp'"),
+    ("smtp:mail.example.com", "expected smtp://, smtp"),
+    ("smtp://", "expected smtp://, smtp"),
     ("smtp://mail.example.com/", "path or query"),
     ("smtp://mail.example.com?x=y", "path or query"),
-    ("smtp://mail.example.com:", "expected smtp://host"),
+    ("smtp://mail.example.com:", "expected smtp://, smtp"),
     ("smtp://mail.example.com:0", "from 1 to 65535"),
     ("smtp://mail.example.com:65536", "from 1 to 65535"),
-    ("smtp://mail.example.com:٢٥", "expected smtp://host"),
+    ("smtp://mail.example.com:٢٥", "expected smtp://, smtp"),
     ("smtp://192.0.2.300", "expected an IPv4 address"),
     ("smtp://[192.0.2.1]", "expected an IPv6 address"),
-    ("smtp://[2001:db8::1", "expected smtp://host"),
-    ("smtp://2001:db8::1", "expected smtp://host"),
+    ("smtp://[2001:db8::1", "expected smtp://, smtp"),
+    ("smtp://2001:db8::1", "expected smtp://, smtp"),
     ("smtp://münchen.example", "xn--"),
     ("smtp://a..b", "expected a host name"),
     ("smtp://a b", "expected a host name"),

@@ -27,9 +27,11 @@ from relayproxy.record.report import (
     SecondsRecord,
     SessionRecord,
     SizeRecord,
+    TlsRecord,
     TransactionRecord,
     ViolationRecord,
 )
+from relayproxy.record.report_tls import ClientTlsRecord, UpstreamTlsRecord
 
 T = "2026-01-02T03:04:05.123456Z"
 REPLY = ReplyRecord(550, "5.1.1", "no such user", "upstream")
@@ -64,6 +66,18 @@ LINES: list[tuple[Record, str]] = [
     (ListeningRecord(time=T, listener="default", address="[::1]:25"), "03:04:05 listening  on [::1]:25 (default)"),
     (SessionRecord(time=T, session="S", listener="d", state="opened", client=ClientRecord("::1", 9)), "03:04:05 opened     ::1  S"),
     (SessionRecord(time=T, session="S", listener="d", state="closed", client=None, why="QUIT"), "03:04:05 closed     QUIT  S"),
+    (
+        TlsRecord(time=T, session="S", leg="client", state="started", client=ClientTlsRecord("TLSv1.3", "C", None)),
+        "03:04:05 tls        with client: TLSv1.3 C  S",
+    ),
+    (
+        TlsRecord(time=T, session="S", leg="upstream", state="started", host="h", upstream=UpstreamTlsRecord("TLSv1.3", "C", verified=False)),
+        "03:04:05 tls        with upstream h: TLSv1.3 C  not verified  S",
+    ),
+    (
+        TlsRecord(time=T, session="S", leg="upstream", state="failed", host="h", why="it has expired"),
+        "03:04:05 tls        with upstream h: it has expired  S",
+    ),
     (
         ViolationRecord(time=T, session="S", transaction=None, leg="client", what="bad", line="FOO", reply=REPLY),
         "03:04:05 violation  by client: bad  [FOO]  550 5.1.1 no such user  S",
@@ -101,6 +115,7 @@ def test_attack_22_whatever_a_peer_sent_is_one_harmless_line(sent: str) -> None:
         msgspec.structs.replace(transaction(sent, (sent,), sent), reply=ReplyRecord(250, None, sent, "upstream")),
         ViolationRecord(time=T, session="S", transaction=None, leg="client", what=sent, line=sent, reply=None),
         SessionRecord(time=T, session="S", listener="d", state="closed", client=ClientRecord("::1", 9, sent), why=sent),
+        TlsRecord(time=T, session="S", leg="upstream", state="failed", host=sent, why=sent),
     ):
         line = console_line(record)
         assert not re.search(

@@ -17,7 +17,6 @@ from relayproxy.record.report import (
     AddressRecord,
     AuthRecord,
     ClientRecord,
-    ClientTlsRecord,
     DigestRecord,
     DigestsRecord,
     EnvelopeRecord,
@@ -34,9 +33,9 @@ from relayproxy.record.report import (
     SecondsRecord,
     SessionRecord,
     SizeRecord,
+    TlsRecord,
     TransactionRecord,
     UpstreamRecord,
-    UpstreamTlsRecord,
     ViolationRecord,
     duration,
     encode,
@@ -47,6 +46,7 @@ from relayproxy.record.report import (
     schema,
     timestamp,
 )
+from relayproxy.record.report_tls import CertificateRecord, ClientTlsRecord, UpstreamTlsRecord
 from relayproxy.record.text import printable, text
 from relayproxy.smtp.commands import Mail, Path, Rcpt
 from relayproxy.smtp.replies import Reply
@@ -62,8 +62,10 @@ TIME = "2026-01-02T03:04:05.123456Z"
 # DESIGN §7, with what it leaves out filled in.
 DESIGN = f"""
 {{"v":1,"event":"transaction","time":"{TIME}","session":"S","transaction":"T","listener":"submission","worker":0,
- "client":{{"address":"10.0.0.5","port":53122,"helo":"app-1","tls":{{"version":"TLSv1.3","cipher":"C","sni":"N"}},"auth":{{"mechanism":"PLAIN","user":"app"}}}},
- "upstream":{{"name":"provider","host":"smtp.example.com","address":"203.0.113.5","port":587,"tls":{{"version":"TLSv1.3","cipher":"C","verified":true}}}},
+ "client":{{"address":"10.0.0.5","port":53122,"helo":"app-1","tls":{{"version":"TLSv1.3","cipher":"C","sni":"N",
+  "certificate":{{"subject":"CN=app-1","names":["app-1"],"digest":"{H}"}},"verified":true,"why":null,"resumed":true}},"auth":{{"mechanism":"PLAIN","user":"app"}}}},
+ "upstream":{{"name":"provider","host":"smtp.example.com","address":"203.0.113.5","port":587,"tls":{{"version":"TLSv1.3","cipher":"C","verified":false,
+  "sni":"smtp.example.com","certificate":null,"why":"verify is none","resumed":false}}}},
  "envelope":{{"received":{{"sender":"a@example.com","parameters":{{"SIZE":"328"}},"recipients":[{{"address":"jane@customer.example","parameters":{{}}}}]}},
              "sent":{{"sender":"a@example.com","parameters":{{"SIZE":"512"}},"recipients":[{{"address":"qa@example.test","parameters":{{}}}}]}}}},
  "recipients":[{{"received":"jane@customer.example","sent":["qa@example.test"],"reply":{{"code":250,"enhanced":"2.1.5","text":"ok","origin":"upstream"}}}}],
@@ -74,15 +76,17 @@ DESIGN = f"""
  "seconds":{{"total":0.0123,"upstream":0.0091}}}}
 """
 
+CLIENT_TLS = ClientTlsRecord(
+    "TLSv1.3", "C", "N", CertificateRecord("CN=app-1", ("app-1",), H), verified=True, resumed=True
+)
+UPSTREAM_TLS = UpstreamTlsRecord("TLSv1.3", "C", verified=False, sni="smtp.example.com", why="verify is none")
 FULL = TransactionRecord(
     time=TIME,
     session="S",
     transaction="T",
     listener="submission",
-    client=ClientRecord("10.0.0.5", 53122, "app-1", ClientTlsRecord("TLSv1.3", "C", "N"), AuthRecord("PLAIN", "app")),
-    upstream=UpstreamRecord(
-        "provider", "smtp.example.com", "203.0.113.5", 587, UpstreamTlsRecord("TLSv1.3", "C", verified=True)
-    ),
+    client=ClientRecord("10.0.0.5", 53122, "app-1", CLIENT_TLS, AuthRecord("PLAIN", "app")),
+    upstream=UpstreamRecord("provider", "smtp.example.com", "203.0.113.5", 587, UPSTREAM_TLS),
     envelope=EnvelopesRecord(
         EnvelopeRecord("a@example.com", {"SIZE": "328"}, (AddressRecord("jane@customer.example", {}),)),
         EnvelopeRecord("a@example.com", {"SIZE": "512"}, (AddressRecord("qa@example.test", {}),)),
@@ -126,6 +130,9 @@ ALL = [
     ListeningRecord(time=TIME, listener="default", address="127.0.0.1:2525"),
     SessionRecord(time=TIME, session="S", listener="default", state="opened", client=ClientRecord("::1", 0)),
     SessionRecord(time=TIME, session="S", listener="default", state="closed", client=None, why="QUIT", transactions=2, seconds=0.1),
+    TlsRecord(time=TIME, session="S", leg="client", state="started", client=CLIENT_TLS),
+    TlsRecord(time=TIME, session="S", leg="upstream", state="started", host="smtp.example.com", upstream=UPSTREAM_TLS),
+    TlsRecord(time=TIME, session="S", leg="upstream", state="failed", host="smtp.example.com", why="it has expired"),
     ViolationRecord(time=TIME, session="S", transaction=None, leg="client", what="w", line="l", reply=REPLY),
     LimitRecord(time=TIME, limit="errors", session="S", transaction="T", reply=REPLY),
     LimitRecord(time=TIME, limit="log_bytes", session=None, transaction=None, dropped=3),

@@ -274,6 +274,7 @@ async def serving(
     addresses: tuple[str, ...] = ("127.0.0.1:0",),
     upstream: Upstream | None = None,
     upstream_url: str = "capture:",
+    upstream_more: dict[str, Any] | None = None,
     log: Log | None = None,
     prepare: Callable[[socket.socket], None] = lambda _: None,
     listener: dict[str, Any] | None = None,
@@ -297,7 +298,12 @@ async def serving(
                     {"name": f"at-{number}", "address": address, **(listener or {})}
                     for number, address in enumerate(addresses)
                 ],
-                "upstream": {"default": {"url": f"smtp://127.0.0.1:{upstream.port}" if upstream else upstream_url}},
+                "upstream": {
+                    "default": {
+                        "url": f"smtp://127.0.0.1:{upstream.port}" if upstream else upstream_url,
+                        **(upstream_more or {}),
+                    }
+                },
                 **config,
             }
         ),

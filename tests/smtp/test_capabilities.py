@@ -110,6 +110,12 @@ def test_clients_are_offered_what_we_understand_and_upstream_has(
     assert Capabilities.parse(reply) == offered
 
 
+def test_starttls_is_ours_whatever_upstream_has() -> None:
+    for upstream in (parse(), parse(b"STARTTLS")):
+        assert b"STARTTLS" not in upstream.offer(message_bytes=1, margin=0)
+        assert b"STARTTLS" in upstream.offer(message_bytes=1, margin=0, starttls=True)
+
+
 def test_a_greeting_may_follow_the_name() -> None:
     assert Capabilities().to_reply(b"relay.test", b"at your service").lines == (b"relay.test at your service",)
 

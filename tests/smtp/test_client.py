@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from relayproxy.smtp.client import ClientProtocol
-from relayproxy.smtp.commands import Data, Ehlo, Mail, Noop, Path, Rcpt, Rset
+from relayproxy.smtp.commands import Data, Ehlo, Mail, Noop, Path, Rcpt, Rset, StartTls
 from relayproxy.smtp.errors import LocalProtocolError, RemoteProtocolError
 
 if TYPE_CHECKING:
@@ -157,3 +157,25 @@ def test_nothing_can_be_asked_inside_of_mail_data_i3(command: Command) -> None:
     protocol = message_under_way()
     with pytest.raises(LocalProtocolError):
         protocol.send(command)
+
+
+def test_what_was_heard_in_clear_does_not_count_under_tls() -> None:
+    """RFC 3207 §4.2, PROTOCOL attack 7."""
+    protocol = greeted()
+    hear(protocol, StartTls(), b"220 go\r\n")
+    with pytest.raises(LocalProtocolError):
+        protocol.send(Noop())
+    protocol.receive_data(b"250 inj")
+    protocol.tls_started()
+    assert protocol.unread == 0
+    with pytest.raises(LocalProtocolError):
+        protocol.send(SENDER)
+    hear(protocol, Ehlo(b"us.test"), b"250 ok\r\n")
+    hear(protocol, SENDER, b"250 ok\r\n")
+
+
+def test_what_comes_behind_the_answer_to_starttls_is_nobody_s() -> None:
+    protocol = greeted()
+    hear(protocol, StartTls(), b"220 go\r\n250 AUTH PLAIN\r\n")
+    with pytest.raises(RemoteProtocolError):
+        protocol.check_silence()

@@ -247,3 +247,49 @@ def test_how_responses_are_cut_into_pieces_changes_nothing(lines: list[str], siz
             return
         assert response == SaslResponse(line.encode())
         assert protocol.next_command() is None
+
+
+def starting_tls() -> ServerProtocol:
+    protocol = greeted()
+    protocol.offered = Capabilities({b"STARTTLS": b"", b"SIZE": b""})
+    protocol.receive_data(b"MAIL FROM:<a@b.c>\r\nSTARTTLS\r\n")
+    assert verbs(take(protocol)) == ["MAIL", "STARTTLS"]
+    protocol.send(OK)
+    protocol.send(local_replies.TLS_READY)
+    return protocol
+
+
+def test_starttls_forgets_all_that_was_said_rfc_3207_4_2() -> None:
+    protocol = starting_tls()
+    protocol.receive_data(b"RSET\r\nMAIL FROM:<injected@b.c>\r\nNO")  # attack 6
+    protocol.tls_started()
+    assert (protocol.unread, protocol.offered, protocol.dialogue.transaction) == (0, Capabilities(), "none")
+    protocol.receive_data(b"MAIL FROM:<a@b.c>\r\n")
+    assert verbs(take(protocol)) == ["503"]
+    protocol.send(local_replies.BAD_SEQUENCE)
+    protocol.receive_data(b"EHLO client.test\r\n")
+    assert verbs(take(protocol)) == ["EHLO"]
+    protocol.send(OK)
+    protocol.receive_data(b"STARTTLS\r\n")
+    assert verbs(take(protocol)) == ["503"]
+
+
+def test_no_command_is_read_between_220_and_tls() -> None:
+    protocol = starting_tls()
+    protocol.receive_data(b"EHLO x\r\n")
+    assert verbs(take(protocol)) == ["503"]
+
+
+def test_where_tls_is_needed_nothing_of_a_message_comes_before_it() -> None:
+    protocol = greeted()
+    protocol.needs_tls = True
+    for line, verdict in (
+        (b"MAIL FROM:<a@b.c>", "530"),
+        (b"VRFY a", "530"),
+        (b"NOOP", "NOOP"),
+        (b"RSET", "RSET"),
+        (b"QUIT", "QUIT"),
+    ):
+        protocol.receive_data(line + b"\r\n")
+        assert verbs(take(protocol)) == [verdict]
+        protocol.send(local_replies.TLS_REQUIRED if verdict == "530" else OK)

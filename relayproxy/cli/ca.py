@@ -1,0 +1,94 @@
+"""`relayproxy ca show|export`: the authority that signs minted certificates, for those who are to trust it.
+
+Its key never leaves the state folder (attack 26): what is shown and exported is the certificate. Like a relay that mints, either makes the
+authority where there is none yet. Signing does not belong here (tls/authority.py), nor trusting: that is the administrator's to do.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from relayproxy.tls.authority import Authority
+
+#: What to type so that the file is trusted, by what is to trust it.
+TRUST: Final = (
+    ("Debian, Ubuntu", "sudo cp {file} /usr/local/share/ca-certificates/relayproxy.crt && sudo update-ca-certificates"),
+    ("macOS", "sudo security add-trusted-cert -d -r trustRoot -k /Library/Keychains/System.keychain {file}"),
+    ("Python", "export SSL_CERT_FILE={file} REQUESTS_CA_BUNDLE={file}"),
+    ("Java", "keytool -importcert -cacerts -storepass changeit -noprompt -alias relayproxy -file {file}"),
+)
+
+
+def ca(
+    what: Literal["show", "export"],
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    config: Annotated[Path | None, Parameter(name="--config")] = None,
+) -> int:
+    """Show or export the authority that signs minted certificates.
+
+    Parameters
+    ----------
+    what
+        show: whose it is, until when, and where it is kept; export: its certificate, in PEM, and how to have it trusted
+    output
+        where the certificate goes; default: standard output
+    config
+        the configuration, for its state folder; default: ./relayproxy.toml where there is one
+
+    """
+    from relayproxy.cli import USAGE, say
+    from relayproxy.cli.config import ConfigError, load
+    from relayproxy.tls.authority import CERTIFICATE, FOLDER, Authority
+    from relayproxy.tls.facts import TlsConfigError
+
+    if what == "show" and output is not None:
+        say("relayproxy: expected --output with export, got it with show")
+        return USAGE
+    try:
+        state = load(config).state
+        authority = Authority.open(state)
+        if what == "show":
+            _show(authority, state / FOLDER / CERTIFICATE)
+        else:
+            _export(authority, output)
+    except ConfigError as error:
+        say(str(error))
+        return USAGE
+    except TlsConfigError as error:
+        say(f"relayproxy: {error}")
+        return USAGE
+    except OSError as error:
+        say(f"relayproxy: {error.filename}: {error.strerror}")
+        return USAGE
+    return 0
+
+
+def _show(authority: Authority, path: Path) -> None:
+    sys.stdout.write(
+        f"subject    {authority.subject}\n"
+        f"digest     sha256:{authority.digest}\n"
+        f"valid      until {authority.not_after:%Y-%m-%d}\n"
+        f"file       {path}\n"
+    )
+
+
+def _export(authority: Authority, output: Path | None) -> None:
+    from shlex import quote
+
+    from relayproxy.cli import say
+
+    if output is None:
+        sys.stdout.write(authority.certificate_pem.decode("ascii"))
+    else:
+        output.write_bytes(authority.certificate_pem)
+    file = quote(str(Path("relayproxy-ca.pem") if output is None else output.absolute()))
+    say("To have it trusted, type:")
+    for who, line in TRUST:
+        say(f"  {who + ':':<16}{line.format(file=file)}")

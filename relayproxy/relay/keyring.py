@@ -1,0 +1,121 @@
+"""The certificates and keys of this relay, as contexts: one a listener that has TLS, one an upstream that is met with it (DESIGN §5).
+
+Built once, before anything listens, and again on SIGHUP: sessions keep what they began with, new ones get the new, and where a file
+has become bad the old stays in use. The authority that signs minted certificates is made at the first start that needs it, never by
+reading a configuration.
+How a handshake is made does not belong here (tls/), nor which settings fit together (cli/config_tls.py).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+from relayproxy.net.dial import UpstreamUrl
+from relayproxy.net.listen import parse_address
+from relayproxy.tls.authority import Authority
+from relayproxy.tls.contexts import ClientTls, ServerTls
+from relayproxy.tls.facts import TlsConfigError
+from relayproxy.tls.keylog import KeyLog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from relayproxy.relay.settings import Listener, Tls, Upstream
+
+
+#: Addresses to listen at that nobody can connect to by them.
+_EVERYWHERE: Final = frozenset({"0.0.0.0", "::"})
+
+Context = TypeVar("Context", ServerTls, ClientTls)
+
+
+class KeyringConfig(Protocol):
+    """What the keyring reads of the configuration."""
+
+    @property
+    def hostname(self) -> str: ...
+    @property
+    def state(self) -> Path: ...
+    @property
+    def listener(self) -> Sequence[Listener]: ...
+    @property
+    def upstream(self) -> Mapping[str, Upstream]: ...
+    @property
+    def tls(self) -> Tls: ...
+
+
+class Keyring:
+    """`servers` by the names of listeners, `clients` by those of upstreams; one that is in clear is in neither."""
+
+    def __init__(self, config: KeyringConfig) -> None:
+        """Raises TlsConfigError and OSError."""
+        self._config = config
+        self._keylog = None if config.tls.keylog is None else KeyLog(config.tls.keylog)
+        self._urls = {name: [UpstreamUrl.parse(url) for url in one.url] for name, one in config.upstream.items()}
+        self._listeners = {listener.name: listener for listener in config.listener if listener.tls != "off"}
+        self._upstreams = [name for name, urls in self._urls.items() if any(url.tls != "off" for url in urls)]
+        self._authority: Authority | None = None
+        self.servers = {name: self._server(listener) for name, listener in self._listeners.items()}
+        self.clients = {name: self._client(name) for name in self._upstreams}
+
+    def warnings(self) -> Iterator[str]:
+        """What whoever started this should hear, loudly: it weakens TLS for all."""
+        for name in self._upstreams:
+            if self._config.upstream[name].verify == "none":
+                yield f'upstream {name}: verify = "none": whoever is between us and it can read and change all mail'
+        if (keylog := self._config.tls.keylog) is not None:
+            yield f"tls: keylog: whoever can read {keylog} can read all that TLS protects"
+
+    def reload(self) -> list[tuple[str, str | None]]:
+        """Read all files again. Blocks. Whose certificates these are, and why the old ones are kept, None where the new ones are in use."""
+        told: list[tuple[str, str | None]] = []
+        self._authority = None
+
+        def renew(what: str, kept: dict[str, Context], name: str, make: Callable[[], Context]) -> None:
+            error = None
+            try:
+                kept[name] = make()
+            except (TlsConfigError, OSError) as bad:
+                error = str(bad)
+            told.append((f"certificates of {what} {name}", error))
+
+        for name, listener in self._listeners.items():
+            renew("listener", self.servers, name, partial(self._server, listener))
+        for name in self._upstreams:
+            renew("upstream", self.clients, name, partial(self._client, name))
+        return told
+
+    def _server(self, listener: Listener) -> ServerTls:
+        """A context of its own for each listener, so that a ticket of one is of no use at another (PROTOCOL §1.9)."""
+        tls = self._config.tls
+        if tls.certificate is not None and tls.key is not None:
+            return ServerTls.of_files(
+                tls.certificate, tls.key, client_ca=tls.client_ca, minimum=tls.minimum, keylog=self._keylog
+            )
+        if self._authority is None:
+            self._authority = Authority.open(self._config.state)
+        return ServerTls.minted(
+            self._authority, self._names(listener), client_ca=tls.client_ca, minimum=tls.minimum, keylog=self._keylog
+        )
+
+    def _names(self, listener: Listener) -> list[str]:
+        """Whom a client that names no host may have meant: us, the server that we stand in front of, or the address that it connected to."""
+        upstream = listener.upstream if listener.upstream is not None else next(iter(self._urls))
+        own = self._config.hostname.strip("[]").removeprefix("IPv6:")  # it may be an address literal
+        hosts = (url.host.rstrip(".") for url in self._urls[upstream] if url.host)
+        address = parse_address(listener.address)
+        at = address.host.partition("%")[0] if address.kind == "tcp" and address.host not in _EVERYWHERE else own
+        return list(dict.fromkeys((own, *hosts, at)))
+
+    def _client(self, name: str) -> ClientTls:
+        upstream = self._config.upstream[name]
+        return ClientTls(
+            verify=upstream.verify,
+            ca=upstream.ca,
+            certificate=upstream.certificate,
+            key=upstream.key,
+            minimum=self._config.tls.minimum,
+            keylog=self._keylog,
+        )

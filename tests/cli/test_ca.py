@@ -1,0 +1,64 @@
+"""`relayproxy ca`: what is shown and exported of the authority, and that its key is not."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from pathlib import Path
+
+import pytest
+
+from relayproxy.cli import main
+from relayproxy.cli.ca import TRUST
+
+
+@pytest.fixture(autouse=True)
+def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("relayproxy.toml").write_text('state = "state"\n')
+
+
+def test_show(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["ca", "show"]) == 0
+    shown = capsys.readouterr().out
+    assert re.fullmatch(
+        r"subject    CN=relayproxy CA .*\ndigest     sha256:[0-9a-f]{64}\nvalid      until 20\d\d-\d\d-\d\d\nfile       (.*)\n",
+        shown,
+    )
+    assert shown.endswith(f"file       {tmp_path}/state/ca/certificate.pem\n")
+    assert main(["ca", "show"]) == 0
+    assert capsys.readouterr().out == shown, "it is made once"
+
+
+def test_export(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ca", "export"]) == 0
+    exported = capsys.readouterr()
+    ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=exported.out)
+    assert exported.out == Path("state/ca/certificate.pem").read_text()
+    assert "PRIVATE" not in exported.out + exported.err
+    for who, line in TRUST:
+        assert f"{who}:" in exported.err
+        assert line.format(file="relayproxy-ca.pem") in exported.err
+    assert main(["ca", "export", "--output", "a b.pem"]) == 0
+    assert (capsys.readouterr().out, Path("a b.pem").read_text()) == ("", exported.out)
+    assert main(["ca", "export", "--output", "missing/ca.pem"]) == 2
+    assert capsys.readouterr().err == "relayproxy: missing/ca.pem: No such file or directory\n"
+
+
+def test_the_authority_of_another_configuration(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    Path("other.toml").write_text('state = "other"\n')
+    assert main(["ca", "show", "--config", "other.toml"]) == 0
+    assert f"{tmp_path}/other/ca/" in capsys.readouterr().out
+    assert not Path("state").exists()
+
+
+def test_a_key_that_others_can_read_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """PROTOCOL attack 26."""
+    assert main(["ca", "show"]) == 0
+    Path("state/ca/key.pem").chmod(0o640)
+    capsys.readouterr()
+    for arguments in (["ca", "export"], ["run", "--listen", "127.0.0.1:0"]):
+        assert main(arguments) == 2
+        told = capsys.readouterr()
+        assert told.out == ""
+        assert "key.pem: expected a file that nobody else can get at" in told.err
