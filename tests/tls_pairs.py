@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import socket
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from trio.testing import memory_stream_pair
 
 from relayproxy.net.stream import DeadlineStream, TrioStream
@@ -44,9 +50,30 @@ class Files:
         return self.keep((authority or self.authority).issue_cert(*names, key_type=trustme.KeyType.ECDSA))
 
     def keep(self, leaf: trustme.LeafCert) -> tuple[Path, Path]:
+        return self._keep(b"".join(one.bytes() for one in leaf.cert_chain_pems), leaf.private_key_pem.bytes())
+
+    def self_signed(self, host: str = HOST) -> tuple[Path, Path]:
+        """A certificate that nobody else signed, and its key."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+        now = datetime.now(UTC)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=1))
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+            .sign(key, hashes.SHA256())
+        )
+        private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        return self._keep(certificate.public_bytes(Encoding.PEM), private)
+
+    def _keep(self, certificates: bytes, key: bytes) -> tuple[Path, Path]:
         self._made += 1
-        chain = b"".join(one.bytes() for one in leaf.cert_chain_pems)
-        return self.write(f"{self._made}.pem", chain), self.write(f"{self._made}.key", leaf.private_key_pem.bytes())
+        return self.write(f"{self._made}.pem", certificates), self.write(f"{self._made}.key", key)
 
 
 def server_of(

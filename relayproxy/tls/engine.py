@@ -19,14 +19,11 @@ from relayproxy.tls.certificates import facts_of
 from relayproxy.tls.facts import Reason, TlsFacts, TlsFailure
 
 if TYPE_CHECKING:
+    from relayproxy.tls.openssl import Octets
     from relayproxy.tls.verification import Findings
 
 #: The plaintext of one record (RFC 8446 §5.1): OpenSSL decrypts no more at a time.
 RECORD_SIZE: Final = 16384
-
-Octets = bytes | bytearray | memoryview
-
-_MSG_PEEK: Final = 2  # socket.MSG_PEEK, which is all that pyOpenSSL understands here
 
 #: How much of what is no TLS is told.
 _PLAINTEXT_TOLD: Final = 60
@@ -53,7 +50,18 @@ class TlsBroken(Exception):  # noqa: N818  it is a fact, and reads as one
 class Engine:
     """One end of a TLS session."""
 
-    __slots__ = ("_broken", "_connection", "_eof", "_findings", "_plaintext", "_server", "_started", "more")
+    __slots__ = (
+        "_broken",
+        "_connection",
+        "_eof",
+        "_fed",
+        "_findings",
+        "_plaintext",
+        "_server",
+        "_started",
+        "_written",
+        "more",
+    )
 
     def __init__(self, connection: SSL.Connection, findings: Findings, *, server: bool) -> None:
         self._connection = connection
@@ -64,6 +72,8 @@ class Engine:
         else:
             connection.set_connect_state()
         self._findings = findings
+        self._fed: bytes | memoryview = b""  # and not given to OpenSSL yet
+        self._written = b""
         self._eof = False
         self._started = False
         self._plaintext = b""
@@ -80,8 +90,22 @@ class Engine:
             # A record begins with its type, 20 to 24. Text is text: an SMTP server on a port for TLS, a client without (PROTOCOL §1.1.5).
             if octets[0] in b"\r\n\t" or 0x20 <= octets[0] < 0x7F:
                 self._plaintext = octets[:_PLAINTEXT_TOLD]
-        self._connection.bio_write(octets)
         self.more = True
+        if self._fed:
+            octets = bytes(self._fed) + octets
+        if len(octets) <= openssl.RECORD_ROOM:
+            self._fed = b""
+            openssl.give(self._connection, octets)
+        else:
+            self._fed = memoryview(octets)
+
+    def _give_more(self) -> bool:
+        """Give OpenSSL the next piece of what was fed, where there is one. Its buffers keep the size that they once had."""
+        if not self._fed:
+            return False
+        openssl.give(self._connection, self._fed[: openssl.RECORD_ROOM])
+        self._fed = self._fed[openssl.RECORD_ROOM :]
+        return True
 
     def feed_eof(self) -> None:
         """The peer sends no more. OpenSSL is not told: it would take the session for broken, and we may have something to say still."""
@@ -90,12 +114,15 @@ class Engine:
     @property
     def owes(self) -> int:
         """How many octets `take` would give."""
-        return openssl.octets_to_send(self._connection)
+        return len(self._written) + openssl.octets_to_send(self._connection)
 
     def take(self) -> bytes:
         """What is to be sent to the peer, all of it; b"" where there is nothing."""
-        waiting = openssl.octets_to_send(self._connection)
-        return self._connection.bio_read(waiting) if waiting else b""
+        octets = openssl.take(self._connection)
+        if not self._written:
+            return octets
+        written, self._written = self._written, b""
+        return written + octets
 
     # The handshake.
 
@@ -106,6 +133,8 @@ class Engine:
         try:
             self._connection.do_handshake()
         except SSL.WantReadError:
+            if self._give_more():
+                return self.handshake()
             if self._eof:
                 self._fail("closed", "the peer closed the connection during the handshake")
             return False
@@ -180,41 +209,49 @@ class Engine:
         if self._broken is not None:
             raise TlsBroken(self._broken)
         connection = self._connection
+        most = min(most, RECORD_SIZE)
         try:
-            data = connection.recv(min(most, RECORD_SIZE))
-        except SSL.WantReadError:
-            if self._eof:
-                raise TlsBroken("closed without close_notify") from None
-            self.more = False
-            return None
-        except SSL.ZeroReturnError:
-            return b""
+            data = openssl.decrypt(connection, most)
+            while data is None and self._give_more():
+                data = openssl.decrypt(connection, most)
         except SSL.Error as error:
             self._break(error)
-        self.more = self._eof or connection.pending() > 0 or openssl.received_octets(connection) > 0
+        if data is None:
+            if self._eof:
+                raise TlsBroken("closed without close_notify")
+            self.more = False
+        elif data:
+            # Where all that was asked for came, the record may have had more.
+            self.more = len(data) == most or bool(self._eof or self._fed or openssl.received_octets(connection))
         return data
 
     def hear(self) -> bool:
         """Whether there is something to read, the end and a failure included; it stays there. What TLS says to itself is dealt with."""
         try:
-            self._connection.recv(1, _MSG_PEEK)
-        except SSL.WantReadError:
-            self.more = self._eof
-        except SSL.ZeroReturnError:
-            self.more = True
+            heard = openssl.decrypt(self._connection, 1, look=True)
+            while heard is None and self._give_more():
+                heard = openssl.decrypt(self._connection, 1, look=True)
         except SSL.Error as error:
             self._broken = self._why(error)[1]
             self.more = True
         else:
-            self.more = True
+            self.more = heard is not None or self._eof
         return self.more
 
     def write(self, data: Octets) -> None:
         """Encrypt; each RECORD_SIZE octets, and what remains, are a record. Raises TlsBroken."""
         if self._broken is not None:
             raise TlsBroken(self._broken)
+        connection = self._connection
         try:
-            self._connection.sendall(data)
+            if len(data) <= RECORD_SIZE:
+                openssl.encrypt(connection, data)
+                return
+            parts = [self.take()]
+            for start in range(0, len(data), RECORD_SIZE):
+                openssl.encrypt(connection, memoryview(data)[start : start + RECORD_SIZE])
+                parts.append(openssl.take(connection))
+            self._written = b"".join(parts)
         except SSL.Error as error:
             self._break(error)
 

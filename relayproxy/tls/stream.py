@@ -41,14 +41,13 @@ async def shake_hands(transport: DeadlineStream, engine: Engine, seconds: float)
     transport.receive_by = transport.send_by = trio.current_time() + seconds
     try:
         while not engine.handshake():
-            if octets := engine.take():
-                await transport.send_all(octets)
+            await _send_out(transport, engine)
             if octets := await transport.receive_some():
                 engine.feed(octets)
             else:
                 engine.feed_eof()
-        if engine.peer_waits and (octets := engine.take()):
-            await transport.send_all(octets)
+        if engine.peer_waits:
+            await _send_out(transport, engine)
     except TlsFailure:
         await _say_why(transport, engine)
         raise
@@ -64,8 +63,13 @@ async def _say_why(transport: DeadlineStream, engine: Engine) -> None:
     """Send the alert of a handshake that failed, if it can be sent."""
     transport.send_by = min(transport.send_by, trio.current_time() + LAST_WORDS)
     with suppress(trio.TooSlowError, *_NOBODY_HEARS):
-        if octets := engine.take():
-            await transport.send_all(octets)
+        await _send_out(transport, engine)
+
+
+async def _send_out(transport: DeadlineStream, engine: Engine) -> None:
+    octets = engine.take()
+    if octets and (sent := transport.send_nowait(octets)) < len(octets):
+        await transport.send_all(memoryview(octets)[sent:])
 
 
 class TlsStream(DeadlineStream):
@@ -153,7 +157,7 @@ class TlsStream(DeadlineStream):
         """Send what TLS itself has to say, as far as it goes without waiting."""
         if len(self._unsent) + self._engine.owes > MOST_OWED:
             self._cut = True
-            raise trio.BrokenResourceError("the peer asks for new keys, and does not take them")
+            raise trio.BrokenResourceError("the peer makes TLS answer, and does not take the answers")
         if self._sending or self._cut:
             return  # whoever sends takes it along
         with suppress(
@@ -162,7 +166,8 @@ class TlsStream(DeadlineStream):
             self._push()
 
     def receive_nowait(self, max_bytes: int = RECEIVE_SIZE) -> bytes:
-        self._check_reader()
+        if self._receiving or self._closed:
+            self._check_reader()
         engine = self._engine
         while True:
             if engine.more and (data := self._read(max_bytes)) is not None:
@@ -223,26 +228,27 @@ class TlsStream(DeadlineStream):
             self._unsent = memoryview(octets)[sent:]
         return not self._clogged
 
-    def _unknown(self, data: Octets) -> Octets:
+    def _unknown(self, data: Octets) -> memoryview:
         """What is not encrypted yet, of octets that may go on with an earlier send."""
-        if not self._ahead:
-            return data
         known = min(self._ahead, len(data))
         self._ahead -= known
         return memoryview(data)[known:]
 
     def send_nowait(self, data: Octets) -> int:
-        self._check_writer()
+        if self._sending or self._cut or self._ended or self._closed:
+            self._check_writer()
         if self._clogged and not self._push():
             return 0
-        rest = self._unknown(data)
+        rest = self._unknown(data) if self._ahead else data
         while rest:
             piece = rest if len(rest) <= SLICE else memoryview(rest)[:SLICE]
             self._encrypt(piece)
             if not self._push():
                 self._ahead = len(piece)
                 break
-            rest = memoryview(rest)[len(piece) :]
+            if piece is rest:
+                return len(data)
+            rest = memoryview(rest)[SLICE:]
         return len(data) - len(rest)
 
     async def send_all(self, data: Octets) -> None:
@@ -255,7 +261,7 @@ class TlsStream(DeadlineStream):
             self._sending = False
 
     async def _send(self, data: Octets) -> None:
-        rest = memoryview(self._unknown(data))
+        rest = self._unknown(data)
         while True:
             if rest:
                 self._encrypt(rest[:SLICE])

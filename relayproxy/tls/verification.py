@@ -43,7 +43,7 @@ class Finding(NamedTuple):
 class Findings:
     """What the callbacks of one handshake found out. It hangs on the connection, and knows neither it nor the engine."""
 
-    __slots__ = ("certificate", "expected", "found", "judged", "problem", "required")
+    __slots__ = ("expected", "found", "judged", "problem", "required")
 
     def __init__(self, expected: str = "", *, required: bool) -> None:
         #: The host that the certificate should be for.
@@ -51,7 +51,6 @@ class Findings:
         #: There is no session unless the peer's certificate was judged.
         self.required = required
         self.found: list[Finding] = []
-        self.certificate: x509.Certificate | None = None
         self.judged = False
         #: What else went wrong inside a callback, where an exception would be lost.
         self.problem: str | None = None
@@ -124,14 +123,13 @@ class Verification:
         if depth > 0:
             return VERIFIED
         findings.judged = True
-        findings.certificate = _read(chain.peers_own)
-        return self._verdict(findings)
+        return self._verdict(findings, chain)
 
-    def _verdict(self, findings: Findings) -> int:
+    def _verdict(self, findings: Findings, chain: openssl.Chain) -> int:
         if self.kind == "none":
             return VERIFIED
         if self.kind == "pin":
-            certificate = findings.certificate
+            certificate = _read(chain.peers_own)
             findings.found.clear()  # nothing else is asked of it
             if certificate is None or digest_of(certificate) != self.pin:
                 findings.found.append(Finding(_OUR_OWN, 0, certificate))

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import socket
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
-from tls_pairs import HOST, Files, Pair, Transports, client_of, handshake, memory_pair, server_of, tcp_sockets
+from tls_pairs import Files, Pair, Transports, client_of, handshake, memory_pair, server_of, tcp_sockets
 
 from relayproxy.net.edge import Poller
 from relayproxy.net.stream import TrioStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
-    from pathlib import Path
 
     from relayproxy.net.stream import DeadlineStream
     from relayproxy.tls.contexts import ClientTls, ServerTls
@@ -87,24 +80,3 @@ def pair(server: ServerTls, client: ClientTls, transports: Transports) -> Callab
         return await handshake(server, client, transports(small=small))
 
     return make
-
-
-@pytest.fixture(scope="session")
-def self_signed(files: Files) -> tuple[Path, Path]:
-    """A certificate for HOST that nobody else signed, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(HOST)]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return files.write("self.pem", certificate.public_bytes(Encoding.PEM)), files.write("self.key", private)

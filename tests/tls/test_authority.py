@@ -34,9 +34,9 @@ def state(tmp_path: Path) -> Path:
     return tmp_path / "state"
 
 
-@pytest.fixture
-def open_umask() -> Iterator[None]:
-    before = os.umask(0)
+@pytest.fixture(params=[0, 0o077])
+def umask(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = os.umask(request.param)
     yield
     os.umask(before)
 
@@ -63,11 +63,12 @@ def authority_file(state: Path, ends: datetime, *, is_authority: bool = True) ->
     (folder / "certificate.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
 
 
-@pytest.mark.usefixtures("open_umask")
+@pytest.mark.usefixtures("umask")
 def test_it_is_made_once_and_for_us_alone(state: Path) -> None:
     one = Authority.open(state)
     assert (state / "ca").stat().st_mode & 0o777 == 0o700
     assert (state / "ca" / "key.pem").stat().st_mode & 0o777 == 0o600
+    assert (state / "ca" / "certificate.pem").stat().st_mode & 0o777 == 0o644
     assert [path.name for path in state.iterdir()] == ["ca"]
     other = Authority.open(state)
     assert one.certificate_pem == other.certificate_pem == (state / "ca" / "certificate.pem").read_bytes()

@@ -96,6 +96,9 @@ async def test_a_wrong_name_is_told_with_the_names_found(files: Files, client: C
     await handshake(server, client, host="mx.b.example.test")
     await refused(server, client, "b.example.test")
     await refused(server, client, "mx.mx.b.example.test")
+    part = files.self_signed("m*.example.test")  # RFC 6125 §6.4.3: nobody has to take it
+    _, failure = await refused(server_of(files, part), client_of(files, ca=part[0]))
+    assert failure.what.endswith("it is not for mx.example.test but for m*.example.test")
 
 
 async def test_what_is_out_of_date_is_told_with_the_date(files: Files, client: ClientTls) -> None:
@@ -121,7 +124,8 @@ async def test_all_that_is_wrong_is_told_at_once(files: Files, client: ClientTls
     assert "alert: unknown ca" in theirs.what
 
 
-async def test_self_signed_is_told_as_such(files: Files, client: ClientTls, self_signed: tuple[Path, Path]) -> None:
+async def test_self_signed_is_told_as_such(files: Files, client: ClientTls) -> None:
+    self_signed = files.self_signed()
     server = server_of(files, self_signed)
     _, failure = await refused(server, client)
     assert failure.what == "the peer's certificate was refused: it is self-signed, and not one that we trust"
@@ -149,7 +153,8 @@ async def test_ca_is_the_chain_alone(files: Files) -> None:
     assert "unknown to us" in failure.what
 
 
-async def test_a_pin_is_that_certificate_and_nothing_else(files: Files, self_signed: tuple[Path, Path]) -> None:
+async def test_a_pin_is_that_certificate_and_nothing_else(files: Files) -> None:
+    self_signed = files.self_signed()
     der = ssl.PEM_cert_to_DER_cert(self_signed[0].read_text())
     digest = hashlib.sha256(der).hexdigest()
     client = client_of(files, f"pin:sha256:{digest.upper()}")
@@ -285,6 +290,35 @@ async def test_a_session_is_resumed_where_it_was_made(files: Files, version: int
     assert session is not None
     for server, resumed in ((here, True), (elsewhere, False)):
         assert (await resume(server, context, session)).resumed is resumed
+
+
+async def test_a_session_is_resumed_with_the_clients_certificate(files: Files) -> None:
+    server = server_of(files, client_ca=files.ca)
+    client = client_of(files, "none", pair=files.pair("app.test"))
+    one, other = await handshake(server, client)
+    await one.send_all(b"220 ready")
+    assert await other.receive_some() == b"220 ready"
+    session = other._engine._connection.get_session()
+    assert session is not None
+    facts = await resume(server, client._context, session)
+    assert facts.resumed
+    assert facts.verified
+    assert facts.certificate == one.facts.certificate
+
+
+async def test_no_session_is_kept_for_clients_without_tickets(files: Files, server: ServerTls) -> None:
+    client = client_of(files, "none")
+    client._context.set_max_proto_version(SSL.TLS1_2_VERSION)
+    client._context.set_options(SSL.OP_NO_TICKET)
+    _, other = await handshake(server, client)
+    session = other._engine._connection.get_session()
+    assert session is not None
+    assert not (await resume(server, client._context, session)).resumed
+
+
+def test_idle_sessions_give_their_buffers_back(files: Files) -> None:
+    for context in (server_of(files)._context, client_of(files)._context):
+        assert context.set_mode(0) & SSL.MODE_RELEASE_BUFFERS
 
 
 async def resume(server: ServerTls, context: SSL.Context, session: SSL.Session) -> TlsFacts:

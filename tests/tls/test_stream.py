@@ -11,6 +11,9 @@ from OpenSSL import SSL
 from tls_pairs import Pair, Transports, client_of, handshake, server_of
 from trio.testing import MockClock, assert_checkpoints, check_half_closeable_stream, wait_all_tasks_blocked
 
+from relayproxy.tls import stream as stream_module
+from relayproxy.tls.openssl import verify_by
+
 if TYPE_CHECKING:
     from tls_pairs import Files
 
@@ -69,6 +72,19 @@ async def test_readable_is_false_once_all_was_had(pair: MakePair) -> None:
     with pytest.raises(trio.WouldBlock):
         other.receive_nowait()
     assert not other.readable
+
+
+@ON_EDGE
+async def test_tickets_wait_for_company(pair: MakePair) -> None:
+    """They cost no send of their own: behind STARTTLS it is the client that speaks first, and our answer takes them along."""
+    one, other = await pair()
+    await other.send_all(b"EHLO app.test\r\n")
+    assert await one.receive_some() == b"EHLO app.test\r\n"
+    raw = other._transport
+    with pytest.raises(trio.WouldBlock):
+        raw.receive_nowait()
+    assert one.send_nowait(b"250 mx.example.test\r\n") == 21
+    assert await other.receive_some() == b"250 mx.example.test\r\n"
 
 
 @ON_SOCKETS
@@ -170,6 +186,20 @@ async def hear_all(stream: DeadlineStream) -> bytes:
     while octets := await stream.receive_some():
         heard += octets
     return bytes(heard)
+
+
+@ON_EDGE
+async def test_closing_in_the_middle_makes_no_whole_of_it(pair: MakePair) -> None:
+    """What was encrypted for a send that did not end, and close_notify behind it, would pass for all that there was to say."""
+    one, other = await pair(small=True)
+    assert one.send_nowait(MUCH) < len(MUCH)
+    heard = 0
+    with trio.move_on_after(0.1):
+        while True:
+            heard += len(await other._transport.receive_some())
+    one.close()
+    with pytest.raises(trio.BrokenResourceError, match=r"bad record mac|closed without close_notify"):
+        await hear_all(other)
 
 
 @ON_SOCKETS
@@ -410,6 +440,34 @@ async def test_the_far_end_is_the_transports(pair: MakePair) -> None:
     one, _ = await pair()
     assert one.far_end is not None
     assert one.far_end[0] == "127.0.0.1"
+
+
+@ON_EDGE
+async def test_nothing_is_negotiated_again(
+    transports: Transports, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TLS 1.2 has a way to ask for it (CVE-2009-3555); what we answer cannot pile up where the peer does not take it."""
+    server = server_of(files)
+    server._context.set_max_proto_version(SSL.TLS1_2_VERSION)
+    for most in (stream_module.MOST_OWED, 0):
+        monkeypatch.setattr(stream_module, "MOST_OWED", most)
+        client = client_of(files, "none")
+        client._context = SSL.Context(SSL.TLS_CLIENT_METHOD)  # ours would not ask for it either
+        verify_by(client._context, SSL.VERIFY_PEER, client._verification.judge)
+        one, other = await handshake(server, client, transports())
+        connection = other._engine._connection
+        assert connection.renegotiate()
+        with pytest.raises(SSL.WantReadError):
+            connection.do_handshake()
+        await other._transport.send_all(other._engine.take())
+        if most:
+            with trio.move_on_after(0.02):
+                await one.receive_some()
+            with pytest.raises(trio.BrokenResourceError, match="no renegotiation"):
+                await other.receive_some()
+        else:
+            with pytest.raises(trio.BrokenResourceError, match="does not take the answers"):
+                await one.receive_some()
 
 
 async def test_the_older_version_does_the_same(transports: Transports, files: Files) -> None:
