@@ -144,7 +144,7 @@ class UpstreamTable(Upstream):
         WithJsonSchema({"anyOf": [_URL_SCHEMA, {"type": "array", "items": _URL_SCHEMA, "minItems": 1}]}),
     ] = Field(
         default=("capture:",),
-        description="smtp://host[:port], smtp+starttls://, smtps:// or capture:; a list is tried in order",
+        description="smtp://host[:port], smtp+starttls://, smtps://, lmtp://, lmtp+unix:/path or capture:; a list is tried in order",
     )
 
 

@@ -52,7 +52,8 @@ async def run(
     listen
         where clients connect: host:port, [v6]:port, unix:/path or fd:NAME; again for another
     upstream
-        where the mail goes, of all listeners: smtp://host[:port], smtp+starttls://, smtps:// or capture:
+        where the mail goes, of all listeners: smtp://host[:port], smtp+starttls://, smtps://, lmtp://,
+        lmtp+unix:/path or capture:
     clients
         who may connect to any listener: an address or a network; again for another
     log

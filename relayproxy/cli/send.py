@@ -106,6 +106,8 @@ def _url(text: str) -> UpstreamUrl:
         raise Misused(f"--server: {error}") from error
     if url.kind == "capture":
         raise Misused("--server: expected smtp://host[:port], got capture:, which is no server")
+    if url.kind == "lmtp":
+        raise Misused(f"--server: expected smtp://host[:port], got {text}: LMTP answers once for each recipient")
     return url
 
 

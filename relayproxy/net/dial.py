@@ -29,28 +29,35 @@ Reason = Literal["refused", "timeout", "unresolved", "unreachable"]
 #: Where TLS begins: never; with STARTTLS (RFC 3207); before the first octet of SMTP (RFC 8314 §3.3).
 Tls = Literal["off", "starttls", "implicit"]
 
-#: By scheme: where TLS begins, and the port where none is written (RFC 5321 §4.5.4.2, RFC 6409 §3.1, RFC 8314 §7.3).
-_SCHEMES: Final[dict[str, tuple[Tls, int]]] = {
-    "smtp": ("off", 25),
-    "smtp+starttls": ("starttls", 587),
-    "smtps": ("implicit", 465),
+Kind = Literal["smtp", "lmtp", "capture"]
+
+#: By scheme: what is spoken there, where TLS begins, and the port where none is written (RFC 5321 §4.5.4.2, RFC 6409 §3.1, RFC 8314 §7.3; LMTP has
+#: none of its own, and 24, private mail systems, is what is used).
+_SCHEMES: Final[dict[str, tuple[Kind, Tls, int]]] = {
+    "smtp": ("smtp", "off", 25),
+    "smtp+starttls": ("smtp", "starttls", 587),
+    "smtps": ("smtp", "implicit", 465),
+    "lmtp": ("lmtp", "off", 24),
 }
+_LMTP_UNIX: Final = "lmtp+unix"
 _URL = re.compile(r"[A-Za-z+]+://(?:\[(?P<v6>[^\]/@]*)\]|(?P<host>[^:/@?#\[\]]+))(?::(?P<port>[0-9]{1,5}))?", re.ASCII)
 _NAME = re.compile(
     r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?", re.ASCII
 )
-_EXPECTED = "expected smtp://, smtp+starttls:// or smtps://, then host[:port] or [v6][:port], or capture:"
+_EXPECTED = "expected smtp://, smtp+starttls://, smtps:// or lmtp://, then host[:port] or [v6][:port]; or lmtp+unix:/path, or capture:"
 
 
 class UpstreamUrl(msgspec.Struct, frozen=True, gc=False):
-    """Where mail goes. `host` is a name or an address as it was written, without brackets; "" with `capture`."""
+    """Where mail goes. `host` is a name or an address as it was written, without brackets; "" with `capture`, and where there is a `path`."""
 
-    kind: Literal["smtp", "capture"]
+    kind: Kind
     host: str = ""
     port: int = 0
     #: The address family where `host` is an address: it needs no resolver.
     family: int | None = None
     tls: Tls = "off"
+    #: Of a Unix socket.
+    path: str = ""
 
     @classmethod
     def parse(cls, text: str) -> UpstreamUrl:
@@ -58,6 +65,8 @@ class UpstreamUrl(msgspec.Struct, frozen=True, gc=False):
         if text.lower() == "capture:":
             return cls("capture")
         scheme, colon, rest = text.partition(":")
+        if scheme.lower() == _LMTP_UNIX:
+            return cls("lmtp", family=socket.AF_UNIX, path=_path(rest))
         if not colon or scheme.lower() not in _SCHEMES:
             raise ValueError(f"{_EXPECTED}, got the scheme {scheme!r}" if colon else f"{_EXPECTED}, got {text!r}")
         if "@" in rest:
@@ -70,27 +79,35 @@ class UpstreamUrl(msgspec.Struct, frozen=True, gc=False):
                 else f", got {text!r}"
             )
             raise ValueError(_EXPECTED + extra)
-        tls, usual = _SCHEMES[scheme.lower()]
+        kind, tls, usual = _SCHEMES[scheme.lower()]
         port = int(match["port"]) if match["port"] else usual
         if not 0 < port <= 0xFFFF:
             raise ValueError(f"expected a port from 1 to 65535, got {port}")
         if match["v6"] is not None:
-            return cls("smtp", _address(match["v6"], 6), port, socket.AF_INET6, tls)
+            return cls(kind, _address(match["v6"], 6), port, socket.AF_INET6, tls)
         host = match["host"]
         if re.fullmatch(r"[0-9.]+", host):
-            return cls("smtp", _address(host, 4), port, socket.AF_INET, tls)
+            return cls(kind, _address(host, 4), port, socket.AF_INET, tls)
         if not _NAME.fullmatch(host):
             raise ValueError(
                 f"expected a host name of letters, digits, hyphens and dots (xn-- for others), got {host!r}"
             )
-        return cls("smtp", host, port, None, tls)
+        return cls(kind, host, port, None, tls)
 
     def __str__(self) -> str:
         if self.kind == "capture":
             return "capture:"
-        scheme = next(name for name, (tls, _) in _SCHEMES.items() if tls == self.tls)
+        if self.path:
+            return f"{_LMTP_UNIX}:{self.path}"
+        scheme = next(name for name, (kind, tls, _) in _SCHEMES.items() if (kind, tls) == (self.kind, self.tls))
         host = f"[{self.host}]" if self.family == socket.AF_INET6 else self.host
         return f"{scheme}://{host}:{self.port}"
+
+
+def _path(text: str) -> str:
+    if not text.startswith("/") or "\0" in text:
+        raise ValueError(f"expected an absolute path after {_LMTP_UNIX}:, got {text!r}")
+    return text
 
 
 def _address(text: str, version: int) -> str:
@@ -144,8 +161,9 @@ async def _dial_address(url: UpstreamUrl, family: int, seconds: float) -> socket
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if await _connect(sock, (url.host, url.port), seconds):
+        if family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if await _connect(sock, url.path or (url.host, url.port), seconds):
             return sock
     except BaseException:
         sock.close()
@@ -154,7 +172,7 @@ async def _dial_address(url: UpstreamUrl, family: int, seconds: float) -> socket
     return None
 
 
-async def _connect(sock: socket.socket, name: tuple[str, int], seconds: float) -> bool:
+async def _connect(sock: socket.socket, name: tuple[str, int] | str, seconds: float) -> bool:
     error = sock.connect_ex(name)
     if error == errno.EINPROGRESS:
         # On loopback the handshake is over when the first call returns, but only a second says so: that is cheaper than a wait.

@@ -66,6 +66,8 @@ class Peer:
     @classmethod
     def of(cls, stream: DeadlineStream, leg: Leg, url: UpstreamUrl) -> Peer:
         """The peer behind a url; its address is where the stream leads, which a name alone does not say."""
+        if url.path:
+            return cls(stream, leg, f"unix:{url.path}", None)
         if url.family is None and (far_end := stream.far_end) is not None:
             return cls(stream, leg, *far_end)
         return cls(stream, leg, url.host, url.port)

@@ -54,10 +54,11 @@ class Allowance:
     def message_accepted(self) -> None:
         self._junk = 0
 
-    def covers_recipient(self, transaction: Transaction | None, asked: Sequence[Command]) -> bool:
+    def covers_recipient(self, transaction: Transaction | None, asked: Sequence[Command], most: int | None) -> bool:
         """Whether RCPT behind `asked` may be passed on, of which a MAIL or RSET begins the count anew.
 
-        Those that upstream refuses count too, past a point: the record keeps them all (PROTOCOL I11).
+        `most`: how many recipients upstream may be given at once, None: as many as our own limit says. Those that upstream refuses count too, past
+        a point: the record keeps them all (PROTOCOL I11).
         """
         ahead = 0
         for other in reversed(asked):
@@ -67,7 +68,10 @@ class Allowance:
             ahead += 1
         limit = self._limits.recipients
         accepted, named = (0, 0) if transaction is None else (transaction.accepted, transaction.asked)
-        return accepted + ahead < limit and named + ahead < REFUSED_RECIPIENTS * limit
+        return (
+            accepted + ahead < (limit if most is None else min(most, limit))
+            and named + ahead < REFUSED_RECIPIENTS * limit
+        )
 
     def covers_refused_recipient(self, transaction: Transaction) -> bool:
         """Whether the record may keep another one that we refused."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from relayproxy.net.dial import Kind
     from relayproxy.relay.upstream import Progress, Violation
     from relayproxy.smtp.commands import Command
     from relayproxy.tls.facts import TlsFacts
@@ -40,6 +41,7 @@ _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 class CaptureUpstream:
     """Keeps the mail of one session."""
 
+    kind: Kind = "capture"
     host = None
     address = None
     port = None

@@ -22,13 +22,14 @@ from relayproxy.relay.upstream import SmtpUpstream
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.capabilities import Capabilities
 from relayproxy.smtp.client import ClientProtocol
-from relayproxy.smtp.commands import Ehlo, Helo, StartTls
+from relayproxy.smtp.commands import Ehlo, Helo, Lhlo, StartTls
 from relayproxy.smtp.errors import RemoteProtocolError
 from relayproxy.tls.facts import TlsFacts, TlsFailure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from relayproxy.net.dial import Kind
     from relayproxy.net.stream import DeadlineStream
     from relayproxy.relay.credentials import SessionLogin
     from relayproxy.relay.settings import Limits, UpstreamTimeouts
@@ -180,8 +181,8 @@ class _Approach:
         return await self._reply_to(command, self._timeouts.auth)
 
     async def _hello(self) -> Capabilities:
-        hello = await self._reply_to(Ehlo(self._ehlo), self._timeouts.ehlo)
-        if hello.severity == 5:
+        hello = await self._reply_to(hello_of(self._url.kind)(self._ehlo), self._timeouts.ehlo)
+        if hello.severity == 5 and self._url.kind != "lmtp":
             # RFC 5321 §3.2: a server without extensions.
             hello = await self._reply_to(Helo(self._ehlo), self._timeouts.ehlo)
             if hello.severity == 2:
@@ -248,11 +249,16 @@ def _refused(what: str, reply: Reply) -> UpstreamUnavailable:
     return UpstreamUnavailable(f"{what} was {reply.code}", local_replies.UPSTREAM_UNREACHABLE)
 
 
+def hello_of(kind: Kind) -> type[Ehlo]:
+    """How a server of this kind is greeted (RFC 5321 §4.1.1.1, RFC 2033 §4.1)."""
+    return Lhlo if kind == "lmtp" else Ehlo
+
+
 async def greet_again(upstream: Upstream, name: bytes) -> Reply | None:
     """Greet upstream anew with the client's name; its refusal, if it will not have it. A server without EHLO gets HELO (RFC 5321 §3.2)."""
-    (reply,) = await upstream.exchange([Ehlo(name)])
+    (reply,) = await upstream.exchange([hello_of(upstream.kind)(name)])
     capabilities = parse_capabilities(reply)
-    if reply.severity == 5:
+    if reply.severity == 5 and upstream.kind != "lmtp":
         (reply,) = await upstream.exchange([Helo(name)])
         capabilities = Capabilities()
     if reply.severity != 2:

@@ -229,9 +229,8 @@ class Session:
             case Mail():
                 return await self._mail(command)
             case Rcpt():
-                if self._transactions.open is not None and self._allowance.covers_recipient(
-                    self._transactions.open, ()
-                ):
+                transaction = self._transactions.open
+                if transaction is not None and self._allowance.covers_recipient(transaction, (), self._leg.recipients):
                     return (await self._ask([command]))[0]  # others in front of it were refused, so there is room
                 return self._refuse_recipient(command)
             case Rset():
@@ -253,7 +252,7 @@ class Session:
             case Rcpt():
                 # Without either, MAIL in front of it in its group was refused by us.
                 begun = self._transactions.open is not None or bool(asked)
-                return begun and self._allowance.covers_recipient(self._transactions.open, asked)
+                return begun and self._allowance.covers_recipient(self._transactions.open, asked, self._leg.recipients)
             case Rset():
                 return bool(asked) or self._transactions.open is not None
             case _:
@@ -316,7 +315,7 @@ class Session:
             return local_replies.BAD_SEQUENCE
         if self._allowance.covers_refused_recipient(self._transactions.open):
             self._note(command, None, local_replies.TOO_MANY_RECIPIENTS)
-        if self._allowance.tells_recipients():
+        if self._leg.recipients is None and self._allowance.tells_recipients():
             self._limited("recipients", local_replies.TOO_MANY_RECIPIENTS)
         return local_replies.TOO_MANY_RECIPIENTS
 

@@ -247,7 +247,7 @@ class Upstream(Settings):
 
     url: tuple[str, ...] = Field(
         default=("capture:",),
-        description="smtp://host[:port], smtp+starttls://, smtps:// or capture:; a list is tried in order",
+        description="smtp://host[:port], smtp+starttls://, smtps://, lmtp://, lmtp+unix:/path or capture:; a list is tried in order",
     )
     verify: Verify = Field(
         default="full",

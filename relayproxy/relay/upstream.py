@@ -20,7 +20,7 @@ from relayproxy.smtp.errors import RemoteProtocolError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from relayproxy.net.dial import UpstreamUrl
+    from relayproxy.net.dial import Kind, UpstreamUrl
     from relayproxy.net.peer import Peer
     from relayproxy.relay.settings import UpstreamTimeouts
     from relayproxy.smtp.capabilities import Capabilities
@@ -77,6 +77,8 @@ class Upstream(Protocol):
     #: Closed without a dot, the client having its verdict: nothing is wrong, but there is no connection.
     spent: bool
 
+    @property
+    def kind(self) -> Kind: ...
     @property
     def address(self) -> str | None: ...
     @property
@@ -145,7 +147,11 @@ class SmtpUpstream:
 
     @property
     def host(self) -> str | None:
-        return self.url.host
+        return self.url.host or None
+
+    @property
+    def kind(self) -> Kind:
+        return self.url.kind
 
     @property
     def address(self) -> str | None:

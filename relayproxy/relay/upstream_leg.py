@@ -40,6 +40,11 @@ class UpstreamLeg:
         self._connect = connect
         self._connecting: trio.CancelScope | None = None
 
+    @property
+    def recipients(self) -> int | None:
+        """How many a transaction may have, None: no matter. LMTP answers a message once for each, and the client hears one answer (RFC 2033 §4.2)."""
+        return 1 if self.upstream is not None and self.upstream.kind == "lmtp" else None
+
     async def dial(self, name: bytes | None) -> None:
         """Connect, saying this name. Raises UpstreamUnavailable, which has been told; a shutdown does not wait for it, but raises Goodbye."""
         self._connecting = trio.CancelScope()

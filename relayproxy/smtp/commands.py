@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from relayproxy.smtp.replies import Reply
 
 __all__ = [
-    "Auth", "Bdat", "Command", "Data", "Ehlo", "Helo", "Help", "Mail", "Noop", "Parameters", "Path", "Quit", "Rcpt", "Rset", "SaslCancel",
+    "Auth", "Bdat", "Command", "Data", "Ehlo", "Helo", "Help", "Lhlo", "Mail", "Noop", "Parameters", "Path", "Quit", "Rcpt", "Rset", "SaslCancel",
     "SaslResponse", "StartTls", "Vrfy", "get", "parse_command", "parse_response",
 ]  # fmt: skip
 
@@ -83,6 +83,13 @@ class Ehlo(Command, frozen=True, gc=False):
 
     def wire(self) -> bytes:
         return _sealed(self, b"EHLO " + self.name)
+
+
+class Lhlo(Ehlo, frozen=True, gc=False):
+    """LMTP's EHLO (RFC 2033 §4.1), which no client may say to us: to the dialogue it is the same."""
+
+    def wire(self) -> bytes:
+        return b"LHLO" + _sealed(Ehlo(self.name), b"EHLO " + self.name)[4:]
 
 
 class Helo(Command, frozen=True, gc=False):

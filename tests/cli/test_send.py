@@ -139,7 +139,7 @@ def test_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:
         (["--from", "a@x>\r\nRSET"], "--from: expected an address"),
         (["--to", ""], "--to: expected an address, got nothing"),
         (["--server", "capture:"], "--server: expected smtp://host[:port], got capture:"),
-        (["--server", "http://x"], "--server: expected smtp://, smtp+starttls:// or smtps://"),
+        (["--server", "http://x"], "--server: expected smtp://, smtp+starttls://, smtps:// or lmtp://"),
         (
             ["--verify", "none"],
             "--verify: expected --server smtp+starttls:// or smtps:// beside it, got smtp://127.0.0.1:1",

@@ -14,6 +14,8 @@ import trio
 from relayproxy.net.dial import DialError, UpstreamUrl, dial
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from trio.testing import MockClock
 
     from relayproxy.net.edge import Poller
@@ -31,6 +33,9 @@ URLS = [
     ("smtp+starttls://mail.example.com", "smtp", "mail.example.com", 587, "smtp+starttls://mail.example.com:587"),
     ("SMTPS://[2001:db8::1]", "smtp", "2001:db8::1", 465, "smtps://[2001:db8::1]:465"),
     ("smtps://192.0.2.1:25", "smtp", "192.0.2.1", 25, "smtps://192.0.2.1:25"),
+    ("lmtp://mail.example.com", "lmtp", "mail.example.com", 24, "lmtp://mail.example.com:24"),
+    ("LMTP://[::1]:2424", "lmtp", "::1", 2424, "lmtp://[::1]:2424"),
+    ("lmtp+unix:/run/dovecot/lmtp", "lmtp", "", 0, "lmtp+unix:/run/dovecot/lmtp"),
     ("capture:", "capture", "", 0, "capture:"),
 ]
 
@@ -51,8 +56,11 @@ WRONG = [
     ("mail.example.com:25", "got the scheme 'mail.example.com'"),
     ("http://mail.example.com", "got the scheme 'http'"),
     ("smtp+tls://mail.example.com", r"got the scheme 'smtp\+tls'"),
-    ("lmtp://mail.example.com", "got the scheme 'lmtp'"),
+    ("lmtps://mail.example.com", "got the scheme 'lmtps'"),
     ("smtp:mail.example.com", "expected smtp://, smtp"),
+    ("lmtp+unix:run/lmtp", "an absolute path after lmtp\\+unix:"),
+    ("lmtp+unix://host/path\0", "an absolute path after lmtp\\+unix:"),
+    ("lmtps://mail.example.com", "expected smtp://, smtp"),
     ("smtp://", "expected smtp://, smtp"),
     ("smtp://mail.example.com/", "path or query"),
     ("smtp://mail.example.com?x=y", "path or query"),
@@ -197,3 +205,22 @@ async def test_unresolved(poller: Poller, error: OSError, reason: str) -> None:
     with pytest.raises(DialError) as caught:
         await partial(dial, adopt=poller.adopt)(UpstreamUrl.parse("smtp://mail.example.test"), 5)
     assert caught.value.reason == reason
+
+
+async def test_a_unix_socket(poller: Poller, tmp_path: Path) -> None:
+    path = str(tmp_path / "lmtp")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        stream = await dial(UpstreamUrl.parse(f"lmtp+unix:{path}"), 5, adopt=poller.adopt)
+        far, _ = listener.accept()
+        with far:
+            far.sendall(b"220 hello\r\n")
+            assert await stream.receive_some() == b"220 hello\r\n"
+        stream.close()
+    with pytest.raises(DialError) as caught:
+        await dial(UpstreamUrl.parse(f"lmtp+unix:{path}"), 5, adopt=poller.adopt)
+    assert caught.value.reason == "refused"
+    with pytest.raises(DialError, match="no such file") as caught:
+        await dial(UpstreamUrl.parse(f"lmtp+unix:{path}-not"), 5, adopt=poller.adopt)
+    assert caught.value.reason == "unreachable"
