@@ -53,14 +53,12 @@ SCENARIOS = {
     "S1": Scenario("new session per message, 4 KiB, 32 clients"),
     "S2": Scenario("100 messages a session, 4 KiB, 32 clients", per_session=100),
     "S3": Scenario("10 MiB messages, 4 clients", clients=4, octets=10 << 20, warm=0.2),
-    "S4": Scenario("as S1, STARTTLS on both legs", tls="starttls", by_default=False),
+    "S4": Scenario("as S1, STARTTLS on both legs", tls="starttls"),
     "S4i": Scenario("as S1, implicit TLS on both legs", tls="implicit", by_default=False),
-    "S5": Scenario("as S2, implicit TLS on both legs", per_session=100, tls="implicit", by_default=False),
+    "S5": Scenario("as S2, implicit TLS on both legs", per_session=100, tls="implicit"),
     "S5s": Scenario("as S2, STARTTLS on both legs", per_session=100, tls="starttls", by_default=False),
     "S6": Scenario("idle sessions: memory of one", idle=2000),
-    "S6t": Scenario(
-        "idle sessions, implicit TLS on both legs: memory of one", idle=1000, tls="implicit", by_default=False
-    ),
+    "S6t": Scenario("idle sessions, implicit TLS on both legs: memory of one", idle=1000, tls="implicit"),
     "S7": Scenario("as S2, the client pipelines MAIL, RCPT, DATA", per_session=100, pipeline=True),
     "S8": Scenario("latency: 1 client, new session per message, 4 KiB", clients=1, placement="one"),
     "S9": Scenario("as S1 with 500 clients", clients=500, by_default=False),

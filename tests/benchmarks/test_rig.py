@@ -9,14 +9,14 @@ import ssl
 import subprocess
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import msgspec
 import pytest
 import trio
 from certificates import Certificates
 from rig import SUMS, Failed, Held, Load, Options, Quantiles, Rate, Rig, Scenario, Sink, SinkProcess, Tls, smtpload
-from tables import Results, missed, ratio_table, scenario_table, summarize, target_table
+from tables import OURS, Results, missed, ratio_table, scenario_table, summarize, target_table
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -163,6 +163,16 @@ def test_a_measurement_with_tls(binary: str, tmp_path: Path, tls: Tls) -> None:
     measured = rig.measure("direct", Scenario("", clients=2, tls=tls, warm=0.1))
     assert isinstance(measured, Rate)
     assert (measured.intact, measured.load.failures, measured.clear, measured.resumed) == (True, {}, 0, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tls", get_args(Tls))
+def test_relayproxy_is_measured_in_each_mode(binary: str, tmp_path: Path, tls: Tls) -> None:
+    assert binary
+    measured = Rig(Options(0.1, "free"), tmp_path).measure(OURS, Scenario("", clients=2, tls=tls, warm=0.1))
+    assert isinstance(measured, Rate), measured
+    assert (measured.intact, measured.recorded, measured.load.failures) == (True, True, {})
+    assert bool(measured.clear) is (tls == "none")
 
 
 @pytest.mark.slow

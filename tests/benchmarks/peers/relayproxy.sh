@@ -1,7 +1,14 @@
 #!/bin/bash
-# relayproxy itself. RELAYPROXY names the command; run.py gives the one beside its own interpreter.
+# relayproxy itself. RELAYPROXY names the command; run.py gives the one beside its own interpreter. With TLS it verifies
+# upstream's certificate, chain and address both, as it does by default: the rig's authority is the only one it trusts.
 . "$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/lib.sh"
-bench_args "$@"; need "${RELAYPROXY:=relayproxy}"; modes none
+bench_args "$@"; need "${RELAYPROXY:=relayproxy}"; modes none starttls implicit
+scheme=smtp listener="" upstream="" tls=""
+if [ "$MODE" != none ]; then
+  [ "$MODE" = implicit ] && scheme=smtps || scheme=smtp+starttls
+  listener="tls = \"$MODE\"" upstream="ca = \"$CA\""
+  tls=$(printf '[tls]\ncertificate = "%s"\nkey = "%s"' "$CERT" "$KEY")
+fi
 cat >"$WORK/relayproxy.toml" <<C
 hostname = "relay.test"
 state = "$WORK/state"
@@ -10,9 +17,13 @@ state = "$WORK/state"
 name = "bench"
 address = "127.0.0.1:$LPORT"
 upstream = "sink"
+$listener
 
 [upstream.sink]
-url = "smtp://127.0.0.1:$UPORT"
+url = "$scheme://127.0.0.1:$UPORT"
+$upstream
+
+$tls
 
 [log]
 file = "$WORK/log.jsonl"
