@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import pytest
 import real_exim
@@ -18,11 +18,11 @@ import real_process
 import real_stunnel
 import real_upstreams
 from real_certificates import Certificates
-from real_clients import CLIENTS, Client
-from real_relay import Relay, running
+from real_clients import CLIENTS, Client, Tls
+from real_relay import Relay, Setting, export, running
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -33,14 +33,22 @@ DIRECT = os.environ.get("RELAYPROXY_INTEROP_DIRECT") == "1"
 
 @dataclass(frozen=True)
 class Route:
-    """Where clients connect, and the relay that is there, if one is."""
+    """Where clients connect, and the relay that is there, if one is; `ca` signed the certificate that they meet."""
 
     port: int
     relay: Relay | None
+    ca: Path | None = None
 
     def transactions(self) -> list[dict[str, object]]:
         """The relay ends, in good order; its transaction lines."""
         return self.relay.stop() if self.relay else []
+
+
+class Authority(NamedTuple):
+    """What signs the certificates that relays mint: where it is kept, and its own certificate."""
+
+    state: Path
+    certificate: Path
 
 
 class StartUpstream(Protocol):
@@ -79,10 +87,12 @@ def start_upstream(request: pytest.FixtureRequest) -> Iterator[StartUpstream]:
         yield start
 
 
+class StartSecure(Protocol):
+    def __call__(self, name: str) -> real_upstreams.SecureUpstream: ...
+
+
 @pytest.fixture
-def start_secure(
-    start_upstream: StartUpstream, certificates: Certificates
-) -> Iterator[Callable[[str], real_upstreams.SecureUpstream]]:
+def start_secure(start_upstream: StartUpstream, certificates: Certificates) -> Iterator[StartSecure]:
     """Starts one that can do TLS."""
     with ExitStack() as stack:
 
@@ -118,7 +128,46 @@ def route(tmp_path: Path) -> Callable[[int], AbstractContextManager[Route]]:
         if DIRECT:
             yield Route(port, None)
             return
-        with running(port, tmp_path) as relay:
+        with running(Setting.in_clear(port), tmp_path) as relay:
             yield Route(relay.port, relay)
+
+    return to
+
+
+@pytest.fixture(scope="session")
+def authority() -> Iterator[Authority]:
+    """One for all relays: to export its certificate takes a process of its own."""
+    with real_process.folder() as work:
+        yield Authority(work / "state", export(work / "state", work))
+
+
+class SecureRoutes(Protocol):
+    def __call__(
+        self, ports: Mapping[real_upstreams.Scheme, int], scheme: real_upstreams.Scheme, tls: Tls, /, **lines: str
+    ) -> AbstractContextManager[Route]: ...
+
+
+@pytest.fixture
+def secure_route(tmp_path: Path, certificates: Certificates, request: pytest.FixtureRequest) -> SecureRoutes:
+    """relayproxy in front of an upstream, with TLS on the legs that are to have it; `lines` as in Setting, or the host."""
+    directly: dict[Tls, real_upstreams.Scheme] = {"off": "smtp", "starttls": "smtp+starttls", "implicit": "smtps"}
+
+    @contextmanager
+    def to(
+        ports: Mapping[real_upstreams.Scheme, int], scheme: real_upstreams.Scheme, tls: Tls, /, **lines: str
+    ) -> Iterator[Route]:
+        if DIRECT:
+            yield Route(ports[directly[tls]], None, certificates.ca)
+            return
+        authority: Authority = request.getfixturevalue("authority")
+        lines["listener"] = f'tls = "{tls}"\n{lines.get("listener", "")}'
+        if scheme != "smtp":
+            lines["upstream"] = f'ca = "{certificates.ca}"\n{lines.get("upstream", "")}'
+        host = lines.pop("host", "localhost")
+        setting = Setting(f"{scheme}://{host}:{ports[scheme]}", state=authority.state, **lines)
+        work = tmp_path / "relay"  # nobody else writes here
+        work.mkdir()
+        with running(setting, work) as relay:
+            yield Route(relay.port, relay, authority.certificate)
 
     return to

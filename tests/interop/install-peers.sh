@@ -38,7 +38,7 @@ fi
 as_root mkdir -p "$peers"
 if [ ! -x "$exim/usr/sbin/exim4" ]; then
   download=$(mktemp -d)
-  (cd "$download" && apt-get download -qq exim4-daemon-light)
+  (cd "$download" && as_root apt-get -qq -o APT::Sandbox::User=root download exim4-daemon-light)
   as_root dpkg-deb --extract "$download"/exim4-daemon-light_*.deb "$exim"
   rm -r "$download"
 fi

@@ -138,7 +138,8 @@ def _swaks(port: int, mail: Mail, work: Path, way: Way, *options: str) -> Said:
     if way.login:
         argv += ["--auth", way.login.mechanism, "--auth-user", way.login.user, "--auth-password", way.login.secret]
     done = _run([*argv, *options])
-    assert "requires Net::SSLeay" not in done.stdout + done.stderr, "swaks needs libnet-ssleay-perl for TLS"
+    if "requires Net::SSLeay" in done.stdout + done.stderr:
+        missing("swaks needs Perl's Net::SSLeay for TLS")
     return _decided(done, done.stdout, r"<[-~*][*~]? *", r"^ ?[-~]> QUIT$")
 
 
@@ -178,7 +179,10 @@ def with_msmtp(port: int, mail: Mail, work: Path, way: Way = CLEAR) -> Said:
     if way.certificate:
         settings |= {"tls_cert_file": way.certificate.certificate, "tls_key_file": way.certificate.key}
     if way.login:
-        settings |= {"auth": way.login.mechanism.lower(), "user": way.login.user, "password": way.login.secret}
+        mechanism = way.login.mechanism.lower()
+        if mechanism not in _run([program("msmtp"), "--version"]).stdout.split():
+            missing(f"this msmtp was built without {mechanism}")
+        settings |= {"auth": mechanism, "user": way.login.user, "password": way.login.secret}
     conf = work / "msmtprc"
     conf.touch(mode=0o600)
     conf.write_text("account default\n" + "".join(f"{key} {value}\n" for key, value in settings.items()))
@@ -205,13 +209,14 @@ def with_nodemailer(port: int, mail: Mail, work: Path, way: Way = CLEAR) -> Said
 class _Openssl:
     """`openssl s_client`, and a person in front of it: a line, and the reply to it."""
 
-    def __init__(self, port: int, work: Path, way: Way) -> None:
+    def __init__(self, port: int, work: Path, way: Way, options: tuple[str, ...]) -> None:
         argv = [program("openssl"), "s_client", "-crlf", "-quiet", "-connect", f"127.0.0.1:{port}"]
         argv += ["-servername", "localhost", "-verify_hostname", "localhost", "-verify_return_error"]
         argv += ["-CAfile", str(way.ca)]
         argv += ["-starttls", "smtp", "-name", "client.test"] if way.tls == "starttls" else []
         if way.certificate:
             argv += ["-cert", str(way.certificate.certificate), "-key", str(way.certificate.key)]
+        argv += options
         self._errors = (work / "s_client").open("w+")
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors)
 
@@ -241,9 +246,9 @@ class _Openssl:
         self._errors.close()
 
 
-def with_openssl(port: int, mail: Mail, work: Path, way: Way = CLEAR) -> Said:
+def with_openssl(port: int, mail: Mail, work: Path, way: Way = CLEAR, *options: str) -> Said:
     """Under TLS only; what was said before STARTTLS it keeps to itself."""
-    with _Openssl(port, work, way) as session:
+    with _Openssl(port, work, way, options) as session:
         if way.tls == "implicit":
             assert session.reply().code == 220
         commands = [b"EHLO client.test"]

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,25 +22,45 @@ Line = dict[str, Any]
 
 CONFIG = """\
 hostname = "relay.test"
-state = "{work}/state"
+state = "{state}"
 drain = "{drain}"
 
 [[listener]]
 name = "interop"
 address = "127.0.0.1:0"
 upstream = "sink"
-
+{listener}
 [upstream.sink]
-url = "smtp://127.0.0.1:{upstream}"
+url = "{url}"
+{upstream}
+[tls]
+{tls}
 """
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a relay is to stand: where upstream is, and further lines of its configuration, each for its table."""
+
+    url: str
+    listener: str = ""
+    upstream: str = ""
+    tls: str = ""
+    drain: str = "30s"
+    state: Path | None = None
+
+    @classmethod
+    def in_clear(cls, port: int, drain: str = "30s") -> Setting:
+        return cls(f"smtp://127.0.0.1:{port}", drain=drain)
 
 
 class Relay:
     """A process under way, and what it has written so far."""
 
-    def __init__(self, process: subprocess.Popen[bytes], errors: Path) -> None:
-        self.process, self.errors = process, errors
+    def __init__(self, process: subprocess.Popen[bytes], errors: Path, folders: tuple[Path, ...]) -> None:
+        self.process, self.errors, self.folders = process, errors, folders
         self.lines: list[Line] = []
+        self.output = b""
         self._news = threading.Condition()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -50,6 +71,7 @@ class Relay:
         for text in output:
             line = json.loads(text)
             with self._news:
+                self.output += text
                 self.lines.append(line)
                 self._news.notify_all()
         with self._news:
@@ -79,6 +101,11 @@ class Relay:
                 self._news.wait(min(left, 0.2))
             return answer
 
+    def written(self) -> list[bytes]:
+        """All that it has written anywhere: its output, and each file."""
+        files = (path for folder in self.folders for path in folder.rglob("*") if path.is_file())
+        return [self.output, *(path.read_bytes() for path in files)]
+
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 
@@ -104,11 +131,19 @@ class Relay:
         self._reader.join(20)
 
 
+def configure(setting: Setting, work: Path) -> Path:
+    """The configuration, as a file in the folder where all else is written too."""
+    config = work / "relay.toml"
+    state = setting.state or work / "state"
+    lines = {name: getattr(setting, name) for name in ("url", "listener", "upstream", "tls", "drain")}
+    config.write_text(CONFIG.format(state=state, **lines))
+    return config
+
+
 @contextmanager
-def running(upstream: int, work: Path, drain: str = "30s") -> Iterator[Relay]:
-    """relayproxy in front of a port."""
-    config, errors = work / "relay.toml", work / "relay.err"
-    config.write_text(CONFIG.format(work=work, drain=drain, upstream=upstream))
+def running(setting: Setting, work: Path) -> Iterator[Relay]:
+    """relayproxy in front of an upstream."""
+    config, errors = configure(setting, work), work / "relay.err"
     with (
         errors.open("wb") as stderr,
         subprocess.Popen(
@@ -120,8 +155,18 @@ def running(upstream: int, work: Path, drain: str = "30s") -> Iterator[Relay]:
             start_new_session=True,
         ) as process,
     ):
-        relay = Relay(process, errors)
+        relay = Relay(process, errors, (work, setting.state or work))
         try:
             yield relay
         finally:
             relay.kill()
+
+
+def export(state: Path, work: Path) -> Path:
+    """The certificate of the authority that a relay with this state has, as its users get it."""
+    config = configure(Setting("capture:", state=state), work)
+    certificate = work / "relay-ca.pem"
+    argv = [sys.executable, "-m", "relayproxy", "ca", "export", "--config", str(config)]
+    argv += ["--output", str(certificate)]
+    subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+    return certificate

@@ -58,24 +58,26 @@ BODY = (
 )
 MESSAGE = FIELDS % b"hi" + BODY
 RECEIVED = re.compile(
-    rb"Received: from client\.test \(\[127\.0\.0\.1\]\)\s+by relay\.test\s+with (?P<protocol>E?SMTP)"
+    rb"Received: from client\.test \(\[127\.0\.0\.1\]\)\s+by relay\.test\s+with (?P<protocol>\S+)"
     rb"\s+id (?P<id>\S+)@\S+\s+(?:for <jane@sink\.test>)?;\s+[A-Z][a-z][a-z], .* [+-]\d{4}\r\n"
 )
 
 
-def check_content(content: bytes, message: bytes, route: Route) -> None:
-    """One field of ours on top (folded or not), then the message."""
+def check_content(content: bytes, message: bytes, route: Route, *protocols: str) -> None:
+    """One field of ours on top (folded or not), which tells how it came (RFC 3848), then the message."""
     if route.relay:
         field = re.match(rb"Received: [^\n]*\n(?:[ \t][^\n]*\n)*", content)
         assert field, content[:300]
         unfolded = re.sub(rb"\r\n(?=[ \t])", b"", field[0])
-        assert RECEIVED.fullmatch(unfolded), field[0]
+        told = RECEIVED.fullmatch(unfolded)
+        assert told, field[0]
+        assert told["protocol"].decode() in (protocols or ("ESMTP", "SMTP")), field[0]
         assert all(len(line) <= 78 for line in field[0].split(b"\r\n")), field[0]
         content = content[field.end() :]
     assert content == message
 
 
-def check_accepted(lines: list[dict[str, Any]], recipients: tuple[str, ...], upstream: Upstream, size: int) -> None:
+def check_accepted(lines: list[dict[str, Any]], recipients: tuple[str, ...], port: int, size: int) -> None:
     """One transaction line, which says what happened."""
     assert len(lines) == 1, lines
     line = lines[0]
@@ -84,7 +86,7 @@ def check_accepted(lines: list[dict[str, Any]], recipients: tuple[str, ...], ups
     assert (line["reply"]["code"], line["reply"]["origin"]) == (250, "upstream")
     assert line["envelope"]["received"]["sender"] == SENDER
     assert [r["address"] for r in line["envelope"]["sent"]["recipients"]] == list(recipients)
-    assert line["upstream"]["port"] == upstream.port
+    assert line["upstream"]["port"] == port
     assert line["message"]["size"]["received"] == size
     assert line["message"]["size"]["sent"] > size
 
@@ -101,7 +103,7 @@ def test_a_message_arrives_once_and_unaltered(
     assert [(m.sender, m.recipients) for m in arrived] == [(SENDER, (KNOWN[0],))]
     check_content(arrived[0].content, MESSAGE, way)
     if way.relay:
-        check_accepted(lines, (KNOWN[0],), upstream, len(MESSAGE))
+        check_accepted(lines, (KNOWN[0],), upstream.port, len(MESSAGE))
 
 
 @pytest.mark.parametrize("name", ["postfix", "exim", "aiosmtpd", "smtp-sink"])
@@ -170,7 +172,7 @@ def test_thirty_mebibytes(
     assert len(arrived) == 1
     check_content(arrived[0].content, message, way)
     if way.relay:
-        check_accepted(lines, (KNOWN[0],), upstream, len(message))
+        check_accepted(lines, (KNOWN[0],), upstream.port, len(message))
 
 
 def test_many_sessions_at_once(start_upstream: StartUpstream, route: Routes) -> None:

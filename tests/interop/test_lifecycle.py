@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from real_process import free_port, listens, until
-from real_relay import Relay, running
+from real_relay import Relay, Setting, running
 from real_upstreams import KNOWN, Upstream, smtp_sink, wait_for
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def sink(start_upstream: StartUpstream) -> Upstream:
 
 
 def test_it_says_where_it_listens_before_any_session(sink: Upstream, tmp_path: Path) -> None:
-    with running(sink.port, tmp_path) as relay:
+    with running(Setting.in_clear(sink.port), tmp_path) as relay:
         with session(relay) as smtp:
             assert smtp.quit()[0] == 221
         relay.stop()
@@ -72,7 +72,7 @@ def test_it_says_where_it_listens_before_any_session(sink: Upstream, tmp_path: P
 
 
 def test_sigterm_lets_a_transaction_end(sink: Upstream, tmp_path: Path) -> None:
-    with running(sink.port, tmp_path) as relay, session(relay) as busy, session(relay) as idle:
+    with running(Setting.in_clear(sink.port), tmp_path) as relay, session(relay) as busy, session(relay) as idle:
         begin_message(busy)
         relay.terminate()
         assert idle.getreply()[0] == 421
@@ -89,7 +89,11 @@ def test_sigterm_lets_a_transaction_end(sink: Upstream, tmp_path: Path) -> None:
 
 def test_sigterm_waits_for_upstreams_verdict(tmp_path: Path) -> None:
     """The final dot has left: giving up now would have the client send the message again."""
-    with smtp_sink(slow=True) as upstream, running(upstream.port, tmp_path) as relay, session(relay) as smtp:
+    with (
+        smtp_sink(slow=True) as upstream,
+        running(Setting.in_clear(upstream.port), tmp_path) as relay,
+        session(relay) as smtp,
+    ):
         begin_message(smtp)
         smtp.send(REST)
         relay.terminate()
@@ -102,7 +106,7 @@ def test_sigterm_waits_for_upstreams_verdict(tmp_path: Path) -> None:
 
 
 def test_a_transaction_that_outlasts_the_drain_is_not_delivered(sink: Upstream, tmp_path: Path) -> None:
-    with running(sink.port, tmp_path, drain="300ms") as relay, session(relay) as smtp:
+    with running(Setting.in_clear(sink.port, drain="300ms"), tmp_path) as relay, session(relay) as smtp:
         begin_message(smtp)
         relay.terminate()
         code, text = smtp.getreply()
@@ -119,7 +123,7 @@ def test_a_client_that_vanishes_in_mid_message_delivers_nothing(
     name: str, start_upstream: StartUpstream, tmp_path: Path
 ) -> None:
     upstream = start_upstream(name)
-    with running(upstream.port, tmp_path) as relay:
+    with running(Setting.in_clear(upstream.port), tmp_path) as relay:
         with session(relay) as smtp:
             begin_message(smtp)
             assert smtp.sock
@@ -130,7 +134,7 @@ def test_a_client_that_vanishes_in_mid_message_delivers_nothing(
 
 
 def test_no_upstream_is_a_421_greeting(tmp_path: Path) -> None:
-    with running(free_port(), tmp_path) as relay:
+    with running(Setting.in_clear(free_port()), tmp_path) as relay:
         with pytest.raises(smtplib.SMTPConnectError) as caught:
             smtplib.SMTP("127.0.0.1", relay.port, timeout=30)
         assert (caught.value.smtp_code, bytes(str(caught.value.smtp_error), "ascii")[:7]) == (421, b"b'4.4.1")
