@@ -49,10 +49,10 @@ class KeyringConfig(Protocol):
 class Keyring:
     """`servers` by the names of listeners, `clients` by those of upstreams; one that is in clear is in neither."""
 
-    def __init__(self, config: KeyringConfig) -> None:
-        """Raises TlsConfigError and OSError."""
+    def __init__(self, config: KeyringConfig, tell: Callable[[str], None]) -> None:
+        """`tell` hears of keys that could not be logged. Raises TlsConfigError and OSError."""
         self._config = config
-        self._keylog = None if config.tls.keylog is None else KeyLog(config.tls.keylog)
+        self._keylog = None if config.tls.keylog is None else KeyLog(config.tls.keylog, tell)
         self._urls = {name: [UpstreamUrl.parse(url) for url in one.url] for name, one in config.upstream.items()}
         self._listeners = {listener.name: listener for listener in config.listener if listener.tls != "off"}
         self._upstreams = [name for name, urls in self._urls.items() if any(url.tls != "off" for url in urls)]

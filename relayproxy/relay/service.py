@@ -86,7 +86,7 @@ class Relay:
     ) -> None:
         """`dial` opens connections to upstreams, `adopt` makes a stream of a socket that was accepted. Raises TlsConfigError, OSError."""
         self._config = config
-        self._keyring = Keyring(config)
+        self._keyring = Keyring(config, partial(reporter.error, "keylog"))
         self._adopt = adopt
         self._reporter = reporter
         self._dial = dial

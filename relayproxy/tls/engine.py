@@ -238,6 +238,16 @@ class Engine:
             self.more = heard is not None or self._eof
         return self.more
 
+    @property
+    def at_end(self) -> bool:
+        """Whether nothing but an end of whatever kind is left to read, of what was fed; it stays there."""
+        if not self.hear():
+            return False
+        try:
+            return not openssl.decrypt(self._connection, 1, look=True)
+        except SSL.Error:
+            return True
+
     def write(self, data: Octets) -> None:
         """Encrypt; each RECORD_SIZE octets, and what remains, are a record. Raises TlsBroken."""
         if self._broken is not None:

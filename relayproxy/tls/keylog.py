@@ -1,7 +1,7 @@
 """The secrets of the sessions in a file, for those who look at the traffic (SSLKEYLOGFILE, as Wireshark reads it).
 
 It is the one place where a secret is written (DESIGN §9.6), so the file is ours alone, and a file that others can read is refused.
-Invariant: a file that cannot be written harms no session; `failure` says why for whoever reports it.
+Invariant: a file that cannot be written harms no session; it is told once, until it can be written again.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from typing import TYPE_CHECKING
 from relayproxy.tls.facts import TlsConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
 class KeyLog:
     """A file that lines are added to. It stays open while a context knows it: one that is replaced may still have handshakes."""
 
-    __slots__ = ("__weakref__", "_descriptor", "failure", "path")
+    __slots__ = ("__weakref__", "_descriptor", "_failed", "_tell", "path")
 
-    def __init__(self, path: Path) -> None:
-        """Make the file, or go on with it. Raises TlsConfigError."""
+    def __init__(self, path: Path, tell: Callable[[str], None]) -> None:
+        """Make the file, or go on with it; `tell` hears why a line could not be written. Raises TlsConfigError."""
         self.path = path
-        #: Why the last line was not written.
-        self.failure: str | None = None
+        self._tell = tell
+        self._failed = False
         try:
             self._descriptor = os.open(
                 path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600
@@ -47,6 +48,8 @@ class KeyLog:
         try:
             os.write(self._descriptor, line + b"\n")
         except OSError as error:
-            self.failure = f"{self.path}: {error.strerror}"
+            if not self._failed:
+                self._tell(f"{self.path}: {error.strerror}")
+            self._failed = True
         else:
-            self.failure = None
+            self._failed = False

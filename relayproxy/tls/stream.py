@@ -124,6 +124,20 @@ class TlsStream(DeadlineStream):
         return self._engine.more or self._transport.readable
 
     @property
+    def at_end(self) -> bool:
+        """The end of a session is in octets of its own: what has come is taken in, one receive of it at most, and stays to be read."""
+        if self._receiving or self._closed:
+            return False
+        try:
+            if not (self._engine.more and self._engine.hear()):
+                self._feed(self._transport.receive_nowait())
+        except trio.WouldBlock:
+            return False
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return True
+        return self._engine.at_end
+
+    @property
     def far_end(self) -> tuple[str, int | None] | None:
         return self._transport.far_end
 

@@ -482,3 +482,33 @@ async def test_the_older_version_does_the_same(transports: Transports, files: Fi
     assert await one.receive_some() == b""
     await one.send_all(b"221 bye")
     assert await other.receive_some() == b"221 bye"
+
+
+async def test_the_end_is_known_without_receiving(pair: Callable[..., Awaitable[Pair]]) -> None:
+    one, other = await pair()
+
+    async def until_at_end() -> None:
+        with trio.fail_after(5):
+            while not other.at_end:
+                await wait_all_tasks_blocked(0.001)
+
+    assert not other.at_end
+    await one.send_all(b"abc")
+    await one.send_eof()
+    await wait_all_tasks_blocked(0.01)
+    assert not other.at_end, "what was said before is still to be received"
+    assert await other.receive_some(2) == b"ab"
+    assert not other.at_end
+    assert await other.receive_some() == b"c"
+    await until_at_end()
+    assert await other.receive_some() == b""
+
+
+async def test_so_is_an_end_without_a_word(pair: Callable[..., Awaitable[Pair]]) -> None:
+    one, other = await pair()
+    one._transport.close()
+    with trio.fail_after(5):
+        while not other.at_end:
+            await wait_all_tasks_blocked(0.001)
+    with pytest.raises(trio.BrokenResourceError):
+        await other.receive_some()
