@@ -70,6 +70,14 @@ def test_the_diagrams_are_the_tables() -> None:
     assert drawn.strip() in house
 
 
+@pytest.mark.parametrize("room", ["cli", "relay", "tls", "net", "record", "mail", "smtp"])
+def test_the_house_names_its_modules(room: str) -> None:
+    house = (ROOT / "relayproxy" / "README.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| `{room}/` \|(.*)\|$", house, re.MULTILINE)
+    modules = {path.stem for path in (ROOT / "relayproxy" / room).glob("*.py")} - {"__init__"}
+    assert set(re.findall(r"`(\w+)`", row)) == modules
+
+
 def test_the_example_of_a_dialog_passes() -> None:
     (text,) = [block for block in blocks((HERE / "README.md").read_text(encoding="utf-8"), "") if "dialog 1" in block]
     play(text)

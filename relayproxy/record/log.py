@@ -122,14 +122,13 @@ class Reporter:
     def listening(self, listener: str, address: str) -> None:
         self._log.critical("listening", record=ListeningRecord(time=self.time(), listener=listener, address=address))
 
-    def session_opened(self, session: str, *, listener: str, address: str, port: int | None, worker: int = 0) -> None:
+    def session_opened(self, session: str, *, listener: str, address: str, port: int | None) -> None:
         if self._tells_sessions:
             record = SessionRecord(
                 time=self.time(),
                 level=self._session_level,
                 session=session,
                 listener=listener,
-                worker=worker,
                 state="opened",
                 client=ClientRecord(address, port),
             )
@@ -141,12 +140,11 @@ class Reporter:
         *,
         listener: str,
         why: str,
-        address: str | None = None,
-        port: int | None = None,
-        helo: str | None = None,
-        transactions: int | None = None,
-        seconds: float | None = None,
-        worker: int = 0,
+        address: str,
+        port: int | None,
+        helo: str | None,
+        transactions: int,
+        seconds: float,
     ) -> None:
         if self._tells_sessions:
             record = SessionRecord(
@@ -154,12 +152,11 @@ class Reporter:
                 level=self._session_level,
                 session=session,
                 listener=listener,
-                worker=worker,
                 state="closed",
-                client=None if address is None else ClientRecord(address, port, helo),
+                client=ClientRecord(address, port, helo),
                 why=why,
-                transactions=UNSET if transactions is None else transactions,
-                seconds=UNSET if seconds is None else duration(seconds),
+                transactions=transactions,
+                seconds=duration(seconds),
             )
             self._tell_session("session", record=record)
 

@@ -51,7 +51,6 @@ class Context:
         timeouts: Timeouts,
         reporter: Reporter,
         tls: Literal["off", "starttls", "implicit"] = "off",
-        worker: int = 0,
     ) -> None:
         self.listener = listener
         self.hostname = hostname
@@ -69,7 +68,6 @@ class Context:
         self.limits = limits
         self.timeouts = timeouts
         self.reporter = reporter
-        self.worker = worker
         self.shutting_down = False
         self.greeting = local_replies.greeting(self.ehlo_name)
         self.hello = local_replies.hello(self.ehlo_name)

@@ -78,7 +78,6 @@ class Intake:
         "_received",
         "_trace",
         "_wire",
-        "body_start",
         "header",
         "objection",
     )  # fmt: skip
@@ -107,7 +106,6 @@ class Intake:
         self._body = sha256()
         self._ended = False
         self.header: HeaderSection | None = None
-        self.body_start: int | None = None
         self.objection: Objection | None = None
 
     @property

@@ -1,6 +1,7 @@
 """What is told of one transaction afterwards: facts gathered while it runs, one record when it is over (DESIGN §7).
 
-Records tell, they decide nothing: what the relay reads back is how many recipients there are, and what MAIL declared.
+Records tell, they decide nothing. What the relay reads back are the facts themselves: how many recipients there are, what MAIL declared, and the
+Received field that is made of them.
 The format of the record does not belong here (record/report.py).
 """
 
@@ -8,6 +9,8 @@ from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING
+
+from msgspec import UNSET
 
 from relayproxy.mail.envelope import Envelope
 from relayproxy.mail.trace import received_field
@@ -187,7 +190,6 @@ class Transaction:
             session=self._session,
             transaction=self.id,
             listener=context.listener,
-            worker=context.worker,
             client=ClientRecord(
                 client.peer.address,
                 client.peer.port,
@@ -240,14 +242,10 @@ class Transaction:
             as_received, as_sent = intake.digests()
             received = DigestRecord(*as_received)
             sent = DigestRecord(*as_sent) if left else None
-        message = MessageRecord(
+        return MessageRecord(
             intake.message_id,
             intake.subject,
             SizeRecord(intake.size, intake.size + intake.growth if left else None),
             DigestsRecord(received, sent),
+            malformed=True if intake.malformed else UNSET,
         )
-        if intake.malformed:
-            message = MessageRecord(
-                message.id, message.subject, message.size, message.digest, message.headers_changed, malformed=True
-            )
-        return message

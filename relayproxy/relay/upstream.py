@@ -324,7 +324,7 @@ class SmtpUpstream:
         return self._failed(error)
 
     async def finish(self, data: bytes) -> Reply:
-        if len(data) > LAST_WRITE or self._peer.readable or self._protocol.heard:
+        if len(data) > LAST_WRITE or self._peer.readable or self._protocol.unread:
             if (verdict := await self.send(data)) is not None:
                 return verdict
             data = b""

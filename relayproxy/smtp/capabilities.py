@@ -30,8 +30,6 @@ MAX_KEYWORDS: Final = 100
 #   ehlo-param     = 1*(%d33-126)
 # Servers end lines in a space, or write two between parameters; `AUTH=LOGIN` is how Outlook Express once wanted it.
 _LINE: Final = re.compile(rb"([A-Za-z0-9][A-Za-z0-9-]*+)(?:[ =] *+([!-~]++(?: ++[!-~]++)*+)?+)?+ *+")
-# RFC 5321 §4.1.1.1:  ehlo-greet = 1*(%d0-9 / %d11-12 / %d14-127); of these we write the printable ones.
-_GREETING: Final = re.compile(rb"[ -~]*")
 
 # Which extension brings a parameter: RFC 1870 §3, RFC 6152 §2, RFC 6531 §3.1, RFC 3461 §3, RFC 4954 §3.
 _MAIL_EXTENSIONS: Final = {
@@ -123,16 +121,15 @@ class Capabilities(msgspec.Struct, frozen=True, gc=False):
             and (not self.mechanisms or set(self.mechanisms.split()) <= set(other.mechanisms.split()))
         )
 
-    def to_reply(self, hostname: bytes, greeting: bytes = b"") -> Reply:
+    def to_reply(self, hostname: bytes) -> Reply:
         """The 250 that says these to a client: ehlo-ok-rsp = "250-" Domain [ SP ehlo-greet ] CRLF and a line each.
 
-        Raises LocalProtocolError for a name or a greeting that has no place on a line.
+        Raises LocalProtocolError for a name that has no place on a line.
         """
-        if grammar.HELO_NAME.fullmatch(hostname) is None or _GREETING.fullmatch(greeting) is None:
-            raise LocalProtocolError("the answer to EHLO begins with a host's name and printable ASCII")
-        first = hostname + b" " + greeting if greeting else hostname
+        if grammar.HELO_NAME.fullmatch(hostname) is None:
+            raise LocalProtocolError("the answer to EHLO begins with a host's name")
         lines = [keyword + b" " + argument if argument else keyword for keyword, argument in self.keywords.items()]
-        return Reply(250, (first, *lines), origin="proxy")
+        return Reply(250, (hostname, *lines), origin="proxy")
 
 
 def check(command: Command, offered: Capabilities, *, smtputf8: bool = True) -> None:

@@ -77,11 +77,6 @@ class ClientProtocol:
         self._replies.feed(data)
 
     @property
-    def heard(self) -> bool:
-        """Whether octets have come of which no reply was made yet."""
-        return len(self._replies) > 0
-
-    @property
     def refusing(self) -> bool:
         """Whether octets have come that are no whole reply yet, and begin like a refusal."""
         return self._replies.begun in (b"4", b"5")

@@ -123,7 +123,7 @@ class Data(Command, frozen=True, gc=False):
 
 
 class Bdat(Command, frozen=True, gc=False):
-    """RFC 3030. Parsed, so that its octets can be framed; offered from issue 4 on."""
+    """RFC 3030. Its octets follow the line at once; they are no part of the command here."""
 
     verb: ClassVar[str] = "BDAT"
     size: int

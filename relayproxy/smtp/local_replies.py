@@ -87,7 +87,7 @@ RECORD_FAILED: Final = _reply(451, b"4.3.0 The message could not be recorded; tr
 DISK_FULL: Final = _reply(452, b"4.3.1 Insufficient storage; try again later")  # attack 33
 TOO_MANY_RECIPIENTS: Final = _reply(452, b"4.5.3 Too many recipients; send the rest in another transaction")  # RFC 5321 §4.5.3.1.10
 
-AUTH_UNAVAILABLE: Final = _reply(454, b"4.7.0 Temporary authentication failure; try again later")  # RFC 4954 §4.7, §4 S3
+AUTH_UNAVAILABLE: Final = _reply(454, b"4.7.0 Temporary authentication failure; try again later")  # RFC 4954 §6, §4 S3
 
 # 50z: the command was not understood or had no place (RFC 5321 §4.2.4; these count as errors, §1.13).
 

@@ -32,16 +32,9 @@ if TYPE_CHECKING:
     from relayproxy.tls.authority import Authority
     from relayproxy.tls.keylog import KeyLog
 
-Minimum = Literal["TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"]
+Minimum = Literal["TLSv1.2", "TLSv1.3"]
 
-_VERSIONS: Final[dict[str, int]] = {
-    "TLSv1": SSL.TLS1_VERSION,
-    "TLSv1.1": SSL.TLS1_1_VERSION,
-    "TLSv1.2": SSL.TLS1_2_VERSION,
-    "TLSv1.3": SSL.TLS1_3_VERSION,
-}
-#: What TLS 1.0 and 1.1 need is below what OpenSSL takes for secure.
-_ANY_CIPHER: Final = b"DEFAULT:@SECLEVEL=0"
+_VERSIONS: Final[dict[str, int]] = {"TLSv1.2": SSL.TLS1_2_VERSION, "TLSv1.3": SSL.TLS1_3_VERSION}
 #: RFC 7301's registry has none for SMTP; these are what Exim takes.
 _PROTOCOLS: Final = (b"smtp", b"esmtp")
 #: A name that a certificate can be made for (RFC 6066 §3: no dot at the end; underscores are met in practice).
@@ -160,8 +153,6 @@ def _context(method: int, minimum: Minimum, keylog: KeyLog | None) -> SSL.Contex
         raise TlsConfigError(f"minimum: expected {', '.join(_VERSIONS)}, got {minimum!r}")
     context = SSL.Context(method)
     context.set_min_proto_version(_VERSIONS[minimum])
-    if _VERSIONS[minimum] < SSL.TLS1_2_VERSION:
-        context.set_cipher_list(_ANY_CIPHER)
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE)
     # Buffers are given back between records: what an idle session costs is mostly these.
     context.set_mode(SSL.MODE_RELEASE_BUFFERS | openssl.MODE_NO_AUTO_CHAIN)

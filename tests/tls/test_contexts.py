@@ -228,11 +228,13 @@ async def server_refuses(server: ServerTls, client: ClientTls) -> TlsFailure:
 
 @pytest.mark.parametrize(("minimum", "offered", "met"), [
     ("TLSv1.2", SSL.TLS1_2_VERSION, "TLSv1.2"), ("TLSv1.2", SSL.TLS1_1_VERSION, None), ("TLSv1.3", SSL.TLS1_2_VERSION, None),
-    ("TLSv1.1", SSL.TLS1_1_VERSION, "TLSv1.1"), ("TLSv1", SSL.TLS1_VERSION, "TLSv1"), ("TLSv1.1", SSL.TLS1_VERSION, None),
+    ("TLSv1.3", SSL.TLS1_3_VERSION, "TLSv1.3"), ("TLSv1.2", SSL.TLS1_3_VERSION, "TLSv1.3"), ("TLSv1.2", SSL.TLS1_VERSION, None),
 ])  # fmt: skip
 async def test_a_minimum_is_kept(files: Files, minimum: Minimum, offered: int, met: str | None) -> None:
     server = server_of(files, minimum=minimum)
-    client = client_of(files, minimum="TLSv1")
+    client = client_of(files)
+    client._context.set_min_proto_version(SSL.TLS1_VERSION)
+    client._context.set_cipher_list(b"DEFAULT:@SECLEVEL=0")
     client._context.set_max_proto_version(offered)
     if met is None:
         ours, theirs = await refused(server, client)
