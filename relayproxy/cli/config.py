@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 import msgspec
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, ValidationError, WithJsonSchema
 
-from relayproxy.cli import config_auth, config_tls
+from relayproxy.cli import config_auth, config_identity, config_tls
 from relayproxy.cli.config_errors import dotted, expected, nearest, not_toml
 from relayproxy.cli.locate import Place, line_of, locate
 from relayproxy.net.dial import UpstreamUrl
@@ -301,7 +301,7 @@ def load(path: Path | None = None, flags: Flags | None = None, environ: Mapping[
     except ValidationError as error:
         errors += [sources.mismatch(details) for details in error.errors(include_url=False)]
     errors += _cross_check(sources)
-    for module in (config_auth, config_tls):
+    for module in (config_auth, config_identity, config_tls):
         errors += [sources.complaint(*wrong) for wrong in module.mismatches(sources.settings)]
     if config is None or errors:
         raise ConfigError([text for _, text in sorted(dict.fromkeys(errors), key=lambda error: error[0])])

@@ -27,7 +27,7 @@ import outcome
 import trio
 from trio.lowlevel import Abort, checkpoint, current_task, reschedule, wait_readable, wait_task_rescheduled
 
-from relayproxy.net.stream import RECEIVE_SIZE, DeadlineStream, Octets, TrioStream, far_end, reset_on_close
+from relayproxy.net.stream import RECEIVE_SIZE, DeadlineStream, Octets, TrioStream, far_end, near_end, reset_on_close
 
 if TYPE_CHECKING:
     from trio.lowlevel import Task
@@ -275,6 +275,10 @@ class EdgeStream(DeadlineStream):
     @property
     def far_end(self) -> tuple[str, int | None] | None:
         return far_end(self._sock)
+
+    @property
+    def near_end(self) -> tuple[str, int | None] | None:
+        return near_end(self._sock)
 
     async def send_eof(self) -> None:
         if self._sending:

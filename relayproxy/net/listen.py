@@ -24,6 +24,7 @@ from trio.lowlevel import wait_readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from ipaddress import IPv4Address, IPv6Address
 
 #: Address and port; the port of a Unix socket is None, its address "unix:" and the path it was reached by.
 Peername = tuple[str, int | None]
@@ -177,11 +178,17 @@ def is_loopback(host: str) -> bool:
     """Whether what is said to that host stays in this machine: an address of loopback, or a Unix socket (`unix:...`)."""
     if host.lower() == "localhost" or host.startswith("unix:"):
         return True
+    address = plain_address(host)
+    return address is not None and address.is_loopback  # a name means what somebody's resolver says
+
+
+def plain_address(host: str) -> IPv4Address | IPv6Address | None:
+    """The IP address that this is: without its zone, and IPv4 where it was mapped into IPv6. None for a name and for a Unix socket."""
     try:
         address = ip_address(host.partition("%")[0])
     except ValueError:
-        return False  # a name means what somebody's resolver says
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _bind_tcp(host: str, port: int) -> list[socket.socket]:

@@ -67,6 +67,11 @@ class DeadlineStream(trio.abc.HalfCloseableStream):
         """Address and port of who is at the other end; None where that means nothing, or is no longer known."""
         return None
 
+    @property
+    def near_end(self) -> tuple[str, int | None] | None:
+        """Our own address and port, that which the other end sees; None likewise."""
+        return None
+
     @abstractmethod
     def receive_nowait(self, max_bytes: int = RECEIVE_SIZE) -> bytes:
         """What is there, at most max_bytes; b"" at the end; trio.WouldBlock where there is nothing yet."""
@@ -112,10 +117,19 @@ class DeadlineStream(trio.abc.HalfCloseableStream):
 
 def far_end(sock: socket.socket) -> tuple[str, int | None] | None:
     """Who is at the other end of a socket, None where it has no address or is gone."""
+    return _name(sock, sock.getpeername)
+
+
+def near_end(sock: socket.socket) -> tuple[str, int | None] | None:
+    """A socket's own address, None likewise."""
+    return _name(sock, sock.getsockname)
+
+
+def _name(sock: socket.socket, name_of: Callable[[], tuple[str, int]]) -> tuple[str, int | None] | None:
     if sock.family == socket.AF_UNIX:
         return None
     try:
-        name = sock.getpeername()
+        name = name_of()
     except OSError:
         return None
     return name[0], name[1]
@@ -187,6 +201,12 @@ class TrioStream(DeadlineStream):
         if self._socket is None:
             return None
         return far_end(self._socket)
+
+    @property
+    def near_end(self) -> tuple[str, int | None] | None:
+        if self._socket is None:
+            return None
+        return near_end(self._socket)
 
     @property
     def receive_by(self) -> float:

@@ -2,7 +2,7 @@
 
 RFC 5321 §3.1, §3.2, §4.2.1; RFC 3207; PROTOCOL §1.1 (1, 2), §1.6, §1.9, fault matrix rows S0 and S2. Invariants: whatever goes wrong here becomes the
 client's greeting, or after a verdict that closed upstream the answer to its MAIL: 421 for trouble of any kind, upstream's own reply where it refuses
-for good (5yz: not tried elsewhere). Where a url asks for TLS nothing but EHLO and STARTTLS leaves in clear, and nothing that came in clear
+for good (5yz: not tried elsewhere). Where upstream is to be told who the client is, no mail passes before it was (attack 27). Where a url asks for TLS nothing but EHLO and STARTTLS leaves in clear, and nothing that came in clear
 is believed behind it (attacks 7, 8).
 """
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from relayproxy.net.dial import Kind
     from relayproxy.net.stream import DeadlineStream
+    from relayproxy.relay.carriers import Introduction
     from relayproxy.relay.credentials import SessionLogin
     from relayproxy.relay.settings import Limits, UpstreamTimeouts
     from relayproxy.relay.upstream import Upstream
@@ -75,10 +76,11 @@ async def connect(
     tls: ClientTls | None,
     tell_tls: TellTls,
     login: SessionLogin | None = None,
+    introduction: Introduction | None = None,
 ) -> SmtpUpstream:
     """The first server of `urls` that will have us. Raises UpstreamUnavailable.
 
-    `tls` may be None where no url asks for it; `login`: where we have credentials there.
+    `tls` may be None where no url asks for it; `login`: where we have credentials there; `introduction`: where it is told who the client is.
     """
     deadline = trio.current_time() + timeouts.setup
     failed: UpstreamUnavailable | None = None
@@ -88,7 +90,7 @@ async def connect(
             break
         try:
             stream = await _dial(url, dial, min(timeouts.connect, left))
-            approach = _Approach(url, stream, ehlo, timeouts, limits, deadline)
+            approach = _Approach(url, stream, ehlo, timeouts, limits, deadline, introduction)
             return await approach.make(name, tls, tell_tls, login)
         except UpstreamUnavailable as error:
             failed = error
@@ -115,7 +117,9 @@ class _Approach:
         timeouts: UpstreamTimeouts,
         limits: Limits,
         deadline: float,
+        introduction: Introduction | None,
     ) -> None:
+        self._introduction = introduction
         self._url = url
         self._peer = Peer.of(stream, "upstream", url)
         self._protocol = ClientProtocol(reply_bytes=limits.reply_bytes, reply_lines=limits.reply_lines)
@@ -129,6 +133,8 @@ class _Approach:
         """The server, ready for mail. The connection is closed where there is none."""
         try:
             facts, capabilities = await self._greet(tls, tell_tls)
+            if self._introduction is not None:
+                capabilities = await self._introduce(self._introduction, capabilities)
             if login is not None:
                 private = facts is not None or is_loopback(self._peer.address)
                 await login.login.log_in(self._ask, capabilities.mechanisms, private=private, tell=login.tell)
@@ -149,8 +155,12 @@ class _Approach:
         )
 
     async def _greet(self, tls: ClientTls | None, tell_tls: TellTls) -> tuple[TlsFacts | None, Capabilities]:
-        """PROTOCOL §1.1 (1): TLS, the greeting, EHLO; or the greeting, EHLO, STARTTLS, TLS, and EHLO again."""
+        """PROTOCOL §1.1 (1): a PROXY header; TLS, the greeting, EHLO; or the greeting, EHLO, STARTTLS, TLS, and EHLO again."""
         facts = None
+        if self._introduction is not None and (
+            header := self._introduction.header((self._peer.address, self._peer.port))
+        ):
+            await self._peer.send(header, self._timeouts.data_block)
         if self._url.tls == "implicit":
             facts = await self._start_tls(tls, tell_tls)
         greeting = await self._reply_to(None, self._timeouts.greeting)
@@ -191,6 +201,21 @@ class _Approach:
             refusal = hello if hello.code == 421 else local_replies.UPSTREAM_UNREACHABLE
             raise UpstreamUnavailable(f"upstream answered {hello.code} to our EHLO", refusal)
         return parse_capabilities(hello)
+
+    async def _introduce(self, introduction: Introduction, capabilities: Capabilities) -> Capabilities:
+        """XCLIENT, and EHLO again, since what is offered may depend on who asks; what is offered then."""
+        if (verb := introduction.missing(capabilities)) is not None:
+            raise UpstreamUnavailable(
+                f"upstream does not offer {verb} with ADDR to us", local_replies.IDENTITY_NOT_TAKEN
+            )
+        command = introduction.xclient(capabilities)
+        if command is None:
+            return capabilities
+        reply = await self._reply_to(command, self._timeouts.ehlo)
+        if reply.severity != 2:
+            refusal = reply if reply.code == 421 else local_replies.IDENTITY_NOT_TAKEN
+            raise UpstreamUnavailable(f"upstream answered {reply.code} to XCLIENT", refusal)
+        return await self._hello()
 
     async def _ask_for_tls(self, capabilities: Capabilities) -> None:
         """STARTTLS, up to its 220 and not an octet further. A server that has no TLS for us gets nothing else (attack 8)."""

@@ -44,6 +44,7 @@ class Context:
         instance: str,
         trace: bool,
         says_client_name: bool,
+        forwards: bool,
         auth: Literal["pass", "any", "off"],
         auth_in_clear: bool,
         normalise: bool,
@@ -61,6 +62,8 @@ class Context:
         #: Where TLS with clients begins.
         self.tls = tls
         self.says_client_name = says_client_name
+        #: Upstream is told with each transaction who the client is (XFORWARD).
+        self.forwards = forwards
         self.auth = auth
         self.auth_in_clear = auth_in_clear
         #: Bare CR and LF in mail data are made CRLF, not refused.

@@ -19,6 +19,7 @@ from relayproxy.smtp.grammar import number
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
+    from relayproxy.relay.carriers import Forwarding
     from relayproxy.relay.upstream import Upstream
     from relayproxy.smtp.commands import Command
     from relayproxy.smtp.parameters import Parameters
@@ -30,10 +31,12 @@ Asked = TypeVar("Asked", bound="Command")
 class Delivery:
     """The way to one upstream."""
 
-    __slots__ = ("growth", "streaming", "upstream")
+    __slots__ = ("_forwarding", "growth", "streaming", "upstream")
 
-    def __init__(self, upstream: Upstream, *, trace: bool) -> None:
+    def __init__(self, upstream: Upstream, *, trace: bool, forwarding: Forwarding | None = None) -> None:
+        """`forwarding`: where upstream is told with each transaction whose it is."""
         self.upstream = upstream
+        self._forwarding = forwarding
         #: While upstream is to take mail data.
         self.streaming = False
         #: Octets by which the message may grow on its way (RFC 1870 §6.3).
@@ -64,6 +67,8 @@ class Delivery:
 
     def ask(self, commands: Sequence[Command]) -> Awaitable[list[Reply]]:
         """Envelope gate: pass the commands on as the group that they came in; a reply to each."""
+        if self._forwarding is not None:
+            return self._forwarding.exchange(self.upstream, commands)
         return self.upstream.exchange(commands)
 
     def data(self, transaction: str) -> Awaitable[Reply]:

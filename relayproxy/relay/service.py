@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import suppress
 from functools import partial
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 from relayproxy.net.dial import UpstreamUrl
-from relayproxy.net.listen import accept, bind, bound_name, parse_address
+from relayproxy.net.listen import accept, bind, bound_name, parse_address, plain_address
 from relayproxy.net.peer import Peer, PeerLost
-from relayproxy.net.proxy_header import ProxyHeaderError, receive_proxy_header
+from relayproxy.net.proxy_header import Ends, ProxyHeaderError, receive_proxy_header
 from relayproxy.relay.capture import CaptureUpstream
+from relayproxy.relay.carriers import Introduction
 from relayproxy.relay.client_leg import ClientLeg
 from relayproxy.relay.connect import connect
 from relayproxy.relay.context import Context
@@ -122,6 +122,7 @@ class Relay:
             instance=identity,
             trace=config.trace,
             says_client_name=upstream.ehlo == "client",
+            forwards=upstream.identity == "xforward",
             auth=listener.auth or upstream.usual_auth,
             auth_in_clear=listener.auth_in_clear,
             normalise=listener.line_endings == "normalise",
@@ -239,9 +240,9 @@ class Relay:
     async def session(self, stream: DeadlineStream, address: str, port: int | None, listener: Listener) -> None:
         """One client session, from its first octet to its last, over any stream. Never raises, but for cancellation."""
         try:
-            if (peername := await self._who(stream, (address, port), listener)) is None:
+            if (ends := await self._who(stream, (address, port), listener)) is None:
                 return
-            address, port = peername
+            address, port = ends.source
             context = self._contexts[listener.name]
             limits = self._config.limits
             protocol = ServerProtocol(
@@ -251,7 +252,8 @@ class Relay:
             peer, server_tls = Peer(stream, "client", address, port), self._keyring.servers.get(listener.name)
             client = ClientLeg(peer, protocol, self._config.timeouts.client, server_tls)
             name, _ = self._upstream_of(listener)
-            connect_ = partial(self._connect, name, context, self._keyring.clients.get(name))
+            introduction = self._introduction(listener, ends, stream)
+            connect_ = partial(self._connect, name, context, self._keyring.clients.get(name), introduction)
             session = Session(self._ids.new, client, context, connect_)
             refusal = self._refusal(listener, address, session.id)
             if refusal is not None:
@@ -263,10 +265,10 @@ class Relay:
         finally:
             stream.close()
 
-    async def _who(self, stream: DeadlineStream, peername: Peername, listener: Listener) -> Peername | None:
+    async def _who(self, stream: DeadlineStream, peername: Peername, listener: Listener) -> Ends | None:
         """Whom we speak to: of a peer that must send a PROXY header, who that says it is; None where there is no telling (PROTOCOL §1.10)."""
         if not listener.proxy_protocol or not _is_in(peername[0], listener.proxy_protocol):
-            return peername
+            return Ends(peername, None)
         if len(self._sessions) + self._arriving >= self._config.limits.sessions or self._shutdown.is_set():
             return None
         self._arriving += 1
@@ -279,7 +281,14 @@ class Relay:
             return None
         finally:
             self._arriving -= 1
-        return told or peername
+        return told or Ends(peername, None)
+
+    def _introduction(self, listener: Listener, ends: Ends, stream: DeadlineStream) -> Introduction | None:
+        """What the listener's upstream is told of this client."""
+        carrier = self._upstream_of(listener)[1].identity
+        return (
+            None if carrier == "none" else Introduction(carrier, Ends(ends.source, ends.destination or stream.near_end))
+        )
 
     async def _hold(self, session: Session, context: Context, address: str, port: int | None) -> None:
         """Count the session, tell its beginning and its end."""
@@ -339,7 +348,13 @@ class Relay:
         await client.peer.close()
 
     async def _connect(
-        self, name: str, context: Context, tls: ClientTls | None, session: str, ehlo: bytes | None
+        self,
+        name: str,
+        context: Context,
+        tls: ClientTls | None,
+        introduction: Introduction | None,
+        session: str,
+        ehlo: bytes | None,
     ) -> Upstream:
         urls = self._urls[name]
         if urls[0].kind == "capture":
@@ -354,6 +369,7 @@ class Relay:
             tls=tls,
             tell_tls=partial(self._tell_tls, session),
             login=self._login(name, session),
+            introduction=introduction,
         )
 
     def _login(self, name: str, session: str) -> SessionLogin | None:
@@ -378,8 +394,5 @@ class Relay:
 
 def _is_in(address: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
     """Whether an IP address, that of a Unix socket is none, is in one of these."""
-    if address.startswith("unix:"):
-        return False
-    client = ip_address(address.partition("%")[0])
-    client = getattr(client, "ipv4_mapped", None) or client
-    return any(client in network for network in networks)
+    client = plain_address(address)
+    return client is not None and any(client in network for network in networks)

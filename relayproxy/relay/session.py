@@ -54,7 +54,7 @@ class Session:
         self.id = new_id()
         self._client = client
         self._context = context
-        self._leg = UpstreamLeg(self.id, context, connect)
+        self._leg = UpstreamLeg(self.id, context, connect, (client.peer.address, client.peer.port))
         self._transfer = Transfer(client, self._say, context.limits, context.reporter, self.id)
         self._handshake = Handshake(client, self._transfer, self._say, context.reporter, self.id)
         self._transactions = Transactions(self.id, new_id, context, client)
@@ -335,6 +335,7 @@ class Session:
         if refusal is not None:
             return refusal
         self._helo = command
+        self._leg.hear(command)
         if isinstance(command, Helo):
             self._client.protocol.offered = self._context.nothing
             return self._context.hello

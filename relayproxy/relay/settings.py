@@ -123,9 +123,9 @@ class UpstreamTimeouts(Settings):
     connect: Duration = _for("30s", "for one connection")
     handshake: Duration = _for("30s", "for the whole TLS handshake")
     greeting: Duration = _for("5m", "for the greeting")
-    ehlo: Duration = _for("5m", "for the reply to EHLO, HELO or STARTTLS")
+    ehlo: Duration = _for("5m", "for the reply to EHLO, HELO, STARTTLS or XCLIENT")
     auth: Duration = _for("5m", "for each reply of an AUTH exchange")
-    mail: Duration = _for("5m", "for the reply to MAIL, RSET, NOOP, VRFY")
+    mail: Duration = _for("5m", "for the reply to MAIL, XFORWARD, RSET, NOOP, VRFY")
     rcpt: Duration = _for("5m", "for the reply to RCPT")
     data: Duration = _for("2m", "for the reply to DATA")
     data_block: Duration = _for("3m", "for upstream to take a block of mail data")
@@ -260,6 +260,10 @@ class Upstream(Settings):
     key: FilePath | None = Field(default=None, description="the certificate's key, in PEM")
     ehlo: Literal["own", "client"] = Field(
         default="own", description="the name that we say: ours, or the client's when it comes"
+    )
+    identity: Literal["none", "xclient", "xforward", "proxy-v1", "proxy-v2"] = Field(
+        default="none",
+        description="how it is told who the client is: not at all, by XCLIENT, by XFORWARD with each transaction, or by a PROXY header; one that will not be told gets no mail",
     )
     credentials: Credentials | None = Field(default=None, description="log in there ourselves")
 

@@ -250,7 +250,7 @@ class SmtpUpstream:
                 left += group
                 await self._exchange_group(group, replies, deadline)
             except (PeerLost, RemoteProtocolError) as error:
-                transaction = commands[0].verb == "MAIL" or self._protocol.dialogue.transaction != "none"
+                transaction = commands[0].verb in ("MAIL", "XFORWARD") or self._protocol.dialogue.transaction != "none"
                 replies.append(self._failed(error, transaction=transaction))
                 break
         self.withheld = (

@@ -7,19 +7,23 @@ Deciding what is asked of upstream does not belong here (session.py), nor failov
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from relayproxy.net.peer import PeerLost
+from relayproxy.relay.carriers import Forwarding
 from relayproxy.relay.client_leg import Goodbye
 from relayproxy.relay.connect import UpstreamUnavailable
 from relayproxy.relay.delivery import Delivery
 from relayproxy.smtp import local_replies
 
 if TYPE_CHECKING:
+    from relayproxy.net.listen import Peername
     from relayproxy.relay.context import Context
     from relayproxy.relay.upstream import Upstream
+    from relayproxy.smtp.commands import Ehlo, Helo
     from relayproxy.smtp.replies import Reply
 
 #: Makes a connection to the listener's upstream for the session with this id, saying this name in EHLO (None: our own). Raises
@@ -30,15 +34,18 @@ Connect = Callable[[str, bytes | None], "Awaitable[Upstream]"]
 class UpstreamLeg:
     """`upstream`, and the `delivery` to it; None as long as none was had."""
 
-    __slots__ = ("_connect", "_connecting", "_context", "_session", "delivery", "upstream")
+    __slots__ = ("_connect", "_connecting", "_context", "_forwarding", "_session", "delivery", "upstream")
 
-    def __init__(self, session: str, context: Context, connect: Connect) -> None:
+    def __init__(self, session: str, context: Context, connect: Connect, client: Peername) -> None:
         self.upstream: Upstream | None = None
         self.delivery: Delivery | None = None
         self._session = session
         self._context = context
         self._connect = connect
         self._connecting: trio.CancelScope | None = None
+        self._forwarding: Forwarding | None = None
+        if context.forwards:
+            self._forwarding = Forwarding(client, session, partial(context.reporter.error, "upstream", session=session))
 
     @property
     def recipients(self) -> int | None:
@@ -63,7 +70,12 @@ class UpstreamLeg:
                 raise PeerLost("client")  # stop_waiting
             raise Goodbye("shutdown", local_replies.SHUTTING_DOWN)
         self.upstream = upstream
-        self.delivery = Delivery(upstream, trace=self._context.trace)
+        self.delivery = Delivery(upstream, trace=self._context.trace, forwarding=self._forwarding)
+
+    def hear(self, hello: Ehlo | Helo) -> None:
+        """What the client said and we answered: upstream may have to be told."""
+        if self._forwarding is not None:
+            self._forwarding.hello = hello
 
     async def dial_again(self, name: bytes | None) -> Reply | None:
         """After a verdict that closed upstream; what the client hears where no other is to be had."""

@@ -24,10 +24,12 @@ Channel = Literal["connected", "refused", "greeted", "basic", "extended", "hands
 Transaction = Literal["none", "mail", "rcpt", "data", "bdat", "failed"]
 Framing = Literal["command", "data", "sasl", "tls"]
 #: A command, or one of the three moments that are no command: the greeting, the end of the TLS handshake, the end of mail data.
-#: "BDAT LAST" is the chunk with LAST; RESPONSE and CANCEL are lines of a SASL exchange (RFC 4954 §4: base64, "*").
+#: "BDAT LAST" is the chunk with LAST; RESPONSE and CANCEL are lines of a SASL exchange (RFC 4954 §4: base64, "*"). XCLIENT and XFORWARD are
+#: said to upstream only (carriers.py).
 Event = Literal[
     "GREETING", "TLS", "END",
     "EHLO", "HELO", "MAIL", "RCPT", "DATA", "BDAT", "BDAT LAST", "RSET", "NOOP", "VRFY", "HELP", "QUIT", "STARTTLS", "AUTH", "RESPONSE", "CANCEL",
+    "XCLIENT", "XFORWARD",
 ]  # fmt: skip
 
 EVENTS: Final[tuple[str, ...]] = get_args(Event)
@@ -61,6 +63,9 @@ CHANNEL: Final[Table] = {
     ("handshake", "TLS"): {2: "greeted"},
     **{("extended", line): {**_stays("extended"), 3: "extended"} for line in ("AUTH", "RESPONSE")},
     ("extended", "CANCEL"): {4: "extended", 5: "extended"},
+    # PROTOCOL §1.10: behind XCLIENT the server has forgotten us, and the session begins again with EHLO.
+    ("extended", "XCLIENT"): _becomes("greeted", "extended"),
+    ("extended", "XFORWARD"): _stays("extended"),
     **{(state, "QUIT"): _stays("closing") for state in ("refused", *_SESSION)},
 }
 
@@ -85,6 +90,8 @@ TRANSACTION: Final[Table] = {
     # RFC 4954 §4: no AUTH inside a transaction.
     **{("none", line): {**_stays("none"), 3: "none"} for line in ("AUTH", "RESPONSE")},
     ("none", "CANCEL"): {4: "none", 5: "none"},
+    # PROTOCOL §1.10: who the client is changes between transactions only.
+    **{("none", carrier): _stays("none") for carrier in ("XCLIENT", "XFORWARD")},
     ("none", "GREETING"): _stays("none"),
     ("none", "TLS"): _stays("none"),
 }
@@ -113,6 +120,8 @@ FRAMING: Final[Table] = {
             "VRFY",
             "HELP",
             "QUIT",
+            "XCLIENT",
+            "XFORWARD",
         )
     },
 }

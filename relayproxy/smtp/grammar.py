@@ -107,6 +107,7 @@ _XTEXT: Final = re.compile(rb"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*+")
 # RFC 6533 §3: an ORCPT of type utf-8 may have UTF-8 as it is (utf-8-addr-unitext), beside xtext.
 _UNITEXT: Final = re.compile(rb"(?:[!-*,-<>-~" + _UTF8 + rb"]|\+[0-9A-F]{2})++")
 _HEXCHAR: Final = re.compile(rb"\+([0-9A-F]{2})")
+_NOT_XCHAR: Final = re.compile(rb"[^!-*,-<>-~]")
 # RFC 3461 §4.2
 #   original-recipient-address = addr-type ";" 1*xtext
 #   addr-type = atom
@@ -203,6 +204,11 @@ def xtext(octets: bytes) -> bytes:
             'expected xtext (printable ASCII; "+", "=" and others as "+" with two upper case hexadecimal digits)'
         )
     return _decoded(octets)
+
+
+def to_xtext(octets: bytes) -> bytes:
+    """Octets as xtext. What may stand in it is for who reads it to say: `xtext` refuses control characters, however they are written."""
+    return _NOT_XCHAR.sub(lambda match: b"+%02X" % ord(match[0]), octets)
 
 
 def _decoded(octets: bytes) -> bytes:

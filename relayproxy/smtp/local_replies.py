@@ -74,6 +74,7 @@ TOO_MANY_ERRORS: Final = _reply(421, b"4.7.0 Too many errors")  # §1.1(4), RFC 
 TOO_MUCH_JUNK: Final = _reply(421, b"4.7.0 Too many commands without a message")  # attack 16
 TOO_MANY_MESSAGES: Final = _reply(421, b"4.7.0 Too many messages on one connection; open another")  # attack 16
 CREDENTIALS_REFUSED: Final = _reply(421, b"4.7.0 The mail server behind this relay does not let it in; try again later")  # §1.6, §1.12
+IDENTITY_NOT_TAKEN: Final = _reply(421, b"4.3.5 This relay is not set up correctly; try again later")  # §1.10, §1.12, attack 27
 NOT_SMTP: Final = _reply(421, b"4.7.0 This is an SMTP server and does not speak that protocol")  # §1.1(5), attack 29
 INTERNAL_ERROR: Final = _reply(421, b"4.3.0 Internal error; try again later")  # I8, §4: where we stand is not known
 LINE_WITHOUT_END: Final = _reply(421, b"4.7.0 Line without an end")  # §1.2, attack 15

@@ -141,6 +141,10 @@ class TlsStream(DeadlineStream):
     def far_end(self) -> tuple[str, int | None] | None:
         return self._transport.far_end
 
+    @property
+    def near_end(self) -> tuple[str, int | None] | None:
+        return self._transport.near_end
+
     # Receiving.
 
     def _check_reader(self) -> None:

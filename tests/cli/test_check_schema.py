@@ -99,7 +99,7 @@ def test_check_shows_what_environment_makes_of_it(
     monkeypatch.setenv("RELAYPROXY_UPSTREAM", "smtp://smtp.example.com")
     assert main(["check"]) == 0
     assert tomllib.loads(capsys.readouterr().out)["upstream"] == {
-        "default": {"url": ["smtp://smtp.example.com"], "ehlo": "own"}
+        "default": {"url": ["smtp://smtp.example.com"], "ehlo": "own", "identity": "none"}
     }
 
 

@@ -67,6 +67,7 @@ def test_every_key_of_a_file() -> None:
         [upstream.provider]
         url = ["smtp://smtp.example.com:587", "smtp://[2001:db8::1]"]
         ehlo = "client"
+        identity = "xforward"
         [upstream.keep]
         url = "capture:"
         [log]
@@ -91,7 +92,7 @@ def test_every_key_of_a_file() -> None:
     assert config.listener[0].clients == (ip_network("10.0.0.0/8"), ip_network("::1"))
     assert [one.upstream for one in config.listener] == ["provider", "keep"]
     assert config.upstream["provider"].url == ("smtp://smtp.example.com:587", "smtp://[2001:db8::1]")
-    assert config.upstream["provider"].ehlo == "client"
+    assert (config.upstream["provider"].ehlo, config.upstream["provider"].identity) == ("client", "xforward")
     assert (config.log.file, config.log.format, config.log.level) == (here / "log/relay.jsonl", "text", "debug")
     assert (config.timeouts.client.command, config.timeouts.upstream.end_of_data) == (90.0, 1200.0)
     assert (config.limits.sessions, config.limits.message_bytes) == (5, 1 << 30)
@@ -276,6 +277,8 @@ WRONG = [
     ("[upstream.a]\nurl = []", "it.toml:2: upstream.a.url: expected at least one, got a list"),
     ('[upstream.a]\nurl = "imaps://x"', "it.toml:2: upstream.a.url[0]: expected smtp://, smtp+starttls://, smtps:// or lmtp://, then host[:port] or [v6][:port]; or lmtp+unix:/path, or capture:, got the scheme 'imaps'"),
     ('[upstream.a]\nurl = [\n"smtp://x",\n"capture:"]', "it.toml:2: upstream.a.url: expected capture: alone: it never fails over, and a message that it kept has not gone on, got a list"),
+    ('[upstream.a]\nidentity = "xclient"', "it.toml:2: upstream.a.identity: expected a server's url beside it, as capture: is told by the record who the client is"),
+    ('[upstream.a]\nurl = "smtp://[::1]"\nidentity = "proxy"', "it.toml:3: upstream.a.identity: expected 'none', 'xclient', 'xforward', 'proxy-v1' or 'proxy-v2', got 'proxy'"),
     ('[upstream.a]\nurl = "smtp://[::1]"\ncredentials = "hunter2"', "it.toml:3: upstream.a.credentials: expected a table, got something else"),
     ('[upstream.a]\nurl = "smtp://[::1]"\ncredentials = { user = "", password_env = "P" }', "it.toml:3: upstream.a.credentials.user: expected a user's name without control characters, got something else"),
     ('[upstream.a]\nurl = "smtp://[::1]"\ncredentials = { user = "a", password = "hunter2", password_env = "P" }', "it.toml:3: upstream.a.credentials.password: unknown key; the nearest known is password_env"),

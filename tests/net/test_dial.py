@@ -101,6 +101,7 @@ async def test_a_connection_is_had(poller: Poller, host: str) -> None:
             far.sendall(b"220 hello\r\n")
             assert await stream.receive_some() == b"220 hello\r\n"
             assert stream.far_end == listener.getsockname()
+            assert stream.near_end == far.getpeername()
         stream.close()
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock, memory_stream_pair
 
-from relayproxy.net.proxy_header import ProxyHeaderError, receive_proxy_header
+from relayproxy.net.proxy_header import Ends, ProxyHeaderError, proxy_header, receive_proxy_header
 from relayproxy.net.stream import TrioStream
 
 SIGNATURE = bytes.fromhex("0d0a0d0a000d0a515549540a")
@@ -25,15 +25,18 @@ FOUR = bytes([192, 0, 2, 1, 198, 51, 100, 2]) + struct.pack("!HH", 56324, 25)
 SIX = bytes.fromhex("20010db8000000000000000000000001" * 2) + struct.pack("!HH", 1, 65535)
 TLVS = b"\x01\x00\x04smtp\x04\x00\x03abc"
 
-HEADERS: list[tuple[bytes, Peername | None]] = [
-    (b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 25\r\n", ("192.0.2.1", 56324)),
-    (b"PROXY TCP6 2001:db8::1 2001:DB8::2 0 25\r\n", ("2001:db8::1", 0)),
-    (b"PROXY TCP6 ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n", ("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", 65535)),
+LONGEST = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
+ENDS_4 = Ends(("192.0.2.1", 56324), ("198.51.100.2", 25))
+
+HEADERS: list[tuple[bytes, Ends | None]] = [
+    (b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 25\r\n", ENDS_4),
+    (b"PROXY TCP6 2001:db8::1 2001:DB8::2 0 25\r\n", Ends(("2001:db8::1", 0), ("2001:db8::2", 25))),
+    (f"PROXY TCP6 {LONGEST} {LONGEST} 65535 65535\r\n".encode(), Ends((LONGEST, 65535), (LONGEST, 65535))),
     (b"PROXY UNKNOWN\r\n", None),
     (b"PROXY UNKNOWN ffff::f ffff::1 1 2\r\n", None),
-    (v2(0x21, 0x11, FOUR), ("192.0.2.1", 56324)),
-    (v2(0x21, 0x11, FOUR + TLVS), ("192.0.2.1", 56324)),
-    (v2(0x21, 0x21, SIX), ("2001:db8::1", 1)),
+    (v2(0x21, 0x11, FOUR), ENDS_4),
+    (v2(0x21, 0x11, FOUR + TLVS), ENDS_4),
+    (v2(0x21, 0x21, SIX), Ends(("2001:db8::1", 1), ("2001:db8::1", 65535))),
     (v2(0x21, 0x00, b""), None),
     (v2(0x20, 0x00, b""), None),
     (v2(0x20, 0x11, FOUR + TLVS), None),
@@ -44,6 +47,8 @@ BAD: list[tuple[bytes, str]] = [
     (b"proxy TCP4 192.0.2.1 198.51.100.2 56324 25\r\n", "something else"),
     (b"PROXY  TCP4 192.0.2.1 198.51.100.2 56324 25\r\n", "expected PROXY TCP4"),
     (b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 25\n" + b"x" * 200, "more than 107 octets"),
+    (b"PROXY TCP4 192.0.2.1 198.51.100.256 56324 25\r\n", "expected PROXY TCP4"),
+    (b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 65536\r\n", "expected PROXY TCP4"),
     (b"PROXY TCP4 192.0.2.256 198.51.100.2 56324 25\r\n", "expected PROXY TCP4"),
     (b"PROXY TCP4 2001:db8::1 198.51.100.2 56324 25\r\n", "expected PROXY TCP4"),
     (b"PROXY TCP6 192.0.2.1 198.51.100.2 56324 25\r\n", "expected PROXY TCP4"),
@@ -66,7 +71,7 @@ BAD: list[tuple[bytes, str]] = [
 ]
 
 
-async def received(octets: bytes, piece: int, behind: bytes = b"") -> Peername | None:
+async def received(octets: bytes, piece: int, behind: bytes = b"") -> Ends | None:
     """What is read of octets that come in pieces; nothing of what is behind them may be."""
     ours, theirs = memory_stream_pair()
     stream = TrioStream(ours)
@@ -74,18 +79,18 @@ async def received(octets: bytes, piece: int, behind: bytes = b"") -> Peername |
         await theirs.send_all(octets[start : start + piece])
     await theirs.send_all(behind)
     await theirs.send_eof()
-    peername = await receive_proxy_header(stream, seconds=5, most=536)
+    ends = await receive_proxy_header(stream, seconds=5, most=536)
     left = b""
     while more := await stream.receive_some():
         left += more
     assert left == behind
-    return peername
+    return ends
 
 
 @pytest.mark.parametrize("piece", [1, 3, 1000])
-@pytest.mark.parametrize(("octets", "peername"), HEADERS)
-async def test_who_the_client_is(octets: bytes, peername: Peername | None, piece: int) -> None:
-    assert await received(octets, piece, b"\x16\x03\x01EHLO x\r\n") == peername
+@pytest.mark.parametrize(("octets", "ends"), HEADERS)
+async def test_who_the_client_is(octets: bytes, ends: Ends | None, piece: int) -> None:
+    assert await received(octets, piece, b"\x16\x03\x01EHLO x\r\n") == ends
 
 
 @pytest.mark.parametrize("piece", [1, 1000])
@@ -119,7 +124,34 @@ async def test_whatever_comes_is_a_header_or_none(octets: bytes, start: bytes) -
     await theirs.send_all(start + octets)
     await theirs.send_eof()
     try:
-        peername = await receive_proxy_header(TrioStream(ours), seconds=5, most=536)
+        ends = await receive_proxy_header(TrioStream(ours), seconds=5, most=536)
     except ProxyHeaderError:
         return
-    assert peername is None or 0 <= (peername[1] or 0) <= 0xFFFF
+    assert ends is None or 0 <= (ends.source[1] or 0) <= 0xFFFF
+
+
+WRITTEN: list[tuple[Peername, list[Peername | None], bytes, bytes]] = [
+    (("192.0.2.1", 56324), [("198.51.100.2", 25)], b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 25\r\n", v2(0x21, 0x11, FOUR)),
+    (("2001:DB8:0::1", 1), [("2001:db8::1", 65535)], b"PROXY TCP6 2001:db8::1 2001:db8::1 1 65535\r\n", v2(0x21, 0x21, SIX)),
+    # What a socket of both families says, and a zone, which means nothing elsewhere.
+    (("::ffff:192.0.2.1", 56324), [("::ffff:198.51.100.2", 25)], b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 25\r\n", v2(0x21, 0x11, FOUR)),
+    (("2001:db8::1%eth0", 1), [("2001:db8::1%1", 65535)], b"PROXY TCP6 2001:db8::1 2001:db8::1 1 65535\r\n", v2(0x21, 0x21, SIX)),
+    # The first of the family.
+    (("192.0.2.1", 56324), [None, ("::1", 25), ("unix:/run/x", None), ("mx.example", 25), ("198.51.100.2", 25), ("198.51.100.3", 25)],
+     b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 25\r\n", v2(0x21, 0x11, FOUR)),
+    # None of the family: the client is told all the same.
+    (("192.0.2.1", 56324), [("::1", 25)], b"PROXY TCP4 192.0.2.1 0.0.0.0 56324 0\r\n", v2(0x21, 0x11, FOUR[:4] + bytes(4) + FOUR[8:10] + bytes(2))),
+    (("2001:db8::1", 1), [], b"PROXY TCP6 2001:db8::1 :: 1 0\r\n", v2(0x21, 0x21, SIX[:16] + bytes(16) + SIX[32:34] + bytes(2))),
+    # No address: we speak for ourselves.
+    (("unix:/run/x", None), [("192.0.2.1", 25)], b"PROXY UNKNOWN\r\n", v2(0x20, 0x00, b"")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("source", "destinations", "first", "second"), WRITTEN)
+async def test_what_is_written_is_read(
+    source: Peername, destinations: list[Peername | None], first: bytes, second: bytes
+) -> None:
+    assert proxy_header(1, source, *destinations) == first
+    assert proxy_header(2, source, *destinations) == second
+    assert await received(first, 1000) == await received(second, 1000)
+    assert len(first) <= 107

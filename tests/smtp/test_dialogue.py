@@ -32,6 +32,8 @@ extended:  AUTH RESPONSE                             > . . . .
 extended:  CANCEL                                    > - - . .
 extended:  RSET NOOP VRFY HELP                       > . - . .
 extended:  STARTTLS                                  > handshake - . .
+extended:  XCLIENT                                   > greeted - . .
+extended:  XFORWARD                                  > . - . .
 extended:  QUIT                                      > closing - closing closing
 handshake: TLS                                       > greeted - - -
 """
@@ -41,6 +43,7 @@ none:   GREETING TLS                                 > . - . .
 none:   MAIL                                         > mail - . .
 none:   AUTH RESPONSE                                > . . . .
 none:   CANCEL                                       > - - . .
+none:   XCLIENT XFORWARD                             > . - . .
 none:   RSET EHLO HELO STARTTLS NOOP VRFY HELP QUIT  > . - . .
 mail:   RCPT                                         > rcpt - . .
 mail:   RSET EHLO HELO STARTTLS                      > none - . .
@@ -68,6 +71,7 @@ failed: QUIT                                         > none - none none
 
 FRAMING_CELLS = """
 command: GREETING EHLO HELO MAIL RCPT BDAT BDAT_LAST RSET NOOP VRFY HELP QUIT > . - . .
+command: XCLIENT XFORWARD                             > . - . .
 command: DATA                                        > - data . .
 command: AUTH                                        > . sasl . .
 command: STARTTLS                                    > tls - . .

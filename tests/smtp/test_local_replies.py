@@ -62,6 +62,7 @@ def test_those_with_a_name_in_them(reply: Reply, expected: Reply) -> None:
     [
         (421, b"4.3.2", "SHUTTING_DOWN TOO_MANY_SESSIONS"),
         (421, b"4.3.0", "INTERNAL_ERROR"),
+        (421, b"4.3.5", "IDENTITY_NOT_TAKEN"),
         (421, b"4.4.1", "UPSTREAM_UNREACHABLE"),
         (421, b"4.4.2", "UPSTREAM_SLOW UPSTREAM_GONE CLIENT_IDLE"),
         (421, b"4.4.3", "UPSTREAM_UNRESOLVED"),

@@ -436,10 +436,11 @@ async def test_a_reset_is_seen_as_such(pair: MakePair) -> None:
 
 
 @ON_SOCKETS
-async def test_the_far_end_is_the_transports(pair: MakePair) -> None:
-    one, _ = await pair()
+async def test_its_ends_are_the_transports(pair: MakePair) -> None:
+    one, other = await pair()
     assert one.far_end is not None
     assert one.far_end[0] == "127.0.0.1"
+    assert (one.near_end, one.far_end) == (other.far_end, other.near_end)
 
 
 @ON_EDGE
