@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal
 
 from real_process import SEARCH, folder, free_port, missing, program, started, until, wait_for_listener
 from real_upstreams import KNOWN, SECRET, UNWANTED, USER, Arrived, cut
@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 
     from real_certificates import Files
     from real_upstreams import Scheme
+
+
+Trust = Literal["xclient", "xforward", "proxy", "proxy-tls"]
+#: What each of them has in master.cf.
+TRUST: Final[Mapping[Trust, str]] = {
+    "xclient": "-o smtpd_authorized_xclient_hosts=127.0.0.1",
+    "xforward": "-o smtpd_authorized_xforward_hosts=127.0.0.1",
+    "proxy": "-o smtpd_upstream_proxy_protocol=haproxy",
+    "proxy-tls": "-o smtpd_upstream_proxy_protocol=haproxy -o smtpd_tls_wrappermode=yes",
+}
 
 
 class PostfixUpstream:
@@ -34,6 +44,8 @@ class PostfixUpstream:
     def __init__(self, work: Path, mechanisms: frozenset[str]) -> None:
         self.port = free_port()
         self.ports: Mapping[Scheme, int] = {"smtp": self.port, "smtp+starttls": self.port, "smtps": free_port()}
+        #: By what they take: who the client is, from us.
+        self.trusting: Mapping[Trust, int] = {trust: free_port() for trust in TRUST}
         self.mechanisms = mechanisms
         self.work = work
         self.maildir = work / "mail/inbox/new"
@@ -41,6 +53,11 @@ class PostfixUpstream:
     def clear(self) -> None:
         for path in self.maildir.glob("*"):
             path.unlink()
+
+    def log(self) -> str:
+        """All that it has logged so far; the file is made with the first line."""
+        path = self.work / "maillog"
+        return path.read_text() if path.exists() else ""
 
     def arrived(self) -> list[Arrived]:
         """Once the queue is empty: what is still in it has arrived too, but is nowhere to be read yet."""
@@ -154,6 +171,7 @@ def postfix(files: Files) -> Iterator[PostfixUpstream]:
         sasl = "yes" if saslpasswd else "no"
         (work / "conf/master.cf").write_text(
             MASTER_CF.format(port=upstream.port, wrapped=upstream.ports["smtps"], sasl=sasl)
+            + "".join(f"127.0.0.1:{upstream.trusting[trust]} inet n - n - - smtpd {TRUST[trust]}\n" for trust in TRUST)
         )
         if saslpasswd:
             _make_passwords(saslpasswd, work)
