@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import signal
+from contextlib import suppress
 from functools import partial
 from pathlib import Path  # noqa: TC003 - cyclopts reads annotations when it runs
 from typing import TYPE_CHECKING, Annotated, Final
@@ -114,6 +116,13 @@ async def _run(loaded: Config) -> int:
             say("relayproxy: the log could not be written to its end")
 
 
+def _raise_descriptor_limit() -> None:
+    """As many descriptors as the system lets us have: a session takes two, and the usual soft limit is a thousand (for select(), which nobody uses here)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # a hard limit without bound is more than some systems really give
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 async def _serve(config: Config, reporter: Reporter) -> int:
     """Run a relay until it is told to end and has ended; the exit status.
 
@@ -126,6 +135,7 @@ async def _serve(config: Config, reporter: Reporter) -> int:
     from relayproxy.net.edge import Poller
     from relayproxy.relay.service import Relay
 
+    _raise_descriptor_limit()
     poller = Poller()
     relay = Relay(config, reporter, dial=partial(dial, adopt=poller.adopt), adopt=poller.adopt)
     relay.bind()

@@ -6,9 +6,10 @@ import json
 import os
 import signal
 import smtplib
+import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -24,11 +25,13 @@ CONFIG = 'state = "state"\nhostname = "relay.test"\n[[listener]]\naddress = "127
 
 
 @contextmanager
-def running(work: Path, *arguments: str, **environ: str) -> Iterator[subprocess.Popen[str]]:
-    """A relay that is ended, whatever happens; what it writes is a pipe."""
+def running(
+    work: Path, *arguments: str, under: tuple[str, ...] = (), **environ: str
+) -> Iterator[subprocess.Popen[str]]:
+    """A relay that is ended, whatever happens; what it writes is a pipe. `under`: a command that becomes it."""
     (work / "relayproxy.toml").write_text(CONFIG)
     with subprocess.Popen(
-        [sys.executable, "-m", "relayproxy", "run", *arguments],
+        [*under, sys.executable, "-m", "relayproxy", "run", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -67,6 +70,16 @@ def test_it_says_where_it_listens_and_ends_in_order(number: signal.Signals, tmp_
     (captured,) = (tmp_path / "state/captures").iterdir()
     assert captured.read_bytes().endswith(b"Subject: hi\r\n\r\nhello\r\n")
     assert (captured.stat().st_mode & 0o777, captured.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+
+
+def test_a_low_soft_limit_on_descriptors_limits_no_sessions(tmp_path: Path) -> None:
+    limited = ("sh", "-c", 'ulimit -Sn 40 && exec "$@"', "sh")
+    with running(tmp_path, under=limited) as relay, ExitStack() as clients:
+        address = ("127.0.0.1", port(line(relay.stdout)))
+        for _ in range(60):
+            client = clients.enter_context(socket.create_connection(address, 20))
+            assert client.recv(1000).startswith(b"220 ")
+        relay.terminate()
 
 
 def test_flags_and_variables_replace_the_file(tmp_path: Path) -> None:
