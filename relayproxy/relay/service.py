@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
 #: After `drain`, how long sessions may take to say goodbye before they are cancelled.
 GOODBYES = 5.0
+#: Of those who may not come in, how many at once are given time to read why; a flood of more of them holds nothing of ours (attack 18).
+TURNED_AWAY = 100
 #: Seconds between two looks at clients that nobody listens to.
 LOOK = 5.0
 
@@ -102,6 +104,7 @@ class Relay:
         }
         self._per_client: Counter[str] = Counter()
         self._arriving = 0  # connections whose PROXY header is awaited
+        self._turning_away = 0
         self._shutdown = trio.Event()
         self._last_gone: trio.Event | None = None
         self._sockets: list[tuple[Listener, socket.socket]] = []
@@ -345,7 +348,12 @@ class Relay:
             return  # a handshake costs more than whom we do not let in is worth, and without one there are no words
         with suppress(PeerLost):  # it left first
             await client.answer([refusal])
-        await client.peer.close()
+        if self._turning_away < TURNED_AWAY:
+            self._turning_away += 1
+            try:
+                await client.peer.close()
+            finally:
+                self._turning_away -= 1
 
     async def _connect(
         self,

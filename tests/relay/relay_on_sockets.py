@@ -10,7 +10,7 @@ import sys
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
@@ -351,9 +351,20 @@ class Process:
 
     def peak_memory(self) -> int:
         """Octets; what was resident at most."""
+        return self._memory("VmHWM:")
+
+    def memory(self) -> int:
+        """Octets; what is resident now."""
+        return self._memory("VmRSS:")
+
+    def _memory(self, field: str) -> int:
         status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
-        (peak,) = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
-        return int(peak) * 1024
+        (size,) = [line.split()[1] for line in status.splitlines() if line.startswith(field)]
+        return int(size) * 1024
+
+    def descriptors(self) -> int:
+        """How many are open."""
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
     async def ended(self) -> int:
         """Its exit status; `lines` is then the whole log."""
@@ -366,21 +377,33 @@ class Process:
             return await self.process.wait()
 
 
+class AtPort(Protocol):
+    """Whatever listens on this machine."""
+
+    @property
+    def port(self) -> int: ...
+
+
 @asynccontextmanager
 async def relay_process(
-    folder: Path, upstream: Upstream, *, listen: str = "127.0.0.1:0", log: str | None = None, toml: str = ""
+    folder: Path, upstream: AtPort | None, *, listen: str | None = "127.0.0.1:0", log: str | None = None, toml: str = ""
 ) -> AsyncIterator[Process]:
-    """`python -m relayproxy run`. With `log` there is nothing to tell when it listens: `listen` is then a Unix socket."""
+    """`python -m relayproxy run`. With `log` there is nothing to tell when it listens: `listen` is then a Unix socket.
+
+    Upstream and listener are in `toml` where they are None here.
+    """
     config = folder / "relayproxy.toml"
     config.write_text(f'hostname = "relay.test"\nstate = "{folder / "state"}"\n{toml}\n', encoding="utf-8")
-    flags = ["--listen", listen, "--upstream", f"smtp://127.0.0.1:{upstream.port}", "--log", log or "-"]
+    flags = ["--log", log or "-"]
+    flags += [] if listen is None else ["--listen", listen]
+    flags += [] if upstream is None else ["--upstream", f"smtp://127.0.0.1:{upstream.port}"]
     process = await trio.lowlevel.open_process(
         [sys.executable, "-m", "relayproxy", "run", str(config), *flags, "--log-format", "json"],
         stdout=subprocess.PIPE,
     )
     try:
         assert process.stdout is not None
-        address = listen
+        address = listen or ""
         if log is None:
             with trio.fail_after(PATIENCE):
                 first = json.loads(await process.stdout.receive_some())
