@@ -94,7 +94,7 @@ def _scalars(table: Any, left_out: Sequence[str] = ()) -> Iterator[str]:
     """The settings that stand in a table itself."""
     from pydantic import BaseModel
 
-    from relayproxy.relay.settings import Credentials, Duration, Size
+    from relayproxy.relay.settings import Credentials, Duration, Rate, Size
 
     hints = get_type_hints(type(table), include_extras=True)
     for name, value in table:
@@ -112,6 +112,8 @@ def _scalars(table: Any, left_out: Sequence[str] = ()) -> Iterator[str]:
             yield f'{name} = "{_duration(value)}"'
         elif hints[name] == Size:
             yield f'{name} = "{_size(value)}"'
+        elif hints[name] == Rate:
+            yield f'{name} = "{_size(value)}/s"'
         else:
             yield f"{name} = {_value(value)}"
 

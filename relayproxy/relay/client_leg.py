@@ -38,12 +38,17 @@ class Goodbye(Exception):  # noqa: N818  it is no error
 class ClientLeg:
     """`ended`: the client has half-closed; what it had sent is still answered (PROTOCOL §1.1 (7))."""
 
-    __slots__ = ("_server_tls", "_timeouts", "ended", "peer", "protocol", "tls")
+    __slots__ = ("_came", "_minimum_rate", "_server_tls", "_timeouts", "_waited", "ended", "peer", "protocol", "tls")
 
     def __init__(
-        self, peer: Peer, protocol: ServerProtocol, timeouts: ClientTimeouts, server_tls: ServerTls | None = None
+        self,
+        peer: Peer,
+        protocol: ServerProtocol,
+        timeouts: ClientTimeouts,
+        minimum_rate: int,
+        server_tls: ServerTls | None = None,
     ) -> None:
-        """`server_tls`: what the client may have TLS with, as long as this session lasts."""
+        """`minimum_rate`: of mail data, in octets a second; `server_tls`: what the client may have TLS with, as long as this session lasts."""
         self.peer = peer
         self.protocol = protocol
         self.ended = False
@@ -51,6 +56,9 @@ class ClientLeg:
         self.tls: TlsFacts | None = None
         self._timeouts = timeouts
         self._server_tls = server_tls
+        self._minimum_rate = minimum_rate
+        self._waited = 0.0
+        self._came = 0
 
     async def group(self) -> list[Command | Refused]:
         """The next group; empty when the client has closed. The deadline is for the whole line, not for each octet of it."""
@@ -111,6 +119,20 @@ class ClientLeg:
     def closing(self) -> bool:
         return self.protocol.dialogue.channel == "closing"
 
+    def begin_message(self) -> None:
+        """From here on it is counted how fast mail data comes."""
+        self._waited = 0.0
+        self._came = 0
+
+    @property
+    def too_slow(self) -> bool:
+        """Whether mail data comes at less than its least rate (attack 17), over all of the message, one `data_block` of patience aside.
+
+        Only what the client is waited for counts, never upstream; and as this is asked when octets have come, a pause within `data_block` is
+        no offence as long as what comes behind it makes up for it.
+        """
+        return self._came < self._minimum_rate * (self._waited - self._timeouts.data_block)
+
     async def mail_data(self) -> DataSlice:
         """The next slice of mail data. Raises PeerLost where the client leaves before its end, or is told to."""
         return self.protocol.receive_mail_data(await self._block())
@@ -125,12 +147,16 @@ class ClientLeg:
         return protocol.take_chunk()
 
     async def _block(self) -> bytes:
-        if self.peer.expired:
-            raise PeerStalled(self.peer.leg, "its time was over")  # however fast it sends
-        data = b"" if self.ended else await self.peer.receive(self._timeouts.data_block)
+        peer = self.peer
+        if peer.expired:
+            raise PeerStalled(peer.leg, "its time was over")  # however fast it sends
+        began = peer.now()
+        data = b"" if self.ended else await peer.receive(self._timeouts.data_block)
         if not data:
             self.ended = True
-            raise PeerLost(self.peer.leg)
+            raise PeerLost(peer.leg)
+        self._waited += peer.now() - began
+        self._came += len(data)
         return data
 
     @property

@@ -122,7 +122,9 @@ class _Approach:
         self._introduction = introduction
         self._url = url
         self._peer = Peer.of(stream, "upstream", url)
-        self._protocol = ClientProtocol(reply_bytes=limits.reply_bytes, reply_lines=limits.reply_lines)
+        self._protocol = ClientProtocol(
+            reply_bytes=limits.reply_bytes, reply_lines=limits.reply_lines, ehlo_keywords=limits.ehlo_keywords
+        )
         self._ehlo = ehlo
         self._timeouts = timeouts
         self._deadline = deadline

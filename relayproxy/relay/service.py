@@ -253,7 +253,7 @@ class Relay:
             )
             protocol.needs_tls = listener.tls == "starttls" and self._config.tls.client_ca is not None
             peer, server_tls = Peer(stream, "client", address, port), self._keyring.servers.get(listener.name)
-            client = ClientLeg(peer, protocol, self._config.timeouts.client, server_tls)
+            client = ClientLeg(peer, protocol, self._config.timeouts.client, limits.minimum_rate, server_tls)
             name, _ = self._upstream_of(listener)
             introduction = self._introduction(listener, ends, stream)
             connect_ = partial(self._connect, name, context, self._keyring.clients.get(name), introduction)

@@ -33,6 +33,12 @@ def _size(value: object) -> int:
     raise ValueError('a size such as "10KiB", "100MiB"')
 
 
+def _rate(value: object) -> int:
+    if isinstance(value, str) and (match := _SIZE.fullmatch(value.removesuffix("/s"))) and value.endswith("/s"):
+        return int(match[1]) * _OCTETS[match[2]]
+    raise ValueError('octets a second such as "100B/s", "10KiB/s"')
+
+
 def _network(value: object) -> object:
     if isinstance(value, str):
         try:
@@ -51,6 +57,11 @@ Size = Annotated[
     int,
     BeforeValidator(_size),
     WithJsonSchema({"type": "string", "pattern": rf"^{_SIZE.pattern}$", "examples": ["10KiB", "100MiB"]}),
+]
+Rate = Annotated[
+    int,
+    BeforeValidator(_rate),
+    WithJsonSchema({"type": "string", "pattern": rf"^{_SIZE.pattern}/s$", "examples": ["100B/s"]}),
 ]
 Network = Annotated[
     IPv4Network | IPv6Network,
@@ -103,6 +114,11 @@ def _for(default: str, description: str) -> Any:
 def _octets(default: str, description: str) -> Any:
     """A size's field, likewise."""
     return Field(default=_size(default), description=description, json_schema_extra={"default": default})
+
+
+def _a_second(default: str, description: str) -> Any:
+    """A rate's field, likewise."""
+    return Field(default=_rate(default), description=description, json_schema_extra={"default": default})
 
 
 class ClientTimeouts(Settings):
@@ -167,9 +183,13 @@ class Limits(Settings):
     header_fields: Count = Field(default=1000, description="fields in the header section; over: 552")
     line_bytes: Size = _octets("1MiB", "a line of mail data; over: 552")
     chunks: Count = Field(default=10000, description="chunks of a message (BDAT); over: 552")
+    minimum_rate: Rate = _a_second(
+        "100B/s", "mail data over all of a message, beyond one `data_block` of patience; slower: 421"
+    )
     received_fields: Count = Field(default=100, description="Received fields; over, the message loops: 554")
     reply_bytes: Size = _octets("64KiB", "a whole reply of upstream's; over: upstream is broken")
     reply_lines: Count = Field(default=512, description="lines of a reply of upstream's; over: upstream is broken")
+    ehlo_keywords: Count = Field(default=100, description="extensions that upstream offers; over: upstream is broken")
 
 
 class Timeouts(Settings):

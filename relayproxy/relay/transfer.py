@@ -153,6 +153,7 @@ class Transfer:
 
     async def finish(self, transaction: Transaction, delivery: Delivery, max_size: int) -> Reply:
         """From 354 to the verdict, and the client has it."""
+        self._client.begin_message()
         passage = Passage(self._client.reader, transaction, delivery, max_size, self._reporter, self._session)
         while True:
             try:
@@ -160,6 +161,8 @@ class Transfer:
             except PeerLost:
                 passage.give_up()  # at once: the goodbyes to the client may take a while
                 raise
+            if not part.ended:
+                self._check_rate(passage)
             verdict = await passage.take(part)
             if verdict is not None:
                 if part.ended:
@@ -172,6 +175,15 @@ class Transfer:
         await self._say([verdict])
         passage.tell_flaws()
         return verdict
+
+    def _check_rate(self, passage: Passage | None) -> None:
+        """Wait no longer for a client that sends its message in drops; nothing but the end of the connection can follow."""
+        if not self._client.too_slow:
+            return
+        if passage is not None:
+            passage.give_up()
+        self._reporter.limit("minimum_rate", session=self._session, reply=local_replies.DATA_TOO_SLOW)
+        raise Goodbye("the client sent its message too slowly", local_replies.DATA_TOO_SLOW)
 
     # Chunks (RFC 3030).
 
@@ -188,6 +200,7 @@ class Transfer:
         return reply
 
     async def _begin_chunks(self, transaction: Transaction, delivery: Delivery, max_size: int) -> _Chunked:
+        self._client.begin_message()
         reply = await _ask_to_send(transaction, delivery)
         if reply.severity != 3:
             transaction.refused(reply)
@@ -215,6 +228,7 @@ class Transfer:
             raise Goodbye("the message is too big", local_replies.MESSAGE_TOO_BIG)
         try:
             while octets := await self._client.chunk():
+                self._check_rate(passage)
                 await passage.take(reader.feed(octets))
         except PeerLost:
             passage.give_up()
@@ -243,8 +257,10 @@ class Transfer:
         """Read the octets of a chunk that is refused: they came whatever we say (attack 4). So much is read and no more."""
         if self._client.protocol.chunk > max_size:
             raise Goodbye("a chunk that is refused is too big to be read", local_replies.MESSAGE_TOO_BIG)
+        if not self.chunking:
+            self._client.begin_message()
         while await self._client.chunk():
-            pass
+            self._check_rate(None)
 
     @property
     def chunking(self) -> bool:

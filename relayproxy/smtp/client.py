@@ -30,15 +30,16 @@ _SASL_EVENTS: Final = frozenset({"AUTH", "RESPONSE"})
 class ClientProtocol:
     """One upstream connection's dialogue, as its client. The first reply owed is the greeting."""
 
-    __slots__ = ("_ahead", "_broken", "_new_reader", "_owed", "_replies", "dialogue")
+    __slots__ = ("_ahead", "_broken", "_ehlo_keywords", "_new_reader", "_owed", "_replies", "dialogue")
 
-    def __init__(self, *, reply_bytes: int, reply_lines: int) -> None:
+    def __init__(self, *, reply_bytes: int, reply_lines: int, ehlo_keywords: int) -> None:
         self.dialogue = Dialogue()
         self._new_reader = partial(ReplyReader, max_bytes=reply_bytes, max_lines=reply_lines)
         self._replies = self._new_reader()
         self._owed: deque[str] = deque(("GREETING",))
         self._ahead: Dialogue | None = None  # where the commands still unanswered lead if they succeed
         self._broken: RemoteProtocolError | None = None
+        self._ehlo_keywords = ehlo_keywords
 
     @property
     def owed(self) -> int:
@@ -93,6 +94,12 @@ class ClientProtocol:
         if reply is None:
             return None
         verb = self._owed.popleft()
+        if verb == "EHLO" and len(reply.lines) > self._ehlo_keywords + 1:
+            raise RemoteProtocolError(
+                f"upstream offered more than {self._ehlo_keywords} extensions",
+                local_replies.UPSTREAM_VIOLATION,
+                fatal=True,
+            )
         severity = reply.code // 100
         if reply.code == 421:
             self.dialogue.close()

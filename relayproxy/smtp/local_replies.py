@@ -70,6 +70,7 @@ UPSTREAM_GONE: Final = _reply(421, b"4.4.2 The mail server behind this relay has
 UPSTREAM_WITHOUT_TLS: Final = _reply(421, b"4.7.4 The mail server behind this relay offers no TLS; try again later")  # §1.9, attack 8
 UPSTREAM_TLS_FAILED: Final = _reply(421, b"4.7.5 TLS with the mail server behind this relay failed; try again later")  # §1.9, attacks 7, 8
 CLIENT_IDLE: Final = _reply(421, b"4.4.2 Timeout: nothing was heard for too long")  # RFC 5321 §4.5.3.2.7
+DATA_TOO_SLOW: Final = _reply(421, b"4.4.2 Timeout: the message comes too slowly")  # §1.13, attack 17
 TOO_MANY_ERRORS: Final = _reply(421, b"4.7.0 Too many errors")  # §1.1(4), RFC 5321 §7.8
 TOO_MUCH_JUNK: Final = _reply(421, b"4.7.0 Too many commands without a message")  # attack 16
 TOO_MANY_MESSAGES: Final = _reply(421, b"4.7.0 Too many messages on one connection; open another")  # attack 16

@@ -19,7 +19,7 @@ RECIPIENT = Rcpt(Path.parse(b"d@e.f"))
 
 
 def greeted() -> ClientProtocol:
-    protocol = ClientProtocol(reply_bytes=65536, reply_lines=512)
+    protocol = ClientProtocol(reply_bytes=65536, reply_lines=512, ehlo_keywords=100)
     protocol.receive_data(b"220 hi\r\n")
     assert heard(protocol).code == 220
     hear(protocol, Ehlo(b"us.test"), b"250 ok\r\n")
@@ -97,7 +97,7 @@ def test_a_reply_that_nothing_asked_for_attack_12(octets: bytes) -> None:
 
 def test_a_reply_before_its_command_is_never_taken_for_its_answer() -> None:
     """Postfix calls it a premature reply (CVE-2009-3555 had that shape)."""
-    protocol = ClientProtocol(reply_bytes=65536, reply_lines=512)
+    protocol = ClientProtocol(reply_bytes=65536, reply_lines=512, ehlo_keywords=100)
     protocol.receive_data(b"220 hi\r\n250 early\r\n")
     assert heard(protocol).code == 220
     with pytest.raises(RemoteProtocolError):
