@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import socket
 import subprocess
@@ -149,6 +150,8 @@ class Upstream:
         self.open = 0
         #: Commands (or "." for end of data) that are not answered.
         self.silent_to: set[str] = set()
+        #: Extensions.
+        self.offers: tuple[bytes, ...] = (b"PIPELINING", b"SIZE")
         self._changed = trio.Event()
 
     def _change(self) -> None:
@@ -205,7 +208,9 @@ class Upstream:
                     continue
                 await stream.send_all(
                     {
-                        "EHLO": b"250-upstream.test\r\n250-PIPELINING\r\n250 SIZE\r\n",
+                        "EHLO": b"".join(b"250-%b\r\n" % line for line in (b"upstream.test", *self.offers))
+                        + b"250 HELP\r\n",
+                        "AUTH": b"334 VXNlcm5hbWU6\r\n",
                         "DATA": b"354 go on\r\n",
                         "QUIT": b"221 2.0.0 bye\r\n",
                     }.get(verb, b"250 2.0.0 ok\r\n")
@@ -333,10 +338,12 @@ async def serving(
 class Process:
     """A relay in a process of its own."""
 
-    def __init__(self, process: trio.Process, address: str) -> None:
+    def __init__(self, process: trio.Process, address: str, told: bytes) -> None:
+        """`told`: what was read of its log."""
         self.process = process
         self.address = address
         self.lines: list[dict[str, Any]] = []
+        self._told = told
         self.clients: list[Client] = []
 
     async def connect(self) -> Client:
@@ -369,12 +376,15 @@ class Process:
     async def ended(self) -> int:
         """Its exit status; `lines` is then the whole log."""
         with trio.fail_after(PATIENCE):
-            rest = b""
             assert self.process.stdout is not None
             async for data in self.process.stdout:
-                rest += data
-            self.lines = [json.loads(line) for line in rest.splitlines()]
+                self._told += data
+            self.lines = [json.loads(line) for line in self._told.splitlines()]
             return await self.process.wait()
+
+
+def _limit_descriptors(count: int) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, count))
 
 
 class AtPort(Protocol):
@@ -386,9 +396,16 @@ class AtPort(Protocol):
 
 @asynccontextmanager
 async def relay_process(
-    folder: Path, upstream: AtPort | None, *, listen: str | None = "127.0.0.1:0", log: str | None = None, toml: str = ""
+    folder: Path,
+    upstream: AtPort | None,
+    *,
+    listen: str | None = "127.0.0.1:0",
+    log: str | None = None,
+    toml: str = "",
+    descriptors: int | None = None,
 ) -> AsyncIterator[Process]:
-    """`python -m relayproxy run`. With `log` there is nothing to tell when it listens: `listen` is then a Unix socket.
+    """`python -m relayproxy run`. With `log` there is nothing to tell when it listens: `listen` is then a Unix socket. `descriptors`: no more
+    than so many open files.
 
     Upstream and listener are in `toml` where they are None here.
     """
@@ -400,16 +417,18 @@ async def relay_process(
     process = await trio.lowlevel.open_process(
         [sys.executable, "-m", "relayproxy", "run", str(config), *flags, "--log-format", "json"],
         stdout=subprocess.PIPE,
+        preexec_fn=None if descriptors is None else partial(_limit_descriptors, descriptors),
     )
     try:
         assert process.stdout is not None
-        address = listen or ""
+        address, told = listen or "", b""
         if log is None:
             with trio.fail_after(PATIENCE):
-                first = json.loads(await process.stdout.receive_some())
+                told = bytes(await process.stdout.receive_some())
+            first = json.loads(told.splitlines()[0])
             assert first["event"] == "listening"
             address = first["address"]
-        relay = Process(process, address)
+        relay = Process(process, address, told)
         yield relay
         for client in relay.clients:
             await client.stream.aclose()
