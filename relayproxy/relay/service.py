@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from relayproxy.net.descriptors import make_room
 from relayproxy.net.dial import UpstreamUrl
-from relayproxy.net.listen import accept, bind, bound_name, parse_address, plain_address
+from relayproxy.net.listen import BATCH, accept, bind, bound_name, parse_address, plain_address
 from relayproxy.net.peer import Peer, PeerLost
 from relayproxy.net.proxy_header import Ends, ProxyHeaderError, receive_proxy_header
 from relayproxy.relay.capture import CaptureUpstream
@@ -53,6 +54,10 @@ if TYPE_CHECKING:
 GOODBYES = 5.0
 #: Of those who may not come in, how many at once are given time to read why; a flood of more of them holds nothing of ours (attack 18).
 TURNED_AWAY = 100
+#: File descriptors of a session.
+A_SESSION = 2
+#: File descriptors that are no session's: who is turned away or was just accepted, listeners, the log, what resolves names.
+RESERVED = TURNED_AWAY + 2 * BATCH + 64
 #: Seconds between two looks at clients that nobody listens to.
 LOOK = 5.0
 
@@ -105,6 +110,7 @@ class Relay:
         self._per_client: Counter[str] = Counter()
         self._arriving = 0  # connections whose PROXY header is awaited
         self._turning_away = 0
+        self._places = config.limits.sessions
         self._shutdown = trio.Event()
         self._last_gone: trio.Event | None = None
         self._sockets: list[tuple[Listener, socket.socket]] = []
@@ -136,8 +142,12 @@ class Relay:
         )
 
     def warnings(self) -> list[str]:
-        """What whoever started the relay should hear, besides what is in the log."""
-        return list(self._keyring.warnings())
+        """What whoever started the relay should hear, besides what is in the log. Known once `bind` was called."""
+        warnings = list(self._keyring.warnings())
+        limits = self._config.limits
+        if "sessions" in limits.model_fields_set and self._places < (wanted := limits.sessions):
+            warnings.append(f"limits.sessions is {wanted}, but there are only file descriptors for {self._places}")
+        return warnings
 
     async def reload(self) -> None:
         """SIGHUP: read certificates and keys again, for the sessions that come."""
@@ -147,7 +157,12 @@ class Relay:
     # Sockets.
 
     def bind(self) -> None:
-        """Open the listeners. Raises OSError where one cannot be had; then none is left open."""
+        """Open the listeners. Raises OSError where one cannot be had; then none is left open.
+
+        Who is let in can reach upstream, too: there are no more places than file descriptors for them (attack 18).
+        """
+        available = make_room(A_SESSION * self._places + RESERVED)
+        self._places = max(1, min(self._places, (available - RESERVED) // A_SESSION))
         try:
             for listener in self._config.listener:
                 self._sockets += [(listener, sock) for sock in bind(parse_address(listener.address))]
@@ -164,7 +179,7 @@ class Relay:
         """Serve what `bind` opened until `shut_down` was called and all sessions have ended; False: a listener failed."""
         for listener, sock in self._sockets:
             self._reporter.listening(listener.name, bound_name(sock))
-        for warning in self.warnings():
+        for warning in self._keyring.warnings():
             self._reporter.error("tls", warning)
         try:
             async with trio.open_nursery() as watching:
@@ -272,7 +287,7 @@ class Relay:
         """Whom we speak to: of a peer that must send a PROXY header, who that says it is; None where there is no telling (PROTOCOL §1.10)."""
         if not listener.proxy_protocol or not _is_in(peername[0], listener.proxy_protocol):
             return Ends(peername, None)
-        if len(self._sessions) + self._arriving >= self._config.limits.sessions or self._shutdown.is_set():
+        if len(self._sessions) + self._arriving >= self._places or self._shutdown.is_set():
             return None
         self._arriving += 1
         try:
@@ -331,11 +346,10 @@ class Relay:
                 "client", "the address may not connect here", session=id_, reply=local_replies.NOT_WELCOME
             )
             return local_replies.NOT_WELCOME
-        limits = self._config.limits
-        full = len(self._sessions) >= limits.sessions
+        full = len(self._sessions) >= self._places
         # All that come through a Unix socket have one name; who may do so is the socket's mode.
         alone = address.startswith("unix:")
-        if full or (not alone and self._per_client[address] >= limits.sessions_per_client):
+        if full or (not alone and self._per_client[address] >= self._config.limits.sessions_per_client):
             limit = "sessions" if full else "sessions_per_client"
             self._reporter.limit(limit, session=id_, client=address, reply=local_replies.TOO_MANY_SESSIONS)
             return local_replies.TOO_MANY_SESSIONS

@@ -163,7 +163,9 @@ class UpstreamTimeouts(Settings):
 class Limits(Settings):
     """Every limit there is (PROTOCOL §1.13)."""
 
-    sessions: Count = Field(default=10000, description="client sessions at once; more hear 421")
+    sessions: Count = Field(
+        default=10000, description="client sessions at once, as far as there are file descriptors; more hear 421"
+    )
     sessions_per_client: Count = Field(default=100, description="the same, of one address")
     message_bytes: Size = _octets("100MiB", "a message as RFC 1870 counts it; over: 552")
     recipients: Count = Field(default=1000, description="accepted recipients of a transaction; over: 452")
