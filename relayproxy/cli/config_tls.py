@@ -36,6 +36,11 @@ def has_tls(urls: object) -> bool | None:
         return None
 
 
+def _is_mixed(urls: object) -> bool:
+    """Whether some of these urls are met with TLS and some in clear."""
+    return isinstance(urls, list) and len({UpstreamUrl.parse(url).tls == "off" for url in urls}) > 1
+
+
 def mismatches(settings: Mapping[str, Any]) -> Iterator[Wrong]:
     """What does not fit together in settings as they were written."""
     upstreams = settings.get("upstream", {})
@@ -59,6 +64,8 @@ def _of_an_upstream(place: Place, upstream: Mapping[str, Any]) -> Iterator[Wrong
             if key in upstream:
                 yield (*place, key), "expected a url beside it that asks for TLS, smtp+starttls:// or smtps://"
         return
+    if _is_mixed(upstream["url"]):
+        yield (*place, "url"), "expected urls that all ask for TLS, or none that does: a failover would go on in clear"
     yield from _pair(place, upstream)
     verify = upstream.get("verify", "full")
     if "ca" in upstream and isinstance(verify, str) and verify not in ("full", "ca"):

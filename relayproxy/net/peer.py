@@ -187,8 +187,8 @@ class Peer:
         if agreed and not self.stream.readable:
             self.stream.close()
             return
+        deadline = self.now() + (LAST_WORDS if self.expired else LINGER_SECONDS)
         self.expired = False  # the linger has an end of its own
-        deadline = self.now() + LINGER_SECONDS
         heard = 0
         try:
             await self.send_eof()

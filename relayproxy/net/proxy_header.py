@@ -101,7 +101,7 @@ def _version_1(line: bytes) -> Ends | None:
         except ValueError:
             pass
         else:
-            return Ends((str(source), port), (str(destination), to_port))
+            return Ends((_plain(source), port), (_plain(destination), to_port))
     raise ProxyHeaderError("expected PROXY TCP4|TCP6|UNKNOWN with two addresses and two ports")
 
 
@@ -121,7 +121,12 @@ async def _version_2(stream: DeadlineStream, most: int) -> Ends | None:
         raise ProxyHeaderError(f"expected the addresses of TCP over IPv4 or IPv6, got family 0x{family:02x}")
     source, destination, port, to_port = addresses.unpack_from(rest)
     kind = IPv4Address if family == _TCP4 else IPv6Address
-    return Ends((str(kind(source)), port), (str(kind(destination)), to_port))
+    return Ends((_plain(kind(source)), port), (_plain(kind(destination)), to_port))
+
+
+def _plain(address: IPv4Address | IPv6Address) -> str:
+    """An IPv4 client is that in whatever form a balancer on IPv6 tells it: else it would count as two."""
+    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 def proxy_header(version: Literal[1, 2], source: Peername, *destinations: Peername | None) -> bytes:

@@ -59,7 +59,7 @@ class CaptureUpstream:
         self._folder = folder
         self._id = ""
         self._file: int | None = None
-        self._begun = False
+        self._at_line_start = True
         self._waiting: list[bytes] = []
         self._waiting_octets = 0
 
@@ -74,7 +74,7 @@ class CaptureUpstream:
         self.progress = "begun"
         self.trouble = None
         self._id = transaction
-        self._begun = False
+        self._at_line_start = True
         return local_replies.START_MAIL
 
     async def send(self, data: bytes) -> Reply | None:
@@ -97,10 +97,12 @@ class CaptureUpstream:
         return local_replies.captured(self._id)
 
     def _gather(self, data: bytes) -> None:
-        """Undo dot-stuffing (RFC 5321 §4.5.2). Slices never end inside of CRLF "." (smtp/data.py), so only the first begins a line."""
-        if not self._begun and data.startswith(b"."):
+        """Undo dot-stuffing (RFC 5321 §4.5.2); a line may begin with any slice."""
+        if not data:
+            return
+        starts_line, self._at_line_start = self._at_line_start, data.endswith(b"\r\n")
+        if starts_line and data.startswith(b"."):
             data = data[1:]
-        self._begun = self._begun or bool(data)
         self._waiting.append(data.replace(b"\r\n.", b"\r\n"))
         self._waiting_octets += len(data)
 

@@ -9,13 +9,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from relayproxy.net.peer import PeerLost, PeerStalled
+from relayproxy.record.report import ClientRecord
+from relayproxy.record.text import text
+from relayproxy.relay.tls_records import client_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from relayproxy.net.peer import Peer
+    from relayproxy.record.report import AuthRecord
     from relayproxy.relay.settings import ClientTimeouts
-    from relayproxy.smtp.commands import Command, SaslCancel, SaslResponse
+    from relayproxy.smtp.commands import Command, Ehlo, Helo, SaslCancel, SaslResponse
     from relayproxy.smtp.data import DataReader, DataSlice
     from relayproxy.smtp.replies import Reply
     from relayproxy.smtp.server import Refused, ServerProtocol
@@ -59,6 +63,11 @@ class ClientLeg:
         self._minimum_rate = minimum_rate
         self._waited = 0.0
         self._came = 0
+
+    def record(self, helo: Ehlo | Helo | None, auth: AuthRecord | None) -> ClientRecord:
+        """Who speaks to us, as it is told: what it has said of itself so far, and what TLS shows."""
+        tls = None if self.tls is None else client_record(self.tls)
+        return ClientRecord(self.peer.address, self.peer.port, None if helo is None else text(helo.name), tls, auth)
 
     async def group(self) -> list[Command | Refused]:
         """The next group; empty when the client has closed. The deadline is for the whole line, not for each octet of it."""

@@ -318,17 +318,18 @@ class Relay:
         try:
             self._reporter.session_opened(id_, listener=context.listener, address=address, port=port)
             why = await session.run()
+        except trio.Cancelled:
+            why = "shutdown"
+            raise
         finally:
             self._leave(id_, address)
             self._reporter.session_closed(
                 id_,
                 listener=context.listener,
-                address=address,
-                port=port,
                 why=why,
+                client=session.client,
                 transactions=session.transactions,
                 seconds=context.now() - began,
-                helo=session.helo,
             )
 
     def _leave(self, id_: str, address: str) -> None:

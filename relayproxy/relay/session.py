@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NoReturn, TypeGuard
 
 from relayproxy.net.peer import PeerLost, PeerStalled
-from relayproxy.record.text import text
 from relayproxy.relay.allowance import Allowance
 from relayproxy.relay.auth import Authentication
 from relayproxy.relay.client_leg import Goodbye
@@ -31,6 +30,7 @@ from relayproxy.smtp.server import Refused
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from relayproxy.record.report import ClientRecord
     from relayproxy.relay.client_leg import ClientLeg
     from relayproxy.relay.context import Context
     from relayproxy.relay.upstream_leg import Connect
@@ -96,9 +96,9 @@ class Session:
             await self._leave()
 
     @property
-    def helo(self) -> str | None:
-        """The name that the client gave."""
-        return None if self._helo is None else text(self._helo.name)
+    def client(self) -> ClientRecord:
+        """Whom we speak to, as far as it has said."""
+        return self._client.record(self._helo, self._auth.record)
 
     @property
     def transactions(self) -> int:
@@ -200,6 +200,7 @@ class Session:
                     return
                 case StartTls():
                     await self._handshake.answer(replies, self._reset)
+                    self._helo = None
                     return
                 case Bdat() | Refused(command=Bdat(), fatal=False):
                     replies = await self._chunk(command, replies)
@@ -426,8 +427,8 @@ class Session:
             if transaction is not None:
                 transaction.lost(failure)
             return [*replies, failure]
-        replies = await self._transfer.say_before_chunk(replies)
         max_size = self._context.max_size(self._leg.upstream)
+        replies = await self._transfer.say_before_chunk(replies, max_size)
         if isinstance(command, Refused):
             await self._transfer.skip_chunk(max_size)
             return [*replies, self._refuse(command)]

@@ -15,7 +15,6 @@ from msgspec import UNSET
 from relayproxy.mail.envelope import Envelope
 from relayproxy.mail.trace import received_field
 from relayproxy.record.report import (
-    ClientRecord,
     DigestRecord,
     DigestsRecord,
     EnvelopesRecord,
@@ -33,7 +32,7 @@ from relayproxy.record.report import (
 )
 from relayproxy.record.text import text
 from relayproxy.relay.message import Intake
-from relayproxy.relay.tls_records import client_record, upstream_record
+from relayproxy.relay.tls_records import upstream_record
 from relayproxy.smtp.commands import Ehlo
 from relayproxy.smtp.parameters import get
 
@@ -190,13 +189,7 @@ class Transaction:
             session=self._session,
             transaction=self.id,
             listener=context.listener,
-            client=ClientRecord(
-                client.peer.address,
-                client.peer.port,
-                None if self._helo is None else text(self._helo.name),
-                None if client.tls is None else client_record(client.tls),
-                self._auth,
-            ),
+            client=client.record(self._helo, self._auth),
             upstream=self._upstream_record(),
             envelope=self._envelopes_record(mail),
             recipients=tuple(

@@ -245,10 +245,10 @@ class Transfer:
         passage.note_verdict(reply)
         self._reporter.limit(limit, session=self._session, reply=reply)
 
-    async def say_before_chunk(self, replies: list[Reply]) -> list[Reply]:
+    async def say_before_chunk(self, replies: list[Reply], max_size: int) -> list[Reply]:
         """Nothing that is ready to be said waits for octets (RFC 2920 §3.2); what may still wait."""
         protocol = self._client.protocol
-        if not replies or protocol.unread >= protocol.chunk:
+        if not replies or protocol.chunk <= min(protocol.unread, max_size):
             return replies
         await self._say(replies)
         return []

@@ -292,6 +292,8 @@ def _error(what: str, reply: Reply, *, fatal: bool = False) -> RemoteProtocolErr
     return RemoteProtocolError(what, reply, fatal=fatal)
 
 
+#: RFC 5321 §4.5.3.1.4: a command line has 512 octets, and no extension has made VRFY's longer.
+_MAX_ARGUMENT: Final = 512 - len(b"VRFY \r\n")
 _FROM: Final = re.compile(rb"FROM: *+", re.IGNORECASE)
 _TO: Final = re.compile(rb"TO: *+", re.IGNORECASE)
 
@@ -349,6 +351,8 @@ def _vrfy(argument: bytes) -> Vrfy:
     """RFC 5321 §4.1.1.6: vrfy = "VRFY" SP String CRLF. Upstream knows what it takes there; any text passes."""
     if not argument:
         raise _error("expected a user or a mailbox", local_replies.SYNTAX_ERROR)
+    if len(argument) > _MAX_ARGUMENT:
+        raise _error(f"expected a user or a mailbox of at most {_MAX_ARGUMENT} octets", local_replies.LINE_TOO_LONG)
     try:
         grammar.utf8(argument)
     except ValueError as error:

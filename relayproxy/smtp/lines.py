@@ -7,8 +7,27 @@ at most one line and one read of our memory. Mail data does not belong here (dat
 
 from __future__ import annotations
 
+import re
+from typing import TYPE_CHECKING, Final
+
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.errors import RemoteProtocolError
+
+if TYPE_CHECKING:
+    from relayproxy.smtp.replies import Reply
+
+_WORD: Final = re.compile(rb"[ \t]*([A-Za-z]{0,16})")
+
+
+class LineTooLongError(RemoteProtocolError):
+    """Its octets are gone, but for the `verb` that it began with: what follows may have been meant for something else than commands (attacks 4 to 6).
+
+    Behind BDAT come octets, and how many nobody knows any more: fatal.
+    """
+
+    def __init__(self, what: str, reply: Reply, verb: bytes) -> None:
+        super().__init__(what, reply, fatal=verb == b"BDAT")
+        self.verb = verb
 
 
 class LineBuffer:
@@ -20,13 +39,24 @@ class LineBuffer:
 
     # `_data[_start:]` is held; a CRLF, if there is one, begins at `_searched` or later. `_dropped` counts the octets of an over-long
     # line that are gone. Taking lines moves `_start` only: a group of commands that came in one piece is copied once, into its lines.
-    __slots__ = ("_data", "_dropped", "_max_discard", "_max_line", "_max_sasl", "_searched", "_start", "_too_long")
+    __slots__ = (
+        "_data",
+        "_dropped",
+        "_max_discard",
+        "_max_line",
+        "_max_sasl",
+        "_searched",
+        "_start",
+        "_too_long",
+        "_verb",
+    )
 
     def __init__(self, max_line: int, max_discard: int, max_sasl: int) -> None:
         self._max_line = max_line
         self._max_sasl = max_sasl
         self._max_discard = max_discard
         self._too_long = local_replies.LINE_TOO_LONG  # for the line that is being dropped
+        self._verb = b""  # what that line began with
         self._data = b""
         self._start = 0
         self._searched = 0
@@ -76,12 +106,14 @@ class LineBuffer:
         self._dropped = 0
         if octets > limit + self._max_discard:
             raise self._endless(limit)
-        raise RemoteProtocolError(f"expected a line of at most {limit} octets, got {octets}", self._too_long)
+        raise LineTooLongError(f"expected a line of at most {limit} octets, got {octets}", self._too_long, self._verb)
 
     def _limit(self, start: int, *, sasl: bool) -> int:
         """Octets that the line which begins there may have."""
         if not self._dropped:  # else the beginning is gone, and what it was is known
-            auth = not sasl and self._data[start : start + 5].upper() == b"AUTH "
+            match = None if sasl else _WORD.match(self._data, start)
+            self._verb = b"" if match is None else match[1].upper()
+            auth = self._verb == b"AUTH"
             self._too_long = local_replies.AUTH_LINE_TOO_LONG if sasl or auth else local_replies.LINE_TOO_LONG
         if self._too_long is local_replies.LINE_TOO_LONG:
             return self._max_line

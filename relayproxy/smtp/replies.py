@@ -26,6 +26,9 @@ MAX_REPLY_LINE: Final = 512
 _MAX_TEXT: Final = MAX_REPLY_LINE - 6
 #: What we read is more than what we write: PROTOCOL §1.6.
 MAX_LINE_READ: Final = 4096
+#: A challenge is one line, however long (RFC 4954 §4): it is read and written as it is.
+MAX_CHALLENGE: Final = 12288
+_CHALLENGE: Final = 334
 
 # RFC 3463 §2, at the start of the text and followed by a space or the end
 #   status-code = class "." subject "." detail
@@ -95,6 +98,8 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
             raise LocalProtocolError(f"expected a reply code of 200 to 599, got {code}")
         if len(lines) == 1 and len(line := lines[0]) <= _MAX_TEXT and line.isascii():
             return _one_line(code, line)
+        if code == _CHALLENGE and len(lines) == 1:
+            return b"%d %b\r\n" % (code, _clean(lines[0]))
         texts = [part for line in lines for part in _split(_clean(line))] or [b""]
         more = [b"%d-%b\r\n" % (code, text) for text in texts[:-1]]
         return b"%b%d %b\r\n" % (b"".join(more), code, texts[-1])
@@ -213,7 +218,7 @@ class ReplyReader:
                 raise self._violation(_what_is_wrong(data[start:end], len(self._texts) + 1))
             code, separator, text = match.groups(b"")
             self._start = self._searched = end + 2
-            if octets > self._max_line or octets > self._max_bytes:
+            if octets > self._line_limit(start) or octets > self._max_bytes:
                 raise self._violation(f"a reply line of {octets} octets")
             if separator != b"-" and not self._texts:
                 return Reply(int(code), (text,))
@@ -253,10 +258,13 @@ class ReplyReader:
         half = data.endswith(b"\r")
         octets = len(data) - start + (1 if half else 2)  # what the line will have at least
         self._searched = len(data) - half
-        if octets > self._max_line:
-            raise self._violation(f"a reply line of more than {self._max_line} octets")
+        if octets > (limit := self._line_limit(start)):
+            raise self._violation(f"a reply line of more than {limit} octets")
         if self._octets + octets > self._max_bytes:
             raise self._violation(f"a reply of more than {self._max_bytes} octets")
+
+    def _line_limit(self, start: int) -> int:
+        return max(self._max_line, MAX_CHALLENGE) if self._data.startswith(b"334 ", start) else self._max_line
 
     def _violation(self, what: str) -> RemoteProtocolError:
         # Late: the page of replies is made of the Reply above.
@@ -276,4 +284,5 @@ def _what_is_wrong(line: bytes, number: int) -> str:
     if stray is not None:
         name = {b"\r": "CR", b"\n": "LF", b"\0": "NUL"}[stray[0]]
         return f"a bare {name} in line {number} of a reply, octet {stray.start()}"
-    return f'in line {number} of a reply {line[:8]!r} where a code of 200 to 599 and "-", a space or CRLF were expected'
+    # Nothing of it is quoted: it may be what we have just sent, a password (attack 21).
+    return f'in line {number} of a reply something else than a code of 200 to 599 and "-", a space or CRLF'

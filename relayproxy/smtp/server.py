@@ -24,7 +24,7 @@ from relayproxy.smtp.commands import Bdat, Command, Mail, parse_command, parse_r
 from relayproxy.smtp.data import DataReader, DataSlice
 from relayproxy.smtp.dialogue import Dialogue
 from relayproxy.smtp.errors import LocalProtocolError, RemoteProtocolError
-from relayproxy.smtp.lines import LineBuffer
+from relayproxy.smtp.lines import LineBuffer, LineTooLongError
 from relayproxy.smtp.parameters import get
 
 if TYPE_CHECKING:
@@ -135,6 +135,8 @@ class ServerProtocol:
             command = parse_command(line)
             self._judge(command)
         except RemoteProtocolError as error:
+            if isinstance(error, LineTooLongError):
+                line = error.verb
             return self._refuse(line or b"", command, error)
         verb = _event(command)
         self._pending.append(verb)

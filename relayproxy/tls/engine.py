@@ -43,6 +43,10 @@ _WORDS: Final = {
 _NO_CERTIFICATE: Final = "peer did not return a certificate"
 
 
+#: What clients say that take a port for another: SMTP's, HTTP's.
+_CLEAR_WORDS: Final = frozenset({"EHLO", "HELO", "MAIL", "NOOP", "QUIT", "RSET", "GET", "POST", "CONNECT"})
+
+
 class TlsBroken(Exception):  # noqa: N818  it is a fact, and reads as one
     """The session is over, other than by close_notify; says why."""
 
@@ -129,7 +133,7 @@ class Engine:
     def handshake(self) -> bool:
         """Go on with it as far as it goes; True when it is done. What `take` gives is to be sent each time, after a TlsFailure too."""
         if self._plaintext:
-            self._fail("protocol", f"expected TLS, got {_printable(self._plaintext)}")
+            self._fail("protocol", f"expected TLS, got {self._what_came()}")
         try:
             self._connection.do_handshake()
         except SSL.WantReadError:
@@ -146,6 +150,13 @@ class Engine:
             self.take()  # it would say yes to a peer whom nobody has looked at
             self._fail("certificate", "the peer's certificate was not looked at")
         return True
+
+    def _what_came(self) -> str:
+        """Text, where TLS was expected. A server's greeting is quoted; of a client only what is sure to be no secret (attack 21)."""
+        if not self._server:
+            return _printable(self._plaintext)
+        word = self._plaintext.partition(b" ")[0].strip().upper().decode("ascii", "replace")
+        return f"{word} in clear" if word in _CLEAR_WORDS else "something else in clear"
 
     def _fail(self, reason: Reason, what: str) -> NoReturn:
         self._broken = what

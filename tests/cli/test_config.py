@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from relayproxy.cli.config import Config, ConfigError, Flags, load
 from relayproxy.tls.authority import Authority
 
-TLS_UPSTREAM = '[upstream.a]\nurl = ["smtp://x", "smtps://y"]\n'
+TLS_UPSTREAM = '[upstream.a]\nurl = ["smtp+starttls://x", "smtps://y"]\n'
 REMOTE = '[upstream.provider]\nurl = "smtp://smtp.example.com:587"\n'
 
 

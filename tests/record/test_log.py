@@ -115,7 +115,7 @@ def tell_all(reporter: Reporter) -> None:
     reporter.error("upstream", "gone", session="S", transaction="1")
     reporter.transaction(transaction(1))
     reporter.session_closed(
-        "S", listener="default", why="QUIT", address="10.0.0.5", port=1, helo=None, transactions=1, seconds=0.1 + 0.2
+        "S", listener="default", why="QUIT", client=ClientRecord("10.0.0.5", 1), transactions=1, seconds=0.1 + 0.2
     )
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import resource
 import stat
 import sys
-from typing import TYPE_CHECKING
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 from relay_on_sockets import END_OF_DATA, serving
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from relayproxy.relay.capture import CaptureUpstream
+from relayproxy.smtp.data import stuff
 
 
 def kept(state: Path) -> list[Path]:
@@ -112,3 +116,44 @@ async def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         await client.hello()
         assert (await client.message())[0] == 451
         assert len(await relay.log.wait_for("error")) == 1
+
+
+@pytest.mark.parametrize("pieces", [
+    # RFC 3030: a chunk may begin with a dot, and what is stuffed for DATA is no part of the file.
+    [b"BDAT 24\r\nSubject: x\r\n\r\nline one\r\n", b"BDAT 13 LAST\r\n.dot\r\n..two\r\n"],
+    [b"BDAT 13\r\nSubject: x\r\n\r", b"BDAT 2\r\n\nl", b"BDAT 9\r\nine one\r\n", b"BDAT 1\r\n.", b"BDAT 12 LAST\r\ndot\r\n..two\r\n"],
+])  # fmt: skip
+async def test_a_message_in_chunks_is_kept_as_it_came(tmp_path: Path, pieces: list[bytes]) -> None:
+    async with serving(tmp_path) as relay:
+        client = await relay.connect()
+        await client.hello()
+        await client.envelope()
+        for piece in pieces:
+            await client.send(piece)
+            assert (await client.reply())[0] == 250
+        (line,) = await relay.log.wait_for("transaction")
+    (path,) = kept(tmp_path)
+    content = path.read_bytes()
+    assert content.endswith(b"Subject: x\r\n\r\nline one\r\n.dot\r\n..two\r\n")
+    assert line["message"]["size"]["sent"] == len(content)
+    header, body = content.split(b"\r\n\r\n", 1)
+    assert line["message"]["digest"]["sent"]["body"] == sha256(body).hexdigest()
+    assert line["message"]["digest"]["sent"]["header"] == sha256(header + b"\r\n").hexdigest()
+
+
+@given(st.lists(st.sampled_from([b".", b"..", b"\r\n", b"x", b"\r\n."]), max_size=12), st.data())
+async def test_however_a_message_is_cut_the_file_is_the_same(parts: list[bytes], data: st.DataObject) -> None:
+    content = b"".join(parts) + b"\r\n"
+    wire = stuff(content)
+    with TemporaryDirectory() as folder:
+        upstream = CaptureUpstream("capture", Path(folder))
+        await upstream.start_data("ID")
+        while wire:
+            # Slices never end inside of a CRLF or of CRLF "." (smtp/data.py): a CR, or a dot that is stuffing, has company.
+            size = data.draw(st.integers(1, len(wire)))
+            while size < len(wire) and (wire[size - 1 : size] == b"\r" or wire[:size].endswith(b"\r\n.")):
+                size += 1
+            await upstream.send(wire[:size])
+            wire = wire[size:]
+        assert (await upstream.finish(b"")).code == 250
+        assert (Path(folder) / "ID.eml").read_bytes() == content
