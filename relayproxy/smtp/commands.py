@@ -281,7 +281,7 @@ def _parse_carefully(line: bytes) -> Command:
             return parse(argument.lstrip(b" "))
     except RemoteProtocolError as error:
         # RFC 3030 §2, attack 4: the octets of a chunk follow at once. How many is not known, so none may be taken for commands.
-        error.fatal = verb.startswith(b"BDAT")
+        error.fatal = _CHUNK.search(line) is not None
         raise
     if verb in _NEVER:
         raise _error("a command that is never carried out", local_replies.NOT_IMPLEMENTED)
@@ -294,6 +294,8 @@ def _error(what: str, reply: Reply, *, fatal: bool = False) -> RemoteProtocolErr
 
 #: RFC 5321 §4.5.3.1.4: a command line has 512 octets, and no extension has made VRFY's longer.
 _MAX_ARGUMENT: Final = 512 - len(b"VRFY \r\n")
+# BDAT, at the beginning of a line of whoever ends lines with a bare CR or LF too.
+_CHUNK: Final = re.compile(rb"(?:\A|[\r\n])[ \t]*BDAT", re.IGNORECASE)
 _FROM: Final = re.compile(rb"FROM: *+", re.IGNORECASE)
 _TO: Final = re.compile(rb"TO: *+", re.IGNORECASE)
 

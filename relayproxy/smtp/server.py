@@ -44,7 +44,8 @@ EXTENSIONS = {
 #: RFC 3207 §4, and what resets or tells nothing: all that is carried out where TLS is asked for and has not begun.
 BEFORE_TLS = frozenset({"EHLO", "HELO", "HELP", "NOOP", "QUIT", "RSET", "STARTTLS"})
 
-_FRAMING_VERB = re.compile(rb"\s*(?:DATA|AUTH|STARTTLS)(?![A-Za-z])", re.IGNORECASE)
+# At the beginning of a line of whoever ends lines with a bare CR or LF too.
+_FRAMING_VERB = re.compile(rb"(?:\A|[\r\n])\s*(?:DATA|AUTH|STARTTLS)(?![A-Za-z])", re.IGNORECASE)
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):
@@ -62,7 +63,7 @@ class Refused(msgspec.Struct, frozen=True, gc=False):
     @property
     def changes_framing(self) -> bool:
         """Whether what follows was meant for something else than commands, had it not been refused (attacks 5, 6, 9)."""
-        return _FRAMING_VERB.match(self.line) is not None
+        return _FRAMING_VERB.search(self.line) is not None
 
 
 def _event(command: Command) -> str:
