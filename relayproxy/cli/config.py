@@ -20,8 +20,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, Validat
 from relayproxy.cli import config_auth, config_identity, config_tls
 from relayproxy.cli.config_errors import dotted, expected, nearest, not_toml
 from relayproxy.cli.locate import Place, line_of, locate
+from relayproxy.net.address import parse_address
 from relayproxy.net.dial import UpstreamUrl
-from relayproxy.net.listen import parse_address
 from relayproxy.relay.settings import (
     HOMELESS,
     Duration,

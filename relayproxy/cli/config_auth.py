@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from relayproxy.net.address import is_loopback
 from relayproxy.net.dial import UpstreamUrl
-from relayproxy.net.listen import is_loopback
 from relayproxy.smtp.sasl_client import BEARER, VEILED
 
 if TYPE_CHECKING:

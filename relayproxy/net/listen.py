@@ -1,4 +1,4 @@
-"""Where clients come in: addresses as configured (DESIGN §5), listening sockets, and taking connections from them.
+"""Where clients come in: listening sockets, and taking connections from them.
 
 Invariants: an address that is in use by somebody alive is never taken away (a Unix socket is replaced only if nobody answers there); a
 Unix socket is its owner's alone (0600); no trouble with one connection, nor a shortage of descriptors, ends the accepting.
@@ -13,21 +13,18 @@ import re
 import socket
 import stat
 from contextlib import suppress
-from functools import lru_cache
-from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
-import msgspec
 import trio
 from trio.lowlevel import wait_readable
 
+from relayproxy.net.address import Address
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from ipaddress import IPv4Address, IPv6Address
 
-#: Address and port; the port of a Unix socket is None, its address "unix:" and the path it was reached by.
-Peername = tuple[str, int | None]
+    from relayproxy.net.address import Peername
 
 #: Connections that wait for us; the kernel lowers it to what it allows.
 BACKLOG: Final = 4096
@@ -46,60 +43,6 @@ _GONE = {
 
 #: systemd passes sockets from this descriptor on (sd_listen_fds(3)).
 _FIRST_INHERITED = 3
-
-_HOST_PORT = re.compile(
-    r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|(?P<host>[A-Za-z0-9_.-]+)):(?P<port>[0-9]{1,5})", re.ASCII
-)
-_FD_NAME = re.compile(r"[!-9;-~]{1,255}")
-_EXPECTED = "expected host:port, [v6]:port, unix:/path or fd:NAME"
-
-
-class Address(msgspec.Struct, frozen=True, gc=False):
-    """Where to listen; `host` is the path of a Unix socket and the name of an inherited one."""
-
-    kind: Literal["tcp", "unix", "fd"]
-    host: str
-    port: int = 0
-
-    def __str__(self) -> str:
-        if self.kind == "tcp":
-            return _host_port(self.host, self.port)
-        return f"{self.kind}:{self.host}"
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine reaches it; a Unix socket counts as that (DESIGN §5).
-
-        Of a socket that is inherited nothing is known before it is taken, so it does not: who may connect has to be said.
-        """
-        return self.kind == "unix" or (self.kind == "tcp" and is_loopback(self.host))
-
-
-def parse_address(text: str) -> Address:
-    """Read an address as it stands in the configuration; ValueError says what was expected."""
-    if text.startswith("unix:"):
-        path = text.removeprefix("unix:")
-        if not path.startswith("/") or "\0" in path:
-            raise ValueError(f"expected an absolute path after unix:, got {text!r}")
-        return Address("unix", path)
-    if text.startswith("fd:"):
-        name = text.removeprefix("fd:")
-        if not _FD_NAME.fullmatch(name):
-            raise ValueError(f"expected a name as in LISTEN_FDNAMES after fd:, got {text!r}")
-        return Address("fd", name)
-    match = _HOST_PORT.fullmatch(text)
-    if match is None:
-        raise ValueError(f"{_EXPECTED}, got {text!r}")
-    port = int(match["port"])
-    if port > 0xFFFF:
-        raise ValueError(f"expected a port up to 65535, got {port}")
-    host = match["v6"] or match["host"]
-    if match["v6"] or re.fullmatch(r"[0-9.]+", host):
-        try:
-            ip_address(host)
-        except ValueError:
-            raise ValueError(f"expected an IP address, got {host!r}") from None
-    return Address("tcp", host, port)
 
 
 def bind(address: Address, environ: Mapping[str, str] = os.environ) -> list[socket.socket]:
@@ -126,8 +69,8 @@ def bound_name(sock: socket.socket) -> str:
     """The address of a listening socket as parse_address reads it, with the port that it got."""
     name = sock.getsockname()
     if sock.family == socket.AF_UNIX:
-        return f"unix:{os.fsdecode(name)}"
-    return _host_port(name[0], name[1])
+        return str(Address("unix", os.fsdecode(name)))
+    return str(Address("tcp", name[0], name[1]))
 
 
 async def accept(
@@ -167,28 +110,6 @@ def _accept_one(
     except BaseException:
         sock.close()
         raise
-
-
-def _host_port(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-@lru_cache(maxsize=1024)  # asked at each EHLO of each client
-def is_loopback(host: str) -> bool:
-    """Whether what is said to that host stays in this machine: an address of loopback, or a Unix socket (`unix:...`)."""
-    if host.lower() == "localhost" or host.startswith("unix:"):
-        return True
-    address = plain_address(host)
-    return address is not None and address.is_loopback  # a name means what somebody's resolver says
-
-
-def plain_address(host: str) -> IPv4Address | IPv6Address | None:
-    """The IP address that this is: without its zone, and IPv4 where it was mapped into IPv6. None for a name and for a Unix socket."""
-    try:
-        address = ip_address(host.partition("%")[0])
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _bind_tcp(host: str, port: int) -> list[socket.socket]:

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import trio
 
-from relayproxy.net.listen import plain_address
+from relayproxy.net.address import plain_address
 
 if TYPE_CHECKING:
-    from relayproxy.net.listen import Peername
+    from relayproxy.net.address import Peername
     from relayproxy.net.stream import DeadlineStream
 
 _SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"

@@ -12,7 +12,6 @@ import secrets
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from relayproxy.net.listen import is_loopback
 from relayproxy.net.peer import PeerLost
 from relayproxy.record.redact import looks_like_auth
 from relayproxy.record.report import AuthRecord
@@ -21,6 +20,7 @@ from relayproxy.relay.client_leg import Goodbye
 from relayproxy.smtp import local_replies, sasl
 from relayproxy.smtp.commands import SaslCancel, SaslResponse
 from relayproxy.smtp.server import Refused
+from relayproxy.tls.facts import is_private
 
 if TYPE_CHECKING:
     from relayproxy.record.report import AuthOutcome
@@ -70,12 +70,12 @@ class Authentication:
             return b""
         if mode == "any":
             return sasl.ACCEPTED
-        return _passable(upstream.capabilities.mechanisms) if is_private(upstream) else b""
+        return _passable(upstream.capabilities.mechanisms) if is_private(upstream.tls, upstream.address) else b""
 
     @property
     def _client_may(self) -> bool:
         client = self._client
-        return client.tls is not None or self._context.auth_in_clear or is_loopback(client.peer.address)
+        return self._context.auth_in_clear or is_private(client.tls, client.peer.address)
 
     # The exchange.
 
@@ -191,8 +191,3 @@ class Authentication:
 
 
 _OUTCOMES: dict[int, AuthOutcome] = {2: "accepted", 4: "failed", 5: "refused"}
-
-
-def is_private(upstream: Upstream) -> bool:
-    """Whether what is said to upstream can be heard by nobody else: under TLS, or inside of this machine."""
-    return upstream.tls is not None or is_loopback(upstream.address or "")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from relayproxy.net.listen import plain_address
+from relayproxy.net.address import plain_address
 from relayproxy.net.proxy_header import proxy_header
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.carriers import UNAVAILABLE, Xclient, Xforward, xforwards
@@ -19,7 +19,7 @@ from relayproxy.smtp.commands import Ehlo, Mail, Rcpt, Rset
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from relayproxy.net.listen import Peername
+    from relayproxy.net.address import Peername
     from relayproxy.net.proxy_header import Ends
     from relayproxy.relay.upstream import Upstream
     from relayproxy.smtp.capabilities import Capabilities

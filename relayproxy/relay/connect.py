@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from relayproxy.net.dial import DialError, UpstreamUrl
-from relayproxy.net.listen import is_loopback
 from relayproxy.net.peer import Peer, PeerLost, PeerStalled
 from relayproxy.relay.credentials import LoginFailed
 from relayproxy.relay.upstream import SmtpUpstream
@@ -24,7 +23,7 @@ from relayproxy.smtp.capabilities import Capabilities
 from relayproxy.smtp.client import ClientProtocol
 from relayproxy.smtp.commands import Ehlo, Helo, Lhlo, StartTls
 from relayproxy.smtp.errors import RemoteProtocolError
-from relayproxy.tls.facts import TlsFacts, TlsFailure
+from relayproxy.tls.facts import TlsFacts, TlsFailure, is_private
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -138,7 +137,7 @@ class _Approach:
             if self._introduction is not None:
                 capabilities = await self._introduce(self._introduction, capabilities)
             if login is not None:
-                private = facts is not None or is_loopback(self._peer.address)
+                private = is_private(facts, self._peer.address)
                 await login.login.log_in(self._ask, capabilities.mechanisms, private=private, tell=login.tell)
         except BaseException as error:
             self._peer.drop()

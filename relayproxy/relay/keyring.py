@@ -11,8 +11,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
+from relayproxy.net.address import parse_address
 from relayproxy.net.dial import UpstreamUrl
-from relayproxy.net.listen import parse_address
 from relayproxy.tls.authority import Authority
 from relayproxy.tls.contexts import ClientTls, ServerTls
 from relayproxy.tls.facts import TlsConfigError

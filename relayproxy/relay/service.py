@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from relayproxy.net.address import is_in, parse_address
 from relayproxy.net.descriptors import make_room
 from relayproxy.net.dial import UpstreamUrl
-from relayproxy.net.listen import BATCH, accept, bind, bound_name, parse_address, plain_address
+from relayproxy.net.listen import BATCH, accept, bind, bound_name
 from relayproxy.net.peer import Peer, PeerLost
 from relayproxy.net.proxy_header import Ends, ProxyHeaderError, receive_proxy_header
 from relayproxy.relay.capture import CaptureUpstream
@@ -36,10 +37,9 @@ from relayproxy.tls.facts import TlsFailure
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping, Sequence
-    from ipaddress import IPv4Network, IPv6Network
     from pathlib import Path
 
-    from relayproxy.net.listen import Peername
+    from relayproxy.net.address import Peername
     from relayproxy.net.stream import DeadlineStream
     from relayproxy.record.log import Reporter
     from relayproxy.relay.connect import Dial
@@ -285,7 +285,7 @@ class Relay:
 
     async def _who(self, stream: DeadlineStream, peername: Peername, listener: Listener) -> Ends | None:
         """Whom we speak to: of a peer that must send a PROXY header, who that says it is; None where there is no telling (PROTOCOL §1.10)."""
-        if not listener.proxy_protocol or not _is_in(peername[0], listener.proxy_protocol):
+        if not listener.proxy_protocol or not is_in(peername[0], listener.proxy_protocol):
             return Ends(peername, None)
         if len(self._sessions) + self._arriving >= self._places or self._shutdown.is_set():
             return None
@@ -342,7 +342,7 @@ class Relay:
 
     def _refusal(self, listener: Listener, address: str, id_: str) -> Reply | None:
         """Who may not come in, before anything is spent on it (attacks 18, 27)."""
-        if listener.clients is not None and not address.startswith("unix:") and not _is_in(address, listener.clients):
+        if listener.clients is not None and not address.startswith("unix:") and not is_in(address, listener.clients):
             self._reporter.violation(
                 "client", "the address may not connect here", session=id_, reply=local_replies.NOT_WELCOME
             )
@@ -413,9 +413,3 @@ class Relay:
             self._reporter.tls_failed("upstream", went.what, session=session, host=url.host)
         else:
             self._reporter.tls_started(upstream_record(went), session=session, host=url.host)
-
-
-def _is_in(address: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
-    """Whether an IP address, that of a Unix socket is none, is in one of these."""
-    client = plain_address(address)
-    return client is not None and any(client in network for network in networks)

@@ -20,7 +20,7 @@ from relayproxy.relay.delivery import Delivery
 from relayproxy.smtp import local_replies
 
 if TYPE_CHECKING:
-    from relayproxy.net.listen import Peername
+    from relayproxy.net.address import Peername
     from relayproxy.relay.context import Context
     from relayproxy.relay.upstream import Upstream
     from relayproxy.smtp.commands import Ehlo, Helo

@@ -9,6 +9,8 @@ from typing import Literal
 
 import msgspec
 
+from relayproxy.net.address import is_loopback
+
 #: certificate: whom we met is not whom we wanted, or showed no certificate that we take; protocol: no common version or cipher, or octets that
 #: are no TLS; closed: the peer went away during the handshake; timeout: it did not end in time.
 Reason = Literal["certificate", "protocol", "closed", "timeout"]
@@ -32,6 +34,11 @@ class TlsFacts(msgspec.Struct, frozen=True, gc=False):
     verified: bool = False
     why: str | None = None
     resumed: bool = False
+
+
+def is_private(tls: TlsFacts | None, address: str | None) -> bool:
+    """Whether nobody else can hear what is said to a peer, on either leg: under TLS, or inside of this machine."""
+    return tls is not None or is_loopback(address or "")
 
 
 class TlsFailure(Exception):  # noqa: N818  it is a fact, and reads as one
