@@ -81,11 +81,11 @@ class _Log:
 class _Relay:
     def __init__(self, config: Mapping[str, Any], dial: Dial) -> None:
         # Imported late: the runner's own tests need no relay.
-        from relayproxy.cli.config import Config
         from relayproxy.net.dial import DialError, UpstreamUrl
         from relayproxy.net.stream import TrioStream
         from relayproxy.record.log import Reporter
         from relayproxy.relay.service import Relay
+        from relayproxy.relay.settings import Config
 
         async def dial_leg(url: UpstreamUrl, seconds: float) -> DeadlineStream:
             try:

@@ -30,7 +30,7 @@ def test_the_configuration_is_one(tmp_path: Path) -> None:
     path = tmp_path / "relayproxy.toml"
     path.write_text(text, encoding="utf-8")
     config = load(path, environ={})
-    assert [listener.address for listener in config.listener] == ["127.0.0.1:2525"]
+    assert [str(listener.address) for listener in config.listener] == ["127.0.0.1:2525"]
 
 
 def test_the_record_fits_its_schema() -> None:

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, get_type_hints
 
 from cyclopts import Parameter
 
-from relayproxy.cli.config_tls import UPSTREAM_KEYS, has_tls
+from relayproxy.cli.config_tls import UPSTREAM_KEYS
+from relayproxy.net.address import Address
+from relayproxy.net.dial import UpstreamUrl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from relayproxy.cli.config import Config
+    from relayproxy.relay.settings import Config
 
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _DURATIONS: Final = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
@@ -57,12 +59,11 @@ def written(config: Config) -> str:
     """The configuration as TOML; what has no value and no default is left out, but for a hint."""
     lines = list(_scalars(config))
     for listener in config.listener:
-        named = listener.upstream or next(iter(config.upstream))
-        auth = listener.auth or config.upstream[named].usual_auth
-        lines += ["", "[[listener]]", *_scalars(listener.model_copy(update={"upstream": named, "auth": auth}))]
+        chosen = {"upstream": config.upstream_of(listener), "auth": config.auth_of(listener)}
+        lines += ["", "[[listener]]", *_scalars(listener.model_copy(update=chosen))]
     for name, upstream in config.upstream.items():
         # What means nothing without TLS is refused where there is none.
-        left_out = () if has_tls(upstream.url) else UPSTREAM_KEYS
+        left_out = () if upstream.has_tls else UPSTREAM_KEYS
         lines += ["", f"[upstream.{_key(name)}]", *_scalars(upstream, left_out)]
     for name, table in (
         ("tls", config.tls),
@@ -77,16 +78,16 @@ def written(config: Config) -> str:
 
 #: What None means, of the settings that may be left out.
 _ABSENT: Final = {
-    ("ListenerTable", "clients"): "everybody that can connect",
+    ("Listener", "clients"): "everybody that can connect",
     ("Log", "format"): "json; text on a terminal",
-    ("UpstreamTable", "credentials"): "none: clients log in themselves, if at all",
+    ("Upstream", "credentials"): "none: clients log in themselves, if at all",
     ("Tls", "certificate"): "minted, signed by the authority in state",
     ("Tls", "key"): "made when relayproxy starts",
     ("Tls", "client_ca"): "clients are asked for no certificate",
     ("Tls", "keylog"): "none",
-    ("UpstreamTable", "ca"): "the system's",
-    ("UpstreamTable", "certificate"): "none",
-    ("UpstreamTable", "key"): "none",
+    ("Upstream", "ca"): "the system's",
+    ("Upstream", "certificate"): "none",
+    ("Upstream", "key"): "none",
 }
 
 
@@ -94,7 +95,8 @@ def _scalars(table: Any, left_out: Sequence[str] = ()) -> Iterator[str]:
     """The settings that stand in a table itself."""
     from pydantic import BaseModel
 
-    from relayproxy.relay.settings import Credentials, Duration, Rate, Size
+    from relayproxy.relay.settings import Credentials
+    from relayproxy.relay.values import Duration, Rate, Size
 
     hints = get_type_hints(type(table), include_extras=True)
     for name, value in table:
@@ -126,7 +128,9 @@ def _value(value: object) -> str:
             return str(value)
         case tuple():
             return f"[{', '.join(_value(one) for one in value)}]"
-        case str() | Path() | IPv4Network() | IPv6Network():
+        case UpstreamUrl():
+            return _text(value.short)
+        case str() | Path() | Address() | IPv4Network() | IPv6Network():
             return _text(str(value))
     raise AssertionError(f"a setting of type {type(value).__name__}")
 

@@ -9,30 +9,19 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
-from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, ValidationError, WithJsonSchema
+from pydantic import ValidationError
 
 from relayproxy.cli import config_auth, config_identity, config_tls
 from relayproxy.cli.config_errors import dotted, expected, nearest, not_toml
 from relayproxy.cli.locate import Place, line_of, locate
 from relayproxy.net.address import parse_address
-from relayproxy.net.dial import UpstreamUrl
-from relayproxy.relay.settings import (
-    HOMELESS,
-    Duration,
-    FilePath,
-    Limits,
-    Listener,
-    Settings,
-    Timeouts,
-    Tls,
-    Upstream,
-)
+from relayproxy.relay.settings import Config, Settings
+from relayproxy.relay.values import HOMELESS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -41,14 +30,6 @@ if TYPE_CHECKING:
 
 DEFAULT_FILE: Final = Path("relayproxy.toml")
 PREFIX: Final = "RELAYPROXY_"
-
-#: RFC 5321 §4.1.2 Domain, or address-literal: it stands in our banner, our EHLO and our Received fields.
-_HOSTNAME: Final = re.compile(
-    r"(?=.{1,255}\Z)(?:[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?)*"
-    r"|\[(?:[0-9.]+|IPv6:[0-9A-Fa-f:.]+)\])",
-    re.ASCII,
-)
-_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 #: Variables that begin like ours and are none: the tests' own switches, and what Kubernetes gives to each container
 #: beside a service called relayproxy.
@@ -76,114 +57,6 @@ class Flags(msgspec.Struct, frozen=True, kw_only=True):
 #: Those that are lists: in the environment their members are separated by commas.
 _LISTS: Final = frozenset({"listen", "clients"})
 _VARIABLES: Final = {PREFIX + name.upper(): name for name in ("config", *Flags.__struct_fields__)}
-
-
-def _hostname(value: str) -> str:
-    if _HOSTNAME.fullmatch(value) is None:
-        raise ValueError('a host name in ASCII such as "relay.example.test", or an address such as "[192.0.2.1]"')
-    return value
-
-
-def machine() -> str:
-    """The machine's name, where it is one that SMTP can say. The resolver is not asked: that may take a minute."""
-    name = socket.gethostname()
-    return name if _HOSTNAME.fullmatch(name) else "localhost"
-
-
-def _address(value: str) -> str:
-    parse_address(value)
-    return value
-
-
-def _dash(value: object) -> object:
-    return None if value == "-" else value
-
-
-def _urls(value: object) -> object:
-    if isinstance(value, str):
-        return [value]
-    if not isinstance(value, list | tuple):
-        raise ValueError("a url, or a list of them")  # noqa: TRY004 - pydantic wants ValueError
-    return value
-
-
-def _url(value: str) -> str:
-    UpstreamUrl.parse(value)
-    return value
-
-
-def _alone(value: tuple[str, ...]) -> tuple[str, ...]:
-    if not value:
-        raise ValueError("at least one")
-    if len(value) > 1 and any(UpstreamUrl.parse(url).kind == "capture" for url in value):
-        raise ValueError("capture: alone: it never fails over, and a message that it kept has not gone on")
-    return tuple("capture:" if url.lower() == "capture:" else url for url in value)
-
-
-_URL_SCHEMA = {
-    "type": "string",
-    "examples": ["smtp+starttls://smtp.example.com", "smtp://[2001:db8::1]:2525", "capture:"],
-}
-
-
-class ListenerTable(Listener):
-    """A place where clients connect."""
-
-    address: Annotated[str, AfterValidator(_address)] = Field(
-        default="127.0.0.1:2525", description="host:port, [v6]:port, unix:/path or fd:NAME"
-    )
-
-
-class UpstreamTable(Upstream):
-    """A server that takes the mail, or several in order of preference."""
-
-    url: Annotated[
-        tuple[Annotated[str, AfterValidator(_url)], ...],
-        BeforeValidator(_urls),
-        AfterValidator(_alone),
-        WithJsonSchema({"anyOf": [_URL_SCHEMA, {"type": "array", "items": _URL_SCHEMA, "minItems": 1}]}),
-    ] = Field(
-        default=("capture:",),
-        description="smtp://host[:port], smtp+starttls://, smtps://, lmtp://, lmtp+unix:/path or capture:; a list is tried in order",
-    )
-
-
-class Log(Settings):
-    """Where the records go."""
-
-    file: Annotated[FilePath | None, BeforeValidator(_dash), WithJsonSchema({"type": "string", "minLength": 1})] = (
-        Field(default=None, json_schema_extra={"default": "-"}, description='a file, or "-" for standard output')
-    )
-    format: Literal["json", "text"] | None = Field(default=None, description="default: json, but text on a terminal")
-    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="the least that is written")
-
-
-class Config(Settings):
-    """relayproxy's configuration. Durations and sizes are strings with a unit; paths are relative to the file."""
-
-    hostname: Annotated[str, AfterValidator(_hostname)] = Field(
-        default_factory=machine, description="our name in banner, Received and EHLO; default: the machine's"
-    )
-    state: FilePath = Field(
-        default=Path("~/.local/state/relayproxy"),
-        description="where captures, the authority for minted certificates, and this installation's name are kept",
-    )
-    trace: StrictBool = Field(default=True, description="add the Received field")
-    drain: Duration = Field(
-        default=30.0, json_schema_extra={"default": "30s"}, description="how long transactions may go on after SIGTERM"
-    )
-    listener: tuple[ListenerTable, ...] = Field(
-        default=(ListenerTable(clients=None),), json_schema_extra={"minItems": 1}, description="where clients connect"
-    )
-    upstream: dict[Annotated[str, Field(pattern=rf"^{_NAME.pattern}$")], UpstreamTable] = Field(
-        default={"capture": UpstreamTable()},
-        json_schema_extra={"minProperties": 1},
-        description="where the mail goes, by name",
-    )
-    tls: Tls = Tls()
-    log: Log = Log()
-    timeouts: Timeouts = Timeouts()
-    limits: Limits = Limits()
 
 
 Table = TypeVar("Table", bound=Settings)

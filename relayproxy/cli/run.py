@@ -22,9 +22,9 @@ from relayproxy.cli import file_or_dash
 if TYPE_CHECKING:
     import trio
 
-    from relayproxy.cli.config import Config
     from relayproxy.record.log import Reporter
     from relayproxy.relay.service import Relay
+    from relayproxy.relay.settings import Config
 
 #: Seconds that the log has to write what waits when everything else has ended.
 LAST_LINES: Final = 10.0

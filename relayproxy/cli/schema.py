@@ -1,6 +1,6 @@
 """`relayproxy schema config|record`: the JSON Schema of what users write, and of what they read.
 
-The schemas are made of the very types that read and write (config.py, record/report.py); changing them does not belong here.
+The schemas are made of the very types that read and write (relay/settings.py, record/report.py); changing them does not belong here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _record() -> dict[str, Any]:
 
 
 def _config() -> dict[str, Any]:
-    from relayproxy.cli.config import Config
+    from relayproxy.relay.settings import Config
 
     made = Config.model_json_schema()
     for table in _tables(made):

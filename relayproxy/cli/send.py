@@ -147,7 +147,7 @@ def _made(sender: str, to: Sequence[str], subject: str | None, body: str | None)
     from email.message import EmailMessage
     from email.utils import format_datetime, make_msgid
 
-    from relayproxy.cli.config import machine
+    from relayproxy.relay.values import machine
 
     # Without 8-bit text unless an address has it already: the server may not take it.
     ascii_only = "".join((sender, *to)).isascii()
@@ -188,11 +188,11 @@ def _read(name: str) -> bytes:
 async def _deliver(
     url: UpstreamUrl, tls: ClientTls | None, sender: Mailbox, recipients: Sequence[Mailbox], content: bytes
 ) -> Reply:
-    from relayproxy.cli.config import machine
     from relayproxy.net.dial import dial
     from relayproxy.net.stream import TrioStream
     from relayproxy.relay.connect import UpstreamUnavailable, connect
     from relayproxy.relay.settings import Limits, UpstreamTimeouts
+    from relayproxy.relay.values import machine
 
     try:
         server = await connect(

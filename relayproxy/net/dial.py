@@ -103,6 +103,13 @@ class UpstreamUrl(msgspec.Struct, frozen=True, gc=False):
         host = f"[{self.host}]" if self.family == socket.AF_INET6 else self.host
         return f"{scheme}://{host}:{self.port}"
 
+    @property
+    def short(self) -> str:
+        """Without the port where that is the scheme's own, as one writes it."""
+        text = str(self)
+        scheme = _SCHEMES.get(text.partition(":")[0])
+        return text if scheme is None else text.removesuffix(f":{scheme[2]}")
+
 
 def _path(text: str) -> str:
     if not text.startswith("/") or "\0" in text:

@@ -14,7 +14,7 @@ from relayproxy.smtp.capabilities import Capabilities
 
 if TYPE_CHECKING:
     from relayproxy.record.log import Reporter
-    from relayproxy.relay.settings import Limits, Timeouts
+    from relayproxy.relay.settings import Auth, Limits, Timeouts
     from relayproxy.relay.upstream import Upstream
     from relayproxy.smtp.replies import Reply
 
@@ -45,7 +45,7 @@ class Context:
         trace: bool,
         says_client_name: bool,
         forwards: bool,
-        auth: Literal["pass", "any", "off"],
+        auth: Auth,
         auth_in_clear: bool,
         normalise: bool,
         limits: Limits,

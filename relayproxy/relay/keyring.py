@@ -9,20 +9,17 @@ How a handshake is made does not belong here (tls/), nor which settings fit toge
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from relayproxy.net.address import parse_address
-from relayproxy.net.dial import UpstreamUrl
 from relayproxy.tls.authority import Authority
 from relayproxy.tls.contexts import ClientTls, ServerTls
 from relayproxy.tls.facts import TlsConfigError
 from relayproxy.tls.keylog import KeyLog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
-    from relayproxy.relay.settings import Listener, Tls, Upstream
+    from relayproxy.relay.settings import Config, Listener
 
 
 #: Addresses to listen at that nobody can connect to by them.
@@ -31,31 +28,15 @@ _EVERYWHERE: Final = frozenset({"0.0.0.0", "::"})
 Context = TypeVar("Context", ServerTls, ClientTls)
 
 
-class KeyringConfig(Protocol):
-    """What the keyring reads of the configuration."""
-
-    @property
-    def hostname(self) -> str: ...
-    @property
-    def state(self) -> Path: ...
-    @property
-    def listener(self) -> Sequence[Listener]: ...
-    @property
-    def upstream(self) -> Mapping[str, Upstream]: ...
-    @property
-    def tls(self) -> Tls: ...
-
-
 class Keyring:
     """`servers` by the names of listeners, `clients` by those of upstreams; one that is in clear is in neither."""
 
-    def __init__(self, config: KeyringConfig, tell: Callable[[str], None]) -> None:
+    def __init__(self, config: Config, tell: Callable[[str], None]) -> None:
         """`tell` hears of keys that could not be logged. Raises TlsConfigError and OSError."""
         self._config = config
         self._keylog = None if config.tls.keylog is None else KeyLog(config.tls.keylog, tell)
-        self._urls = {name: [UpstreamUrl.parse(url) for url in one.url] for name, one in config.upstream.items()}
         self._listeners = {listener.name: listener for listener in config.listener if listener.tls != "off"}
-        self._upstreams = [name for name, urls in self._urls.items() if any(url.tls != "off" for url in urls)]
+        self._upstreams = [name for name, upstream in config.upstream.items() if upstream.has_tls]
         self._authority: Authority | None = None
         self.servers = {name: self._server(listener) for name, listener in self._listeners.items()}
         self.clients = {name: self._client(name) for name in self._upstreams}
@@ -102,10 +83,10 @@ class Keyring:
 
     def _names(self, listener: Listener) -> list[str]:
         """Whom a client that names no host may have meant: us, the server that we stand in front of, or the address that it connected to."""
-        upstream = listener.upstream if listener.upstream is not None else next(iter(self._urls))
+        upstream = self._config.upstream[self._config.upstream_of(listener)]
         own = self._config.hostname.strip("[]").removeprefix("IPv6:")  # it may be an address literal
-        hosts = (url.host.rstrip(".") for url in self._urls[upstream] if url.host)
-        address = parse_address(listener.address)
+        hosts = (url.host.rstrip(".") for url in upstream.url if url.host)
+        address = listener.address
         at = address.host.partition("%")[0] if address.kind == "tcp" and address.host not in _EVERYWHERE else own
         return list(dict.fromkeys((own, *hosts, at)))
 

@@ -2,7 +2,7 @@
 
 Listeners are bound before anything else; sessions run in one nursery, each for itself: what goes wrong in one is told (`error`) and ends
 that one alone, so that no wait behind a final dot is cut short by another's trouble. Shutting down (DESIGN §9): stop accepting, 421 to idle clients, let transactions end for up to `drain`, then end every wait.
-What a session does does not belong here (session.py), nor reading configuration (cli/).
+What a session does does not belong here (session.py), nor reading a configuration (cli/config.py).
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import trio
 
-from relayproxy.net.address import is_in, parse_address
+from relayproxy.net.address import is_in
 from relayproxy.net.descriptors import make_room
-from relayproxy.net.dial import UpstreamUrl
 from relayproxy.net.listen import BATCH, accept, bind, bound_name
 from relayproxy.net.peer import Peer, PeerLost
 from relayproxy.net.proxy_header import Ends, ProxyHeaderError, receive_proxy_header
@@ -36,15 +35,14 @@ from relayproxy.tls.facts import TlsFailure
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable
 
     from relayproxy.net.address import Peername
+    from relayproxy.net.dial import UpstreamUrl
     from relayproxy.net.stream import DeadlineStream
     from relayproxy.record.log import Reporter
     from relayproxy.relay.connect import Dial
-    from relayproxy.relay.settings import Limits, Listener, Timeouts, Tls
-    from relayproxy.relay.settings import Upstream as UpstreamSettings
+    from relayproxy.relay.settings import Config, Listener
     from relayproxy.relay.upstream import Upstream
     from relayproxy.smtp.replies import Reply
     from relayproxy.tls.contexts import ClientTls
@@ -62,34 +60,11 @@ RESERVED = TURNED_AWAY + 2 * BATCH + 64
 LOOK = 5.0
 
 
-class RelayConfig(Protocol):
-    """What the relay reads of the configuration."""
-
-    @property
-    def hostname(self) -> str: ...
-    @property
-    def state(self) -> Path: ...
-    @property
-    def trace(self) -> bool: ...
-    @property
-    def drain(self) -> float: ...
-    @property
-    def listener(self) -> Sequence[Listener]: ...
-    @property
-    def upstream(self) -> Mapping[str, UpstreamSettings]: ...
-    @property
-    def timeouts(self) -> Timeouts: ...
-    @property
-    def limits(self) -> Limits: ...
-    @property
-    def tls(self) -> Tls: ...
-
-
 class Relay:
     """Serves `config.listener`; `session` alone is the relay without sockets, over any stream."""
 
     def __init__(
-        self, config: RelayConfig, reporter: Reporter, *, dial: Dial, adopt: Callable[[socket.socket], DeadlineStream]
+        self, config: Config, reporter: Reporter, *, dial: Dial, adopt: Callable[[socket.socket], DeadlineStream]
     ) -> None:
         """`dial` opens connections to upstreams, `adopt` makes a stream of a socket that was accepted. Raises TlsConfigError, OSError."""
         self._config = config
@@ -99,9 +74,6 @@ class Relay:
         self._dial = dial
         self._ids = Ids()
         self._sessions: dict[str, Session] = {}
-        self._urls = {
-            name: [UpstreamUrl.parse(url) for url in upstream.url] for name, upstream in config.upstream.items()
-        }
         self._logins = {
             name: Login(upstream.credentials)
             for name, upstream in config.upstream.items()
@@ -118,13 +90,9 @@ class Relay:
         identity = instance(config.state)
         self._contexts = {listener.name: self._context(listener, identity) for listener in config.listener}
 
-    def _upstream_of(self, listener: Listener) -> tuple[str, UpstreamSettings]:
-        name = listener.upstream if listener.upstream is not None else next(iter(self._config.upstream))
-        return name, self._config.upstream[name]
-
     def _context(self, listener: Listener, identity: str) -> Context:
         config = self._config
-        upstream = self._upstream_of(listener)[1]
+        upstream = config.upstream[config.upstream_of(listener)]
         return Context(
             listener=listener.name,
             hostname=config.hostname,
@@ -132,7 +100,7 @@ class Relay:
             trace=config.trace,
             says_client_name=upstream.ehlo == "client",
             forwards=upstream.identity == "xforward",
-            auth=listener.auth or upstream.usual_auth,
+            auth=config.auth_of(listener),
             auth_in_clear=listener.auth_in_clear,
             normalise=listener.line_endings == "normalise",
             limits=config.limits,
@@ -165,7 +133,7 @@ class Relay:
         self._places = max(1, min(self._places, (available - RESERVED) // A_SESSION))
         try:
             for listener in self._config.listener:
-                self._sockets += [(listener, sock) for sock in bind(parse_address(listener.address))]
+                self._sockets += [(listener, sock) for sock in bind(listener.address)]
         except BaseException:
             self._close_listeners()
             raise
@@ -269,8 +237,8 @@ class Relay:
             protocol.needs_tls = listener.tls == "starttls" and self._config.tls.client_ca is not None
             peer, server_tls = Peer(stream, "client", address, port), self._keyring.servers.get(listener.name)
             client = ClientLeg(peer, protocol, self._config.timeouts.client, limits.minimum_rate, server_tls)
-            name, _ = self._upstream_of(listener)
-            introduction = self._introduction(listener, ends, stream)
+            name = self._config.upstream_of(listener)
+            introduction = self._introduction(name, ends, stream)
             connect_ = partial(self._connect, name, context, self._keyring.clients.get(name), introduction)
             session = Session(self._ids.new, client, context, connect_)
             refusal = self._refusal(listener, address, session.id)
@@ -301,9 +269,9 @@ class Relay:
             self._arriving -= 1
         return told or Ends(peername, None)
 
-    def _introduction(self, listener: Listener, ends: Ends, stream: DeadlineStream) -> Introduction | None:
-        """What the listener's upstream is told of this client."""
-        carrier = self._upstream_of(listener)[1].identity
+    def _introduction(self, upstream: str, ends: Ends, stream: DeadlineStream) -> Introduction | None:
+        """What an upstream is told of this client."""
+        carrier = self._config.upstream[upstream].identity
         return (
             None if carrier == "none" else Introduction(carrier, Ends(ends.source, ends.destination or stream.near_end))
         )
@@ -379,7 +347,7 @@ class Relay:
         session: str,
         ehlo: bytes | None,
     ) -> Upstream:
-        urls = self._urls[name]
+        urls = self._config.upstream[name].url
         if urls[0].kind == "capture":
             return CaptureUpstream("capture", self._config.state / "captures")  # its name in the record: DESIGN §7
         return await connect(

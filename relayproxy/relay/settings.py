@@ -1,103 +1,39 @@
-"""Every setting that the relay reads, with its default and unit: one file (DESIGN §5).
+"""Every setting there is, with its default and unit: one file (DESIGN §5).
 
-Pydantic models, frozen; durations become seconds (float), sizes become octets (int). Reading files, flags and
-environment does not belong here (cli/config.py).
+Pydantic models, frozen. A default that is written as text is read like any other. What a setting can be does not belong here (values.py), nor
+what must hold between several, nor files, flags and environment (cli/).
 """
 
 from __future__ import annotations
 
-import re
-import shlex
 from functools import cached_property
-from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
-_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE = re.compile(r"([0-9]{1,15})(B|KiB|MiB|GiB|TiB)")
-_OCTETS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+from relayproxy.relay.values import (
+    Command,
+    Count,
+    Duration,
+    FilePath,
+    Hostname,
+    ListenAddress,
+    LogFile,
+    Name,
+    Network,
+    Rate,
+    Size,
+    Urls,
+    User,
+    Verify,
+    machine,
+    octets,
+    rate,
+    seconds,
+)
 
-
-def _duration(value: object) -> float:
-    if isinstance(value, str) and (match := _DURATION.fullmatch(value)):
-        return float(match[1]) * _SECONDS[match[2]]
-    raise ValueError('a duration such as "30s", "5m", "14d"')
-
-
-def _size(value: object) -> int:
-    if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
-        return int(match[1]) * _OCTETS[match[2]]
-    raise ValueError('a size such as "10KiB", "100MiB"')
-
-
-def _rate(value: object) -> int:
-    if isinstance(value, str) and (match := _SIZE.fullmatch(value.removesuffix("/s"))) and value.endswith("/s"):
-        return int(match[1]) * _OCTETS[match[2]]
-    raise ValueError('octets a second such as "100B/s", "10KiB/s"')
-
-
-def _network(value: object) -> object:
-    if isinstance(value, str):
-        try:
-            return ip_network(value)
-        except ValueError as error:
-            raise ValueError('an address or a network such as "127.0.0.0/8", "::1"') from error
-    raise ValueError('an address or a network such as "127.0.0.0/8", "::1"')
-
-
-Duration = Annotated[
-    float,
-    BeforeValidator(_duration),
-    WithJsonSchema({"type": "string", "pattern": rf"^{_DURATION.pattern}$", "examples": ["30s", "5m"]}),
-]
-Size = Annotated[
-    int,
-    BeforeValidator(_size),
-    WithJsonSchema({"type": "string", "pattern": rf"^{_SIZE.pattern}$", "examples": ["10KiB", "100MiB"]}),
-]
-Rate = Annotated[
-    int,
-    BeforeValidator(_rate),
-    WithJsonSchema({"type": "string", "pattern": rf"^{_SIZE.pattern}/s$", "examples": ["100B/s"]}),
-]
-Network = Annotated[
-    IPv4Network | IPv6Network,
-    BeforeValidator(_network),
-    WithJsonSchema({"type": "string", "examples": ["127.0.0.0/8", "::1"]}),
-]
-Count = Annotated[int, Field(ge=1, strict=True)]
-
-
-def _path(value: object) -> object:
-    """`~` is the home folder; what is relative is made absolute by who reads the file, and knows to what."""
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise ValueError("a path")
-    try:
-        return Path(value).expanduser()
-    except RuntimeError as error:
-        raise ValueError(HOMELESS) from error
-
-
-HOMELESS: Final = "a path that does not begin with ~, as this user has no home folder"
-FilePath = Annotated[
-    Path, BeforeValidator(_path), WithJsonSchema({"type": "string", "minLength": 1, "examples": ["folder/file"]})
-]
-
-_VERIFY: Final = re.compile(r"full|ca|none|pin:sha256:[0-9A-Fa-f]{64}")
-
-
-def _verify(value: object) -> object:
-    if isinstance(value, str) and _VERIFY.fullmatch(value):
-        return value.lower()
-    raise ValueError("full, ca, none, or pin:sha256: and the 64 hexadecimal digits of the certificate's digest")
-
-
-Verify = Annotated[
-    str, BeforeValidator(_verify), WithJsonSchema({"type": "string", "pattern": rf"^(?:{_VERIFY.pattern})$"})
-]
+Auth = Literal["pass", "any", "off"]
 
 
 class Settings(BaseModel):
@@ -108,17 +44,17 @@ class Settings(BaseModel):
 
 def _for(default: str, description: str) -> Any:
     """A duration's field; the schema shows its default as one writes it."""
-    return Field(default=_duration(default), description=description, json_schema_extra={"default": default})
+    return Field(default=seconds(default), description=description, json_schema_extra={"default": default})
 
 
 def _octets(default: str, description: str) -> Any:
     """A size's field, likewise."""
-    return Field(default=_size(default), description=description, json_schema_extra={"default": default})
+    return Field(default=octets(default), description=description, json_schema_extra={"default": default})
 
 
 def _a_second(default: str, description: str) -> Any:
     """A rate's field, likewise."""
-    return Field(default=_rate(default), description=description, json_schema_extra={"default": default})
+    return Field(default=rate(default), description=description, json_schema_extra={"default": default})
 
 
 class ClientTimeouts(Settings):
@@ -202,18 +138,19 @@ class Timeouts(Settings):
 class Listener(Settings):
     """A place where clients connect."""
 
-    name: str = Field(
-        default="default", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="its name in records and in Received"
+    name: Name = Field(default="default", description="its name in records and in Received")
+    address: ListenAddress = Field(
+        default="127.0.0.1:2525", validate_default=True, description="host:port, [v6]:port, unix:/path or fd:NAME"
     )
-    address: str = Field(default="127.0.0.1:2525", description="host:port, [v6]:port, unix:/path or fd:NAME")
     tls: Literal["off", "starttls", "implicit"] = Field(
         default="starttls", description="TLS with clients: not at all, when they ask for it, or before anything else"
     )
     upstream: str | None = Field(default=None, description="the upstream's name; default: the only one")
     clients: tuple[Network, ...] | None = Field(
-        None, description="who may connect; required where the address is not loopback; default: everybody that can"
+        default=None,
+        description="who may connect; required where the address is not loopback; default: everybody that can",
     )
-    auth: Literal["pass", "any", "off"] | None = Field(
+    auth: Auth | None = Field(
         default=None,
         description="AUTH: passed to upstream, or taken whatever comes, or not there; default: pass, but any in front of capture: and of an upstream with credentials",
     )
@@ -229,36 +166,17 @@ class Listener(Settings):
     )
 
 
-def _user(value: str) -> str:
-    if not value or any(character < " " or character == "\x7f" for character in value):
-        raise ValueError("a user's name without control characters")
-    return value
-
-
-def _words(value: object) -> object:
-    if isinstance(value, str):
-        try:
-            value = shlex.split(value)
-        except ValueError:
-            value = []
-    if not (isinstance(value, list | tuple) and value and all(isinstance(one, str) and one for one in value)):
-        raise ValueError('a command such as "oauth2-token --user app", or a list of its words')
-    return tuple(value)
-
-
 class Credentials(Settings):
     """Who we are to an upstream, and where the secret is: in one of password_file, password_env and token_command."""
 
-    user: Annotated[str, AfterValidator(_user)] = Field(description="our name there")
+    user: User = Field(description="our name there")
     password_file: FilePath | None = Field(default=None, description="a file of one line")
     password_env: str | None = Field(
         default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$", description="a variable of the environment"
     )
-    token_command: Annotated[
-        tuple[str, ...] | None,
-        BeforeValidator(_words),
-        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
-    ] = Field(default=None, description="a command that prints an access token (XOAUTH2); it is run without a shell")
+    token_command: Command = Field(
+        default=None, description="a command that prints an access token (XOAUTH2); it is run without a shell"
+    )
     mechanism: Literal["SCRAM-SHA-256", "CRAM-MD5", "PLAIN", "LOGIN", "XOAUTH2"] | None = Field(
         default=None, description="this one and no other; default: the first of these that upstream offers"
     )
@@ -267,8 +185,9 @@ class Credentials(Settings):
 class Upstream(Settings):
     """A server that takes the mail, or several in order of preference."""
 
-    url: tuple[str, ...] = Field(
+    url: Urls = Field(
         default=("capture:",),
+        validate_default=True,
         description="smtp://host[:port], smtp+starttls://, smtps://, lmtp://, lmtp+unix:/path or capture:; a list is tried in order",
     )
     verify: Verify = Field(
@@ -290,14 +209,9 @@ class Upstream(Settings):
     credentials: Credentials | None = Field(default=None, description="log in there ourselves")
 
     @property
-    def takes_auth(self) -> bool:
-        """Whether AUTH of a client's could be passed to it."""
-        return self.url[0] != "capture:" and self.credentials is None
-
-    @property
-    def usual_auth(self) -> Literal["pass", "any"]:
-        """What `auth` is for a listener that does not say."""
-        return "pass" if self.takes_auth else "any"
+    def has_tls(self) -> bool:
+        """Whether one of its urls asks for TLS."""
+        return any(url.tls != "off" for url in self.url)
 
 
 class Tls(Settings):
@@ -315,3 +229,49 @@ class Tls(Settings):
         default=None,
         description="a file for the secrets of all sessions, so that Wireshark can read them; default: none",
     )
+
+
+class Log(Settings):
+    """Where the records go."""
+
+    file: LogFile = Field(
+        default=None, json_schema_extra={"default": "-"}, description='a file, or "-" for standard output'
+    )
+    format: Literal["json", "text"] | None = Field(default=None, description="default: json, but text on a terminal")
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="the least that is written")
+
+
+class Config(Settings):
+    """relayproxy's configuration. Durations and sizes are strings with a unit; paths are relative to the file."""
+
+    hostname: Hostname = Field(
+        default_factory=machine, description="our name in banner, Received and EHLO; default: the machine's"
+    )
+    state: FilePath = Field(
+        default=Path("~/.local/state/relayproxy"),
+        description="where captures, the authority for minted certificates, and this installation's name are kept",
+    )
+    trace: StrictBool = Field(default=True, description="add the Received field")
+    drain: Duration = _for("30s", "how long transactions may go on after SIGTERM")
+    listener: tuple[Listener, ...] = Field(
+        default=(Listener(),), json_schema_extra={"minItems": 1}, description="where clients connect"
+    )
+    upstream: dict[Name, Upstream] = Field(
+        default={"capture": Upstream()},
+        json_schema_extra={"minProperties": 1},
+        description="where the mail goes, by name",
+    )
+    tls: Tls = Tls()
+    log: Log = Log()
+    timeouts: Timeouts = Timeouts()
+    limits: Limits = Limits()
+
+    def upstream_of(self, listener: Listener) -> str:
+        """The name of the upstream that takes this listener's mail: where it names none there is but one."""
+        return listener.upstream if listener.upstream is not None else next(iter(self.upstream))
+
+    def auth_of(self, listener: Listener) -> Auth:
+        """What AUTH is at this listener; where it does not say, what its upstream is good for."""
+        upstream = self.upstream[self.upstream_of(listener)]
+        asks_nobody = upstream.url[0].kind == "capture" or upstream.credentials is not None
+        return listener.auth or ("any" if asks_nobody else "pass")

@@ -164,6 +164,6 @@ def test_the_example_is_right_and_changes_nothing_that_it_shows_as_a_default(
     keys = schema("config", capsys)
     assert set(shown) == set(keys["properties"])
     for table, name in ((shown["limits"], "Limits"), (shown["timeouts"]["client"], "ClientTimeouts"), (shown["log"], "Log"),
-                        (shown["timeouts"]["upstream"], "UpstreamTimeouts"), (shown["listener"][0], "ListenerTable"), (shown["tls"], "Tls"),
-                        (next(iter(shown["upstream"].values())), "UpstreamTable")):  # fmt: skip
+                        (shown["timeouts"]["upstream"], "UpstreamTimeouts"), (shown["listener"][0], "Listener"), (shown["tls"], "Tls"),
+                        (next(iter(shown["upstream"].values())), "Upstream")):  # fmt: skip
         assert set(table) == set(keys["$defs"][name]["properties"])

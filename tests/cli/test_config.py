@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from ipaddress import ip_network
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from relayproxy.cli.config import Config, ConfigError, Flags, load
+from relayproxy.cli.config import ConfigError, Flags, load
 from relayproxy.tls.authority import Authority
+
+if TYPE_CHECKING:
+    from relayproxy.relay.settings import Config, Upstream
 
 TLS_UPSTREAM = '[upstream.a]\nurl = ["smtp+starttls://x", "smtps://y"]\n'
 REMOTE = '[upstream.provider]\nurl = "smtp://smtp.example.com:587"\n'
@@ -33,10 +37,16 @@ def wrong(text: str, flags: Flags | None = None, **environ: str) -> list[str]:
     return list(caught.value.lines)
 
 
+def urls(upstream: Upstream) -> list[str]:
+    return [url.short for url in upstream.url]
+
+
 def test_nothing_at_all_is_a_configuration() -> None:
     config = load(environ={})
-    assert [(one.name, one.address, one.clients) for one in config.listener] == [("default", "127.0.0.1:2525", None)]
-    assert {name: upstream.url for name, upstream in config.upstream.items()} == {"capture": ("capture:",)}
+    assert [(one.name, str(one.address), one.clients) for one in config.listener] == [
+        ("default", "127.0.0.1:2525", None)
+    ]
+    assert {name: urls(upstream) for name, upstream in config.upstream.items()} == {"capture": ["capture:"]}
     assert (config.trace, config.drain, config.log.file, config.log.format) == (True, 30.0, None, None)
     assert config.state == Path("~/.local/state/relayproxy").expanduser()
     assert config.listener[0].tls == "starttls"
@@ -91,7 +101,7 @@ def test_every_key_of_a_file() -> None:
     )
     assert config.listener[0].clients == (ip_network("10.0.0.0/8"), ip_network("::1"))
     assert [one.upstream for one in config.listener] == ["provider", "keep"]
-    assert config.upstream["provider"].url == ("smtp://smtp.example.com:587", "smtp://[2001:db8::1]")
+    assert urls(config.upstream["provider"]) == ["smtp://smtp.example.com:587", "smtp://[2001:db8::1]"]
     assert (config.upstream["provider"].ehlo, config.upstream["provider"].identity) == ("client", "xforward")
     assert (config.log.file, config.log.format, config.log.level) == (here / "log/relay.jsonl", "text", "debug")
     assert (config.timeouts.client.command, config.timeouts.upstream.end_of_data) == (90.0, 1200.0)
@@ -206,7 +216,7 @@ def test_flags_replace_environment_which_replaces_the_file(
     flags: Flags, environ: dict[str, str], listen: list[str]
 ) -> None:
     config = read('[[listener]]\naddress = "127.0.0.1:1"\n', flags, **environ)
-    assert [one.address for one in config.listener] == listen
+    assert [str(one.address) for one in config.listener] == listen
     assert len({one.name for one in config.listener}) == len(listen)
 
 
@@ -216,7 +226,9 @@ def test_an_upstream_on_the_command_line_is_the_only_one_of_all_listeners() -> N
         + '[upstream.second]\n[[listener]]\nname="a"\nupstream = "provider"\n[[listener]]\nname="b"\nupstream="second"',
         Flags(upstream="smtp://127.0.0.1:2526"),
     )
-    assert {name: upstream.url for name, upstream in config.upstream.items()} == {"default": ("smtp://127.0.0.1:2526",)}
+    assert {name: urls(upstream) for name, upstream in config.upstream.items()} == {
+        "default": ["smtp://127.0.0.1:2526"]
+    }
     assert [one.upstream for one in config.listener] == [None, None]
 
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
-from relayproxy.cli.config import Config
 from relayproxy.net.dial import dial
 from relayproxy.net.edge import Poller
 from relayproxy.record.log import Reporter
 from relayproxy.relay.service import Relay
+from relayproxy.relay.settings import Config
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

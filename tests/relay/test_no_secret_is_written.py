@@ -15,10 +15,10 @@ import trio
 from dialog_wire import Leg
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from relayproxy.cli.config import Config
 from relayproxy.net.stream import TrioStream
 from relayproxy.record.log import Reporter
 from relayproxy.relay.service import Relay
+from relayproxy.relay.settings import Config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,0 +1,205 @@
+"""What a setting can be: how one writes it, what was expected where it is something else, and what it is when it has been read.
+
+Durations become seconds (float), sizes octets (int), paths, addresses and urls what they stand for. Which settings there are, and
+their defaults, does not belong here (settings.py).
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import socket
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
+
+from relayproxy.net.address import Address, parse_address
+from relayproxy.net.dial import UpstreamUrl
+
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE = re.compile(r"([0-9]{1,15})(B|KiB|MiB|GiB|TiB)")
+_OCTETS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+
+
+def seconds(value: object) -> float:
+    if isinstance(value, str) and (match := _DURATION.fullmatch(value)):
+        return float(match[1]) * _SECONDS[match[2]]
+    raise ValueError('a duration such as "30s", "5m", "14d"')
+
+
+def octets(value: object) -> int:
+    if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
+        return int(match[1]) * _OCTETS[match[2]]
+    raise ValueError('a size such as "10KiB", "100MiB"')
+
+
+def rate(value: object) -> int:
+    if isinstance(value, str) and (match := _SIZE.fullmatch(value.removesuffix("/s"))) and value.endswith("/s"):
+        return int(match[1]) * _OCTETS[match[2]]
+    raise ValueError('octets a second such as "100B/s", "10KiB/s"')
+
+
+def _network(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            return ip_network(value)
+        except ValueError as error:
+            raise ValueError('an address or a network such as "127.0.0.0/8", "::1"') from error
+    raise ValueError('an address or a network such as "127.0.0.0/8", "::1"')
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(seconds),
+    WithJsonSchema({"type": "string", "pattern": rf"^{_DURATION.pattern}$", "examples": ["30s", "5m"]}),
+]
+Size = Annotated[
+    int,
+    BeforeValidator(octets),
+    WithJsonSchema({"type": "string", "pattern": rf"^{_SIZE.pattern}$", "examples": ["10KiB", "100MiB"]}),
+]
+Rate = Annotated[
+    int,
+    BeforeValidator(rate),
+    WithJsonSchema({"type": "string", "pattern": rf"^{_SIZE.pattern}/s$", "examples": ["100B/s"]}),
+]
+Network = Annotated[
+    IPv4Network | IPv6Network,
+    BeforeValidator(_network),
+    WithJsonSchema({"type": "string", "examples": ["127.0.0.0/8", "::1"]}),
+]
+Count = Annotated[int, Field(ge=1, strict=True)]
+#: Of a listener or an upstream.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+
+
+def _path(value: object) -> object:
+    """`~` is the home folder; what is relative is made absolute by who reads the file, and knows to what."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError("a path")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise ValueError(HOMELESS) from error
+
+
+HOMELESS: Final = "a path that does not begin with ~, as this user has no home folder"
+FilePath = Annotated[
+    Path, BeforeValidator(_path), WithJsonSchema({"type": "string", "minLength": 1, "examples": ["folder/file"]})
+]
+
+
+def _dash(value: object) -> object:
+    return None if value == "-" else value
+
+
+#: None is standard output.
+LogFile = Annotated[FilePath | None, BeforeValidator(_dash), WithJsonSchema({"type": "string", "minLength": 1})]
+
+_VERIFY: Final = re.compile(r"full|ca|none|pin:sha256:[0-9A-Fa-f]{64}")
+
+
+def _verify(value: object) -> object:
+    if isinstance(value, str) and _VERIFY.fullmatch(value):
+        return value.lower()
+    raise ValueError("full, ca, none, or pin:sha256: and the 64 hexadecimal digits of the certificate's digest")
+
+
+Verify = Annotated[
+    str, BeforeValidator(_verify), WithJsonSchema({"type": "string", "pattern": rf"^(?:{_VERIFY.pattern})$"})
+]
+
+
+def _user(value: str) -> str:
+    if not value or any(character < " " or character == "\x7f" for character in value):
+        raise ValueError("a user's name without control characters")
+    return value
+
+
+def _words(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            value = shlex.split(value)
+        except ValueError:
+            value = []
+    if not (isinstance(value, list | tuple) and value and all(isinstance(one, str) and one for one in value)):
+        raise ValueError('a command such as "oauth2-token --user app", or a list of its words')
+    return tuple(value)
+
+
+User = Annotated[str, AfterValidator(_user)]
+Command = Annotated[
+    tuple[str, ...] | None,
+    BeforeValidator(_words),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
+]
+
+#: RFC 5321 §4.1.2 Domain, or address-literal: it stands in our banner, our EHLO and our Received fields.
+_HOSTNAME: Final = re.compile(
+    r"(?=.{1,255}\Z)(?:[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?)*"
+    r"|\[(?:[0-9.]+|IPv6:[0-9A-Fa-f:.]+)\])",
+    re.ASCII,
+)
+
+
+def _hostname(value: str) -> str:
+    if _HOSTNAME.fullmatch(value) is None:
+        raise ValueError('a host name in ASCII such as "relay.example.test", or an address such as "[192.0.2.1]"')
+    return value
+
+
+def machine() -> str:
+    """The machine's name, where it is one that SMTP can say. The resolver is not asked: that may take a minute."""
+    name = socket.gethostname()
+    return name if _HOSTNAME.fullmatch(name) else "localhost"
+
+
+Hostname = Annotated[str, AfterValidator(_hostname)]
+
+
+def _address(value: object) -> Address:
+    if isinstance(value, str):
+        return parse_address(value)
+    raise ValueError("a string")
+
+
+#: Where to listen.
+ListenAddress = Annotated[Address, PlainValidator(_address), PlainSerializer(str), WithJsonSchema({"type": "string"})]
+
+
+def _url(value: object) -> UpstreamUrl:
+    if isinstance(value, str):
+        return UpstreamUrl.parse(value)
+    raise ValueError("a string")
+
+
+def _listed(value: object) -> object:
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list | tuple):
+        raise ValueError("a url, or a list of them")  # noqa: TRY004 - pydantic wants ValueError
+    return value
+
+
+def _alone(value: tuple[UpstreamUrl, ...]) -> tuple[UpstreamUrl, ...]:
+    if not value:
+        raise ValueError("at least one")
+    if len(value) > 1 and any(url.kind == "capture" for url in value):
+        raise ValueError("capture: alone: it never fails over, and a message that it kept has not gone on")
+    return value
+
+
+_URL_SCHEMA: Final = {
+    "type": "string",
+    "examples": ["smtp+starttls://smtp.example.com", "smtp://[2001:db8::1]:2525", "capture:"],
+}
+#: Where mail goes, in order of preference.
+Urls = Annotated[
+    tuple[Annotated[UpstreamUrl, PlainValidator(_url), PlainSerializer(str)], ...],
+    BeforeValidator(_listed),
+    AfterValidator(_alone),
+    WithJsonSchema({"anyOf": [_URL_SCHEMA, {"type": "array", "items": _URL_SCHEMA, "minItems": 1}]}),
+]
