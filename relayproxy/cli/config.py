@@ -2,7 +2,8 @@
 
 Invariants: all errors are found in one go, each with where it stands, the key, what was expected, and, for a name that is not known, the
 nearest that is; nothing that is not built is silently accepted, nor is a variable RELAYPROXY_... that is no flag. What each setting means
-and its default stand in relay/settings.py. Showing a configuration does not belong here (check.py), nor acting on it (run.py).
+and its default stand in relay/settings.py, what must hold between several in config_listeners.py, config_auth.py, config_identity.py and
+config_tls.py. Showing a configuration does not belong here (check.py), nor acting on it (run.py).
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 from pydantic import ValidationError
 
-from relayproxy.cli import config_auth, config_identity, config_tls
+from relayproxy.cli import config_auth, config_identity, config_listeners, config_tls
 from relayproxy.cli.config_errors import dotted, expected, nearest, not_toml
+from relayproxy.cli.config_written import listeners
 from relayproxy.cli.locate import Place, line_of, locate
-from relayproxy.net.address import parse_address
 from relayproxy.relay.settings import Config, Settings
 from relayproxy.relay.values import HOMELESS
 
@@ -104,23 +105,19 @@ class _Sources:
             case "upstream":
                 self.settings["upstream"] = {"capture" if value == "capture:" else "default": {"url": value}}
                 self._label(("upstream",), label)
-                for listener in self._listeners():
+                for _, listener in listeners(self.settings):
                     listener.pop("upstream", None)  # it named one of those that are no more
             case "clients":
-                listeners = self._listeners() or self.settings.setdefault("listener", [{}])
-                for index, listener in enumerate(listeners):
+                self.settings.setdefault("listener", [{}])
+                for place, listener in listeners(self.settings):
                     listener["clients"] = list(value)
-                    self._label(("listener", index, "clients"), label)
+                    self._label((*place, "clients"), label)
             case _:  # log, log_format
                 log = self.settings.setdefault("log", {})
                 key = name.partition("_")[2] or "file"
                 if isinstance(log, dict):
                     log[key] = value
                     self._label(("log", key), label)
-
-    def _listeners(self) -> list[dict[str, Any]]:
-        listeners = self.settings.get("listener", [])
-        return [one for one in listeners if isinstance(one, dict)] if isinstance(listeners, list) else []
 
     def _label(self, place: Place, label: str) -> None:
         self._labels = {old: who for old, who in self._labels.items() if old[: len(place)] != place}
@@ -173,13 +170,12 @@ def load(path: Path | None = None, flags: Flags | None = None, environ: Mapping[
         config = Config.model_validate(sources.settings)
     except ValidationError as error:
         errors += [sources.mismatch(details) for details in error.errors(include_url=False)]
-    errors += _cross_check(sources)
-    for module in (config_auth, config_identity, config_tls):
+    for module in (config_listeners, config_auth, config_identity, config_tls):
         errors += [sources.complaint(*wrong) for wrong in module.mismatches(sources.settings)]
     if config is None or errors:
         raise ConfigError([text for _, text in sorted(dict.fromkeys(errors), key=lambda error: error[0])])
     config = _absolute(config, sources)
-    if bad := [sources.complaint(*wrong) for wrong in config_tls.bad_files(config.tls, config.upstream)]:
+    if bad := [sources.complaint(*wrong) for wrong in config_tls.bad_files(config)]:
         raise ConfigError([text for _, text in sorted(bad)])
     return config
 
@@ -214,61 +210,8 @@ def _absolute(config: Config, sources: _Sources) -> Config:
     return config.model_copy(update={"state": state, "upstream": upstreams, "tls": tls, "log": log})
 
 
-# What does not fit together.
-
-
 def _unknown_variables(environ: Mapping[str, str], passwords: set[str]) -> Iterator[Complaint]:
     for variable in environ.keys() - passwords:
         name = variable.removeprefix(PREFIX)
         if name != variable and variable not in _VARIABLES and _NOT_FLAGS.fullmatch(name) is None:
             yield 0, f"{variable}: unknown variable; {nearest(variable, _VARIABLES)}"
-
-
-def _cross_check(sources: _Sources) -> Iterator[Complaint]:
-    """What must hold between settings, as far as they are what they should be: the rest has been told already."""
-    listeners = sources.settings.get("listener", [{}])
-    upstreams = sources.settings.get("upstream", {"capture": {}})
-    if upstreams == {}:
-        yield sources.complaint(("upstream",), "expected at least one")
-    if listeners == []:
-        yield sources.complaint(("listener",), "expected at least one")
-    names: set[str] = set()
-    for index, listener in enumerate(listeners if isinstance(listeners, list) else []):
-        if not isinstance(listener, dict):
-            continue
-        name = listener.get("name", "default")
-        if isinstance(name, str) and name in names:
-            yield sources.complaint(("listener", index, "name"), f"expected a name of its own, got {name!r} again")
-        names.add(str(name))
-        if isinstance(upstreams, dict) and upstreams:
-            yield from _upstream_named(sources, index, listener, upstreams)
-        yield from _clients_named(sources, index, listener)
-
-
-def _upstream_named(
-    sources: _Sources, index: int, listener: Mapping[str, Any], upstreams: Mapping[str, Any]
-) -> Iterator[Complaint]:
-    name = listener.get("upstream")
-    place = ("listener", index, "upstream")
-    if isinstance(name, str) and name not in upstreams:
-        yield sources.complaint(place, f"expected the name of an upstream, got {name!r}; {nearest(name, upstreams)}")
-    elif name is None and len(upstreams) > 1:
-        known = ", ".join(sorted(upstreams))
-        yield sources.complaint(
-            place, f"expected the name of an upstream, as there is more than one; known are {known}"
-        )
-
-
-def _clients_named(sources: _Sources, index: int, listener: Mapping[str, Any]) -> Iterator[Complaint]:
-    """An open relay is never an oversight."""
-    address = listener.get("address", "127.0.0.1:2525")
-    try:
-        is_open = "clients" not in listener and not parse_address(address).is_loopback
-    except (TypeError, ValueError, AttributeError):
-        return  # that it is no address has been told
-    if is_open:
-        wrong = f"expected clients beside it (who may connect), as {address} is not loopback"
-        yield sources.complaint(("listener", index, "address"), wrong)
-    elif "clients" not in listener and listener.get("proxy_protocol"):
-        wrong = "expected clients beside it (who may connect), as the addresses that it tells are not loopback"
-        yield sources.complaint(("listener", index, "proxy_protocol"), wrong)

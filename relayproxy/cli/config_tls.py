@@ -9,17 +9,16 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from relayproxy.net.dial import UpstreamUrl
+from relayproxy.cli.config_written import listeners, upstreams, urls, value
+from relayproxy.relay.settings import Listener, Upstream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+    from relayproxy.cli.config_written import Wrong
     from relayproxy.cli.locate import Place
-    from relayproxy.relay.settings import Tls, Upstream
-
-#: Where a setting stands, and what is wrong with it.
-Wrong = tuple["Place", str]
+    from relayproxy.relay.settings import Config, Tls
 
 #: Of an upstream: what means nothing to a url in clear.
 UPSTREAM_KEYS: Final = ("verify", "ca", "certificate", "key")
@@ -27,47 +26,31 @@ UPSTREAM_KEYS: Final = ("verify", "ca", "certificate", "key")
 _LISTENER_KEYS: Final = ("certificate", "key", "client_ca")
 
 
-def has_tls(urls: object) -> bool | None:
-    """Whether one of these urls asks for TLS; None where they are no urls."""
-    try:
-        listed = [urls] if isinstance(urls, str) else list(urls)  # type: ignore[call-overload]
-        return any(UpstreamUrl.parse(url).tls != "off" for url in listed)
-    except (TypeError, ValueError, AttributeError):
-        return None
-
-
-def _is_mixed(urls: object) -> bool:
-    """Whether some of these urls are met with TLS and some in clear."""
-    return isinstance(urls, list) and len({UpstreamUrl.parse(url).tls == "off" for url in urls}) > 1
-
-
 def mismatches(settings: Mapping[str, Any]) -> Iterator[Wrong]:
     """What does not fit together in settings as they were written."""
-    upstreams = settings.get("upstream", {})
-    for name, upstream in upstreams.items() if isinstance(upstreams, dict) else ():
-        if isinstance(upstream, dict):
+    for name, upstream in upstreams(settings).items():
+        if upstream is not None:
             yield from _of_an_upstream(("upstream", name), upstream)
-    tls, listeners = settings.get("tls", {}), settings.get("listener", [{}])
+    tls, tables = settings.get("tls"), [listener for _, listener in listeners(settings)]
     if isinstance(tls, dict):
         yield from _pair(("tls",), tls)
-        clear = isinstance(listeners, list) and all(
-            isinstance(one, dict) and one.get("tls") == "off" for one in listeners
-        )
+        clear = tables and all(value(listener, Listener, "tls") == "off" for listener in tables)
         for key in _LISTENER_KEYS if clear else ():
             if key in tls:
                 yield ("tls", key), 'expected a listener with tls = "starttls" or "implicit", as all are "off"'
 
 
 def _of_an_upstream(place: Place, upstream: Mapping[str, Any]) -> Iterator[Wrong]:
-    if has_tls(upstream.get("url", "capture:")) is False:
+    in_clear = {url.tls == "off" for url in urls(upstream)}
+    if in_clear == {True}:
         for key in UPSTREAM_KEYS:
             if key in upstream:
                 yield (*place, key), "expected a url beside it that asks for TLS, smtp+starttls:// or smtps://"
         return
-    if _is_mixed(upstream["url"]):
+    if len(in_clear) > 1:
         yield (*place, "url"), "expected urls that all ask for TLS, or none that does: a failover would go on in clear"
     yield from _pair(place, upstream)
-    verify = upstream.get("verify", "full")
+    verify = value(upstream, Upstream, "verify")
     if "ca" in upstream and isinstance(verify, str) and verify not in ("full", "ca"):
         yield (*place, "ca"), f'expected verify = "full" or "ca" beside it, as {verify.partition(":")[0]!r} asks no CA'
 
@@ -78,11 +61,12 @@ def _pair(place: Place, table: Mapping[str, Any]) -> Iterator[Wrong]:
             yield (*place, key), f"expected {other} beside it"
 
 
-def bad_files(tls: Tls, upstreams: Mapping[str, Upstream]) -> Iterator[Wrong]:
+def bad_files(config: Config) -> Iterator[Wrong]:
     """Files that are missing, unreadable, or not what they are said to be; paths are absolute by now."""
+    tls = config.tls
     files = {"certificate": tls.certificate, "key": tls.key, "client_ca": tls.client_ca}
     yield from _bad_files(("tls",), files, partial(_build_server, tls))
-    for name, upstream in upstreams.items():
+    for name, upstream in config.upstream.items():
         files = {"ca": upstream.ca, "certificate": upstream.certificate, "key": upstream.key}
         yield from _bad_files(("upstream", name), files, partial(_build_client, upstream, tls))
 

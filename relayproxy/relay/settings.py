@@ -254,10 +254,11 @@ class Config(Settings):
     trace: StrictBool = Field(default=True, description="add the Received field")
     drain: Duration = _for("30s", "how long transactions may go on after SIGTERM")
     listener: tuple[Listener, ...] = Field(
-        default=(Listener(),), json_schema_extra={"minItems": 1}, description="where clients connect"
+        default=[{}], validate_default=True, json_schema_extra={"minItems": 1}, description="where clients connect"
     )
     upstream: dict[Name, Upstream] = Field(
-        default={"capture": Upstream()},
+        default={"capture": {}},
+        validate_default=True,
         json_schema_extra={"minProperties": 1},
         description="where the mail goes, by name",
     )

@@ -358,6 +358,10 @@ def test_mistakes_in_flags_and_variables_are_told_under_their_names(
     assert wrong("", flags, **environ) == [line]
 
 
+def test_a_flag_mends_nothing_that_is_no_table() -> None:
+    assert wrong('listener = "x"', Flags(clients=("::1",))) == ["it.toml:1: listener: expected a list, got 'x'"]
+
+
 def test_a_variable_of_a_flag_that_is_not_built_is_no_silent_wish() -> None:
     assert wrong("", RELAYPROXY_REDIRECT_ALL="qa@example.test")[0].startswith(
         "RELAYPROXY_REDIRECT_ALL: unknown variable"
