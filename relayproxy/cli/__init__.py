@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from cyclopts import App
 
@@ -26,6 +28,14 @@ VERBS: Final = {
     "ca": "Show or export the authority that signs minted certificates.",
     "schema": "Print the JSON Schema of the configuration or of a record.",
 }
+
+
+class Failed(Exception):  # noqa: N818  it is a fact, and reads as one
+    """A verb cannot do what it was asked to: why, in words for people, and the exit status."""
+
+    def __init__(self, what: str, status: int = USAGE, *, who: str = "relayproxy: ") -> None:
+        super().__init__(who + what)
+        self.status = status
 
 
 def build() -> App:
@@ -57,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = build()(None if arguments is None else list(arguments))
         sys.stdout.flush()
+    except Failed as error:
+        say(str(error))
+        return error.status
     except CycloptsError as error:
         say(f"relayproxy: {error}\nrelayproxy --help shows what there is.")
         return USAGE
@@ -77,6 +90,27 @@ def say(text: str) -> None:
     from relayproxy.record.text import printable
 
     sys.stderr.write("".join(printable(line) + "\n" for line in text.splitlines()))
+
+
+def one_config(file: Path | None, config: Path | None) -> Path | None:
+    """The configuration that was named in one of two ways; None where it was in neither."""
+    if file is not None and config is not None:
+        raise Failed(f"expected one configuration, got {file} and --config {config}")
+    return file or config
+
+
+@contextmanager
+def in_words() -> Iterator[None]:
+    """What the system, or a file of certificates or keys, does not give is no fault of ours: Failed."""
+    from relayproxy.tls.facts import TlsConfigError
+
+    try:
+        yield
+    except TlsConfigError as error:
+        raise Failed(str(error)) from error
+    except OSError as error:
+        file = "" if error.filename is None else f"{error.filename}: "
+        raise Failed(f"{file}{error.strerror or error}") from error
 
 
 def file_or_dash(_type: object, value: str | None) -> None:

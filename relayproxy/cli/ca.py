@@ -43,30 +43,19 @@ def ca(
         the configuration, for its state folder; default: ./relayproxy.toml where there is one
 
     """
-    from relayproxy.cli import USAGE, say
-    from relayproxy.cli.config import ConfigError, load
+    from relayproxy.cli import Failed, in_words
+    from relayproxy.cli.config import load
     from relayproxy.tls.authority import CERTIFICATE, FOLDER, Authority
-    from relayproxy.tls.facts import TlsConfigError
 
     if what == "show" and output is not None:
-        say("relayproxy: expected --output with export, got it with show")
-        return USAGE
-    try:
-        state = load(config).state
+        raise Failed("expected --output with export, got it with show")
+    state = load(config).state
+    with in_words():
         authority = Authority.open(state)
         if what == "show":
             _show(authority, state / FOLDER / CERTIFICATE)
         else:
             _export(authority, output)
-    except ConfigError as error:
-        say(str(error))
-        return USAGE
-    except TlsConfigError as error:
-        say(f"relayproxy: {error}")
-        return USAGE
-    except OSError as error:
-        say(f"relayproxy: {error.filename}: {error.strerror}")
-        return USAGE
     return 0
 
 

@@ -40,18 +40,10 @@ def check(file: Path | None = None, /, *, config: Annotated[Path | None, Paramet
         the same
 
     """
-    from relayproxy.cli import USAGE, say
-    from relayproxy.cli.config import ConfigError, load
+    from relayproxy.cli import one_config
+    from relayproxy.cli.config import load
 
-    if file is not None and config is not None:
-        say(f"relayproxy: expected one configuration, got {file} and --config {config}")
-        return USAGE
-    try:
-        loaded = load(file or config)
-    except ConfigError as error:
-        say(str(error))
-        return USAGE
-    sys.stdout.write(written(loaded))
+    sys.stdout.write(written(load(one_config(file, config))))
     return 0
 
 

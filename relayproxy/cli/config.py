@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 from pydantic import ValidationError
 
-from relayproxy.cli import config_auth, config_identity, config_listeners, config_tls
+from relayproxy.cli import Failed, config_auth, config_identity, config_listeners, config_tls
 from relayproxy.cli.config_errors import dotted, expected, nearest, not_toml
 from relayproxy.cli.config_written import listeners
 from relayproxy.cli.locate import Place, line_of, locate
@@ -37,11 +37,11 @@ PREFIX: Final = "RELAYPROXY_"
 _NOT_FLAGS: Final = re.compile(r"REQUIRE_PEERS|INTEROP_.*|SERVICE_.*|PORT(?:_.*)?")
 
 
-class ConfigError(Exception):
+class ConfigError(Failed):
     """What is wrong with a configuration, a line each."""
 
     def __init__(self, lines: Sequence[str]) -> None:
-        super().__init__("\n".join(lines))
+        super().__init__("\n".join(lines), who="")
         self.lines = tuple(lines)
 
 

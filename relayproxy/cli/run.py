@@ -66,12 +66,9 @@ async def run(
         the configuration, likewise
 
     """
-    from relayproxy.cli import USAGE, say
-    from relayproxy.cli.config import ConfigError, Flags, load
+    from relayproxy.cli import one_config
+    from relayproxy.cli.config import Flags, load
 
-    if file is not None and config is not None:
-        say(f"relayproxy: expected one configuration, got {file} and --config {config}")
-        return USAGE
     flags = Flags(
         listen=tuple(listen) if listen else None,
         upstream=upstream,
@@ -79,11 +76,7 @@ async def run(
         log=log,
         log_format=log_format,
     )
-    try:
-        loaded = load(file or config, flags)
-    except ConfigError as error:
-        say(str(error))
-        return USAGE
+    loaded = load(one_config(file, config), flags)
     umask = os.umask(0o077)  # captures and logs hold other people's mail
     try:
         return await _run(loaded)
@@ -92,24 +85,17 @@ async def run(
 
 
 async def _run(loaded: Config) -> int:
-    """Relay, and say what went wrong; the exit status."""
-    from relayproxy.cli import USAGE, say
+    """Relay, with a log; the exit status."""
+    from relayproxy.cli import Failed, in_words, say
     from relayproxy.record.log import open_log
-    from relayproxy.tls.facts import TlsConfigError
 
     try:
         reporter = open_log(loaded.log.file, loaded.log.format, loaded.log.level)
     except OSError as error:
-        say(f"relayproxy: the log cannot be opened: {error.filename}: {error.strerror}")
-        return USAGE
+        raise Failed(f"the log cannot be opened: {error.filename}: {error.strerror}") from error
     try:
-        return await _serve(loaded, reporter)
-    except OSError as error:
-        say(f"relayproxy: {error.strerror or error}")
-        return USAGE
-    except TlsConfigError as error:
-        say(f"relayproxy: {error}")
-        return USAGE
+        with in_words():
+            return await _serve(loaded, reporter)
     finally:
         # Nothing else runs any more, so that it may block.
         if not reporter.close(LAST_LINES):

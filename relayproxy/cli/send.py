@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 
-from relayproxy.cli import file_or_dash
+from relayproxy.cli import Failed, file_or_dash, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,14 +31,8 @@ if TYPE_CHECKING:
 
 #: Octets of mail data handed to the socket at a time, so that a refusal in between is heard.
 BLOCK: Final = 64 * 1024
-
-
-class Unsent(Exception):  # noqa: N818 - it is a fact, and reads as one
-    """The message did not go, or not to all; why."""
-
-
-class Misused(Unsent):
-    """It cannot go as it was asked for."""
+#: The exit status where the message did not go, or not to all.
+UNSENT: Final = 1
 
 
 async def send(
@@ -77,22 +71,12 @@ async def send(
         with TLS, certificates of the CA; default: the system's
 
     """
-    from relayproxy.cli import USAGE, say
-
     if message is not None and (subject is not None or body is not None):
-        say("relayproxy: expected --message, or --subject and --body, got both")
-        return USAGE
-    try:
-        url, reverse, recipients = _url(server), _path("--from", sender), [_path("--to", one) for one in to]
-        tls = _tls(url, verify, ca)
-        content = _made(sender, to, subject, body) if message is None else _read(message)
-        reply = await _deliver(url, tls, reverse, recipients, content)
-    except Misused as error:
-        say(f"relayproxy: {error}")
-        return USAGE
-    except Unsent as error:
-        say(f"relayproxy: {error}")
-        return 1
+        raise Failed("expected --message, or --subject and --body, got both")
+    url, reverse, recipients = _url(server), _path("--from", sender), [_path("--to", one) for one in to]
+    tls = _tls(url, verify, ca)
+    content = _made(sender, to, subject, body) if message is None else _read(message)
+    reply = await _deliver(url, tls, reverse, recipients, content)
     sys.stdout.write(_words(reply) + "\n")
     return 0
 
@@ -103,27 +87,24 @@ def _url(text: str) -> UpstreamUrl:
     try:
         url = UpstreamUrl.parse(text)
     except ValueError as error:
-        raise Misused(f"--server: {error}") from error
+        raise Failed(f"--server: {error}") from error
     if url.kind == "capture":
-        raise Misused("--server: expected smtp://host[:port], got capture:, which is no server")
+        raise Failed("--server: expected smtp://host[:port], got capture:, which is no server")
     if url.kind == "lmtp":
-        raise Misused(f"--server: expected smtp://host[:port], got {text}: LMTP answers once for each recipient")
+        raise Failed(f"--server: expected smtp://host[:port], got {text}: LMTP answers once for each recipient")
     return url
 
 
 def _tls(url: UpstreamUrl, verify: str | None, ca: Path | None) -> ClientTls | None:
     for flag, given in (("--verify", verify), ("--ca", ca)):
         if url.tls == "off" and given is not None:
-            raise Misused(f"{flag}: expected --server smtp+starttls:// or smtps:// beside it, got {url}")
+            raise Failed(f"{flag}: expected --server smtp+starttls:// or smtps:// beside it, got {url}")
     if url.tls == "off":
         return None
     from relayproxy.tls.contexts import ClientTls
-    from relayproxy.tls.facts import TlsConfigError
 
-    try:
+    with in_words():
         return ClientTls(verify=verify or "full", ca=ca, certificate=None, key=None, minimum="TLSv1.2", keylog=None)
-    except TlsConfigError as error:
-        raise Misused(str(error)) from error
 
 
 def _path(flag: str, address: str) -> Mailbox:
@@ -132,9 +113,9 @@ def _path(flag: str, address: str) -> Mailbox:
     try:
         path = Mailbox.parse(address.encode("utf-8", "surrogateescape"))
     except ValueError as error:
-        raise Misused(f"{flag}: expected an address such as user@example.com, got {address!r}") from error
+        raise Failed(f"{flag}: expected an address such as user@example.com, got {address!r}") from error
     if flag == "--to" and not path.local:
-        raise Misused("--to: expected an address, got nothing")
+        raise Failed("--to: expected an address, got nothing")
     return path
 
 
@@ -161,7 +142,7 @@ def _made(sender: str, to: Sequence[str], subject: str | None, body: str | None)
         made.set_content(body if body is not None else "Sent to try things out.\n")
         return made.as_bytes()
     except ValueError as error:  # such as a line break in the subject
-        raise Misused(f"no message can be made of that: {error}") from error
+        raise Failed(f"no message can be made of that: {error}") from error
 
 
 def _read(name: str) -> bytes:
@@ -173,12 +154,12 @@ def _read(name: str) -> bytes:
             with open(name, "rb") as file:  # noqa: PTH123 - the name as it was given
                 content = file.read()
     except OSError as error:
-        raise Misused(f"--message: {name}: cannot be read: {error.strerror}") from error
+        raise Failed(f"--message: {name}: cannot be read: {error.strerror}") from error
     content = re.sub(rb"\r?\n", b"\r\n", content)
     if found := re.search(rb"\r(?!\n)|\0", content):
         line = content.count(b"\n", 0, found.start()) + 1
         what = "NUL" if found[0] == b"\0" else "a bare CR"
-        raise Misused(f"--message: {name}:{line}: expected lines that end with CRLF or LF, found {what}")
+        raise Failed(f"--message: {name}:{line}: expected lines that end with CRLF or LF, found {what}")
     return content if content.endswith(b"\r\n") or not content else content + b"\r\n"
 
 
@@ -207,7 +188,7 @@ async def _deliver(
         )
     except UpstreamUnavailable as error:
         reply = f" ({_words(error.greeting)})" if error.greeting.origin == "upstream" else ""
-        raise Unsent(f"{error.what}{reply}") from error
+        raise Failed(f"{error.what}{reply}", UNSENT) from error
     try:
         return await _transact(server, sender, recipients, content)
     finally:
@@ -227,15 +208,15 @@ async def _transact(server: SmtpUpstream, sender: Mailbox, recipients: Sequence[
         if answer.severity != 2
     ]
     if len(refused) == len(recipients):
-        raise Unsent("\n".join([*refused, "no recipient is left: nothing was sent"]))
+        raise Failed("\n".join([*refused, "no recipient is left: nothing was sent"]), UNSENT)
     _must(server, Data.verb, await server.start_data(""), 3)
     final = await _send_content(server, content)
     if server.progress == "committed":
         trouble = server.trouble or "no answer"
-        raise Unsent(f"{trouble}: whether the server has the message is unknown")
+        raise Failed(f"{trouble}: whether the server has the message is unknown", UNSENT)
     _must(server, "end of data", final, 2)
     if refused:
-        raise Unsent("\n".join([*refused, f"sent to the others: {_words(final)}"]))
+        raise Failed("\n".join([*refused, f"sent to the others: {_words(final)}"]), UNSENT)
     return final
 
 
@@ -261,14 +242,16 @@ def _mail(sender: Mailbox, recipients: Sequence[Mailbox], content: bytes, offere
         parameters.append((b"BODY", b"8BITMIME"))
     if not all(path.is_ascii for path in (sender, *recipients)):
         if b"SMTPUTF8" not in offered:
-            raise Unsent("an address is not ASCII, and the server does not offer SMTPUTF8")
+            raise Failed("an address is not ASCII, and the server does not offer SMTPUTF8", UNSENT)
         parameters.append((b"SMTPUTF8", None))
     return Mail(sender, tuple(parameters))
 
 
 def _must(server: SmtpUpstream, what: str, reply: Reply, severity: int) -> None:
     if reply.severity != severity:
-        raise Unsent(f"{what}: {_words(reply) if reply.origin == 'upstream' else server.trouble or _words(reply)}")
+        raise Failed(
+            f"{what}: {_words(reply) if reply.origin == 'upstream' else server.trouble or _words(reply)}", UNSENT
+        )
 
 
 def _shown(path: Mailbox) -> str:
