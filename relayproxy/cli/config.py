@@ -22,7 +22,6 @@ from relayproxy.cli.config_errors import dotted, expected, nearest, not_toml
 from relayproxy.cli.config_written import listeners
 from relayproxy.cli.locate import Place, line_of, locate
 from relayproxy.relay.settings import Config, Settings
-from relayproxy.relay.values import HOMELESS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -191,11 +190,6 @@ def _members(value: str) -> list[str]:
 
 
 def _absolute(config: Config, sources: _Sources) -> Config:
-    try:
-        state = sources.rebase(("state",)) / config.state.expanduser()
-    except RuntimeError as error:  # the default's
-        raise ConfigError([f"state: expected {HOMELESS}"]) from error
-
     def rebased(table: Table, *place: str) -> Table:
         changed: dict[str, Any] = {}
         for key, value in table:
@@ -206,8 +200,7 @@ def _absolute(config: Config, sources: _Sources) -> Config:
         return table.model_copy(update=changed) if changed else table
 
     upstreams = {name: rebased(upstream, "upstream", name) for name, upstream in config.upstream.items()}
-    tls, log = rebased(config.tls, "tls"), rebased(config.log, "log")
-    return config.model_copy(update={"state": state, "upstream": upstreams, "tls": tls, "log": log})
+    return rebased(config).model_copy(update={"upstream": upstreams})
 
 
 def _unknown_variables(environ: Mapping[str, str], passwords: set[str]) -> Iterator[Complaint]:

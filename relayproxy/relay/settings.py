@@ -7,7 +7,6 @@ what must hold between several, nor files, flags and environment (cli/).
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
@@ -248,7 +247,8 @@ class Config(Settings):
         default_factory=machine, description="our name in banner, Received and EHLO; default: the machine's"
     )
     state: FilePath = Field(
-        default=Path("~/.local/state/relayproxy"),
+        default="~/.local/state/relayproxy",
+        validate_default=True,
         description="where captures, the authority for minted certificates, and this installation's name are kept",
     )
     trace: StrictBool = Field(default=True, description="add the Received field")

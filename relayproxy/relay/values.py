@@ -83,10 +83,9 @@ def _path(value: object) -> object:
     try:
         return Path(value).expanduser()
     except RuntimeError as error:
-        raise ValueError(HOMELESS) from error
+        raise ValueError("a path that does not begin with ~, as this user has no home folder") from error
 
 
-HOMELESS: Final = "a path that does not begin with ~, as this user has no home folder"
 FilePath = Annotated[
     Path, BeforeValidator(_path), WithJsonSchema({"type": "string", "minLength": 1, "examples": ["folder/file"]})
 ]
