@@ -289,6 +289,8 @@ WRONG = [
     ("[upstream.a]\nurl = []", "it.toml:2: upstream.a.url: expected at least one, got a list"),
     ('[upstream.a]\nurl = "imaps://x"', "it.toml:2: upstream.a.url[0]: expected smtp://, smtp+starttls://, smtps:// or lmtp://, then host[:port] or [v6][:port]; or lmtp+unix:/path, or capture:, got the scheme 'imaps'"),
     ('[upstream.a]\nurl = [\n"smtp://x",\n"capture:"]', "it.toml:2: upstream.a.url: expected capture: alone: it never fails over, and a message that it kept has not gone on, got a list"),
+    ('[upstream.a]\nurl = ["smtp://x", "smtps://y"]', "it.toml:2: upstream.a.url: expected urls that all ask for TLS, or none that does: a failover would go on in clear"),
+    ('[upstream.a]\nurl = [\n"smtps://y",\n"imaps://x"]', "it.toml:4: upstream.a.url[1]: expected smtp://, smtp+starttls://, smtps:// or lmtp://, then host[:port] or [v6][:port]; or lmtp+unix:/path, or capture:, got the scheme 'imaps'"),
     ('[upstream.a]\nidentity = "xclient"', "it.toml:2: upstream.a.identity: expected a server's url beside it, as capture: is told by the record who the client is"),
     ('[upstream.a]\nurl = "smtp://[::1]"\nidentity = "proxy"', "it.toml:3: upstream.a.identity: expected 'none', 'xclient', 'xforward', 'proxy-v1' or 'proxy-v2', got 'proxy'"),
     ('[upstream.a]\nurl = "smtp://[::1]"\ncredentials = "hunter2"', "it.toml:3: upstream.a.credentials: expected a table, got something else"),
