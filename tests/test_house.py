@@ -108,6 +108,12 @@ def test_so_it_is_with_the_tests() -> None:
     assert imported(paths) - imported(MODULES) == development - called - loaded
 
 
+def test_no_two_test_files_have_one_name() -> None:
+    """pytest collects a name once, whatever folder it is in: tests are no packages."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert len(names) == len(set(names)), sorted({name for name in names if names.count(name) > 1})
+
+
 def test_the_version_is_one() -> None:
     assert PROJECT["project"]["version"] == relayproxy.__version__
 
