@@ -80,6 +80,8 @@ class Session:
             except PeerStalled:
                 # Of the client's leg: upstream's troubles are replies (upstream.py). A shutdown wakes those that wait.
                 shutting_down = self._context.shutting_down
+                if shutting_down and self._transactions.open is not None:
+                    self._transactions.open.lost(local_replies.SHUTTING_DOWN)
                 await self._say([local_replies.SHUTTING_DOWN if shutting_down else local_replies.CLIENT_IDLE])
                 return "shutdown" if shutting_down else "the client was silent for too long"
             except PeerLost:

@@ -90,7 +90,7 @@ CELLS = {
         "upstream-vanishes": Cell(LOST, "itself", "tempfailed"),
         "upstream-stalls": Cell(LOST, "X", "tempfailed"),
         "upstream-421": Cell("421 4.3.2", "X|itself", "tempfailed"),
-        "sigterm": Cell("421 4.3.2", "QUIT|X", "accepted|aborted"),
+        "sigterm": Cell("421 4.3.2", "QUIT|X", "accepted|tempfailed"),
     },
     "S7": {
         "client-vanishes": Cell("gone", "QUIT", "accepted|rejected|tempfailed"),
