@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _ADDRESS: Final = 48
 _SUBJECT: Final = 40
 _TEXT: Final = 72
+#: Of why something went wrong: that is what the line is read for.
+_WORDS: Final = 300
 
 # ECMA-48 §8.3.117, Select Graphic Rendition.
 _RED: Final = "31"
@@ -68,6 +70,8 @@ def _heading(record: Record) -> tuple[str, str]:
             return record.outcome, _OUTCOMES[record.outcome]
         case SessionRecord():
             return record.state, _LEVELS[record.level]
+        case ErrorRecord():
+            return record.level, _LEVELS[record.level]
         case _:
             return record.event, _LEVELS[record.level]
 
@@ -94,23 +98,23 @@ def _parts(record: Record) -> list[str]:  # noqa: PLR0911 - one a kind of record
         case ListeningRecord():
             return [f"on {_cut(record.address)} ({_cut(record.listener)})"]
         case SessionRecord():
-            return ["" if record.client is None else _cut(record.client.address), _cut(record.why)]
+            return ["" if record.client is None else _cut(record.client.address), _cut(record.why, _WORDS)]
         case AuthenticationRecord():
             return [f"{record.leg} {_cut(record.mechanism)}", _cut(record.user), record.outcome, _reply(record.reply)]
         case TlsRecord():
             return _tls(record)
         case ViolationRecord():
             quoted = "" if record.line is None else f"[{_cut(record.line)}]"
-            return [f"by {record.leg}: {_cut(record.what)}", quoted, _reply(record.reply)]
+            return [f"by {record.leg}: {_cut(record.what, _WORDS)}", quoted, _reply(record.reply)]
         case LimitRecord():
             dropped = f"{record.dropped} lines dropped" if isinstance(record.dropped, int) else ""
             return [_cut(record.limit), dropped, _cut(record.client), _reply(record.reply)]
         case ErrorRecord():
             faults = record.faults if isinstance(record.faults, tuple) else ()
             places = [f"{fault.type} at {fault.where[-1] if fault.where else '?'}" for fault in faults]
-            return [f"{_cut(record.where)}: {_cut(record.what)}", *places]
+            return [f"{_cut(record.where)}: {_cut(record.what, _WORDS)}", *places]
         case ReloadRecord():
-            return [_cut(record.what), _cut(record.error)]
+            return [_cut(record.what, _WORDS), _cut(record.error, _WORDS)]
     assert_never(record)
 
 
@@ -133,7 +137,7 @@ def _transaction(record: TransactionRecord) -> list[str]:
 def _tls(record: TlsRecord) -> list[str]:
     peer = f"with {record.leg}" + ("" if record.host is None else f" {_cut(record.host)}")
     if (tls := record.client or record.upstream) is None:
-        return [f"{peer}: {_cut(record.why)}"]
+        return [f"{peer}: {_cut(record.why, _WORDS)}"]
     unverified = record.upstream is not None and not record.upstream.verified
     return [f"{peer}: {_cut(tls.version)} {_cut(tls.cipher)}", "not verified" if unverified else ""]
 

@@ -255,17 +255,19 @@ class Reporter:
         session: str | None = None,
         transaction: str | None = None,
         exception: BaseException | None = None,
+        level: Literal["warning", "error"] = "error",
     ) -> None:
         """Of an exception its type and places are told; `what` is the caller's words, and holds nothing that a peer sent."""
         record = ErrorRecord(
             time=self.time(),
+            level=level,
             where=where,
             what=what,
             session=session,
             transaction=transaction,
             faults=UNSET if exception is None else faults_of(exception),
         )
-        self._log.error("error", record=record)
+        (self._log.error if level == "error" else self._log.warning)("error", record=record)
 
     # The log itself.
 

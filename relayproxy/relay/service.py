@@ -148,7 +148,7 @@ class Relay:
         for listener, sock in self._sockets:
             self._reporter.listening(listener.name, bound_name(sock))
         for warning in self._keyring.warnings():
-            self._reporter.error("tls", warning)
+            self._reporter.error("tls", warning, level="warning")
         try:
             async with trio.open_nursery() as watching:
                 watching.start_soon(self.watch)

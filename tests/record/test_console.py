@@ -75,8 +75,8 @@ LINES: list[tuple[Record, str]] = [
         "03:04:05 tls        with upstream h: TLSv1.3 C  not verified  S",
     ),
     (
-        TlsRecord(time=T, session="S", leg="upstream", state="failed", host="h", why="it has expired"),
-        "03:04:05 tls        with upstream h: it has expired  S",
+        TlsRecord(time=T, session="S", leg="upstream", state="failed", host="h", why="it is not for " + "h" * 99),
+        f"03:04:05 tls        with upstream h: it is not for {'h' * 99}  S",
     ),
     (
         ViolationRecord(time=T, session="S", transaction=None, leg="client", what="bad", line="FOO", reply=REPLY),
@@ -88,6 +88,7 @@ LINES: list[tuple[Record, str]] = [
         ErrorRecord(time=T, where="session", what="ours", session="S", faults=(FaultRecord("KeyError", ("a:1", "b:2")),)),
         "03:04:05 error      session: ours  KeyError at b:2  S",
     ),
+    (ErrorRecord(time=T, level="warning", where="tls", what="x" * 301), f"03:04:05 warning    tls: {'x' * 299}…"),
     (ReloadRecord(time=T, what="log", error="Permission denied"), "03:04:05 reload     log  Permission denied"),
 ]  # fmt: skip
 

@@ -163,6 +163,7 @@ async def test_what_weakens_tls_is_loud(tmp_path: Path) -> None:
         tmp_path, upstream_url="smtps://127.0.0.1:1", upstream_more={"verify": "none"}, tls={"keylog": str(keys)}
     ) as relay:
         first, second = await relay.log.wait_for("error", 2, where="tls")
+        assert {first["level"], second["level"]} == {"warning"}, "nothing has gone wrong"
         assert first["what"].startswith('upstream default: verify = "none": ')
         assert second["what"].startswith("tls: keylog: ")
         assert str(keys) in second["what"]
