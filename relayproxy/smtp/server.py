@@ -43,6 +43,11 @@ EXTENSIONS = {
 }
 #: RFC 3207 §4, and what resets or tells nothing: all that is carried out where TLS is asked for and has not begun.
 BEFORE_TLS = frozenset({"EHLO", "HELO", "HELP", "NOOP", "QUIT", "RSET", "STARTTLS"})
+#: The first octet of a ClientHello (RFC 8446 §5.1), and what is told of a client that begins with it.
+TLS_HANDSHAKE = 22
+BEGAN_TLS = (
+    'the client began a TLS handshake, and this port speaks SMTP first (STARTTLS, or tls = "implicit" on the listener)'
+)
 
 # At the beginning of a line of whoever ends lines with a bare CR or LF too.
 _FRAMING_VERB = re.compile(rb"(?:\A|[\r\n])\s*(?:DATA|AUTH|STARTTLS)(?![A-Za-z])", re.IGNORECASE)
@@ -170,7 +175,8 @@ class ServerProtocol:
         """A line that is not whole yet, and whose end may never come: TLS at a plain port, or some other protocol (attack 29)."""
         first = self._lines.peek()
         if first is not None and not (65 <= first <= 90 or 97 <= first <= 122 or first == 13):
-            raise RemoteProtocolError("the line does not begin with a letter", local_replies.NOT_SMTP, fatal=True)
+            what = BEGAN_TLS if first == TLS_HANDSHAKE else "the line does not begin with a letter"
+            raise RemoteProtocolError(what, local_replies.NOT_SMTP, fatal=True)
 
     def _judge(self, command: Command) -> None:
         verb = command.verb
