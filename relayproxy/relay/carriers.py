@@ -101,7 +101,7 @@ class Forwarding:
                 refusal = None
             refused = [reply for reply in [next(replies) for _ in before] if reply.severity != 2]
             if refused:
-                refusal = self._refusal(refused[0])
+                refusal = self._refusal(upstream, refused[0])
             answers.append(_instead(command, next(replies), refusal))
         if refusal is not None and upstream.failure is None:
             await upstream.exchange((Rset(),))  # of what upstream may have begun under a wrong name
@@ -122,11 +122,11 @@ class Forwarding:
         offered = [b"ADDR", *_offered(upstream.capabilities, "XFORWARD")]
         return tuple(xforwards(tuple((name, value) for name, value in known.items() if name in offered)))
 
-    def _refusal(self, reply: Reply) -> Reply:
+    def _refusal(self, upstream: Upstream, reply: Reply) -> Reply:
         """What MAIL is answered instead: where upstream was lost that is what counts, else it is a matter of our configuration."""
         if reply.code == 421 or (reply.origin == "proxy" and reply.severity == 4):
             return reply
-        self._tell(f"upstream answered {reply.code} to XFORWARD")
+        self._tell(f"{upstream.host}: the server answered {reply.code} to XFORWARD")
         return local_replies.MISCONFIGURED
 
 

@@ -88,21 +88,17 @@ async def connect(
         if left <= 0:
             break
         try:
-            stream = await _dial(url, dial, min(timeouts.connect, left))
+            stream = await dial(url, min(timeouts.connect, left))
             approach = _Approach(url, stream, ehlo, timeouts, limits, deadline, introduction)
             return await approach.make(name, tls, tell_tls, login)
+        except DialError as error:
+            failed = UpstreamUnavailable(str(error), _DIAL_REPLIES[error.reason])  # it names the url
         except UpstreamUnavailable as error:
             failed = error
+            failed.what = f"{url}: {error.what}"
             if error.for_good:
                 break
     raise failed or UpstreamUnavailable("no time was left", local_replies.UPSTREAM_SLOW)
-
-
-async def _dial(url: UpstreamUrl, dial: Dial, seconds: float) -> DeadlineStream:
-    try:
-        return await dial(url, seconds)
-    except DialError as error:
-        raise UpstreamUnavailable(str(error), _DIAL_REPLIES[error.reason]) from error
 
 
 class _Approach:
@@ -166,7 +162,7 @@ class _Approach:
             facts = await self._start_tls(tls, tell_tls)
         greeting = await self._reply_to(None, self._timeouts.greeting)
         if greeting.severity != 2:
-            raise _refused("upstream's greeting", greeting)
+            raise _refused("the greeting", greeting)
         capabilities = await self._hello()
         if self._url.tls == "starttls":
             await self._ask_for_tls(capabilities)
@@ -200,14 +196,14 @@ class _Approach:
                 return Capabilities()
         if hello.severity != 2:
             refusal = hello if hello.code == 421 else local_replies.UPSTREAM_UNREACHABLE
-            raise UpstreamUnavailable(f"upstream answered {hello.code} to our EHLO", refusal)
+            raise UpstreamUnavailable(f"the server answered {hello.code} to our EHLO", refusal)
         return parse_capabilities(hello)
 
     async def _introduce(self, introduction: Introduction, capabilities: Capabilities) -> Capabilities:
         """XCLIENT, and EHLO again, since what is offered may depend on who asks; what is offered then."""
         if (verb := introduction.missing(capabilities)) is not None:
             raise UpstreamUnavailable(
-                f"upstream does not offer {verb} with ADDR to us", local_replies.IDENTITY_NOT_TAKEN
+                f"the server does not offer {verb} with ADDR to us", local_replies.IDENTITY_NOT_TAKEN
             )
         command = introduction.xclient(capabilities)
         if command is None:
@@ -215,23 +211,23 @@ class _Approach:
         reply = await self._reply_to(command, self._timeouts.ehlo)
         if reply.severity != 2:
             refusal = reply if reply.code == 421 else local_replies.IDENTITY_NOT_TAKEN
-            raise UpstreamUnavailable(f"upstream answered {reply.code} to XCLIENT", refusal)
+            raise UpstreamUnavailable(f"the server answered {reply.code} to XCLIENT", refusal)
         return await self._hello()
 
     async def _ask_for_tls(self, capabilities: Capabilities) -> None:
         """STARTTLS, up to its 220 and not an octet further. A server that has no TLS for us gets nothing else (attack 8)."""
         if b"STARTTLS" not in capabilities:
-            raise UpstreamUnavailable("upstream does not offer STARTTLS", local_replies.UPSTREAM_WITHOUT_TLS)
+            raise UpstreamUnavailable("the server does not offer STARTTLS", local_replies.UPSTREAM_WITHOUT_TLS)
         reply = await self._reply_to(StartTls(), self._timeouts.ehlo)
         if reply.severity != 2:
             refusal = reply if reply.code == 421 else local_replies.UPSTREAM_WITHOUT_TLS
-            raise UpstreamUnavailable(f"upstream answered {reply.code} to STARTTLS", refusal)
+            raise UpstreamUnavailable(f"the server answered {reply.code} to STARTTLS", refusal)
         if self._peer.readable and (data := self._peer.receive_now()):
             self._protocol.receive_data(data)
         if self._protocol.unread:
             # Whoever is between us could otherwise speak as if under TLS (CVE-2021-38371, attack 7).
             raise UpstreamUnavailable(
-                "upstream sent more behind its answer to STARTTLS, in clear",
+                "the server sent more behind its answer to STARTTLS, in clear",
                 local_replies.UPSTREAM_TLS_FAILED,
                 violation=True,
             )
@@ -254,9 +250,9 @@ def _unavailable(error: BaseException) -> UpstreamUnavailable | None:  # noqa: P
     """What the loss of a server on the way to its EHLO means for the client; None where it is no such thing."""
     match error:
         case PeerStalled():
-            return UpstreamUnavailable("upstream did not greet us in time", local_replies.UPSTREAM_SLOW)
+            return UpstreamUnavailable("the server did not greet us in time", local_replies.UPSTREAM_SLOW)
         case PeerLost():
-            return UpstreamUnavailable("upstream closed the connection", local_replies.UPSTREAM_UNREACHABLE)
+            return UpstreamUnavailable("the server closed the connection", local_replies.UPSTREAM_UNREACHABLE)
         case RemoteProtocolError():
             return UpstreamUnavailable(error.what, local_replies.UPSTREAM_UNREACHABLE)
         case LoginFailed():

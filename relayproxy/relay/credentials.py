@@ -68,7 +68,7 @@ class Login:
         if mechanism is None:
             wanted = fixed or "a mechanism that we know"
             where = "" if private else ", fit for a connection that others can hear,"
-            raise LoginFailed(f"upstream does not offer {wanted}{where} for our credentials")
+            raise LoginFailed(f"the server does not offer {wanted}{where} for our credentials")
         kept = self._kept is not None
         refusal = await self._try(ask, mechanism, tell)
         if refusal is not None and kept and refusal.severity == 5:
@@ -77,7 +77,7 @@ class Login:
             refusal = await self._try(ask, mechanism, tell)
         if refusal is not None:
             self._kept = None
-            raise LoginFailed(f"upstream answered {refusal.code} to our credentials", for_good=refusal.severity == 5)
+            raise LoginFailed(f"the server answered {refusal.code} to our credentials", for_good=refusal.severity == 5)
 
     async def _try(self, ask: Ask, mechanism: str, tell: Tell) -> Reply | None:
         """One exchange; the reply where it was refused."""
@@ -96,7 +96,7 @@ class Login:
                 proof.check()
             outcome = "accepted" if reply.severity == 2 else "refused" if reply.severity == 5 else "failed"
         except UpstreamUnproven as error:
-            raise LoginFailed(f"{mechanism} with upstream: {error}", for_good=True) from None
+            raise LoginFailed(f"{mechanism}: {error}", for_good=True) from None
         finally:
             witness.hear(sasl.encode(secret.encode()))  # however a server came to repeat it
             told = None if reply is None else witness.tellable(reply)
@@ -159,12 +159,13 @@ class SessionLogin(NamedTuple):
 
 
 def _read(path: Path) -> str:
+    whence = f"password_file {path}"
     try:
         with path.open("rb") as file:
             octets = file.read(MAX_SECRET + 1)
     except OSError as error:
-        raise LoginFailed(f"{path}: cannot be read: {error.strerror}") from None
-    return _decoded(octets, str(path))
+        raise LoginFailed(f"{whence}: cannot be read: {error.strerror}") from None
+    return _decoded(octets, whence)
 
 
 def _decoded(octets: bytes, whence: str) -> str:

@@ -163,7 +163,7 @@ class SmtpUpstream:
 
     def _fail(self, what: str, reply: Reply) -> None:
         self.failure = self.failure or reply
-        self.trouble = self.trouble or what
+        self.trouble = self.trouble or f"{self.url}: {what}"
         self._peer.drop()
 
     def _failed(self, error: PeerLost | RemoteProtocolError, *, asked: bool = True, transaction: bool = True) -> Reply:
@@ -182,9 +182,9 @@ class SmtpUpstream:
                 self._fail(error.what, error.reply if error.reply.code == 421 else local_replies.UPSTREAM_GONE)
                 return error.reply
             case PeerStalled():
-                self._fail("upstream did not answer in time", local_replies.UPSTREAM_GONE)
+                self._fail("the server did not answer in time", local_replies.UPSTREAM_GONE)
             case PeerLost():
-                self._fail("upstream closed the connection", local_replies.UPSTREAM_GONE)
+                self._fail("the server closed the connection", local_replies.UPSTREAM_GONE)
         return local_replies.UPSTREAM_LOST if transaction else local_replies.UPSTREAM_GONE
 
     def listen(self) -> None:
@@ -224,13 +224,12 @@ class SmtpUpstream:
             protocol.receive_data(data)
             reply = protocol.next_reply()
         if reply.code == 421:
-            self._fail("upstream closed the session with 421", reply)
+            self._fail("the server closed the session with 421", reply)
         return reply if reply.code != 530 or self._alarm is None else self._unwelcome(self._alarm)
 
-    @staticmethod
-    def _unwelcome(alarm: Callable[[str], None]) -> Reply:
+    def _unwelcome(self, alarm: Callable[[str], None]) -> Reply:
         """530 although we have logged in (PROTOCOL §1.6): that is no affair of the client's, who must not be asked for what we have."""
-        alarm("upstream answered 530: our credentials do not allow what is asked of it")
+        alarm(f"{self.url}: the server answered 530: our credentials do not allow what is asked of it")
         return local_replies.MISCONFIGURED
 
     async def exchange(self, commands: Sequence[Command], *, deadline: float | None = None) -> list[Reply]:
@@ -272,7 +271,7 @@ class SmtpUpstream:
             reply = await self._reply(deadline or self._peer.now() + patience)
             if command.verb == "RSET" and reply.severity != 2 and self.failure is None:
                 # Nobody knows what upstream still remembers (PROTOCOL §1.1 (9)).
-                self._fail(f"upstream answered {reply.code} to RSET", local_replies.UPSTREAM_GONE)
+                self._fail(f"the server answered {reply.code} to RSET", local_replies.UPSTREAM_GONE)
                 reply = local_replies.UPSTREAM_GONE
             replies.append(reply)
 
@@ -306,7 +305,7 @@ class SmtpUpstream:
     def _verdict(self, reply: Reply) -> Reply:
         """A refusal before the end of data: nothing more is sent, and no dot (PROTOCOL §1.6)."""
         if reply.code == 421:
-            self._fail("upstream closed the session with 421", reply)
+            self._fail("the server closed the session with 421", reply)
         else:
             self.drop()
         return reply if reply.code != 530 or self._alarm is None else self._unwelcome(self._alarm)
@@ -352,7 +351,7 @@ class SmtpUpstream:
             return None
         if reply is None or reply.severity < 4:
             return None
-        self._fail("upstream closed the connection", reply if reply.code == 421 else local_replies.UPSTREAM_GONE)
+        self._fail("the server closed the connection", reply if reply.code == 421 else local_replies.UPSTREAM_GONE)
         return reply
 
     def drop(self) -> None:

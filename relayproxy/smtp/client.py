@@ -96,7 +96,7 @@ class ClientProtocol:
         verb = self._owed.popleft()
         if verb == "EHLO" and len(reply.lines) > self._ehlo_keywords + 1:
             raise RemoteProtocolError(
-                f"upstream offered more than {self._ehlo_keywords} extensions",
+                f"the server offered more than {self._ehlo_keywords} extensions",
                 local_replies.UPSTREAM_VIOLATION,
                 fatal=True,
             )
@@ -108,7 +108,7 @@ class ClientProtocol:
         if not taken and (severity < 4 or self.dialogue.admits(verb)):
             # A refusal always has a place: RCPT behind a refused MAIL of the same group is out of sequence, and is told so.
             raise RemoteProtocolError(
-                f"upstream answered {reply.code} to {verb}", local_replies.UPSTREAM_VIOLATION, fatal=True
+                f"the server answered {reply.code} to {verb}", local_replies.UPSTREAM_VIOLATION, fatal=True
             )
         if not self._owed:
             self._ahead = None
@@ -122,7 +122,7 @@ class ClientProtocol:
         reply = self._replies.next_reply()
         if reply is not None and reply.severity not in (4, 5):
             raise RemoteProtocolError(
-                f"upstream answered {reply.code} before the end of data", local_replies.UPSTREAM_VIOLATION, fatal=True
+                f"the server answered {reply.code} before the end of data", local_replies.UPSTREAM_VIOLATION, fatal=True
             )
         return reply
 
@@ -148,7 +148,7 @@ class ClientProtocol:
         except RemoteProtocolError as error:
             return error
         if reply is not None and reply.code == 421:
-            return RemoteProtocolError("upstream closed the session", reply, fatal=True)
+            return RemoteProtocolError("the server closed the session", reply, fatal=True)
         return RemoteProtocolError(
-            "upstream sent a reply that nothing asked for", local_replies.UPSTREAM_VIOLATION, fatal=True
+            "the server sent a reply that nothing asked for", local_replies.UPSTREAM_VIOLATION, fatal=True
         )

@@ -276,7 +276,7 @@ class ReplyReader:
         self._start = self._searched = 0
         self._texts = []
         self._octets = 0
-        return RemoteProtocolError(f"upstream sent {self._broken}", UPSTREAM_VIOLATION, fatal=True)
+        return RemoteProtocolError(f"the server sent {self._broken}", UPSTREAM_VIOLATION, fatal=True)
 
 
 def _what_is_wrong(line: bytes, number: int) -> str:

@@ -110,7 +110,7 @@ U close by us
 C< 421 4.7.0 *
 C close by us
 @ log auth leg=upstream outcome={outcome} reply.text="{text}"
-@ log error where=upstream what="upstream answered {reply[:3]} to our credentials"
+@ log error where=upstream what="smtp://127.0.0.1:25: the server answered {reply[:3]} to our credentials"
 @ record none
 """
     )
@@ -122,7 +122,7 @@ def test_no_mechanism_that_we_know_is_421(mechanisms: tuple[str, ...]) -> None:
         f"""{CONFIG}{offers(*mechanisms)}U close by us
 C< 421 4.7.0 *
 C close by us
-@ log error what="upstream does not offer * for our credentials"
+@ log error what="*: the server does not offer * for our credentials"
 """
     )
 
@@ -159,7 +159,7 @@ C> MAIL FROM:<a@example.test>
 U> MAIL FROM:<a@example.test>
 U< 530 5.7.0 Authentication required
 C< 451 4.3.5 *
-@ log error where=upstream what="upstream answered 530*"
+@ log error where=upstream what="smtp://127.0.0.1:25: the server answered 530*"
 @ record reply.code = 451
 @ quit
 """
@@ -269,7 +269,7 @@ async def test_what_is_no_secret_is_told_by_its_place(tmp_path: Path, content: b
 
 
 async def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(LoginFailed, match=r"secret: cannot be read: No such file"):
+    with pytest.raises(LoginFailed, match=r"password_file /.*/secret: cannot be read: No such file"):
         await log_in(login(password_file=str(tmp_path / "secret")), Server())
 
 

@@ -26,7 +26,9 @@ def drain(reader: ReplyReader) -> list[Event]:
             events.append(reply)
     except RemoteProtocolError as error:
         told = (
-            error.fatal and error.reply == local_replies.UPSTREAM_VIOLATION and error.what.startswith("upstream sent ")
+            error.fatal
+            and error.reply == local_replies.UPSTREAM_VIOLATION
+            and error.what.startswith("the server sent ")
         )
         events.append(BROKEN if told else f"{error!r}: {error.reply}")
     return events
