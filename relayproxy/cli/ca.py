@@ -1,11 +1,12 @@
 """`relayproxy ca show|export`: the authority that signs minted certificates, for those who are to trust it.
 
-Its key never leaves the state folder (attack 26): what is shown and exported is the certificate. Like a relay that mints, either makes the
-authority where there is none yet. Signing does not belong here (tls/authority.py), nor trusting: that is the administrator's to do.
+Its key never leaves the state folder (attack 26): what is shown and exported is the certificate. Where there is no authority yet `export`
+makes one, as a relay that mints does, and says so; `show` never does. Signing does not belong here (tls/authority.py), nor trusting: that is the administrator's to do.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
@@ -43,17 +44,26 @@ def ca(
         the configuration, for its state folder; default: ./relayproxy.toml where there is one
 
     """
-    from relayproxy.cli import Failed, in_words
+    from relayproxy.cli import Failed, in_words, say
     from relayproxy.cli.config import load
     from relayproxy.tls.authority import CERTIFICATE, FOLDER, Authority
 
     if what == "show" and output is not None:
         raise Failed("expected --output with export, got it with show")
     state = load(config).state
+    folder = state / FOLDER
+    is_new = not os.path.lexists(folder)
+    if what == "show" and is_new:
+        raise Failed(
+            f"there is no authority in {folder} yet: the first relayproxy run that mints certificates makes it, or relayproxy ca export",
+            status=1,
+        )
     with in_words():
         authority = Authority.open(state)
+        if is_new:
+            say(f"relayproxy: made a new authority in {folder}")
         if what == "show":
-            _show(authority, state / FOLDER / CERTIFICATE)
+            _show(authority, folder / CERTIFICATE)
         else:
             _export(authority, output)
     return 0

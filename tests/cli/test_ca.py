@@ -19,6 +19,12 @@ def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_show(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["ca", "show"]) == 1
+    told = capsys.readouterr()
+    assert told.err.startswith(f"relayproxy: there is no authority in {tmp_path}/state/ca yet: ")
+    assert (told.out, Path("state").exists()) == ("", False), "to look makes nothing"
+    assert main(["ca", "export"]) == 0
+    capsys.readouterr()
     assert main(["ca", "show"]) == 0
     shown = capsys.readouterr().out
     assert re.fullmatch(
@@ -30,9 +36,11 @@ def test_show(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert capsys.readouterr().out == shown, "it is made once"
 
 
-def test_export(capsys: pytest.CaptureFixture[str]) -> None:
+def test_export(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    made = f"relayproxy: made a new authority in {tmp_path}/state/ca\n"
     assert main(["ca", "export"]) == 0
     exported = capsys.readouterr()
+    assert exported.err.startswith(made)
     ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=exported.out)
     assert exported.out == Path("state/ca/certificate.pem").read_text()
     assert "PRIVATE" not in exported.out + exported.err
@@ -40,13 +48,15 @@ def test_export(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"{who}:" in exported.err
         assert line.format(file="relayproxy-ca.pem") in exported.err
     assert main(["ca", "export", "--output", "a b.pem"]) == 0
-    assert (capsys.readouterr().out, Path("a b.pem").read_text()) == ("", exported.out)
+    again = capsys.readouterr()
+    assert (again.out, Path("a b.pem").read_text(), made in again.err) == ("", exported.out, False)
     assert main(["ca", "export", "--output", "missing/ca.pem"]) == 2
     assert capsys.readouterr().err == "relayproxy: missing/ca.pem: No such file or directory\n"
 
 
 def test_the_authority_of_another_configuration(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     Path("other.toml").write_text('state = "other"\n')
+    assert main(["ca", "export", "--config", "other.toml"]) == 0
     assert main(["ca", "show", "--config", "other.toml"]) == 0
     assert f"{tmp_path}/other/ca/" in capsys.readouterr().out
     assert not Path("state").exists()
@@ -54,7 +64,7 @@ def test_the_authority_of_another_configuration(capsys: pytest.CaptureFixture[st
 
 def test_a_key_that_others_can_read_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     """PROTOCOL attack 26."""
-    assert main(["ca", "show"]) == 0
+    assert main(["ca", "export"]) == 0
     Path("state/ca/key.pem").chmod(0o640)
     capsys.readouterr()
     for arguments in (["ca", "export"], ["run", "--listen", "127.0.0.1:0"]):
