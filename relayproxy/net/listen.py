@@ -1,7 +1,7 @@
 """Where clients come in: listening sockets, and taking connections from them.
 
 Invariants: an address that is in use by somebody alive is never taken away (a Unix socket is replaced only if nobody answers there); a
-Unix socket is its owner's alone (0600); no trouble with one connection, nor a shortage of descriptors, ends the accepting.
+Unix socket is its owner's alone (0600), and its file goes with the listener; no trouble with one connection, nor a shortage of descriptors, ends the accepting.
 Who may connect, and how many, does not belong here (relay/).
 """
 
@@ -175,12 +175,35 @@ def _listen(family: int, name: tuple[str | int, ...]) -> socket.socket:
     return sock
 
 
+class _UnixListener(socket.socket):
+    """Takes its file with it when it closes, as long as it is still its own."""
+
+    def __init__(self) -> None:
+        super().__init__(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._file: tuple[Path, int, int] | None = None
+
+    def bind_to(self, path: Path) -> None:
+        self.bind(str(path))
+        status = path.lstat()
+        self._file = path, status.st_dev, status.st_ino
+
+    def close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            path, *identity = file
+            with suppress(OSError):  # it is gone, or its folder is not ours to change
+                status = path.lstat()
+                if [status.st_dev, status.st_ino] == identity:
+                    path.unlink()
+        super().close()
+
+
 def _bind_unix(path: str) -> socket.socket:
     _remove_stale(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = _UnixListener()
     mask = os.umask(0o177)  # 0600 from its first moment on
     try:
-        sock.bind(path)
+        sock.bind_to(Path(path))
         sock.listen(BACKLOG)
     except BaseException:
         sock.close()

@@ -65,11 +65,25 @@ def test_a_unix_socket_is_its_owners_alone(stack: ExitStack, tmp_path: Path) -> 
 
 def test_a_stale_unix_socket_is_replaced_a_live_one_is_not(stack: ExitStack, tmp_path: Path) -> None:
     path = tmp_path / "relay.sock"
-    bind(parse_address(f"unix:{path}"))[0].close()
-    assert path.is_socket()
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(path))
     listen(f"unix:{path}", stack)
     with pytest.raises(OSError, match="in use"):
         bind(parse_address(f"unix:{path}"))
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+
+
+def test_a_unix_socket_takes_its_file_with_it_and_nobody_elses(stack: ExitStack, tmp_path: Path) -> None:
+    path = tmp_path / "relay.sock"
+    (sock,) = listen(f"unix:{path}", stack)
+    sock.close()
+    assert not path.exists()
+    (old,) = listen(f"unix:{path}", stack)
+    path.rename(tmp_path / "kept")  # so that the inode is not used again
+    listen(f"unix:{path}", stack)
+    old.close()
+    assert path.is_socket()
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
 
