@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -62,10 +62,11 @@ def build() -> App:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the verb that the arguments name; the exit status."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
     from cyclopts import CycloptsError
 
     try:
-        status = build()(None if arguments is None else list(arguments))
+        status = build()(given)
         sys.stdout.flush()
     except Failed as error:
         say(str(error))
@@ -89,7 +90,10 @@ def say(text: str) -> None:
     """Tell the user, with nothing that a terminal would obey (attack 22): a file, a flag or a server may have put it there."""
     from relayproxy.record.text import printable
 
-    sys.stderr.write("".join(printable(line) + "\n" for line in text.splitlines()))
+    stream: TextIO | None = sys.stderr
+    if stream is not None:  # there is none where it was closed for us
+        with suppress(OSError):  # nobody hears it: no reason to end
+            stream.write("".join(printable(line) + "\n" for line in text.splitlines()))
 
 
 def one_config(file: Path | None, config: Path | None) -> Path | None:

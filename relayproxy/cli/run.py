@@ -90,16 +90,29 @@ async def _run(loaded: Config) -> int:
     from relayproxy.record.log import open_log
 
     try:
-        reporter = open_log(loaded.log.file, loaded.log.format, loaded.log.level)
+        reporter = open_log(loaded.log.file, loaded.log.format, loaded.log.level, _tell_of_log)
     except OSError as error:
         raise Failed(f"the log cannot be opened: {error.filename}: {error.strerror}") from error
+    told = False
     try:
         with in_words():
-            return await _serve(loaded, reporter)
+            status = await _serve(loaded, reporter)
     finally:
         # Nothing else runs any more, so that it may block.
-        if not reporter.close(LAST_LINES):
+        told = reporter.close(LAST_LINES)
+        if not told:
             say("relayproxy: the log could not be written to its end")
+    return status if told else 1
+
+
+def _tell_of_log(trouble: str | None) -> None:
+    """Where the log itself cannot say it; the log's thread does."""
+    from relayproxy.cli import say
+
+    if trouble is None:
+        say("relayproxy: the log can be written again")
+    else:
+        say(f"relayproxy: the log cannot be written: {trouble}; mail is refused until it can")
 
 
 def _raise_descriptor_limit() -> None:

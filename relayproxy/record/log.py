@@ -61,17 +61,23 @@ _FAULTS: Final = 10
 _PLACES: Final = 20
 
 
-def open_log(path: Path | None, format_: Format | None = None, level: Level = "info") -> Reporter:
+def open_log(
+    path: Path | None,
+    format_: Format | None = None,
+    level: Level = "info",
+    alarm: Callable[[str | None], None] = lambda _: None,
+) -> Reporter:
     """The log that the configuration asks for: a file, or standard output for None.
 
     Without a format it is text on a terminal and JSON elsewhere; colour is for a terminal alone, and not where NO_COLOR is set.
-    Raises OSError where the file cannot be opened.
+    `alarm` is LogSink's. Raises OSError where the file cannot be opened.
     """
     target: Target = StreamTarget(1) if path is None else FileTarget(path)
     terminal = path is None and os.isatty(1)
     if format_ is None:
         format_ = "text" if terminal else "json"
-    return Reporter(target, format_=format_, level=level, colour=terminal and not os.environ.get("NO_COLOR"))
+    colour = terminal and not os.environ.get("NO_COLOR")
+    return Reporter(target, format_=format_, level=level, colour=colour, alarm=alarm)
 
 
 class Reporter:
@@ -88,6 +94,7 @@ class Reporter:
         format_: Format = "json",
         level: Level = "info",
         colour: bool = False,
+        alarm: Callable[[str | None], None] = lambda _: None,
         max_waiting: int = MAX_WAITING,
         patience: float = PATIENCE,
         now: Callable[[], int] = time.time_ns,
@@ -101,6 +108,7 @@ class Reporter:
             target,
             tell_dropped=self._tell_dropped,
             tell_reopened=self._tell_reopened,
+            alarm=alarm,
             max_waiting=max_waiting,
             patience=patience,
             clock=clock,

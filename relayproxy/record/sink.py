@@ -109,14 +109,19 @@ class LogSink:
         *,
         tell_dropped: Callable[[int], bytes],
         tell_reopened: Callable[[str | None], bytes],
+        alarm: Callable[[str | None], None] = lambda _: None,
         max_waiting: int = MAX_WAITING,
         patience: float = PATIENCE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`tell_dropped` makes the line that says how many were dropped, `tell_reopened` the one that says so, or why not."""
+        """`tell_dropped` makes the line that says how many were dropped, `tell_reopened` the one that says so, or why not.
+
+        `alarm` hears once, from the sink's thread, why writing fails, and None when all is written again.
+        """
         self._target = target
         self._tell_dropped = tell_dropped
         self._tell_reopened = tell_reopened
+        self._alarm = alarm
         self._max_waiting = max_waiting
         self._patience = patience
         self._clock = clock
@@ -168,7 +173,10 @@ class LogSink:
         self._wake.set()
 
     def close(self, timeout: float) -> bool:
-        """Write what waits, and end; False where it could not all be written within so many seconds. Blocks: call it when the loop has ended."""
+        """Write what waits, and end; False where it could not all be written within so many seconds, or fails.
+
+        A target that is slow is waited for, one that fails is tried once more. Blocks: call it when the loop has ended.
+        """
         self._closing_by = self._clock() + timeout
         self._wake.set()
         self._thread.join(timeout)
@@ -200,8 +208,9 @@ class LogSink:
             self._open_anew()
         if not self._batch:
             self._fill()
+        closing_by = self._closing_by  # as of before the try: one that fails while `close` is called is not the last
         if not self._write_batch():
-            return self._closing_by is None or self._clock() < self._closing_by
+            return closing_by is None or (not self._failing and self._clock() < closing_by)
         if self._closing_by is None:
             time.sleep(_GATHER)
         return True
@@ -231,8 +240,10 @@ class LogSink:
         while self._offset < len(self._batch):
             try:
                 written = self._target.write(self._batch[self._offset :] if self._offset else self._batch)
-            except (OSError, ValueError):  # ValueError: a file object that was closed
-                self._failing = True
+            except (OSError, ValueError) as error:  # ValueError: a file object that was closed
+                if not self._failing:
+                    self._failing = True
+                    self._alarm(getattr(error, "strerror", None) or str(error))
                 self._pause(_RETRY)
                 return False
             if not written:
@@ -242,7 +253,9 @@ class LogSink:
         self._batch = b""
         self._taken += self._taking
         self._taking = 0
-        self._failing = False
+        if self._failing:
+            self._failing = False
+            self._alarm(None)
         self._since = self._lines[0][0] if self._lines else None
         return True
 

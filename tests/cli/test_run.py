@@ -9,11 +9,14 @@ import smtplib
 import socket
 import subprocess
 import sys
+import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import pytest
+
+from relayproxy.cli.run import LAST_LINES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,12 +29,16 @@ CONFIG = 'state = "state"\nhostname = "relay.test"\n[[listener]]\naddress = "127
 
 @contextmanager
 def running(
-    work: Path, *arguments: str, under: tuple[str, ...] = (), **environ: str
+    work: Path,
+    *arguments: str,
+    under: tuple[str, ...] = (),
+    program: tuple[str, ...] = ("-m", "relayproxy"),
+    **environ: str,
 ) -> Iterator[subprocess.Popen[str]]:
     """A relay that is ended, whatever happens; what it writes is a pipe. `under`: a command that becomes it."""
     (work / "relayproxy.toml").write_text(CONFIG)
     with subprocess.Popen(
-        [*under, sys.executable, "-m", "relayproxy", "run", *arguments],
+        [*under, sys.executable, *program, "run", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -203,3 +210,19 @@ keylog = "keys.log"
         assert last.wait(20) == 0
     (captured,) = (tmp_path / "state/captures").iterdir()
     assert captured.read_bytes().count(b" with ESMTPS\r\n") == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_log_that_cannot_be_written_is_said_at_once_and_is_status_1(tmp_path: Path) -> None:
+    with running(tmp_path, "--log", "/dev/full") as relay:
+        assert relay.stderr
+        trouble = "the log cannot be written: No space left on device; mail is refused until it can"
+        while trouble not in (said := relay.stderr.readline()):
+            assert said, "it has ended"
+        relay.terminate()
+        began = time.monotonic()
+        _, err = relay.communicate(timeout=20)
+        assert relay.returncode == 1
+        assert time.monotonic() - began < LAST_LINES / 2, "what fails is not waited for"
+    assert trouble not in err, "it is said once"
+    assert err.endswith("relayproxy: the log could not be written to its end\n")
