@@ -8,6 +8,7 @@ is called, so that help is quick. What a verb does does not belong here.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, TextIO
@@ -63,6 +64,8 @@ def build() -> App:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the verb that the arguments name; the exit status."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == ["run"]:
+        _outlive_hangups()
     from cyclopts import CycloptsError
 
     try:
@@ -84,6 +87,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"relayproxy: a fault in relayproxy, please report it: {_where(error)}")
         return 1
     return status if isinstance(status, int) else 0
+
+
+def _outlive_hangups() -> None:
+    """SIGHUP asks a relay to read its files anew: one that is about to read them has nothing to do for it, and must not die of it.
+
+    Heard and not ignored, so that no child inherits that. From when it serves, `run` hears it itself.
+    """
+    signal.signal(signal.SIGHUP, lambda _number, _frame: None)
 
 
 def say(text: str) -> None:

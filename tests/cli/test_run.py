@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import pytest
+from scripted_server import scripted
 
 from relayproxy.cli.run import LAST_LINES
 
@@ -226,3 +227,36 @@ def test_a_log_that_cannot_be_written_is_said_at_once_and_is_status_1(tmp_path: 
         assert time.monotonic() - began < LAST_LINES / 2, "what fails is not waited for"
     assert trouble not in err, "it is said once"
     assert err.endswith("relayproxy: the log could not be written to its end\n")
+
+
+#: A hangup while each of these is imported: what starts is in the middle of it.
+HANGUPS = """
+import os, signal, sys
+
+class Hangup:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("cyclopts", "relayproxy.cli.run", "relayproxy.relay.service", "trio"):
+            os.kill(os.getpid(), signal.SIGHUP)
+
+sys.meta_path.insert(0, Hangup())
+from relayproxy.cli import main
+sys.exit(main())
+"""
+SIGNAL_OF_CHILDREN = (
+    "import pathlib, signal; pathlib.Path('hangup').write_text(str(signal.getsignal(signal.SIGHUP))); print('token')"
+)
+
+
+def test_a_hangup_while_it_starts_does_not_end_it_nor_is_it_ignored_by_children(tmp_path: Path) -> None:
+    with scripted({"EHLO": "250-server.test\r\n250 AUTH XOAUTH2", "AUTH": "235 ok", "NOOP": "250 ok"}) as server:
+        (tmp_path / "front.toml").write_text(
+            f"{CONFIG}[upstream.server]\nurl = '{server.url}'\n"
+            f"credentials = {{ user = 'a', token_command = {json.dumps([sys.executable, '-c', SIGNAL_OF_CHILDREN])} }}\n"
+        )
+        with running(tmp_path, "front.toml", program=("-c", HANGUPS)) as relay:
+            with smtplib.SMTP("127.0.0.1", port(line(relay.stdout)), timeout=20) as smtp:
+                assert smtp.noop()[0] == 250
+            relay.terminate()
+            assert relay.wait(20) == 0
+    assert b"AUTH XOAUTH2" in b"".join(server.lines)
+    assert (tmp_path / "hangup").read_text() == str(signal.SIG_DFL)
