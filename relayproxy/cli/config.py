@@ -154,7 +154,7 @@ def load(path: Path | None = None, flags: Flags | None = None, environ: Mapping[
     flags = flags or Flags()
     sources = _Sources()
     errors: list[Complaint] = []
-    path = path or _default_file(environ)
+    path = path or default_file(environ)
     if path is not None:
         sources.read(path)
     for name in Flags.__struct_fields__:
@@ -179,7 +179,8 @@ def load(path: Path | None = None, flags: Flags | None = None, environ: Mapping[
     return config
 
 
-def _default_file(environ: Mapping[str, str]) -> Path | None:
+def default_file(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The configuration of who names none."""
     if (given := environ.get(PREFIX + "CONFIG")) is not None:
         return Path(given)
     return DEFAULT_FILE if DEFAULT_FILE.exists() else None

@@ -1,7 +1,8 @@
 """`relayproxy run`: from a configuration to a relay, and what signals mean to it.
 
-SIGTERM and SIGINT: the orderly end (DESIGN §9); a second one cuts it short. SIGHUP: open the log's file anew, and read certificates again. The lines that say where it
-listens come from the relay, on the log. What the relay does does not belong here.
+SIGTERM and SIGINT: the orderly end (DESIGN §9); a second one cuts it short. SIGHUP: open the log's file anew, and read certificates again.
+That it listens is told twice: to programs by the relay, on the log (`listening`), and to people on standard error, with where mail goes.
+What the relay does does not belong here.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
 
     from relayproxy.record.log import Reporter
     from relayproxy.relay.service import Relay
-    from relayproxy.relay.settings import Config
+    from relayproxy.relay.settings import Config, Listener
 
+#: What clients are offered, in words.
+TLS: Final = {"off": "no TLS", "starttls": "STARTTLS", "implicit": "implicit TLS"}
 #: Seconds that the log has to write what waits when everything else has ended.
 LAST_LINES: Final = 10.0
 
@@ -67,7 +70,7 @@ async def run(
 
     """
     from relayproxy.cli import one_config
-    from relayproxy.cli.config import Flags, load
+    from relayproxy.cli.config import Flags, default_file, load
 
     flags = Flags(
         listen=tuple(listen) if listen else None,
@@ -76,15 +79,16 @@ async def run(
         log=log,
         log_format=log_format,
     )
-    loaded = load(one_config(file, config), flags)
+    path = one_config(file, config) or default_file()
+    loaded = load(path, flags)
     umask = os.umask(0o077)  # captures and logs hold other people's mail
     try:
-        return await _run(loaded)
+        return await _run(loaded, path)
     finally:
         os.umask(umask)
 
 
-async def _run(loaded: Config) -> int:
+async def _run(loaded: Config, path: Path | None) -> int:
     """Relay, with a log; the exit status."""
     from relayproxy.cli import Failed, in_words, say
     from relayproxy.record.log import open_log
@@ -96,7 +100,7 @@ async def _run(loaded: Config) -> int:
     told = False
     try:
         with in_words():
-            status = await _serve(loaded, reporter)
+            status = await _serve(loaded, path, reporter)
     finally:
         # Nothing else runs any more, so that it may block.
         told = reporter.close(LAST_LINES)
@@ -122,7 +126,7 @@ def _raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _serve(config: Config, reporter: Reporter) -> int:
+async def _serve(config: Config, path: Path | None, reporter: Reporter) -> int:
     """Run a relay until it is told to end and has ended; the exit status.
 
     Raises OSError and TlsConfigError where it cannot begin, and only then.
@@ -138,6 +142,7 @@ async def _serve(config: Config, reporter: Reporter) -> int:
     poller = Poller()
     relay = Relay(config, reporter, dial=partial(dial, adopt=poller.adopt), adopt=poller.adopt)
     relay.bind()
+    _say_where(relay, config, path)
     for warning in relay.warnings():
         say(f"relayproxy: warning: {warning}")
     # All that was made so far stays until the end: it need not be looked at in each collection.
@@ -145,21 +150,47 @@ async def _serve(config: Config, reporter: Reporter) -> int:
     gc.freeze()
     async with trio.open_nursery() as nursery:
         await nursery.start(poller.run)
-        await nursery.start(_obey, relay, reporter)
+        await nursery.start(_obey, relay, reporter, config.drain)
         served = await relay.serve()
         nursery.cancel_scope.cancel()
     return 0 if served else 1
 
 
-async def _obey(relay: Relay, reporter: Reporter, *, task_status: trio.TaskStatus[None]) -> None:
+def _say_where(relay: Relay, config: Config, path: Path | None) -> None:
+    """What whoever started it wants to see: which file was read, and where mail comes from and goes to."""
+    from relayproxy.cli import say
+
+    say("relayproxy: no configuration file" if path is None else f"relayproxy: configuration: {path.absolute()}")
+    for listener, address in relay.bound:
+        say(f"relayproxy: listening on {address} ({listener.name}, {TLS[listener.tls]}): {_whither(config, listener)}")
+
+
+def _whither(config: Config, listener: Listener) -> str:
+    """Where mail goes that comes in there."""
+    name = config.upstream_of(listener)
+    urls = config.upstream[name].url
+    if urls[0].kind == "capture":
+        return f"mail is kept in {config.state / 'captures'}"
+    return f"mail goes to {name} ({', else '.join(map(str, urls))})"
+
+
+async def _obey(relay: Relay, reporter: Reporter, drain: float, *, task_status: trio.TaskStatus[None]) -> None:
     """Do what signals say."""
     import trio
 
+    from relayproxy.cli import say
+
+    ending = False
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         task_status.started()
         async for number in signals:
             if number == signal.SIGHUP:
                 reporter.reopen()
                 await relay.reload()
+                continue
+            if ending:
+                say("relayproxy: ending at once")
             else:
-                relay.shut_down()
+                say(f"relayproxy: ending; open sessions: {relay.open_sessions}, transactions may go on for {drain:g} s")
+            ending = True
+            relay.shut_down()

@@ -138,6 +138,15 @@ class Relay:
             self._close_listeners()
             raise
 
+    @property
+    def bound(self) -> list[tuple[Listener, str]]:
+        """What `bind` opened, with the addresses that it got."""
+        return [(listener, bound_name(sock)) for listener, sock in self._sockets]
+
+    @property
+    def open_sessions(self) -> int:
+        return len(self._sessions)
+
     def _close_listeners(self) -> None:
         for _, sock in self._sockets:
             sock.close()
@@ -145,8 +154,8 @@ class Relay:
 
     async def serve(self) -> bool:
         """Serve what `bind` opened until `shut_down` was called and all sessions have ended; False: a listener failed."""
-        for listener, sock in self._sockets:
-            self._reporter.listening(listener.name, bound_name(sock))
+        for listener, address in self.bound:
+            self._reporter.listening(listener.name, address)
         for warning in self._keyring.warnings():
             self._reporter.error("tls", warning, level="warning")
         try:

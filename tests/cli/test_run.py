@@ -69,11 +69,18 @@ def port(listening: dict[str, Any]) -> int:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_says_where_it_listens_and_ends_in_order(number: signal.Signals, tmp_path: Path) -> None:
     with running(tmp_path) as relay:
-        with smtplib.SMTP("127.0.0.1", port(line(relay.stdout)), timeout=20) as smtp:
+        listening = line(relay.stdout)
+        address = listening["address"]
+        with smtplib.SMTP("127.0.0.1", port(listening), timeout=20) as smtp:
             smtp.sendmail("a@example.test", ["b@example.test"], b"Subject: hi\r\n\r\nhello\r\n")
         relay.send_signal(number)
         out, err = relay.communicate(timeout=20)
-        assert (relay.returncode, err) == (0, "")
+    assert relay.returncode == 0
+    assert err.splitlines() == [
+        f"relayproxy: configuration: {tmp_path}/relayproxy.toml",
+        f"relayproxy: listening on {address} (default, STARTTLS): mail is kept in {tmp_path}/state/captures",
+        "relayproxy: ending; open sessions: 0, transactions may go on for 30 s",
+    ]
     assert [json.loads(text)["outcome"] for text in out.splitlines() if '"transaction"' in text[:30]] == ["accepted"]
     (captured,) = (tmp_path / "state/captures").iterdir()
     assert captured.read_bytes().endswith(b"Subject: hi\r\n\r\nhello\r\n")
@@ -98,6 +105,28 @@ def test_flags_and_variables_replace_the_file(tmp_path: Path) -> None:
         relay.terminate()
         assert relay.wait(20) == 0
     assert not (tmp_path / "not-this").exists()
+
+
+def test_it_says_whom_it_waits_for_and_leaves_no_socket(tmp_path: Path) -> None:
+    with running(tmp_path, "--listen", f"unix:{tmp_path}/s") as relay:
+        assert relay.stderr
+        assert "configuration: " in relay.stderr.readline()
+        assert f"listening on unix:{tmp_path}/s (" in relay.stderr.readline()
+        with socket.socket(socket.AF_UNIX) as client, client.makefile("rb") as replies:
+            client.settimeout(20)
+            client.connect(f"{tmp_path}/s")
+            replies.readline()
+            client.sendall(b"EHLO client.test\r\nMAIL FROM:<a@example.test>\r\n")
+            while not replies.readline().startswith(b"250 2.1.0"):
+                pass
+            relay.terminate()
+            first = "relayproxy: ending; open sessions: 1, transactions may go on for 30 s\n"
+            assert relay.stderr.readline() == first
+            relay.terminate()
+            assert relay.stderr.readline() == "relayproxy: ending at once\n"
+            assert replies.readline().startswith(b"421 ")
+        assert relay.wait(20) == 0
+    assert not (tmp_path / "s").exists()
 
 
 def test_sighup_opens_the_log_anew(tmp_path: Path) -> None:
@@ -202,6 +231,7 @@ keylog = "keys.log"
             assert "its issuer is unknown to us" in distrusting.stderr
             front.terminate()
             out, err = front.communicate(timeout=20)
+        assert f"(default, implicit TLS): mail goes to last ({behind})\n" in err
         assert f"keylog: whoever can read {tmp_path}/front/keys.log can read" in err
         (record,) = [json.loads(text) for text in out.splitlines() if '"transaction"' in text[:30]]
         assert record["client"]["tls"]["version"] == record["upstream"]["tls"]["version"] == "TLSv1.3"
