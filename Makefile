@@ -42,6 +42,7 @@ clean:
 # A new dependency makes the set-up old; a change of version or of a linter's settings does no harm.
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'relayproxy needs Python 3.11: make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	@echo 'setting up .venv, once: about a minute' >&2
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
