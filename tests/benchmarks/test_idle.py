@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 #: Descriptors of the relay that are no session's.
-OTHERS: Final = 50
+OTHERS: Final = 400
 #: Fewer say nothing of thousands.
 FEWEST: Final = 5000
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 #: Seconds that a message may take among a crowd; alone it takes some milliseconds, on a machine that does other things too.
-BOUND: Final = 2.0
+BOUND: Final = 5.0
 
 
 async def send(relay: Process) -> float:
@@ -121,7 +121,7 @@ async def test_a_flood_of_connections_does_not_starve_sessions_in_progress(tmp_p
                 times.append(await send(relay))
                 over.set()
         around.cancel_scope.cancel()
-    assert len(times) > 10 * at_work
+    assert len(times) > 2 * at_work
     assert max(times) < BOUND, sorted(times)[-5:]
     # Both legs of those who were let in and of those at work, and those who are told that they are too many.
     assert share < max(held) < 2 * (share + at_work) + 300
