@@ -61,7 +61,7 @@ def _of_credentials(credentials: Mapping[str, Any], beside: list[UpstreamUrl]) -
         yield f"expected token_command, as {BEARER} shows a token and no password"
     if any(url.kind == "capture" for url in beside):
         yield "expected a server's url beside it, as capture: asks nobody who it is"
-    heard = [url.host for url in beside if url.kind == "smtp" and url.tls == "off" and not is_loopback(url.host)]
+    heard = [url.host for url in beside if url.host and url.tls == "off" and not is_loopback(url.host)]
     if heard and not (isinstance(mechanism, str) and mechanism in VEILED):
         veiled = " or ".join(f'mechanism = "{one}"' for one in sorted(VEILED, reverse=True))
         yield f"expected a url beside it that asks for TLS, or {veiled}: others could hear the secret on its way to {heard[0]}"
