@@ -4,7 +4,7 @@
 #   make test                            all tests; real peers that are not installed are skipped, with the reason
 #   make test ARGS="tests/smtp -k path"
 #   make lint                            style, types, and who may import whom
-#   make bench                           against other relays, about five minutes (tests/benchmarks/README.md)
+#   make bench                           against other relays, about seven minutes (tests/benchmarks/README.md)
 #   make clean                           forget the set-up
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
