@@ -189,10 +189,13 @@ class Transfer:
 
     async def chunk(self, command: Bdat, transaction: Transaction, delivery: Delivery, max_size: int) -> Reply:
         """One chunk; its reply is not said yet. To the last one it is the verdict on the message."""
-        chunked = self._chunked
+        chunked, first = self._chunked, self._chunked is None
         if chunked is None:
             chunked = self._chunked = await self._begin_chunks(transaction, delivery, max_size)
         reply = await self._take_chunk(chunked, command, max_size)
+        if first and chunked.passage is None:
+            # Not before the chunk was read: a client that stalls in it hears another answer.
+            transaction.refused(reply)
         if command.last:
             self._chunked = None
             if chunked.passage is not None:
@@ -203,7 +206,6 @@ class Transfer:
         self._client.begin_message()
         reply = await _ask_to_send(transaction, delivery)
         if reply.severity != 3:
-            transaction.refused(reply)
             # What else the client says of this message is answered here, so upstream is done with it.
             await delivery.ask((Rset(),))
             return _Chunked(None, None, reply)
