@@ -43,15 +43,15 @@ class Handshake:
         if self._scope is not None:
             self._scope.cancel()
 
-    async def answer(self, replies: list[Reply], reset: Callable[[], Awaitable[Reply | None]]) -> None:
-        """STARTTLS, behind the replies to what came before it in its group. All that was said before is forgotten: next must be EHLO.
+    async def answer(self, reset: Callable[[], Awaitable[Reply | None]]) -> None:
+        """STARTTLS. All that was said before is forgotten: next must be EHLO.
 
         `reset` ends the transaction that is open; a reply where that failed. Raises Goodbye and PeerLost, as all that speaks to the client does.
         """
         refusal = None if self._client.spoke_early() else await reset()
         if self._client.spoke_early():
-            await self._transfer.refuse_early_input(replies, None)
-        await self._say([*replies, refusal or local_replies.TLS_READY])
+            self._transfer.refuse_early_input(None)
+        await self._say([refusal or local_replies.TLS_READY])
         if refusal is None:
             await self.make()
 

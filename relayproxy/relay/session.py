@@ -28,7 +28,7 @@ from relayproxy.smtp.parameters import get
 from relayproxy.smtp.server import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from relayproxy.record.report import ClientRecord
     from relayproxy.relay.client_leg import ClientLeg
@@ -44,11 +44,10 @@ PASSED_ON = frozenset({"NOOP", "VRFY"})
 class Session:
     """What one client says, and what it is answered."""
 
-    # fmt: off
     __slots__ = (
-        "_allowance", "_auth", "_came", "_client", "_context", "_handshake", "_helo", "_idle", "_leg", "_quit", "_transactions", "_transfer", "id",
-    )
-    # fmt: on
+        "_allowance", "_auth", "_came", "_client", "_context", "_handshake", "_helo", "_idle", "_leg", "_pending", "_quit", "_transactions", "_transfer",
+        "id",
+    )  # fmt: skip
 
     def __init__(self, new_id: Callable[[], str], client: ClientLeg, context: Context, connect: Connect) -> None:
         self.id = new_id()
@@ -60,6 +59,7 @@ class Session:
         self._transactions = Transactions(self.id, new_id, context, client)
         self._helo: Ehlo | Helo | None = None
         self._idle = False
+        self._pending: list[Reply] = []  # to what came first in the group that is being answered
         self._came = 0.0  # when the group came that is being answered
         self._quit = False
         self._allowance = Allowance(context.limits)
@@ -118,10 +118,12 @@ class Session:
             finally:
                 await self._leg.leave()
 
-    async def _say(self, replies: list[Reply]) -> None:
-        """Write replies; only then has the client heard them, and what they ended is told."""
-        await self._client.answer(replies)
-        self._transactions.said()
+    async def _say(self, replies: Sequence[Reply] = ()) -> None:
+        """Write what is pending, and these; only then has the client heard them, and what they ended is told."""
+        if said := [*self._pending, *replies]:
+            self._pending.clear()
+            await self._client.answer(said)
+            self._transactions.said()
 
     def wind_down(self) -> None:
         """Shutting down: end what waits while no transaction is open; the others notice by themselves."""
@@ -181,42 +183,42 @@ class Session:
 
     async def _answer(self, group: list[Command | Refused]) -> None:  # noqa: C901  a table of commands
         """Answer all of a group in one write; what goes upstream goes as a group too (RFC 2920)."""
-        replies: list[Reply] = []
+        pending = self._pending
         asked: list[Command] = []
         self._came = self._context.now()
         for command in group:
             if not self._allowance.covers_command(command):
-                replies += [*await self._ask(asked), self._limited("junk_commands", local_replies.TOO_MUCH_JUNK)]
+                pending += [*await self._ask(asked), self._limited("junk_commands", local_replies.TOO_MUCH_JUNK)]
                 break
             if self._goes_upstream(command, asked):
                 asked.append(command)
                 continue
-            replies += await self._ask(asked)
+            pending += await self._ask(asked)
             asked = []
             match command:
                 case Data():
-                    await self._data(replies)
+                    await self._data()
                     return
                 case Auth():
-                    await self._authenticate(command, replies)
+                    await self._authenticate(command)
                     return
                 case StartTls():
-                    await self._handshake.answer(replies, self._reset)
+                    await self._handshake.answer(self._reset)
                     self._helo = None
                     return
                 case Bdat() | Refused(command=Bdat(), fatal=False):
-                    replies = await self._chunk(command, replies)
+                    pending.append(await self._chunk(command))
                 case Quit():
-                    await self._say([*replies, local_replies.QUIT_OK])
+                    await self._say([local_replies.QUIT_OK])
                     self._quit = not self._client.protocol.unread
                     raise Goodbye("QUIT")
                 case Refused() if command.changes_framing and self._client.spoke_early():
-                    await self._transfer.refuse_early_input(replies, self._transactions.open)
+                    self._transfer.refuse_early_input(self._transactions.open)
                 case _:
-                    replies.append(await self._answer_here(command))
+                    pending.append(await self._answer_here(command))
         else:
-            replies += await self._ask(asked)
-        await self._say(replies)
+            pending += await self._ask(asked)
+        await self._say()
         if isinstance(group[-1], Refused) and group[-1].fatal:
             raise Goodbye(group[-1].what)
 
@@ -291,8 +293,6 @@ class Session:
                     self._transactions.open.lost(reply)
             case Rset() if reply.severity == 2:
                 self._transactions.end()
-            case _:
-                pass
 
     def _refuse(self, refused: Refused) -> Reply:
         """A line that was no acceptable command: counted, told, answered."""
@@ -353,10 +353,9 @@ class Session:
             return None
         return reply if reply.code == 421 else local_replies.UPSTREAM_GONE
 
-    async def _authenticate(self, command: Auth, replies: list[Reply]) -> None:
+    async def _authenticate(self, command: Auth) -> None:
         """AUTH, behind the replies to what came before it in its group."""
-        if replies:
-            await self._say(replies)
+        await self._say()
         reply = await self._dial_again() if self._leg.upstream is None or self._leg.upstream.spent else None
         if reply is None and self._leg.upstream is not None:
             self._idle = True  # a shutdown does not wait for the client
@@ -404,45 +403,45 @@ class Session:
             return None if self._client.protocol.offered.covered_by(now_offered) else local_replies.UPSTREAM_GONE
         return refusal
 
-    async def _data(self, replies: list[Reply]) -> None:
+    async def _data(self) -> None:
         """DATA, behind the replies to what came before it in its group."""
         transaction, delivery = self._transactions.open, self._leg.delivery
         if self._client.spoke_early():
-            await self._transfer.refuse_early_input(replies, transaction)
+            self._transfer.refuse_early_input(transaction)
         if self._leg.upstream is not None and (failure := self._leg.upstream.failure) is not None:
             if transaction is not None:
                 transaction.lost(failure)
-            await self._say([*replies, failure])
+            await self._say([failure])
         elif transaction is None or delivery is None or not transaction.accepted:
-            refusal = local_replies.BAD_SEQUENCE if transaction is None else local_replies.NO_RECIPIENTS
-            await self._say([*replies, refusal])
-        elif await self._transfer.begin(transaction, delivery, replies):
+            await self._say([local_replies.BAD_SEQUENCE if transaction is None else local_replies.NO_RECIPIENTS])
+        elif await self._transfer.begin(transaction, delivery):
             verdict = await self._transfer.finish(transaction, delivery, self._context.max_size(self._leg.upstream))
             if verdict.severity == 2:
                 self._allowance.message_accepted()
             self._transactions.end()
 
-    async def _chunk(self, command: Bdat | Refused, replies: list[Reply]) -> list[Reply]:
-        """BDAT (RFC 3030), behind the replies to what came before it in its group; what is left to say."""
+    async def _chunk(self, command: Bdat | Refused) -> Reply:
+        """BDAT (RFC 3030), behind the replies to what came before it in its group."""
         transaction, delivery = self._transactions.open, self._leg.delivery
         if self._leg.upstream is not None and (failure := self._leg.upstream.failure) is not None:
             if transaction is not None:
                 transaction.lost(failure)
-            return [*replies, failure]
+            return failure
         max_size = self._context.max_size(self._leg.upstream)
-        replies = await self._transfer.say_before_chunk(replies, max_size)
+        if self._client.protocol.chunk > min(self._client.protocol.unread, max_size):
+            await self._say()  # nothing that is ready to be said waits for octets (RFC 2920 §3.2)
         if isinstance(command, Refused):
             await self._transfer.skip_chunk(max_size)
-            return [*replies, self._refuse(command)]
+            return self._refuse(command)
         if transaction is None or delivery is None or not transaction.accepted:
             await self._transfer.skip_chunk(max_size)
-            return [*replies, local_replies.BAD_SEQUENCE if transaction is None else local_replies.NO_RECIPIENTS]
+            return local_replies.BAD_SEQUENCE if transaction is None else local_replies.NO_RECIPIENTS
         reply = await self._transfer.chunk(command, transaction, delivery, max_size)
         if command.last:
             if reply.severity == 2:
                 self._allowance.message_accepted()
             self._transactions.end()
-        return [*replies, reply]
+        return reply
 
     def _abandon_chunks(self) -> None:
         """What is reset while a message comes in chunks has no other way out than to close upstream (PROTOCOL, choices)."""

@@ -129,22 +129,20 @@ class Transfer:
         self._session = session
         self._chunked: _Chunked | None = None
 
-    async def begin(self, transaction: Transaction, delivery: Delivery, replies: list[Reply]) -> bool:
-        """DATA, behind `replies` to what came before it in its group; whether the client was told to go on."""
+    async def begin(self, transaction: Transaction, delivery: Delivery) -> bool:
+        """DATA; whether the client was told to go on."""
         reply = await _ask_to_send(transaction, delivery)
         if self._client.spoke_early():
             if reply.severity == 3:
                 delivery.give_up()
-            await self.refuse_early_input(replies, transaction)
+            self.refuse_early_input(transaction)
         if reply.severity != 3:
             transaction.refused(reply)
-        await self._say([*replies, reply])
+        await self._say([reply])
         return reply.severity == 3
 
-    async def refuse_early_input(self, replies: list[Reply], transaction: Transaction | None) -> NoReturn:
+    def refuse_early_input(self, transaction: Transaction | None) -> NoReturn:
         """Octets came behind DATA, AUTH or STARTTLS before its reply: whatever they are, they are not read (attacks 5, 6, 9)."""
-        if replies:
-            await self._say(replies)
         if transaction is not None:
             transaction.refused(local_replies.SYNC_VIOLATION)
         what = "the client sent on before our reply told it how"
@@ -189,18 +187,19 @@ class Transfer:
 
     async def chunk(self, command: Bdat, transaction: Transaction, delivery: Delivery, max_size: int) -> Reply:
         """One chunk; its reply is not said yet. To the last one it is the verdict on the message."""
-        chunked, first = self._chunked, self._chunked is None
+        chunked = self._chunked
         if chunked is None:
             chunked = self._chunked = await self._begin_chunks(transaction, delivery, max_size)
-        reply = await self._take_chunk(chunked, command, max_size)
-        if first and chunked.passage is None:
+        await self._take_chunk(chunked, command, max_size)
+        if chunked.verdict is not None and not chunked.noted:
             # Not before the chunk was read: a client that stalls in it hears another answer.
-            transaction.refused(reply)
+            transaction.verdict(chunked.verdict, delivery.upstream.progress)
+            chunked.noted = True
         if command.last:
             self._chunked = None
             if chunked.passage is not None:
                 chunked.passage.tell_flaws()
-        return reply
+        return chunked.verdict or local_replies.CHUNK_OK
 
     async def _begin_chunks(self, transaction: Transaction, delivery: Delivery, max_size: int) -> _Chunked:
         self._client.begin_message()
@@ -213,20 +212,19 @@ class Transfer:
         passage = Passage(reader, transaction, delivery, max_size, self._reporter, self._session)
         return _Chunked(reader, passage, None)
 
-    async def _take_chunk(self, chunked: _Chunked, command: Bdat, max_size: int) -> Reply:
+    async def _take_chunk(self, chunked: _Chunked, command: Bdat, max_size: int) -> None:
         reader, passage = chunked.reader, chunked.passage
-        if reader is None or passage is None or chunked.refusal is not None:
-            await self.skip_chunk(max_size)
-            return chunked.refusal or local_replies.BAD_SEQUENCE
         chunked.count += 1
-        if chunked.count > self._limits.chunks:
+        if passage is not None and chunked.verdict is None and chunked.count > self._limits.chunks:
             self._limit("chunks", local_replies.TOO_MANY_CHUNKS, passage)
-            chunked.refusal = local_replies.TOO_MANY_CHUNKS
+            chunked.verdict = local_replies.TOO_MANY_CHUNKS
+        if reader is None or passage is None or chunked.verdict is not None:
             await self.skip_chunk(max_size)
-            return chunked.refusal
+            return
         if reader.size + command.size > max_size:
             # PROTOCOL, choices: what is so long is not even read. Nothing but the end of the connection can follow.
             self._limit("message_bytes", local_replies.MESSAGE_TOO_BIG, passage)
+            passage.note_verdict(local_replies.MESSAGE_TOO_BIG)
             raise Goodbye("the message is too big", local_replies.MESSAGE_TOO_BIG)
         try:
             while octets := await self._client.chunk():
@@ -235,25 +233,11 @@ class Transfer:
         except PeerLost:
             passage.give_up()
             raise
-        verdict = await passage.take(reader.finish()) if command.last else passage.verdict
-        if verdict is None:
-            return local_replies.CHUNK_OK
-        passage.note_verdict(verdict)
-        chunked.refusal = verdict
-        return verdict
+        chunked.verdict = await passage.take(reader.finish()) if command.last else passage.verdict
 
     def _limit(self, limit: str, reply: Reply, passage: Passage) -> None:
         passage.give_up()
-        passage.note_verdict(reply)
         self._reporter.limit(limit, session=self._session, reply=reply)
-
-    async def say_before_chunk(self, replies: list[Reply], max_size: int) -> list[Reply]:
-        """Nothing that is ready to be said waits for octets (RFC 2920 §3.2); what may still wait."""
-        protocol = self._client.protocol
-        if not replies or protocol.chunk <= min(protocol.unread, max_size):
-            return replies
-        await self._say(replies)
-        return []
 
     async def skip_chunk(self, max_size: int) -> None:
         """Read the octets of a chunk that is refused: they came whatever we say (attack 4). So much is read and no more."""
@@ -280,14 +264,15 @@ class Transfer:
 
 
 class _Chunked:
-    """A message that comes in chunks. After a `refusal` all further chunks get the same, up to the last, or RSET (RFC 3030 §2)."""
+    """A message that comes in chunks. After a `verdict` all further chunks get the same, up to the last, or RSET (RFC 3030 §2)."""
 
-    __slots__ = ("count", "passage", "reader", "refusal")
+    __slots__ = ("count", "noted", "passage", "reader", "verdict")
 
-    def __init__(self, reader: ChunkReader | None, passage: Passage | None, refusal: Reply | None) -> None:
+    def __init__(self, reader: ChunkReader | None, passage: Passage | None, verdict: Reply | None) -> None:
         self.reader = reader
         self.passage = passage
-        self.refusal = refusal
+        self.verdict = verdict
+        self.noted = False
         self.count = 0
 
 
