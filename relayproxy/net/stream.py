@@ -15,13 +15,14 @@ import math
 import socket
 import struct
 from abc import abstractmethod
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 from trio.lowlevel import checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 #: Octets asked of one receive: a whole SMTP dialogue fits, and bodies come in few system calls.
 RECEIVE_SIZE = 65536
@@ -138,6 +139,32 @@ def _name(sock: socket.socket, name_of: Callable[[], tuple[str, int]]) -> tuple[
 def reset_on_close(sock: socket.socket) -> None:
     """Make close() send RST and forget what was not sent yet (SO_LINGER, zero seconds)."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+async def send_unless_heard(send: Callable[[], Awaitable[None]], hear: Callable[[], Awaitable[None]]) -> bool:
+    """Send, until the peer is heard; whether all was sent. Raises what either raises, out of the nursery and its groups, unless it was."""
+    sent = False
+    failures: list[Exception] = []
+
+    async def hear_first() -> None:
+        await checkpoint()  # a send that need not wait is done by the time we go on
+        try:
+            await hear()
+        except Exception as error:  # noqa: BLE001  raised again below
+            failures.append(error)
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hear_first)
+        try:
+            await send()
+            sent = True
+        except Exception as error:  # noqa: BLE001  raised again below
+            failures.append(error)
+        nursery.cancel_scope.cancel()
+    if failures and not sent:
+        raise failures[0]
+    return sent
 
 
 class TrioStream(DeadlineStream):
@@ -305,30 +332,11 @@ class TrioStream(DeadlineStream):
             # A trio stream does not say whether a send will wait: what was heard stays, and the send goes on alone.
             await self.send_all(data)
             return True
-        sent = False
-        failures: list[Exception] = []
 
         async def hear() -> None:
-            await checkpoint()  # a send that need not wait is done by the time we go on
-            try:
-                self._heard = await self.receive_some()
-            except Exception as error:  # noqa: BLE001  raised again below, out of the nursery and its groups
-                failures.append(error)
-            nursery.cancel_scope.cancel()
+            self._heard = await self.receive_some()
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(hear)
-            try:
-                await self.send_all(data)
-                sent = True
-            except Exception as error:  # noqa: BLE001  as above
-                failures.append(error)
-            nursery.cancel_scope.cancel()
-        if sent:
-            return True
-        if failures:
-            raise failures[0]
-        return False
+        return await send_unless_heard(partial(self.send_all, data), hear)
 
     async def send_eof(self) -> None:
         if self._send_scope is not None:

@@ -17,7 +17,7 @@ import trio
 from relayproxy.net.dial import DialError, UpstreamUrl
 from relayproxy.net.peer import Peer, PeerLost, PeerStalled
 from relayproxy.relay.credentials import LoginFailed
-from relayproxy.relay.upstream import SmtpUpstream
+from relayproxy.relay.upstream import SmtpUpstream, reply_by
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.capabilities import Capabilities
 from relayproxy.smtp.client import ClientProtocol
@@ -172,16 +172,9 @@ class _Approach:
         return facts, capabilities
 
     async def _reply_to(self, command: Command | None, seconds: float) -> Reply:
-        peer, protocol = self._peer, self._protocol
         if command is not None:
-            await peer.send(protocol.send(command), self._timeouts.data_block)
-        until = min(self._deadline, peer.now() + seconds)  # for the whole reply, however it comes
-        while (reply := protocol.next_reply()) is None:
-            data = await peer.receive_by(until)
-            if not data:
-                raise PeerLost(peer.leg)
-            protocol.receive_data(data)
-        return reply
+            await self._peer.send(self._protocol.send(command), self._timeouts.data_block)
+        return await reply_by(min(self._deadline, self._peer.now() + seconds), self._peer, self._protocol)
 
     async def _ask(self, command: Command) -> Reply:
         """A line of our AUTH."""

@@ -110,6 +110,18 @@ class Upstream(Protocol):
         """End the session politely, and briefly."""
 
 
+async def reply_by(deadline: float, peer: Peer, protocol: ClientProtocol) -> Reply:
+    """The next reply; the deadline is for all of it: a server can be slow one octet at a time, too. Raises PeerLost and RemoteProtocolError."""
+    reply = protocol.next_reply() if protocol.unread else None
+    while reply is None:
+        data = await peer.receive_by(deadline)
+        if not data:
+            raise PeerLost(peer.leg)
+        protocol.receive_data(data)
+        reply = protocol.next_reply()
+    return reply
+
+
 class SmtpUpstream:
     """An SMTP server, greeted and with EHLO done."""
 
@@ -214,15 +226,7 @@ class SmtpUpstream:
             self._protocol.receive_data(data)
 
     async def _reply(self, deadline: float) -> Reply:
-        """The next reply; the deadline is for all of it: a server can be slow one octet at a time, too."""
-        peer, protocol = self._peer, self._protocol
-        reply = protocol.next_reply() if protocol.unread else None
-        while reply is None:
-            data = await peer.receive_by(deadline)
-            if not data:
-                raise PeerLost(peer.leg)
-            protocol.receive_data(data)
-            reply = protocol.next_reply()
+        reply = await reply_by(deadline, self._peer, self._protocol)
         if reply.code == 421:
             self._fail("the server closed the session with 421", reply)
         return reply if reply.code != 530 or self._alarm is None else self._unwelcome(self._alarm)

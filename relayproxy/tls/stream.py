@@ -12,13 +12,14 @@ Whom to believe does not belong here (contexts.py), nor OpenSSL (engine.py).
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from operator import index
 from typing import TYPE_CHECKING, Final
 
 import trio
 from trio.lowlevel import checkpoint
 
-from relayproxy.net.stream import RECEIVE_SIZE, DeadlineStream, Octets
+from relayproxy.net.stream import RECEIVE_SIZE, DeadlineStream, Octets, send_unless_heard
 from relayproxy.tls.engine import RECORD_SIZE, Engine, TlsBroken
 from relayproxy.tls.facts import TlsFailure
 
@@ -296,36 +297,16 @@ class TlsStream(DeadlineStream):
             return True
         self._sending = self._receiving = self._cut = True
         try:
-            self._cut = not await self._send_unless_heard(memoryview(data)[sent:])
+            rest = memoryview(data)[sent:]
+            self._cut = not await send_unless_heard(partial(self._send, rest), self._hear)
         finally:
             self._sending = self._receiving = False
         return not self._cut
 
-    async def _send_unless_heard(self, data: memoryview) -> bool:
+    async def _hear(self) -> None:
         """The transport's own send_or_hear will not do: what it hears may be TLS talking to itself."""
-        sent = False
-        failures: list[Exception] = []
-
-        async def hear() -> None:
-            await checkpoint()  # a send that need not wait is done by the time we go on
-            try:
-                while not (self._engine.more and self._engine.hear()):
-                    self._feed(await self._transport.receive_some())
-            except Exception as error:  # noqa: BLE001  raised again below, out of the nursery and its groups
-                failures.append(error)
-            nursery.cancel_scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(hear)
-            try:
-                await self._send(data)
-                sent = True
-            except Exception as error:  # noqa: BLE001  as above
-                failures.append(error)
-            nursery.cancel_scope.cancel()
-        if failures and not sent:
-            raise failures[0]
-        return sent
+        while not (self._engine.more and self._engine.hear()):
+            self._feed(await self._transport.receive_some())
 
     async def wait_send_all_might_not_block(self) -> None:
         self._check_writer()
