@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from dialog_collect import pytest_collect_file
 from hypothesis import settings
 
 __all__ = ["pytest_collect_file"]
 
+pytest.register_assert_rewrite("stream_contract")
 settings.register_profile("long", max_examples=20_000)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import trio
 import trustme
@@ -13,22 +12,19 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
-from trio.testing import memory_stream_pair
+from stream_pairs import memory_pair
 
-from relayproxy.net.stream import DeadlineStream, TrioStream
 from relayproxy.tls.contexts import ClientTls, Minimum, ServerTls
 from relayproxy.tls.stream import TlsStream
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from stream_pairs import Transport
+
 HOST = "mx.example.test"
 
 Pair = tuple[TlsStream, TlsStream]
-
-
-class Transports(Protocol):
-    def __call__(self, *, small: bool = False) -> tuple[DeadlineStream, DeadlineStream]: ...
 
 
 class Files:
@@ -99,25 +95,10 @@ def client_of(
     return ClientTls(verify=verify, ca=ca or files.ca, certificate=certificate, key=key, minimum=minimum, keylog=None)
 
 
-def memory_pair() -> tuple[TrioStream, TrioStream]:
-    one, other = memory_stream_pair()
-    return (
-        TrioStream(one, one.receive_stream._incoming.get_nowait),
-        TrioStream(other, other.receive_stream._incoming.get_nowait),
-    )
-
-
-def tcp_sockets() -> tuple[socket.socket, socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        one = socket.create_connection(listener.getsockname())
-        other, _ = listener.accept()
-    return one, other
-
-
 async def handshake(
     server: ServerTls,
     client: ClientTls,
-    transports: tuple[DeadlineStream, DeadlineStream] | None = None,
+    transports: Transport | None = None,
     host: str = HOST,
 ) -> Pair:
     """Both ends of a new session, the server's first."""

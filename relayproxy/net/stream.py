@@ -341,6 +341,8 @@ class TrioStream(DeadlineStream):
     async def send_eof(self) -> None:
         if self._send_scope is not None:
             raise trio.BusyResourceError("another task is sending on this stream")
+        if self._closed:
+            raise trio.ClosedResourceError("this stream was closed")  # trio's in memory does not say so
         await self._stream.send_eof()
 
     def close(self) -> None:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from trio.testing import MockClock, assert_checkpoints, check_half_closeable_stream, wait_all_tasks_blocked
+from stream_contract import StreamContract, until_at_end
+from trio.testing import MockClock, check_half_closeable_stream, wait_all_tasks_blocked
 
 from relayproxy.net.stream import DeadlineStream, TrioStream
 
 if TYPE_CHECKING:
+    from stream_pairs import Transport, Transports
+
     from relayproxy.net.edge import Poller
 
-Pair = tuple[DeadlineStream, DeadlineStream]
-MakePair = Callable[..., Pair]
-
-ON_SOCKETS = pytest.mark.parametrize("kind", ["edge-tcp", "edge-unix", "trio-tcp"])
 ON_EDGE = pytest.mark.parametrize("kind", ["edge-tcp", "edge-unix"])
+
+
+class TestContract(StreamContract):
+    pass
 
 
 async def clog(stream: DeadlineStream) -> None:
@@ -33,11 +35,11 @@ async def clog(stream: DeadlineStream) -> None:
 
 
 @pytest.mark.slow
-async def test_keeps_trios_contract(kind: str, pair: MakePair) -> None:
-    async def make() -> Pair:
+async def test_keeps_trios_contract(kind: str, pair: Transports) -> None:
+    async def make() -> Transport:
         return pair()
 
-    async def make_clogged() -> Pair:
+    async def make_clogged() -> Transport:
         one, other = pair(small=True)
         await clog(one)
         await clog(other)
@@ -46,27 +48,8 @@ async def test_keeps_trios_contract(kind: str, pair: MakePair) -> None:
     await check_half_closeable_stream(make, None if kind == "memory" else make_clogged)
 
 
-async def hear(stream: DeadlineStream, octets: bytes) -> None:
-    await stream.receive_some()
-    pytest.fail(f"expected a wait for {octets!r} to end in an error")
-
-
-async def test_what_is_there_is_had_without_waiting(pair: MakePair) -> None:
-    one, other = pair()
-    with pytest.raises(trio.WouldBlock):
-        other.receive_nowait()
-    await one.send_all(b"abcdef")
-    while not other.readable:
-        await wait_all_tasks_blocked()
-    assert other.receive_nowait(2) == b"ab"
-    assert other.readable
-    assert other.receive_nowait(100) == b"cdef"
-    with pytest.raises(trio.WouldBlock):
-        other.receive_nowait()
-
-
 @ON_EDGE
-async def test_octets_and_the_end_that_came_at_once_are_both_had(pair: MakePair) -> None:
+async def test_octets_and_the_end_that_came_at_once_are_both_had(pair: Transports) -> None:
     one, other = pair()
     with pytest.raises(trio.WouldBlock):
         other.receive_nowait()
@@ -93,26 +76,9 @@ async def test_urgent_data_hides_nothing_behind_it(poller: Poller) -> None:
         stream.close()
 
 
-async def test_a_receive_ends_at_its_deadline(autojump_clock: MockClock, pair: MakePair) -> None:
-    _, other = pair()
-    other.receive_by = autojump_clock.current_time() + 300
-    with pytest.raises(trio.TooSlowError):
-        await other.receive_some()
-    assert 300 <= autojump_clock.current_time() <= 300.5
-
-
-@ON_SOCKETS
-async def test_a_send_ends_at_its_deadline(autojump_clock: MockClock, pair: MakePair) -> None:
-    one, _ = pair(small=True)
-    one.send_by = autojump_clock.current_time() + 60
-    with pytest.raises(trio.TooSlowError):
-        await one.send_all(b"x" * 10_000_000)
-    assert 60 <= autojump_clock.current_time() <= 60.5
-
-
 @pytest.mark.parametrize(("first", "then"), [(300.0, 10.0), (10.0, 300.0)])
 async def test_moving_the_deadline_moves_a_wait_that_has_begun(
-    autojump_clock: MockClock, pair: MakePair, first: float, then: float
+    autojump_clock: MockClock, pair: Transports, first: float, then: float
 ) -> None:
     _, other = pair()
     other.receive_by = autojump_clock.current_time() + first
@@ -130,74 +96,8 @@ async def test_moving_the_deadline_moves_a_wait_that_has_begun(
     assert then <= ends[0] <= then + 0.5
 
 
-async def test_expire_ends_waits_now(pair: MakePair) -> None:
-    _, other = pair()
-
-    async def wait() -> None:
-        with pytest.raises(trio.TooSlowError):
-            await other.receive_some()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(wait)
-        await wait_all_tasks_blocked()
-        other.expire()
-
-
-async def test_nothing_is_lost_to_a_cancellation(pair: MakePair) -> None:
-    one, other = pair()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(hear, other, b"abc")
-        await wait_all_tasks_blocked()
-        nursery.cancel_scope.cancel()
-    await one.send_all(b"abc")
-    assert await other.receive_some() == b"abc"
-
-
-@ON_SOCKETS
-async def test_send_or_hear_gives_up_when_it_hears(pair: MakePair) -> None:
-    one, other = pair(small=True)
-    said: list[bool] = []
-
-    async def send() -> None:
-        said.append(await one.send_or_hear(b"x" * 10_000_000))
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(send)
-        await wait_all_tasks_blocked(0.01)
-        assert not said
-        await other.send_all(b"552 too big\r\n")
-    assert said == [False]
-    assert await one.receive_some(4) == b"552 "
-    assert one.readable
-    assert await one.receive_some() == b"too big\r\n"
-
-
-async def test_send_or_hear_sends_what_goes_and_what_is_taken(kind: str, pair: MakePair) -> None:
-    one, other = pair(small=True)
-    octets = b"x" * (10 if kind == "memory" else 40_000)
-    taken = bytearray()
-
-    async def take() -> None:
-        while len(taken) < len(octets):
-            taken.extend(await other.receive_some())
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(take)
-        assert await one.send_or_hear(octets)
-    assert taken == octets
-
-
-@ON_SOCKETS
-async def test_send_or_hear_has_deadlines(autojump_clock: MockClock, pair: MakePair) -> None:
-    one, _ = pair(small=True)
-    one.send_by = autojump_clock.current_time() + 30
-    with pytest.raises(trio.TooSlowError):
-        await one.send_or_hear(b"x" * 10_000_000)
-    assert 30 <= autojump_clock.current_time() <= 30.5
-
-
 @pytest.mark.parametrize("kind", ["edge-tcp", "trio-tcp"])
-async def test_reset_is_seen_as_such(pair: MakePair) -> None:
+async def test_reset_is_seen_as_such(pair: Transports) -> None:
     one, other = pair()
     one.reset()
     with pytest.raises(trio.BrokenResourceError):
@@ -205,7 +105,7 @@ async def test_reset_is_seen_as_such(pair: MakePair) -> None:
 
 
 @ON_EDGE
-async def test_a_broken_connection_wakes_the_writer(pair: MakePair) -> None:
+async def test_a_broken_connection_wakes_the_writer(pair: Transports) -> None:
     one, other = pair(small=True)
 
     async def send() -> None:
@@ -219,7 +119,7 @@ async def test_a_broken_connection_wakes_the_writer(pair: MakePair) -> None:
 
 
 @ON_EDGE
-async def test_a_half_close_lets_the_writer_wait(pair: MakePair) -> None:
+async def test_a_half_close_lets_the_writer_wait(pair: Transports) -> None:
     one, other = pair()
     sent = trio.Event()
 
@@ -237,21 +137,6 @@ async def test_a_half_close_lets_the_writer_wait(pair: MakePair) -> None:
         while left:
             left -= len(await other.receive_some())
     assert await one.receive_some() == b""
-
-
-async def test_closed_is_closed(pair: MakePair) -> None:
-    one, _ = pair()
-    one.close()
-    one.close()
-    one.reset()
-    with pytest.raises(trio.ClosedResourceError):
-        one.receive_nowait()
-    with pytest.raises(trio.ClosedResourceError):
-        await one.receive_some()
-    with pytest.raises(trio.ClosedResourceError):
-        await one.send_all(b"x")
-    with assert_checkpoints():
-        await one.aclose()
 
 
 async def test_many_sessions_at_once(poller: Poller) -> None:
@@ -277,35 +162,15 @@ async def test_many_sessions_at_once(poller: Poller) -> None:
                 nursery.start_soon(ask, poller.adopt(near), number)
 
 
-async def until_at_end(stream: DeadlineStream) -> None:
-    with trio.fail_after(5):
-        while not stream.at_end:
-            await wait_all_tasks_blocked(0.001)
-
-
-async def test_the_end_is_known_without_receiving(pair: MakePair) -> None:
-    one, other = pair()
-    assert not other.at_end
-    await one.send_all(b"abc")
-    await one.send_eof()
-    await wait_all_tasks_blocked(0.01)
-    assert not other.at_end, "what was said before is still to be received"
-    assert await other.receive_some(2) == b"ab"
-    assert not other.at_end
-    assert await other.receive_some() == b"c"
-    await until_at_end(other)
-    assert await other.receive_some() == b""
-
-
 @pytest.mark.parametrize("kind", ["edge-tcp", "trio-tcp"])
-async def test_a_reset_is_an_end(pair: MakePair) -> None:
+async def test_a_reset_is_an_end(pair: Transports) -> None:
     one, other = pair()
     one.reset()
     await until_at_end(other)
 
 
 @pytest.mark.parametrize("kind", ["edge-tcp"])
-async def test_a_reset_is_an_end_whatever_came_before(pair: MakePair) -> None:
+async def test_a_reset_is_an_end_whatever_came_before(pair: Transports) -> None:
     one, other = pair()
     await one.send_all(b"abc")
     await wait_all_tasks_blocked(0.01)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import socket
 from typing import TYPE_CHECKING
 
 import pytest
-import trio
-from tls_pairs import Files, Pair, Transports, client_of, handshake, memory_pair, server_of, tcp_sockets
-
-from relayproxy.net.edge import Poller
-from relayproxy.net.stream import TrioStream
+from stream_pairs import poller, transports
+from tls_pairs import Files, Pair, client_of, handshake, server_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
-    from relayproxy.net.stream import DeadlineStream
+    from stream_contract import MakePair
+    from stream_pairs import Transports
+
     from relayproxy.tls.contexts import ClientTls, ServerTls
+
+
+__all__ = ["poller", "transports"]
 
 
 @pytest.fixture(scope="session")
@@ -34,42 +35,9 @@ def client(files: Files) -> ClientTls:
     return client_of(files)
 
 
-@pytest.fixture
-async def poller() -> AsyncIterator[Poller]:
-    async with trio.open_nursery() as nursery:
-        poller = Poller()
-        await nursery.start(poller.run)
-        yield poller
-        nursery.cancel_scope.cancel()
-
-
 @pytest.fixture(params=["edge-tcp", "trio-tcp", "memory"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@pytest.fixture
-async def transports(kind: str, poller: Poller) -> AsyncIterator[Transports]:
-    """Makes connected pairs without TLS; with small=True little fits between the two ends."""
-    made: list[DeadlineStream] = []
-
-    def make(*, small: bool = False) -> tuple[DeadlineStream, DeadlineStream]:
-        pair: tuple[DeadlineStream, DeadlineStream]
-        if kind == "memory":
-            pair = memory_pair()
-        else:
-            sockets = tcp_sockets()
-            for sock in sockets if small else ():
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            one, other = map(TrioStream.of_socket if kind == "trio-tcp" else poller.adopt, sockets)
-            pair = one, other
-        made.extend(pair)
-        return pair
-
-    yield make
-    for stream in made:
-        stream.close()
 
 
 @pytest.fixture
@@ -80,3 +48,8 @@ def pair(server: ServerTls, client: ClientTls, transports: Transports) -> Callab
         return await handshake(server, client, transports(small=small))
 
     return make
+
+
+@pytest.fixture
+def make_pair(pair: MakePair) -> MakePair:
+    return pair

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL import SSL
-from tls_pairs import handshake, memory_pair
+from stream_pairs import memory_pair
+from tls_pairs import handshake
 
 from relayproxy.tls.authority import LEAVES, Authority
 from relayproxy.tls.contexts import ClientTls, ServerTls

@@ -11,7 +11,8 @@ import pytest
 import trio
 import trustme
 from OpenSSL import SSL
-from tls_pairs import HOST, client_of, handshake, memory_pair, server_of
+from stream_pairs import memory_pair
+from tls_pairs import HOST, client_of, handshake, server_of
 
 from relayproxy.tls.contexts import ClientTls, ServerTls
 from relayproxy.tls.engine import Engine

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 from OpenSSL import SSL
-from tls_pairs import Pair, Transports, client_of, handshake, server_of
-from trio.testing import MockClock, assert_checkpoints, check_half_closeable_stream, wait_all_tasks_blocked
+from stream_contract import StreamContract, until_at_end
+from tls_pairs import Pair, client_of, handshake, server_of
+from trio.testing import MockClock, check_half_closeable_stream, wait_all_tasks_blocked
 
 from relayproxy.tls import stream as stream_module
 from relayproxy.tls.openssl import verify_by
 
 if TYPE_CHECKING:
+    from stream_pairs import Transports
     from tls_pairs import Files
 
     from relayproxy.net.stream import DeadlineStream
@@ -27,6 +29,10 @@ ON_SOCKETS = pytest.mark.parametrize("kind", ["edge-tcp", "trio-tcp"])
 ON_EDGE = pytest.mark.parametrize("kind", ["edge-tcp"])
 MUCH = bytes(range(256)) * 12_000
 SOME = MUCH[:40_000]
+
+
+class TestContract(StreamContract):
+    pass
 
 
 def fill(stream: TlsStream) -> None:
@@ -48,20 +54,6 @@ async def test_keeps_trios_contract(kind: str, pair: MakePair) -> None:
 
     # Only the edge-triggered stream says what goes without waiting, and a send that is cut short leaves nothing to go on with.
     await check_half_closeable_stream(pair, make_clogged if kind == "edge-tcp" else None)
-
-
-async def test_what_is_there_is_had_without_waiting(pair: MakePair) -> None:
-    one, other = await pair()
-    with pytest.raises(trio.WouldBlock):
-        other.receive_nowait()
-    await one.send_all(b"abcdef")
-    while not other.readable:
-        await wait_all_tasks_blocked()
-    assert other.receive_nowait(2) == b"ab"
-    assert other.readable
-    assert other.receive_nowait(100) == b"cdef"
-    with pytest.raises(trio.WouldBlock):
-        other.receive_nowait()
 
 
 @ON_EDGE
@@ -148,20 +140,6 @@ async def test_what_went_in_part_goes_on_where_it_was(pair: MakePair, whole: boo
         nursery.start_soon(hear)
     assert heard == SOME
     assert parts[0] < len(SOME)
-
-
-async def test_nothing_is_lost_to_a_cancellation(pair: MakePair) -> None:
-    one, other = await pair()
-    with trio.move_on_after(0.01):
-        await other.receive_some()
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await other.receive_some()
-    await one.send_all(b"abc")
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await other.receive_some()
-    assert await other.receive_some() == b"abc"
 
 
 @ON_SOCKETS
@@ -261,61 +239,12 @@ async def test_a_failure_is_told_to_the_peer(pair: MakePair) -> None:
         await one.receive_some()
 
 
-async def test_deadlines_are_the_transports(autojump_clock: MockClock, pair: MakePair) -> None:
-    _, other = await pair()
-    other.receive_by = autojump_clock.current_time() + 300
-    with pytest.raises(trio.TooSlowError):
-        await other.receive_some()
-    assert 300 <= autojump_clock.current_time() <= 300.5
-
-
-@ON_SOCKETS
-async def test_a_send_ends_at_its_deadline(autojump_clock: MockClock, pair: MakePair) -> None:
-    one, _ = await pair(small=True)
-    one.send_by = autojump_clock.current_time() + 60
-    with pytest.raises(trio.TooSlowError):
-        await one.send_all(b"x" * 10_000_000)
-    assert 60 <= autojump_clock.current_time() <= 60.5
-
-
 @ON_SOCKETS
 async def test_closing_does_not_wait_for_who_does_not_listen(autojump_clock: MockClock, pair: MakePair) -> None:
     one, _ = await pair(small=True)
     fill(one)
     one.close()
     assert autojump_clock.current_time() == 0
-
-
-async def test_expire_ends_waits_now(pair: MakePair) -> None:
-    _, other = await pair()
-
-    async def wait() -> None:
-        with pytest.raises(trio.TooSlowError):
-            await other.receive_some()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(wait)
-        await wait_all_tasks_blocked()
-        other.expire()
-
-
-@ON_SOCKETS
-async def test_send_or_hear_gives_up_when_it_hears(pair: MakePair) -> None:
-    one, other = await pair(small=True)
-    said: list[bool] = []
-
-    async def send() -> None:
-        said.append(await one.send_or_hear(b"x" * 10_000_000))
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(send)
-        await wait_all_tasks_blocked(0.01)
-        assert not said
-        await other.send_all(b"552 too big\r\n")
-    assert said == [False]
-    assert await one.receive_some(4) == b"552 "
-    assert one.readable
-    assert await one.receive_some() == b"too big\r\n"
 
 
 @pytest.mark.slow
@@ -341,81 +270,6 @@ async def test_send_or_hear_does_not_take_tls_for_the_peers_words(
             heard.extend(await upstream.receive_some())
     assert said == [True]
     assert heard == MUCH[:80_000]
-
-
-async def test_send_or_hear_sends_what_is_taken(kind: str, pair: MakePair) -> None:
-    one, other = await pair(small=True)
-    octets = b"x" * (10 if kind == "memory" else 40_000)
-    taken = bytearray()
-
-    async def take() -> None:
-        while len(taken) < len(octets):
-            taken.extend(await other.receive_some())
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(take)
-        assert await one.send_or_hear(octets)
-    assert taken == octets
-    await one.send_all(b"more")
-    assert await other.receive_some() == b"more"
-
-
-@ON_SOCKETS
-async def test_send_or_hear_has_deadlines(autojump_clock: MockClock, pair: MakePair) -> None:
-    one, _ = await pair(small=True)
-    one.send_by = autojump_clock.current_time() + 30
-    with pytest.raises(trio.TooSlowError):
-        await one.send_or_hear(b"x" * 10_000_000)
-    assert 30 <= autojump_clock.current_time() <= 30.5
-
-
-async def test_two_at_once_are_an_error(pair: MakePair) -> None:
-    one, other = await pair()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(hear_nothing, other)
-        await wait_all_tasks_blocked()
-        with pytest.raises(trio.BusyResourceError):
-            await other.receive_some()
-        with pytest.raises(trio.BusyResourceError):
-            other.receive_nowait()
-        await other.send_all(b"the other direction goes on")
-        assert await one.receive_some() == b"the other direction goes on"
-        nursery.cancel_scope.cancel()
-
-
-async def hear_nothing(stream: DeadlineStream) -> None:
-    await stream.receive_some()
-    pytest.fail("expected to hear nothing")
-
-
-async def test_closing_wakes_who_waits(pair: MakePair) -> None:
-    one, _ = await pair()
-
-    async def wait() -> None:
-        with pytest.raises(trio.ClosedResourceError):
-            await one.receive_some()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(wait)
-        await wait_all_tasks_blocked()
-        one.close()
-
-
-async def test_closed_is_closed(pair: MakePair) -> None:
-    one, _ = await pair()
-    one.close()
-    one.close()
-    one.reset()
-    with pytest.raises(trio.ClosedResourceError):
-        one.receive_nowait()
-    with pytest.raises(trio.ClosedResourceError):
-        await one.receive_some()
-    with pytest.raises(trio.ClosedResourceError):
-        await one.send_all(b"x")
-    with pytest.raises(trio.ClosedResourceError):
-        await one.send_eof()
-    with assert_checkpoints():
-        await one.aclose()
 
 
 @ON_EDGE
@@ -485,31 +339,9 @@ async def test_the_older_version_does_the_same(transports: Transports, files: Fi
     assert await other.receive_some() == b"221 bye"
 
 
-async def test_the_end_is_known_without_receiving(pair: Callable[..., Awaitable[Pair]]) -> None:
-    one, other = await pair()
-
-    async def until_at_end() -> None:
-        with trio.fail_after(5):
-            while not other.at_end:
-                await wait_all_tasks_blocked(0.001)
-
-    assert not other.at_end
-    await one.send_all(b"abc")
-    await one.send_eof()
-    await wait_all_tasks_blocked(0.01)
-    assert not other.at_end, "what was said before is still to be received"
-    assert await other.receive_some(2) == b"ab"
-    assert not other.at_end
-    assert await other.receive_some() == b"c"
-    await until_at_end()
-    assert await other.receive_some() == b""
-
-
-async def test_so_is_an_end_without_a_word(pair: Callable[..., Awaitable[Pair]]) -> None:
+async def test_so_is_an_end_without_a_word(pair: MakePair) -> None:
     one, other = await pair()
     one._transport.close()
-    with trio.fail_after(5):
-        while not other.at_end:
-            await wait_all_tasks_blocked(0.001)
+    await until_at_end(other)
     with pytest.raises(trio.BrokenResourceError):
         await other.receive_some()
