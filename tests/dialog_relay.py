@@ -61,7 +61,7 @@ class Driven(Protocol):
 Start = Callable[[Mapping[str, Any], Dial], Driven]
 
 
-class _Log:
+class MemoryTarget:
     """Where the log goes: kept in memory (a Target of relayproxy.record.sink)."""
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ class _Relay:
         trusted.write_text(authority_pem(), encoding="ascii")
         upstreams = {name: {"ca": str(trusted), **upstream} for name, upstream in config["upstream"].items()}
         self._config = Config.model_validate({"state": self._folder.name, **config, "upstream": upstreams})
-        self._log = _Log()
+        self._log = MemoryTarget()
         self._reporter = Reporter(self._log, format_="json")
         self._relay = Relay(self._config, self._reporter, dial=dial_leg, adopt=_no_sockets)
         self._wrap = TrioStream

@@ -54,6 +54,10 @@ def running(
                 process.kill()
 
 
+def send_to(url: str) -> list[str]:
+    return [sys.executable, "-m", "relayproxy", "send", "--server", url, "--from", "a@x.test", "--to", "b@x.test"]
+
+
 def line(output: IO[str] | None) -> dict[str, Any]:
     assert output
     record = json.loads(output.readline())
@@ -172,18 +176,7 @@ def test_the_health_check_of_the_image(tmp_path: Path) -> None:
 def test_send_and_run_go_together(tmp_path: Path) -> None:
     with running(tmp_path) as relay:
         url = f"smtp://127.0.0.1:{port(line(relay.stdout))}"
-        command = [
-            sys.executable,
-            "-m",
-            "relayproxy",
-            "send",
-            "--server",
-            url,
-            "--from",
-            "a@x.test",
-            "--to",
-            "b@x.test",
-        ]
+        command = send_to(url)
         sent = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, timeout=20)
         assert sent.stdout.startswith("250 2.0.0 ")
         relay.terminate()
@@ -211,18 +204,7 @@ keylog = "keys.log"
         )
         with running(tmp_path / "front", "front.toml") as front:
             url = f"smtps://127.0.0.1:{port(line(front.stdout))}"
-            command = [
-                sys.executable,
-                "-m",
-                "relayproxy",
-                "send",
-                "--server",
-                url,
-                "--from",
-                "a@x.test",
-                "--to",
-                "b@x.test",
-            ]
+            command = send_to(url)
             trusting = ["--ca", str(tmp_path / "front/state/ca/certificate.pem")]
             sent = subprocess.run([*command, *trusting], capture_output=True, text=True, check=True, timeout=20)
             assert sent.stdout.startswith("250 2.0.0 ")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pytest
 import trio
+from dialog_relay import MemoryTarget
 from dialog_wire import Leg
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -67,21 +68,6 @@ def forms(secret: bytes) -> Iterator[bytes]:
 def found(written: bytes) -> list[bytes]:
     """The forms of secrets that were written."""
     return [form for secret in (*PASSWORDS, DIGEST, PROOF) for form in forms(secret) if form in written]
-
-
-class Target:
-    def __init__(self) -> None:
-        self.written = b""
-
-    def write(self, data: bytes, /) -> int:
-        self.written += data
-        return len(data)
-
-    def reopen(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        pass
 
 
 Verdict = Literal["accepts", "refuses", "defers", "closes", "says 421", "breaks the protocol", "says nothing"]
@@ -227,7 +213,7 @@ def no_sockets(sock: socket) -> DeadlineStream:
     raise AssertionError(sock)
 
 
-def everything(folder: Path, target: Target, reporter: Reporter) -> bytes:
+def everything(folder: Path, target: MemoryTarget, reporter: Reporter) -> bytes:
     """All that was written, once the log has been written to its end."""
     assert reporter.close(5.0)
     return target.written + b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
@@ -235,7 +221,7 @@ def everything(folder: Path, target: Target, reporter: Reporter) -> bytes:
 
 def run(folder: Path, mechanism: bytes, format_: Literal["json", "text"]) -> bytes:
     """Play all scripts; all that was written."""
-    target = Target()
+    target = MemoryTarget()
     reporter = Reporter(target, format_=format_, level="debug")
     config = Config.model_validate(
         {
@@ -292,7 +278,7 @@ def test_no_secret_of_ours_is_written(
     credentials = {"user": USER.decode(), "password_env": "SECRET_OF_OURS", "mechanism": mechanism}
     upstream = {"url": ["smtp://127.0.0.1"], "credentials": credentials}
     config = Config.model_validate({"hostname": "relay.test", "state": str(tmp_path), "upstream": {"server": upstream}})
-    target = Target()
+    target = MemoryTarget()
     reporter = Reporter(target, format_=format_, level="debug")
 
     async def main() -> None:
