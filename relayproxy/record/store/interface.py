@@ -1,0 +1,190 @@
+"""What a store is to those who write to it and those who read it, whatever is behind (sqlite.py first, others later).
+
+    store = open_store("sqlite:relayproxy.db")            # raises StoreError
+    writer = Writer(store.backend(), ...)                  # one thread a process (writer.py): group commit
+    await writer.commit([TransactionWrite(record, message)])      # in the store when it returns; RecordError
+    writer.put(TransactionWrite(record, message, final=True))     # behind: tried until it is in
+
+    with store.reader() as reader:
+        for stored in reader.transactions(parse("outcome:accepted & since:1h"), newest_first=True):
+            print(stored.record.envelope.received.sender)
+            content = b"".join(reader.message(stored))
+        session = reader.session(stored.record.session)
+
+Invariants: what `Backend.write` was given is in the store whole or not at all. A transaction is known by its id: written again it replaces what was there,
+but for a message, which stays where the later write has none. What stays not `final` when its writer is gone reads as it was written last: `unknown` for what was
+committed before its dot, `aborted` for what was not (PROTOCOL §4). Bodies are kept once, by the SHA-256 of their octets.
+What is written when does not belong here (record/recorder.py), nor how things look (cli/).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+    from relayproxy.record.report import TransactionRecord
+    from relayproxy.record.select import Select
+    from relayproxy.record.wire import WireEntry
+
+
+class StoreError(Exception):
+    """A store cannot be opened or read, in words for the user: what, where, and what to do about it."""
+
+
+class RecordError(Exception):
+    """Something could not be written. `full`: for want of space (no space left, quota, file too large): 452, not 451."""
+
+    def __init__(self, what: str, *, full: bool = False) -> None:
+        super().__init__(what)
+        self.what = what
+        self.full = full
+
+
+class Body(NamedTuple):
+    """A body on its way into the store: `octets`, or for a large one `file`, where it waits zstd-compressed in the store's own folder (spool.py)."""
+
+    digest: bytes
+    size: int
+    octets: bytes | None
+    file: Path | None = None
+
+
+class Message(NamedTuple):
+    """A message as it is written. What `messages` and `redact` of the configuration leave out is not in it."""
+
+    header: bytes
+    #: The empty line behind the header section as it came; b"" where there was none.
+    separator: bytes
+    body: Body | None
+    #: None: as received.
+    header_sent: bytes | None = None
+    body_sent: Body | None = None
+    #: Whether it came to its end: what was cut off is kept as far as it came.
+    whole: bool = True
+    #: Whether header section, separator and body are the octets that came: nothing was redacted.
+    exact: bool = True
+
+
+class TransactionWrite(NamedTuple):
+    """A transaction, as far as it has come; `final`: there is nothing more to come."""
+
+    record: TransactionRecord
+    message: Message | None = None
+    final: bool = False
+
+
+class SessionWrite(NamedTuple):
+    """A session and some more of its wire: `wire` (wire.encode) is part number `part`, from 0.
+
+    `began`, `ended`: nanoseconds since 1970. A later write of the same id replaces all but the wire, which is added to.
+    """
+
+    id: str
+    listener: str
+    client: str
+    began: int
+    part: int = 0
+    wire: bytes | None = None
+    ended: int | None = None
+    why: str | None = None
+
+
+Write = TransactionWrite | SessionWrite
+
+
+class Backend(Protocol):
+    """The writing end. All of it is called by one thread, the writer's; several processes may have one each on the same store."""
+
+    def write(self, writes: Sequence[Write], *, durable: bool) -> None:
+        """All of them in one transaction; `durable`: it survives power loss when this returns. Raises RecordError, and then nothing was written."""
+
+    def probe(self) -> None:
+        """Raise RecordError where nothing can be written now."""
+
+    def upkeep(self) -> bool:
+        """A bounded piece of what can wait (index, retention); whether there is more to do. Raises RecordError."""
+
+    def close(self) -> None: ...
+
+
+class Kept(NamedTuple):
+    """A stored message: bodies by their digests, None where they were not kept."""
+
+    header: bytes | None
+    separator: bytes
+    body: bytes | None
+    body_size: int
+    header_sent: bytes | None
+    body_sent: bytes | None
+    whole: bool
+    exact: bool
+
+
+class Stored(NamedTuple):
+    """A stored transaction. `revision`: grows with every write to any transaction of the store; `document`: the record's JSON, as in the log."""
+
+    revision: int
+    record: TransactionRecord
+    document: bytes
+    final: bool
+    message: Kept | None
+
+
+class StoredSession(NamedTuple):
+    """A stored session; `wire` in order of time."""
+
+    id: str
+    listener: str
+    client: str
+    began: int
+    ended: int | None
+    why: str | None
+    wire: Sequence[WireEntry]
+
+
+class Reader(Protocol):
+    """The reading end, for one thread, beside any number of writers. All raise StoreError."""
+
+    def transactions(
+        self,
+        select: Select | None = None,
+        *,
+        newest_first: bool = False,
+        limit: int | None = None,
+        after_revision: int = 0,
+    ) -> Iterator[Stored]:
+        """Those that match, by the time of their MAIL; only those written after that revision. None: all."""
+
+    def ids(self, prefix: str, *, limit: int = 2) -> list[str]:
+        """Ids of transactions and of sessions that begin so, in any case of letters."""
+
+    def transaction(self, id_: str) -> Stored | None:
+        """The one with this very id."""
+
+    def session(self, id_: str) -> StoredSession | None:
+        """The one with this very id."""
+
+    def of_session(self, id_: str) -> list[Stored]:
+        """A session's transactions, in order."""
+
+    def message(self, stored: Stored, *, sent: bool = False) -> Iterator[bytes] | None:
+        """The message in pieces, as received or as it left: header section, empty line, body. None where it was not kept (or never left)."""
+
+    def body(self, digest: bytes) -> Iterator[bytes]:
+        """A kept body in pieces."""
+
+    def revision(self) -> int:
+        """The last write's."""
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
