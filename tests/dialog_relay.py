@@ -7,13 +7,17 @@ Config, Reporter, Relay. All that is not the relay itself is defaults (`CONFIG`)
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import trio
 from dialog_tls import authority_pem
+from memory_store import MemoryWriter
+from recorded import check_wire
+
+from relayproxy.record.report import encode
 
 if TYPE_CHECKING:
     from socket import socket
@@ -51,8 +55,14 @@ class Driven(Protocol):
 
     def sigterm(self) -> None: ...
 
+    def store(self, how: Literal["full", "broken", "well"]) -> None:
+        """What becomes of what is written to the store from here on."""
+
     def authority(self) -> str:
         """In PEM: who signs the certificates that clients see."""
+
+    def check_recording(self, client: Leg, upstreams: Sequence[Leg]) -> None:
+        """That the session which has ended is recorded as it was on its wires. Raises AssertionError."""
 
     def close(self) -> list[dict[str, Any]]:
         """Stop; all lines of the log, in order."""
@@ -84,6 +94,8 @@ class _Relay:
         from relayproxy.net.dial import DialError, UpstreamUrl
         from relayproxy.net.stream import TrioStream
         from relayproxy.record.log import Reporter
+        from relayproxy.record.recorder import Policy, Recorder
+        from relayproxy.record.store.spool import Spool
         from relayproxy.relay.service import Relay
         from relayproxy.relay.settings import Config
 
@@ -101,7 +113,15 @@ class _Relay:
         self._config = Config.model_validate({"state": self._folder.name, **config, "upstream": upstreams})
         self._log = MemoryTarget()
         self._reporter = Reporter(self._log, format_="json")
-        self._relay = Relay(self._config, self._reporter, dial=dial_leg, adopt=_no_sockets)
+        self._writer = MemoryWriter()
+        recorder = Recorder(
+            self._writer,
+            Policy(messages="full"),
+            lambda: Spool(Path(self._folder.name), 1 << 20),
+            now=trio.current_time,
+        )
+        self._relay = Relay(self._config, self._reporter, dial=dial_leg, adopt=_no_sockets, recorder=recorder)
+        self._checked: set[str] = set()
         self._wrap = TrioStream
         trio.lowlevel.spawn_system_task(self._relay.watch)
 
@@ -110,9 +130,21 @@ class _Relay:
         chosen = listeners.get(listener or "", self._config.listener[0])
         await self._relay.session(self._wrap(stream, stream.receive_nowait), address, port, chosen)
 
+    def check_recording(self, client: Leg, upstreams: Sequence[Leg]) -> None:
+        for session in self._writer.sessions():
+            if session not in self._checked:
+                self._checked.add(session)
+                pairs = [(bytes(leg.far_said), bytes(leg.far_heard)) for leg in (client, *upstreams)]
+                check_wire(self._writer, session, pairs[0], pairs[1:])
+
     def sigterm(self) -> None:
         self._relay.shut_down()
         trio.lowlevel.spawn_system_task(self._relay.drain)
+
+    def store(self, how: Literal["full", "broken", "well"]) -> None:
+        from relayproxy.record.store.interface import RecordError
+
+        self._writer.trouble = None if how == "well" else RecordError(f"the store is {how}", full=how == "full")
 
     def authority(self) -> str:
         from relayproxy.tls.authority import Authority
@@ -124,7 +156,12 @@ class _Relay:
         self._folder.cleanup()
         if not written:
             raise AssertionError("the log was not written to its end within 5 s")
-        return [json.loads(line) for line in self._log.written.split(b"\n") if line]
+        lines = [json.loads(line) for line in self._log.written.split(b"\n") if line]
+        logged = {line["transaction"]: line for line in lines if line["event"] == "transaction"}
+        kept = {id_: json.loads(encode(write.record)) for id_, write in self._writer.transactions().items()}
+        if logged != kept:
+            raise AssertionError(f"the log says\n{logged}\nthe store\n{kept}")
+        return lines
 
 
 def _no_sockets(sock: socket) -> DeadlineStream:

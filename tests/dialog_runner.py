@@ -33,6 +33,7 @@ Notes, besides those above:
     @ abrupt C|U                    the peer's `eof` and `close` come without the word for it in TLS (close_notify)
     @ stall C|U, @ resume C|U       the peer takes no octets, and takes them again
     @ sigterm                       what SIGTERM does
+    @ store full|broken|well        from here on nothing can be written to the store, for want of space or for another reason; or it can again
     @ whole                         play only as written, not octet by octet (where it matters what came together)
 """
 
@@ -184,6 +185,8 @@ class _Player:
                     continue
                 case Note(key="record" | "log"):
                     self._fact(entry)
+                case Note(key="store", text="full" | "broken" | "well" as how):
+                    self._driven.store(how)
                 case Note(key="upstream" | "client" | "envelope" | "data"):
                     queue[:0] = expand(entry)
                 case _:
@@ -382,6 +385,7 @@ class _Player:
                     "resume": " C|U",
                     "sni": " [NAME]",
                     "stall": " C|U",
+                    "store": " full|broken|well",
                 }.get(note.key, "")
                 raise DialogError(note.number, f"@ {note.key}{usage}", f'"@ {note.key} {note.text}"')
 
@@ -478,10 +482,18 @@ class _Player:
             )
         if self._crash is not None:
             self._fail(number, "the session raised an exception", after=True)
+        self._check_what_is_left(number, self._client)
+
+    def _check_what_is_left(self, number: int, client: Leg) -> None:
+        """The session has ended."""
         for leg in self._legs():
             if not leg.closed:
                 which = "client's" if leg is self._client else "upstream's"
                 self._fail(number, f"the session has ended, and has not closed the {which} connection", after=True)
+        try:
+            self._driven.check_recording(client, self._upstreams)
+        except AssertionError as error:
+            self._fail(number, f"it is not recorded as it was: {error}", after=True)
 
     # Where we are.
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from relayproxy.record import dialog
 
 NOTES: Final = (
-    "abrupt", "certificate", "client", "config", "data", "envelope", "hello", "log", "loose", "quiet", "quit", "record", "resume", "sigterm", "sni", "stall",
+    "abrupt", "certificate", "client", "config", "data", "envelope", "hello", "log", "loose", "quiet", "quit", "record", "resume", "sigterm", "sni", "stall", "store",
     "strict", "upstream", "whole",
 )  # fmt: skip
 _FOLDS: Final = (b" ", b"\t")

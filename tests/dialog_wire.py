@@ -27,6 +27,9 @@ class Leg(trio.abc.HalfCloseableStream):
     def __init__(self, on_sent: Callable[[bytes], None]) -> None:
         self.unread = bytearray()
         """What we sent and the far side has not taken yet."""
+        #: All that the far side has said, and all that it has heard, as text.
+        self.far_said = bytearray()
+        self.far_heard = bytearray()
         self.ended = False
         self.closed = False
         self.changed = trio.Event()
@@ -44,6 +47,7 @@ class Leg(trio.abc.HalfCloseableStream):
     # The far side.
 
     def far_send(self, octets: bytes) -> None:
+        self.far_said += octets
         if self._tls is None:
             self._inbox += octets
         else:
@@ -56,6 +60,7 @@ class Leg(trio.abc.HalfCloseableStream):
         begun = bytes(self.unread)
         if begun:
             self.far_take(len(begun))
+            del self.far_heard[-len(begun) :]
         self._tls = tls
         self._take_records(begun)
 
@@ -148,6 +153,7 @@ class Leg(trio.abc.HalfCloseableStream):
 
     def _take_text(self, text: bytes) -> None:
         self.unread += text
+        self.far_heard += text
         self._total += len(text)
         self._arrivals.append((self._total, trio.current_time()))
         self._on_sent(text)

@@ -25,7 +25,7 @@ from relayproxy.net.stream import TrioStream
 from relayproxy.record.dialog import DialogError, Line, Note
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from dialog_relay import Dial
 
@@ -128,6 +128,12 @@ class Small:
 
     def sigterm(self) -> None:
         self.bye = True
+
+    def store(self, how: str) -> None:
+        raise AssertionError(f"it has no store to be {how}")
+
+    def check_recording(self, client: Leg, upstreams: Sequence[Leg]) -> None:
+        pass
 
     def authority(self) -> str:
         raise AssertionError("it has no TLS")
@@ -529,6 +535,8 @@ def test_the_collected_items_live_with_the_plugins(tmp_path: Path) -> None:
         "dialog_script",
         "dialog_tls",
         "dialog_wire",
+        "memory_store",
+        "recorded",
     ):
         shutil.copy(here / f"{name}.py", tmp_path)
     shutil.copy(here.parent / "pyproject.toml", tmp_path)

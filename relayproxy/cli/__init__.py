@@ -117,11 +117,12 @@ def one_config(file: Path | None, config: Path | None) -> Path | None:
 @contextmanager
 def in_words() -> Iterator[None]:
     """What the system, or a file of certificates or keys, does not give is no fault of ours: Failed."""
+    from relayproxy.record.store.interface import StoreError
     from relayproxy.tls.facts import TlsConfigError
 
     try:
         yield
-    except TlsConfigError as error:
+    except (StoreError, TlsConfigError) as error:
         raise Failed(str(error)) from error
     except OSError as error:
         file = "" if error.filename is None else f"{error.filename}: "

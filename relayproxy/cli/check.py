@@ -59,6 +59,8 @@ def written(config: Config) -> str:
         lines += ["", f"[upstream.{_key(name)}]", *_scalars(upstream, left_out)]
     for name, table in (
         ("tls", config.tls),
+        ("record", config.record),
+        ("record.keep", config.record.keep),
         ("log", config.log),
         ("timeouts.client", config.timeouts.client),
         ("timeouts.upstream", config.timeouts.upstream),
@@ -71,6 +73,8 @@ def written(config: Config) -> str:
 #: What None means, of the settings that may be left out.
 _ABSENT: Final = {
     ("Listener", "clients"): "everybody that can connect",
+    ("Keep", "age"): "for ever",
+    ("Keep", "bytes"): "without bound",
     ("Log", "format"): "json; text on a terminal",
     ("Upstream", "credentials"): "none: clients log in themselves, if at all",
     ("Tls", "certificate"): "minted, signed by the authority in state",
@@ -100,11 +104,13 @@ def _scalars(table: Any, left_out: Sequence[str] = ()) -> Iterator[str]:
             continue
         if name == "file":
             yield f"file = {_text(str(value or '-'))}"
+        elif name == "store":
+            yield f"store = {_text('none' if value is None else f'sqlite:{value}')}"
         elif value is None:
             yield f"# {name}: {_ABSENT[type(table).__name__, name]}"
-        elif hints[name] == Duration:
+        elif hints[name] in (Duration, Duration | None):
             yield f'{name} = "{_duration(value)}"'
-        elif hints[name] == Size:
+        elif hints[name] in (Size, Size | None):
             yield f'{name} = "{_size(value)}"'
         elif hints[name] == Rate:
             yield f'{name} = "{_size(value)}/s"'

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 from pydantic import ValidationError
 
-from relayproxy.cli import Failed, config_auth, config_identity, config_listeners, config_tls
+from relayproxy.cli import Failed, config_auth, config_identity, config_listeners, config_record, config_tls
 from relayproxy.cli.config_errors import dotted, expected, nearest, not_toml
 from relayproxy.cli.config_written import listeners
 from relayproxy.cli.locate import Place, line_of, locate
@@ -52,6 +52,7 @@ class Flags(msgspec.Struct, frozen=True, kw_only=True):
     clients: tuple[str, ...] | None = None
     log: str | None = None
     log_format: str | None = None
+    store: str | None = None
 
 
 #: Those that are lists: in the environment their members are separated by commas.
@@ -111,6 +112,11 @@ class _Sources:
                 for place, listener in listeners(self.settings):
                     listener["clients"] = list(value)
                     self._label((*place, "clients"), label)
+            case "store":
+                record = self.settings.setdefault("record", {})
+                if isinstance(record, dict):
+                    record["store"] = value
+                    self._label(("record", "store"), label)
             case _:  # log, log_format
                 log = self.settings.setdefault("log", {})
                 key = name.partition("_")[2] or "file"
@@ -169,7 +175,7 @@ def load(path: Path | None = None, flags: Flags | None = None, environ: Mapping[
         config = Config.model_validate(sources.settings)
     except ValidationError as error:
         errors += [sources.mismatch(details) for details in error.errors(include_url=False)]
-    for module in (config_listeners, config_auth, config_identity, config_tls):
+    for module in (config_listeners, config_auth, config_identity, config_record, config_tls):
         errors += [sources.complaint(*wrong) for wrong in module.mismatches(sources.settings)]
     if config is None or errors:
         raise ConfigError([text for _, text in sorted(dict.fromkeys(errors), key=lambda error: error[0])])

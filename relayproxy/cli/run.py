@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import trio
 
     from relayproxy.record.log import Reporter
+    from relayproxy.record.recorder import Recorder
     from relayproxy.relay.service import Relay
     from relayproxy.relay.settings import Config, Listener
 
@@ -40,6 +41,7 @@ async def run(
     listen: Annotated[list[str] | None, Parameter(negative="", metavar="ADDR")] = None,
     upstream: Annotated[str | None, Parameter(metavar="URL")] = None,
     clients: Annotated[list[str] | None, Parameter(negative="", metavar="CIDR")] = None,
+    store: Annotated[str | None, Parameter(metavar="URL")] = None,
     log: Annotated[str | None, Parameter(metavar="FILE|-", allow_leading_hyphen=True, validator=file_or_dash)] = None,
     log_format: Annotated[str | None, Parameter(metavar="json|text")] = None,
     config: Annotated[Path | None, Parameter(name="--config")] = None,
@@ -47,7 +49,7 @@ async def run(
     """Relay mail, until SIGTERM.
 
     Without any argument it listens on 127.0.0.1:2525, offers STARTTLS with a certificate of its own authority (relayproxy ca export), and
-    keeps what comes (capture:). Flags replace the environment
+    keeps what comes (capture:) in ./relayproxy.db, where list, show and export find it. Flags replace the environment
     (RELAYPROXY_LISTEN and so on, lists with commas), which replaces the file, which replaces defaults.
 
     Parameters
@@ -61,6 +63,8 @@ async def run(
         lmtp+unix:/path or capture:
     clients
         who may connect to any listener: an address or a network; again for another
+    store
+        where everything is recorded: sqlite:PATH, or none; default: sqlite:relayproxy.db
     log
         where the records go: a file, or - for standard output
     log_format
@@ -76,6 +80,7 @@ async def run(
         listen=tuple(listen) if listen else None,
         upstream=upstream,
         clients=tuple(clients) if clients else None,
+        store=store,
         log=log,
         log_format=log_format,
     )
@@ -94,7 +99,8 @@ async def _run(loaded: Config, path: Path | None) -> int:
     from relayproxy.record.log import open_log
 
     try:
-        reporter = open_log(loaded.log.file, loaded.log.format, loaded.log.level, _tell_of_log)
+        alarm = partial(_tell_of_log, refused=loaded.record.store is None)
+        reporter = open_log(loaded.log.file, loaded.log.format, loaded.log.level, alarm, loaded.record.privacy)
     except OSError as error:
         raise Failed(f"the log cannot be opened: {error.filename}: {error.strerror}") from error
     told = False
@@ -109,14 +115,14 @@ async def _run(loaded: Config, path: Path | None) -> int:
     return status if told else 1
 
 
-def _tell_of_log(trouble: str | None) -> None:
-    """Where the log itself cannot say it; the log's thread does."""
+def _tell_of_log(trouble: str | None, *, refused: bool) -> None:
+    """Where the log itself cannot say it; the log's thread does. `refused`: without a store mail is, meanwhile."""
     from relayproxy.cli import say
 
     if trouble is None:
         say("relayproxy: the log can be written again")
     else:
-        say(f"relayproxy: the log cannot be written: {trouble}; mail is refused until it can")
+        say(f"relayproxy: the log cannot be written: {trouble}{'; mail is refused until it can' if refused else ''}")
 
 
 def _raise_descriptor_limit() -> None:
@@ -129,8 +135,17 @@ def _raise_descriptor_limit() -> None:
 async def _serve(config: Config, path: Path | None, reporter: Reporter) -> int:
     """Run a relay until it is told to end and has ended; the exit status.
 
-    Raises OSError and TlsConfigError where it cannot begin, and only then.
+    Raises OSError, StoreError and TlsConfigError where it cannot begin, and only then.
     """
+    from relayproxy.cli.recording import recording
+
+    _raise_descriptor_limit()
+    with recording(config, reporter) as recorder:
+        return await _relay(config, path, reporter, recorder)
+
+
+async def _relay(config: Config, path: Path | None, reporter: Reporter, recorder: Recorder | None) -> int:
+    """Relay into what was opened; the exit status. Raises OSError and TlsConfigError where it cannot begin, and only then."""
     import trio
 
     from relayproxy.cli import say
@@ -138,9 +153,8 @@ async def _serve(config: Config, path: Path | None, reporter: Reporter) -> int:
     from relayproxy.net.edge import Poller
     from relayproxy.relay.service import Relay
 
-    _raise_descriptor_limit()
     poller = Poller()
-    relay = Relay(config, reporter, dial=partial(dial, adopt=poller.adopt), adopt=poller.adopt)
+    relay = Relay(config, reporter, dial=partial(dial, adopt=poller.adopt), adopt=poller.adopt, recorder=recorder)
     relay.bind()
     _say_where(relay, config, path)
     for warning in relay.warnings():
@@ -170,7 +184,7 @@ def _whither(config: Config, listener: Listener) -> str:
     name = config.upstream_of(listener)
     urls = config.upstream[name].url
     if urls[0].kind == "capture":
-        return f"mail is kept in {config.state / 'captures'}"
+        return f"mail is kept in {config.record.store}"
     return f"mail goes to {name} ({', else '.join(map(str, urls))})"
 
 

@@ -18,6 +18,7 @@ from trio.lowlevel import checkpoint
 if TYPE_CHECKING:
     from relayproxy.net.dial import UpstreamUrl
     from relayproxy.net.stream import DeadlineStream
+    from relayproxy.record.tape import LegTape
 
 Leg = Literal["client", "upstream"]
 
@@ -28,6 +29,13 @@ LAST_WORDS: Final = 2.0
 #: Lingering close: closing with unread input makes the kernel reset the connection, which eats our last reply (PROTOCOL §1.1.8).
 LINGER_SECONDS: Final = 5.0
 LINGER_BYTES: Final = 64 * 1024
+
+
+def endpoint(address: str, port: int | None) -> str:
+    """Both in one word."""
+    if port is None:
+        return address
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 class PeerLost(Exception):  # noqa: N818  it is a fact, and reads as one
@@ -49,9 +57,12 @@ class PeerStalled(PeerLost):
 class Peer:
     """The client's or the upstream's end of a connection."""
 
-    __slots__ = ("_cut", "_streak", "address", "expired", "leg", "now", "port", "stream")
+    __slots__ = ("_cut", "_streak", "_tape", "address", "expired", "leg", "now", "port", "stream")
 
-    def __init__(self, stream: DeadlineStream, leg: Leg, address: str, port: int | None) -> None:
+    def __init__(
+        self, stream: DeadlineStream, leg: Leg, address: str, port: int | None, tape: LegTape | None = None
+    ) -> None:
+        """`tape` hears what happens to the connection; what passes on it the protocols tell."""
         self.stream = stream
         self.leg: Leg = leg
         self.address = address
@@ -62,15 +73,18 @@ class Peer:
         self.expired = False
         #: trio's clock, without the detour over the running task.
         self.now = trio.lowlevel.current_clock().current_time
+        self._tape = tape
+        if tape is not None:
+            tape.event("open", endpoint(address, port))
 
     @classmethod
-    def of(cls, stream: DeadlineStream, leg: Leg, url: UpstreamUrl) -> Peer:
+    def of(cls, stream: DeadlineStream, leg: Leg, url: UpstreamUrl, tape: LegTape | None = None) -> Peer:
         """The peer behind a url; its address is where the stream leads, which a name alone does not say."""
         if url.path:
-            return cls(stream, leg, f"unix:{url.path}", None)
+            return cls(stream, leg, f"unix:{url.path}", None, tape)
         if url.family is None and (far_end := stream.far_end) is not None:
-            return cls(stream, leg, *far_end)
-        return cls(stream, leg, url.host, url.port)
+            return cls(stream, leg, *far_end, tape)
+        return cls(stream, leg, url.host, url.port, tape)
 
     @property
     def readable(self) -> bool:
@@ -86,11 +100,11 @@ class Peer:
         """What has come, b"" at the end, None where nothing has come yet; PeerLost."""
         try:
             self._streak += 1
-            return self.stream.receive_nowait()
+            return self.stream.receive_nowait() or self._end()
         except trio.WouldBlock:
             return None
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise PeerLost(self.leg, str(error)) from error
+            raise self._loss(error) from error
 
     async def receive(self, seconds: float) -> bytes:
         """What has come, or comes within seconds; b"" at the end. PeerLost, PeerStalled."""
@@ -106,18 +120,35 @@ class Peer:
                     await checkpoint()
                 self._streak += 1
                 try:
-                    return stream.receive_nowait()
+                    return stream.receive_nowait() or self._end()
                 except trio.WouldBlock:
                     pass
             if self.expired:
                 raise PeerStalled(self.leg, "its time was over")
             self._streak = 0
             stream.receive_by = deadline
-            return await stream.receive_some()
-        except trio.TooSlowError:
-            raise PeerStalled(self.leg) from None
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise PeerLost(self.leg, str(error)) from error
+            return await stream.receive_some() or self._end()
+        except (trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise self._loss(error) from error
+
+    def _end(self) -> bytes:
+        """The peer says no more."""
+        if self._tape is not None:
+            self._tape.event("eof")
+        return b""
+
+    def _loss(self, error: trio.TooSlowError | trio.BrokenResourceError | trio.ClosedResourceError) -> PeerLost:
+        """Of trio's errors one of ours."""
+        if isinstance(error, trio.TooSlowError):
+            return PeerStalled(self.leg)
+        if self._tape is not None and isinstance(error, trio.BrokenResourceError):
+            self._tape.event("reset")
+        return PeerLost(self.leg, str(error))
+
+    def _not_sent(self, octets: int) -> None:
+        """So many, at the end of what was said, have not left."""
+        if self._tape is not None:
+            self._tape.unsay(octets)
 
     async def send(self, data: bytes, seconds: float) -> None:
         """Send all within seconds. PeerLost, PeerStalled."""
@@ -126,6 +157,7 @@ class Peer:
             streak = 0
             await checkpoint()
         self._streak = streak + 1
+        sent = 0
         try:
             if self._cut:
                 self._refuse_to_send()
@@ -134,10 +166,11 @@ class Peer:
                 self.stream.send_by = self._start_to_wait(seconds)
                 await self.stream.send_all(memoryview(data)[sent:])
                 self._cut = False
-        except trio.TooSlowError:
-            raise PeerStalled(self.leg) from None
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise PeerLost(self.leg, str(error)) from error
+        except BaseException as error:
+            self._not_sent(len(data) - sent)
+            if not isinstance(error, trio.TooSlowError | trio.BrokenResourceError | trio.ClosedResourceError):
+                raise
+            raise self._loss(error) from error
 
     async def send_or_hear(self, data: bytes, seconds: float) -> bool:
         """Send all within seconds, True; or give up, False, as soon as the peer says something while it does not take what we send.
@@ -147,6 +180,7 @@ class Peer:
         if self._streak >= STREAK:
             self._streak = 0
             await checkpoint()
+        sent = 0
         try:
             if self._cut:
                 self._refuse_to_send()
@@ -155,12 +189,14 @@ class Peer:
             if sent < len(data):
                 self.stream.receive_by = self.stream.send_by = self._start_to_wait(seconds)
                 if not await self.stream.send_or_hear(memoryview(data)[sent:]):
+                    self._not_sent(len(data) - sent)
                     return False
                 self._cut = False
-        except trio.TooSlowError:
-            raise PeerStalled(self.leg) from None
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise PeerLost(self.leg, str(error)) from error
+        except BaseException as error:
+            self._not_sent(len(data) - sent)
+            if not isinstance(error, trio.TooSlowError | trio.BrokenResourceError | trio.ClosedResourceError):
+                raise
+            raise self._loss(error) from error
         return True
 
     def _refuse_to_send(self) -> NoReturn:
@@ -185,7 +221,7 @@ class Peer:
         `agreed`: the peer asked for it and sends no more, so that there is nothing to wait for unless something has come.
         """
         if agreed and not self.stream.readable:
-            self.stream.close()
+            self.drop()
             return
         deadline = self.now() + (LAST_WORDS if self.expired else LINGER_SECONDS)
         self.expired = False  # the linger has an end of its own
@@ -200,10 +236,13 @@ class Peer:
         except PeerLost:
             pass  # nobody is there to hear our last words
         finally:
-            self.stream.close()
+            self.drop()
 
     def drop(self) -> None:
         """Close at once. What the peer sends from now on is answered by a reset."""
+        tape, self._tape = self._tape, None
+        if tape is not None:
+            tape.event("close", by_us=True)
         self.stream.close()
 
     def expire(self) -> None:

@@ -20,6 +20,7 @@ import structlog
 from msgspec import UNSET
 
 from relayproxy.record.console import console_line
+from relayproxy.record.privacy import Privacy
 from relayproxy.record.redact import redact, redact_sasl
 from relayproxy.record.report import (
     AuthenticationRecord,
@@ -54,7 +55,8 @@ if TYPE_CHECKING:
 
 Format = Literal["json", "text"]
 
-#: Octets of a client's line that are quoted.
+_NO_MORE: Final = Privacy()
+#: Characters of a client's line that are quoted.
 _QUOTED: Final = 512
 #: Exceptions of a group, and places of each, that are told.
 _FAULTS: Final = 10
@@ -66,6 +68,7 @@ def open_log(
     format_: Format | None = None,
     level: Level = "info",
     alarm: Callable[[str | None], None] = lambda _: None,
+    privacy: Privacy = _NO_MORE,
 ) -> Reporter:
     """The log that the configuration asks for: a file, or standard output for None.
 
@@ -77,7 +80,7 @@ def open_log(
     if format_ is None:
         format_ = "text" if terminal else "json"
     colour = terminal and not os.environ.get("NO_COLOR")
-    return Reporter(target, format_=format_, level=level, colour=colour, alarm=alarm)
+    return Reporter(target, format_=format_, level=level, colour=colour, alarm=alarm, privacy=privacy)
 
 
 class Reporter:
@@ -99,9 +102,11 @@ class Reporter:
         patience: float = PATIENCE,
         now: Callable[[], int] = time.time_ns,
         clock: Callable[[], float] = time.monotonic,
+        privacy: Privacy = _NO_MORE,
     ) -> None:
-        """`now`: nanoseconds since 1970, for `time`. `clock`: seconds, for how long a line has waited."""
+        """`privacy`: what is left out besides secrets; a transaction's record has been through it already. `now`: nanoseconds since 1970, for `time`. `clock`: seconds, for how long a line has waited."""
         self._now = now
+        self._privacy = privacy
         self._colour = colour
         self._line = self._json if format_ == "json" else self._text
         self._sink = LogSink(
@@ -184,7 +189,7 @@ class Reporter:
             session=session,
             leg=leg,
             mechanism=text(mechanism),
-            user=None if user is None else text(user),
+            user=None if user is None else self._privacy.text(text(user)),
             outcome=outcome,
             reply=None if reply is None else reply_of(reply),
         )
@@ -231,10 +236,13 @@ class Reporter:
             transaction=transaction,
             leg=leg,
             what=what,
-            line=None if line is None else text((redact_sasl(line) if sasl else redact(line))[:_QUOTED]),
+            line=None if line is None else self._quoted(redact_sasl(line) if sasl else redact(line)),
             reply=None if reply is None else reply_of(reply),
         )
         self._log.warning("violation", record=record)
+
+    def _quoted(self, line: bytes) -> str:
+        return self._privacy.text(text(line))[:_QUOTED]
 
     def limit(
         self,

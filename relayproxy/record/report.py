@@ -171,6 +171,7 @@ class MessageRecord(Part, frozen=True, gc=False):
     malformed: (
         Annotated[bool, Meta(description="the header section breaks the grammar; it passed as it came")] | UnsetType
     ) = UNSET
+    truncated: Annotated[bool, Meta(description="it could not all be recorded")] | UnsetType = UNSET
 
 
 class RuleRecord(Part, frozen=True, gc=False):

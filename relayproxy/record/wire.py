@@ -1,13 +1,10 @@
 """What went over the wire in one session, on both legs: octets with their times, mail data by its length alone (DESIGN §7, "wire").
 
-Theory of operation: a `LegTape` is told by the protocol of its leg what came, what of it was read as what, and what was said (smtp/tape.py has
-the interface). Octets become entries only once it is known what they are, so a secret is blanked before it is an entry, and mail data is never kept here at all:
-it is in the store once, by its digest, and `octets` of a `WireData` says how many of them stand there. `encode` makes one blob of what has gathered.
+Theory of operation: entries of what was read and written, gathered (tape.py) and made one blob by `encode`. Mail data is not among them: it is in the store
+once, by its digest, and `octets` of a `WireData` says how many of them stand there.
 
 Invariants: the octets of all entries of a leg and arrow, in order, are those on the wire, but for what was blanked (`gaps`: where, and how many octets) and for
-mail data. What came and was never read as anything is blanked where it is no plain command. Memory is bounded: pieces of mail data that are close in time become one, and of
-one message there are at most PIECES. Pure: the clock is the caller's.
-Making lines of it does not belong here (playback.py), nor keeping it (store/).
+mail data. Pure. Making lines of it does not belong here (playback.py), nor keeping it (store/).
 """
 
 from __future__ import annotations
@@ -20,9 +17,6 @@ from relayproxy.record.dialog import Arrow, EventName, Leg  # noqa: TC001 - msgs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-#: Entries that the mail data of one message may make on one leg; then what is close together becomes one.
-PIECES: Final = 512
 
 
 class WireOctets(msgspec.Struct, array_like=True, tag="o", frozen=True, gc=False):

@@ -165,6 +165,9 @@ class Authentication:
                     return local_replies.AUTH_UNAVAILABLE
                 self._check_silence()
                 response = await self._response(reply, witness)
+                if self._context.unrecorded is not None:
+                    await self._cancel(upstream)
+                    return local_replies.AUTH_UNAVAILABLE
             except (PeerLost, Goodbye):
                 await self._cancel(upstream)
                 raise

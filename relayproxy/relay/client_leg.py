@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from relayproxy.net.peer import Peer
     from relayproxy.record.report import AuthRecord
+    from relayproxy.record.tape import LegTape
     from relayproxy.relay.settings import ClientTimeouts
     from relayproxy.smtp.commands import Command, Ehlo, Helo, SaslCancel, SaslResponse
     from relayproxy.smtp.data import DataReader, DataSlice
@@ -42,7 +43,18 @@ class Goodbye(Exception):  # noqa: N818  it is no error
 class ClientLeg:
     """`ended`: the client has half-closed; what it had sent is still answered (PROTOCOL §1.1 (7))."""
 
-    __slots__ = ("_came", "_minimum_rate", "_server_tls", "_timeouts", "_waited", "ended", "peer", "protocol", "tls")
+    __slots__ = (
+        "_came",
+        "_minimum_rate",
+        "_server_tls",
+        "_tape",
+        "_timeouts",
+        "_waited",
+        "ended",
+        "peer",
+        "protocol",
+        "tls",
+    )
 
     def __init__(
         self,
@@ -51,6 +63,7 @@ class ClientLeg:
         timeouts: ClientTimeouts,
         minimum_rate: int,
         server_tls: ServerTls | None = None,
+        tape: LegTape | None = None,
     ) -> None:
         """`minimum_rate`: of mail data, in octets a second; `server_tls`: what the client may have TLS with, as long as this session lasts."""
         self.peer = peer
@@ -60,6 +73,7 @@ class ClientLeg:
         self.tls: TlsFacts | None = None
         self._timeouts = timeouts
         self._server_tls = server_tls
+        self._tape = tape
         self._minimum_rate = minimum_rate
         self._waited = 0.0
         self._came = 0
@@ -114,6 +128,8 @@ class ClientLeg:
         self.peer.stream = stream
         self.protocol.tls_started()
         self.tls = stream.facts
+        if self._tape is not None:
+            self._tape.event("tls", self.tls.version, self.tls.cipher)
 
     async def answer(self, replies: Iterable[Reply]) -> None:
         """Write replies to the oldest commands, in one go; nothing follows a 421, which promises to close (RFC 5321 §3.8)."""
@@ -132,6 +148,11 @@ class ClientLeg:
         """From here on it is counted how fast mail data comes."""
         self._waited = 0.0
         self._came = 0
+
+    def no_message(self) -> None:
+        """What mail data comes now is nobody's: it was refused."""
+        if self._tape is not None:
+            self._tape.begin_message("")
 
     @property
     def too_slow(self) -> bool:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from relayproxy.net.dial import Kind
     from relayproxy.net.stream import DeadlineStream
+    from relayproxy.record.tape import LegTape
     from relayproxy.relay.carriers import Introduction
     from relayproxy.relay.credentials import SessionLogin
     from relayproxy.relay.settings import Limits, UpstreamTimeouts
@@ -76,10 +77,12 @@ async def connect(
     tell_tls: TellTls,
     login: SessionLogin | None = None,
     introduction: Introduction | None = None,
+    tape: LegTape | None = None,
 ) -> SmtpUpstream:
     """The first server of `urls` that will have us. Raises UpstreamUnavailable.
 
-    `tls` may be None where no url asks for it; `login`: where we have credentials there; `introduction`: where it is told who the client is.
+    `tls` may be None where no url asks for it; `login`: where we have credentials there; `introduction`: where it is told who the client is;
+    `tape`: where it is recorded.
     """
     deadline = trio.current_time() + timeouts.setup
     failed: UpstreamUnavailable | None = None
@@ -89,9 +92,11 @@ async def connect(
             break
         try:
             stream = await dial(url, min(timeouts.connect, left))
-            approach = _Approach(url, stream, ehlo, timeouts, limits, deadline, introduction)
+            approach = _Approach(url, stream, ehlo, timeouts, limits, deadline, introduction, tape)
             return await approach.make(name, tls, tell_tls, login)
         except DialError as error:
+            if tape is not None:
+                tape.event(error.reason, str(url))
             failed = UpstreamUnavailable(str(error), _DIAL_REPLIES[error.reason])  # it names the url
         except UpstreamUnavailable as error:
             failed = error
@@ -113,12 +118,17 @@ class _Approach:
         limits: Limits,
         deadline: float,
         introduction: Introduction | None,
+        tape: LegTape | None,
     ) -> None:
         self._introduction = introduction
         self._url = url
-        self._peer = Peer.of(stream, "upstream", url)
+        self._tape = tape
+        self._peer = Peer.of(stream, "upstream", url, tape)
         self._protocol = ClientProtocol(
-            reply_bytes=limits.reply_bytes, reply_lines=limits.reply_lines, ehlo_keywords=limits.ehlo_keywords
+            reply_bytes=limits.reply_bytes,
+            reply_lines=limits.reply_lines,
+            ehlo_keywords=limits.ehlo_keywords,
+            tape=tape,
         )
         self._ehlo = ehlo
         self._timeouts = timeouts
@@ -157,6 +167,8 @@ class _Approach:
         if self._introduction is not None and (
             header := self._introduction.header((self._peer.address, self._peer.port))
         ):
+            if self._tape is not None:
+                self._tape.said(header)
             await self._peer.send(header, self._timeouts.data_block)
         if self._url.tls == "implicit":
             facts = await self._start_tls(tls, tell_tls)
@@ -235,6 +247,8 @@ class _Approach:
             tell_tls(self._url, failure)
             raise
         self._peer.stream = stream
+        if self._tape is not None:
+            self._tape.event("tls", stream.facts.version, stream.facts.cipher)
         tell_tls(self._url, stream.facts)
         return stream.facts
 

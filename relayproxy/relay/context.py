@@ -9,15 +9,20 @@ import time
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from relayproxy.mail.trace import TRACE_MARGIN
+from relayproxy.record.privacy import Privacy
+from relayproxy.relay.keeping import refusal_for
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.capabilities import Capabilities
 
 if TYPE_CHECKING:
     from relayproxy.record.log import Reporter
+    from relayproxy.record.recorder import Recorder
     from relayproxy.relay.settings import Auth, Limits, Timeouts
     from relayproxy.relay.upstream import Upstream
     from relayproxy.smtp.replies import Reply
 
+#: Nothing is left out but secrets.
+_NO_MORE = Privacy()
 #: Distinct upstream capability lists whose offers are kept; there is one a server, seldom more.
 _OFFERS = 64
 
@@ -52,6 +57,8 @@ class Context:
         timeouts: Timeouts,
         reporter: Reporter,
         tls: Literal["off", "starttls", "implicit"] = "off",
+        recorder: Recorder | None = None,
+        privacy: Privacy = _NO_MORE,
     ) -> None:
         self.listener = listener
         self.hostname = hostname
@@ -71,6 +78,9 @@ class Context:
         self.limits = limits
         self.timeouts = timeouts
         self.reporter = reporter
+        self.recorder = recorder
+        #: What is left out of all that is told.
+        self.privacy = privacy
         self.shutting_down = False
         self.greeting = local_replies.greeting(self.ehlo_name)
         self.hello = local_replies.hello(self.ehlo_name)
@@ -96,6 +106,14 @@ class Context:
         )
         self._offers[key] = (upstream, offer)  # the list is kept too, so that its id stays its own
         return offer
+
+    @property
+    def unrecorded(self) -> Reply | None:
+        """What is answered where nothing that is said now could be recorded: in the store, or, where there is none, in the log (PROTOCOL §4 column DF)."""
+        if self.recorder is None:
+            return None if self.reporter.healthy else local_replies.RECORD_FAILED
+        trouble = self.recorder.trouble
+        return None if trouble is None else refusal_for(trouble)
 
     def max_size(self, upstream: Upstream | None) -> int:
         """The largest message in octets that both sides take."""

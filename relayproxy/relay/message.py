@@ -31,35 +31,41 @@ class Objection(NamedTuple):
 
 
 class _AsReceived:
-    """Digests of a message as it was before it was repaired, cut into header section and body where the repaired one is."""
+    """A message as it was before it was repaired, cut into header section and body where the repaired one is."""
 
-    __slots__ = ("_body", "_head", "_header")
+    __slots__ = ("_body", "_cut", "body", "header", "separator")
 
     def __init__(self) -> None:
-        self._head: bytes | None = b""  # all of it, until the cut
-        self._header = ""
+        self.header = b""  # until the cut all of it
+        self.separator = b""
+        #: Of the body, what was added last.
+        self.body = b""
+        self._cut = False
         self._body = sha256()
 
     def add(self, content: bytes) -> None:
-        if self._head is None:
+        if self._cut:
             self._body.update(content)
+            self.body = content
         else:
-            self._head += content
+            self.header += content
 
     def cut(self, repaired: bytes, end: int, start: int) -> None:
         """`repaired`: what was added so far, as it leaves; where its header section ends, and where its body begins."""
-        raw, self._head = self._head or b"", None
+        raw, self._cut = self.header, True
         lines, empty = repaired.count(b"\r\n", 0, end), repaired.count(b"\r\n", end, start)
-        self._header = sha256(raw[: lines_before(raw, lines)]).hexdigest()
-        self._body.update(raw[lines_before(raw, lines + empty) :])
+        header, body = lines_before(raw, lines), lines_before(raw, lines + empty)
+        self.header, self.separator, self.body = raw[:header], raw[header:body], raw[body:]
+        self._body.update(self.body)
 
     def forget(self) -> None:
-        """The message is refused: no digest of it is wanted."""
-        self._head = None
+        """The message is refused: no more of it is wanted."""
+        self._cut = True
+        self.header = b""
 
     @property
     def digests(self) -> tuple[str, str]:
-        return self._header, self._body.hexdigest()
+        return sha256(self.header).hexdigest(), self._body.hexdigest()
 
 
 class Intake:
@@ -78,8 +84,10 @@ class Intake:
         "_received",
         "_trace",
         "_wire",
+        "body",
         "header",
         "objection",
+        "separator",
     )  # fmt: skip
 
     def __init__(
@@ -105,6 +113,10 @@ class Intake:
         self._wire = b""
         self._body = sha256()
         self._ended = False
+        #: Of the body, what the last slice brought, as it leaves.
+        self.body = b""
+        #: The empty line between header section and body, as it leaves.
+        self.separator = b""
         self.header: HeaderSection | None = None
         self.objection: Objection | None = None
 
@@ -123,6 +135,11 @@ class Intake:
         return self._reader.eight_bit
 
     @property
+    def repairs_lines(self) -> bool:
+        """Whether bare CR and LF are made CRLF."""
+        return self._normaliser is not None
+
+    @property
     def repairs(self) -> int:
         """Bare CR and LF that were made CRLF."""
         return 0 if self._normaliser is None else self._normaliser.repairs
@@ -134,6 +151,7 @@ class Intake:
             self._received.add(part.content)
             part = self._normaliser.take(part)
         if self.header is not None:
+            self.body = part.content
             self._body.update(part.content)
             self._judge_data()
             return b"" if self.objection else part.wire
@@ -159,7 +177,8 @@ class Intake:
         self.header = HeaderSection(self._content[:end])
         if self._received is not None:
             self._received.cut(self._content, end, start)
-        self._body.update(memoryview(self._content)[start:])
+        self.separator, self.body = self._content[end:start], self._content[start:]
+        self._body.update(self.body)
         wire = self._trace + self._wire
         self._content = self._wire = b""
         self._judge_data()
@@ -223,6 +242,20 @@ class Intake:
         header, body = sha256(raw).hexdigest(), self._body.hexdigest()
         received = (header, body) if self._received is None else self._received.digests
         return received, (sha256(self._trace + raw).hexdigest() if self._trace else header, body)
+
+    @property
+    def received(self) -> tuple[bytes, bytes, bytes]:
+        """As it came: header section, or what there is of it, the empty line, and of the body what the last slice brought."""
+        if self._received is not None:
+            return self._received.header, self._received.separator, self._received.body
+        return self._content if self.header is None else bytes(self.header), self.separator, self.body
+
+    @property
+    def header_sent(self) -> bytes | None:
+        """The header section as it leaves; None while there is none, and where it leaves as it came."""
+        if self.header is None or (not self._trace and self._received is None):
+            return None
+        return self._trace + bytes(self.header)
 
     @property
     def growth(self) -> int:

@@ -17,7 +17,7 @@ import trio
 from relayproxy.net.address import is_in
 from relayproxy.net.descriptors import make_room
 from relayproxy.net.listen import BATCH, accept, bind, bound_name
-from relayproxy.net.peer import Peer, PeerLost
+from relayproxy.net.peer import Peer, PeerLost, endpoint
 from relayproxy.net.proxy_header import Ends, ProxyHeaderError, receive_proxy_header
 from relayproxy.relay.capture import CaptureUpstream
 from relayproxy.relay.carriers import Introduction
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from relayproxy.net.dial import UpstreamUrl
     from relayproxy.net.stream import DeadlineStream
     from relayproxy.record.log import Reporter
+    from relayproxy.record.recorder import Recorder, Recording
+    from relayproxy.record.tape import LegTape
     from relayproxy.relay.connect import Dial
     from relayproxy.relay.settings import Config, Listener
     from relayproxy.relay.upstream import Upstream
@@ -64,13 +66,25 @@ class Relay:
     """Serves `config.listener`; `session` alone is the relay without sockets, over any stream."""
 
     def __init__(
-        self, config: Config, reporter: Reporter, *, dial: Dial, adopt: Callable[[socket.socket], DeadlineStream]
+        self,
+        config: Config,
+        reporter: Reporter,
+        *,
+        dial: Dial,
+        adopt: Callable[[socket.socket], DeadlineStream],
+        recorder: Recorder | None = None,
     ) -> None:
-        """`dial` opens connections to upstreams, `adopt` makes a stream of a socket that was accepted. Raises TlsConfigError, OSError."""
+        """`dial` opens connections to upstreams, `adopt` makes a stream of a socket that was accepted. Raises TlsConfigError, OSError.
+
+        Without a `recorder` nothing is kept, and there can be no `capture:`.
+        """
+        if recorder is None and any(upstream.captures for upstream in config.upstream.values()):
+            raise ValueError("expected a recorder, since there is a capture: upstream")
         self._config = config
         self._keyring = Keyring(config, partial(reporter.error, "keylog"))
         self._adopt = adopt
         self._reporter = reporter
+        self._recorder = recorder
         self._dial = dial
         self._ids = Ids()
         self._sessions: dict[str, Session] = {}
@@ -107,6 +121,8 @@ class Relay:
             timeouts=config.timeouts,
             reporter=self._reporter,
             tls=listener.tls,
+            recorder=self._recorder,
+            privacy=config.record.privacy,
         )
 
     def warnings(self) -> list[str]:
@@ -237,28 +253,43 @@ class Relay:
         try:
             if (ends := await self._who(stream, (address, port), listener)) is None:
                 return
-            address, port = ends.source
             context = self._contexts[listener.name]
-            limits = self._config.limits
-            protocol = ServerProtocol(
-                command_bytes=limits.command_bytes, auth_bytes=limits.auth_bytes, line_bytes=limits.line_bytes
-            )
-            protocol.needs_tls = listener.tls == "starttls" and self._config.tls.client_ca is not None
-            peer, server_tls = Peer(stream, "client", address, port), self._keyring.servers.get(listener.name)
-            client = ClientLeg(peer, protocol, self._config.timeouts.client, limits.minimum_rate, server_tls)
-            name = self._config.upstream_of(listener)
-            introduction = self._introduction(name, ends, stream)
-            connect_ = partial(self._connect, name, context, self._keyring.clients.get(name), introduction)
-            session = Session(self._ids.new, client, context, connect_)
-            refusal = self._refusal(listener, address, session.id)
+            id_ = self._ids.new()
+            refusal = self._refusal(listener, ends.source[0], id_)
+            recording = None
+            if refusal is None and self._recorder is not None:
+                recording = self._recorder.session(id_, listener.name, endpoint(*ends.source))
+            tape = None if recording is None else recording.tape
+            client = self._client_leg(stream, ends.source, listener, None if tape is None else tape.client)
             if refusal is not None:
                 await self._turn_away(client, refusal, listener)
-            else:
-                await self._hold(session, context, address, port)
+                return
+            name = self._config.upstream_of(listener)
+            connect_ = partial(
+                self._connect,
+                name,
+                context,
+                self._keyring.clients.get(name),
+                self._introduction(name, ends, stream),
+                None if tape is None else tape.upstream,
+            )
+            session = Session(id_, self._ids.new, client, context, connect_, recording)
+            await self._hold(session, context, ends.source, recording)
         except Exception as error:  # noqa: BLE001  a fault of ours: told with its place, and no other session's trouble
             self._reporter.error("session", "a fault of ours outside of the dialogue", exception=error)
         finally:
             stream.close()
+
+    def _client_leg(
+        self, stream: DeadlineStream, peername: Peername, listener: Listener, tape: LegTape | None
+    ) -> ClientLeg:
+        limits = self._config.limits
+        protocol = ServerProtocol(
+            command_bytes=limits.command_bytes, auth_bytes=limits.auth_bytes, line_bytes=limits.line_bytes, tape=tape
+        )
+        protocol.needs_tls = listener.tls == "starttls" and self._config.tls.client_ca is not None
+        peer, server_tls = Peer(stream, "client", *peername, tape), self._keyring.servers.get(listener.name)
+        return ClientLeg(peer, protocol, self._config.timeouts.client, limits.minimum_rate, server_tls, tape)
 
     async def _who(self, stream: DeadlineStream, peername: Peername, listener: Listener) -> Ends | None:
         """Whom we speak to: of a peer that must send a PROXY header, who that says it is; None where there is no telling (PROTOCOL §1.10)."""
@@ -285,9 +316,9 @@ class Relay:
             None if carrier == "none" else Introduction(carrier, Ends(ends.source, ends.destination or stream.near_end))
         )
 
-    async def _hold(self, session: Session, context: Context, address: str, port: int | None) -> None:
+    async def _hold(self, session: Session, context: Context, peername: Peername, recording: Recording | None) -> None:
         """Count the session, tell its beginning and its end."""
-        id_ = session.id
+        id_, (address, port) = session.id, peername
         self._sessions[id_] = session
         self._per_client[address] += 1
         began = context.now()
@@ -300,6 +331,8 @@ class Relay:
             raise
         finally:
             self._leave(id_, address)
+            if recording is not None:
+                recording.closed(why)
             self._reporter.session_closed(
                 id_,
                 listener=context.listener,
@@ -333,6 +366,10 @@ class Relay:
             return local_replies.TOO_MANY_SESSIONS
         if self._shutdown.is_set():
             return local_replies.SHUTTING_DOWN
+        trouble = None if self._recorder is None else self._recorder.trouble
+        if trouble is not None:
+            self._reporter.error("record", trouble.what, session=id_)
+            return local_replies.CANNOT_RECORD
         return None
 
     async def _turn_away(self, client: ClientLeg, refusal: Reply, listener: Listener) -> None:
@@ -353,12 +390,13 @@ class Relay:
         context: Context,
         tls: ClientTls | None,
         introduction: Introduction | None,
+        tape: LegTape | None,
         session: str,
         ehlo: bytes | None,
     ) -> Upstream:
         urls = self._config.upstream[name].url
-        if urls[0].kind == "capture":
-            return CaptureUpstream("capture", self._config.state / "captures")  # its name in the record: DESIGN §7
+        if self._config.upstream[name].captures:
+            return CaptureUpstream()
         return await connect(
             name,
             urls,
@@ -370,6 +408,7 @@ class Relay:
             tell_tls=partial(self._tell_tls, session),
             login=self._login(name, session),
             introduction=introduction,
+            tape=tape,
         )
 
     def _login(self, name: str, session: str) -> SessionLogin | None:

@@ -17,6 +17,7 @@ from relayproxy.relay.auth import Authentication
 from relayproxy.relay.client_leg import Goodbye
 from relayproxy.relay.connect import UpstreamUnavailable, greet_again
 from relayproxy.relay.handshake import Handshake
+from relayproxy.relay.messages import Messages
 from relayproxy.relay.transactions import Transactions
 from relayproxy.relay.transfer import Transfer
 from relayproxy.relay.upstream import UNASKED
@@ -30,6 +31,7 @@ from relayproxy.smtp.server import Refused
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from relayproxy.record.recorder import Recording
     from relayproxy.record.report import ClientRecord
     from relayproxy.relay.client_leg import ClientLeg
     from relayproxy.relay.context import Context
@@ -45,18 +47,26 @@ class Session:
     """What one client says, and what it is answered."""
 
     __slots__ = (
-        "_allowance", "_auth", "_came", "_client", "_context", "_handshake", "_helo", "_idle", "_leg", "_pending", "_quit", "_transactions", "_transfer",
+        "_allowance", "_auth", "_came", "_client", "_context", "_handshake", "_helo", "_idle", "_leg", "_messages", "_pending", "_quit", "_transactions", "_transfer",
         "id",
     )  # fmt: skip
 
-    def __init__(self, new_id: Callable[[], str], client: ClientLeg, context: Context, connect: Connect) -> None:
-        self.id = new_id()
+    def __init__(
+        self,
+        id_: str,
+        new_id: Callable[[], str],
+        client: ClientLeg,
+        context: Context,
+        connect: Connect,
+        recording: Recording | None = None,
+    ) -> None:
+        self.id = id_
         self._client = client
         self._context = context
         self._leg = UpstreamLeg(self.id, context, connect, (client.peer.address, client.peer.port))
         self._transfer = Transfer(client, self._say, context.limits, context.reporter, self.id)
         self._handshake = Handshake(client, self._transfer, self._say, context.reporter, self.id)
-        self._transactions = Transactions(self.id, new_id, context, client)
+        self._transactions = Transactions(self.id, new_id, context, client, recording)
         self._helo: Ehlo | Helo | None = None
         self._idle = False
         self._pending: list[Reply] = []  # to what came first in the group that is being answered
@@ -64,6 +74,9 @@ class Session:
         self._quit = False
         self._allowance = Allowance(context.limits)
         self._auth = Authentication(client, context, self.id)
+        self._messages = Messages(
+            client, context, self._leg, self._transactions, self._transfer, self._allowance, self._say
+        )
 
     async def run(self) -> str:
         """Hold the session; why it ended, in words."""
@@ -109,10 +122,11 @@ class Session:
 
     async def _leave(self) -> None:
         try:
-            self._abandon_chunks()
+            await self._messages.abandon()
+            await self._transactions.settle()
+        finally:
             self._transactions.end()
             self._transactions.tell()
-        finally:
             try:
                 await self._client.peer.close(agreed=self._quit)
             finally:
@@ -197,7 +211,7 @@ class Session:
             asked = []
             match command:
                 case Data():
-                    await self._data()
+                    await self._messages.data()
                     return
                 case Auth():
                     await self._authenticate(command)
@@ -207,7 +221,7 @@ class Session:
                     self._helo = None
                     return
                 case Bdat() | Refused(command=Bdat(), fatal=False):
-                    pending.append(await self._chunk(command))
+                    pending.append(await self._messages.chunk(command, self._refuse))
                 case Quit():
                     await self._say([local_replies.QUIT_OK])
                     self._quit = not self._client.protocol.unread
@@ -235,11 +249,14 @@ class Session:
                 return await self._mail(command)
             case Rcpt():
                 transaction = self._transactions.open
+                if transaction is not None and (refusal := self._context.unrecorded) is not None:
+                    self._note(command, None, refusal)
+                    return refusal
                 if transaction is not None and self._allowance.covers_recipient(transaction, (), self._leg.recipients):
                     return (await self._ask([command]))[0]  # others in front of it were refused, so there is room
                 return self._refuse_recipient(command)
             case Rset():
-                self._abandon_chunks()
+                await self._messages.abandon()
                 return UNASKED["RSET"]
             case _:
                 return UNASKED[command.verb]  # where there is no upstream connection to ask
@@ -256,7 +273,7 @@ class Session:
                 return self._objection_to_mail(command, sum(isinstance(other, Mail) for other in asked)) is None
             case Rcpt():
                 # Without either, MAIL in front of it in its group was refused by us.
-                begun = self._transactions.open is not None or bool(asked)
+                begun = (self._transactions.open is not None or bool(asked)) and self._context.unrecorded is None
                 return begun and self._allowance.covers_recipient(self._transactions.open, asked, self._leg.recipients)
             case Rset():
                 return bool(asked) or self._transactions.open is not None
@@ -348,7 +365,7 @@ class Session:
 
     async def _reset(self) -> Reply | None:
         """End the transaction that is open, with RSET upstream; where that fails, the 421 that ends the session."""
-        self._abandon_chunks()
+        await self._messages.abandon()
         if self._transactions.open is None or (reply := (await self._ask([Rset()]))[0]).severity == 2:
             return None
         return reply if reply.code == 421 else local_replies.UPSTREAM_GONE
@@ -356,7 +373,9 @@ class Session:
     async def _authenticate(self, command: Auth) -> None:
         """AUTH, behind the replies to what came before it in its group."""
         await self._say()
-        reply = await self._dial_again() if self._leg.upstream is None or self._leg.upstream.spent else None
+        reply = None if self._context.unrecorded is None else local_replies.AUTH_UNAVAILABLE
+        if reply is None and (self._leg.upstream is None or self._leg.upstream.spent):
+            reply = await self._dial_again()
         if reply is None and self._leg.upstream is not None:
             self._idle = True  # a shutdown does not wait for the client
             reply = await self._auth.converse(command, self._leg.upstream)
@@ -369,8 +388,8 @@ class Session:
         """What speaks against a new transaction before upstream is asked; `ahead` others go with it in its group."""
         if self._context.shutting_down and self._transactions.open is not None:
             return local_replies.SHUTTING_DOWN  # the transaction that may still end has ended: this is another one
-        if not self._context.reporter.healthy:
-            return local_replies.RECORD_FAILED
+        if (refusal := self._context.unrecorded) is not None:
+            return refusal
         if not self._allowance.covers_message(ahead):
             return local_replies.TOO_MANY_MESSAGES
         size = get(command.parameters, b"SIZE")
@@ -402,48 +421,3 @@ class Session:
             now_offered = self._auth.offer(self._leg.upstream).capabilities
             return None if self._client.protocol.offered.covered_by(now_offered) else local_replies.UPSTREAM_GONE
         return refusal
-
-    async def _data(self) -> None:
-        """DATA, behind the replies to what came before it in its group."""
-        transaction, delivery = self._transactions.open, self._leg.delivery
-        if self._client.spoke_early():
-            self._transfer.refuse_early_input(transaction)
-        if self._leg.upstream is not None and (failure := self._leg.upstream.failure) is not None:
-            if transaction is not None:
-                transaction.lost(failure)
-            await self._say([failure])
-        elif transaction is None or delivery is None or not transaction.accepted:
-            await self._say([local_replies.BAD_SEQUENCE if transaction is None else local_replies.NO_RECIPIENTS])
-        elif await self._transfer.begin(transaction, delivery):
-            verdict = await self._transfer.finish(transaction, delivery, self._context.max_size(self._leg.upstream))
-            if verdict.severity == 2:
-                self._allowance.message_accepted()
-            self._transactions.end()
-
-    async def _chunk(self, command: Bdat | Refused) -> Reply:
-        """BDAT (RFC 3030), behind the replies to what came before it in its group."""
-        transaction, delivery = self._transactions.open, self._leg.delivery
-        if self._leg.upstream is not None and (failure := self._leg.upstream.failure) is not None:
-            if transaction is not None:
-                transaction.lost(failure)
-            return failure
-        max_size = self._context.max_size(self._leg.upstream)
-        if self._client.protocol.chunk > min(self._client.protocol.unread, max_size):
-            await self._say()  # nothing that is ready to be said waits for octets (RFC 2920 §3.2)
-        if isinstance(command, Refused):
-            await self._transfer.skip_chunk(max_size)
-            return self._refuse(command)
-        if transaction is None or delivery is None or not transaction.accepted:
-            await self._transfer.skip_chunk(max_size)
-            return local_replies.BAD_SEQUENCE if transaction is None else local_replies.NO_RECIPIENTS
-        reply = await self._transfer.chunk(command, transaction, delivery, max_size)
-        if command.last:
-            if reply.severity == 2:
-                self._allowance.message_accepted()
-            self._transactions.end()
-        return reply
-
-    def _abandon_chunks(self) -> None:
-        """What is reset while a message comes in chunks has no other way out than to close upstream (PROTOCOL, choices)."""
-        if self._transfer.abandon():
-            self._transactions.end()

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
+from relayproxy.record.privacy import Privacy
 from relayproxy.relay.values import (
     Command,
     Count,
@@ -22,7 +23,9 @@ from relayproxy.relay.values import (
     Name,
     Network,
     Rate,
+    Redacted,
     Size,
+    StorePath,
     Urls,
     User,
     Verify,
@@ -124,6 +127,9 @@ class Limits(Settings):
         "100B/s", "mail data over all of a message, beyond one `data_block` of patience; slower: 421"
     )
     received_fields: Count = Field(default=100, description="Received fields; over, the message loops: 554")
+    spool_memory: Size = _octets(
+        "1MiB", "of a message's body, in memory on its way into the store; the rest waits on disk"
+    )
     reply_bytes: Size = _octets("64KiB", "a whole reply of upstream's; over: upstream is broken")
     reply_lines: Count = Field(default=512, description="lines of a reply of upstream's; over: upstream is broken")
     ehlo_keywords: Count = Field(default=100, description="extensions that upstream offers; over: upstream is broken")
@@ -208,6 +214,11 @@ class Upstream(Settings):
     credentials: Credentials | None = Field(default=None, description="log in there ourselves")
 
     @property
+    def captures(self) -> bool:
+        """Whether it is no server, but the store."""
+        return self.url[0].kind == "capture"
+
+    @property
     def has_tls(self) -> bool:
         """Whether one of its urls asks for TLS."""
         return any(url.tls != "off" for url in self.url)
@@ -230,6 +241,50 @@ class Tls(Settings):
     )
 
 
+class Keep(Settings):
+    """How long the store keeps what it has: the oldest goes first, but never a message that is held."""
+
+    age: Duration | None = Field(default=None, description="since its MAIL; default: for ever")
+    bytes: Size | None = Field(default=None, description="of bodies and database; default: without bound")
+
+
+class Record(Settings):
+    """What is recorded, and where."""
+
+    store: StorePath = Field(
+        default="sqlite:relayproxy.db",
+        validate_default=True,
+        description='sqlite:PATH, or "none": nothing is recorded, and there can be no capture:',
+    )
+    commit: Literal["before-dot", "behind"] = Field(
+        default="before-dot",
+        description="when a message must be in the store: before its final dot leaves, or some time later",
+    )
+    sync: Literal["normal", "full"] = Field(
+        default="normal", description="what the store survives: kill -9 (normal), or power loss too (full)"
+    )
+    on_failure: Literal["refuse", "continue"] = Field(
+        default="refuse", description="what cannot be recorded is refused for now (452, 451), or passes unrecorded"
+    )
+    messages: Literal["full", "headers", "digest", "none"] = Field(
+        default="full", description="what is kept of messages; what capture: takes is kept whole all the same"
+    )
+    redact: tuple[Redacted, ...] = Field(
+        default=(),
+        description='more to leave out than secrets: "subject", "header.NAME", "body", "addresses"; of log, store and exports',
+    )
+    keep: Keep = Field(
+        default={"age": "14d", "bytes": "10GiB"},
+        validate_default=True,
+        description="how long it is kept; {} for ever",
+    )
+
+    @cached_property
+    def privacy(self) -> Privacy:
+        """What `redact` says."""
+        return Privacy.parse(self.redact)
+
+
 class Log(Settings):
     """Where the records go."""
 
@@ -249,7 +304,7 @@ class Config(Settings):
     state: FilePath = Field(
         default="~/.local/state/relayproxy",
         validate_default=True,
-        description="where captures, the authority for minted certificates, and this installation's name are kept",
+        description="where the authority for minted certificates and this installation's name are kept",
     )
     trace: StrictBool = Field(default=True, description="add the Received field")
     drain: Duration = _for("30s", "how long transactions may go on after SIGTERM")
@@ -263,6 +318,7 @@ class Config(Settings):
         description="where the mail goes, by name",
     )
     tls: Tls = Tls()
+    record: Record = Record()
     log: Log = Log()
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
@@ -274,5 +330,5 @@ class Config(Settings):
     def auth_of(self, listener: Listener) -> Auth:
         """What AUTH is at this listener; where it does not say, what its upstream is good for."""
         upstream = self.upstream[self.upstream_of(listener)]
-        asks_nobody = upstream.url[0].kind == "capture" or upstream.credentials is not None
+        asks_nobody = upstream.captures or upstream.credentials is not None
         return listener.auth or ("any" if asks_nobody else "pass")

@@ -31,13 +31,16 @@ from relayproxy.record.report import (
     timestamp,
 )
 from relayproxy.record.text import text
+from relayproxy.relay.keeping import Keeping
 from relayproxy.relay.message import Intake
 from relayproxy.relay.tls_records import upstream_record
 from relayproxy.smtp.commands import Ehlo
 from relayproxy.smtp.parameters import get
 
 if TYPE_CHECKING:
+    from relayproxy.record.recorder import Recording
     from relayproxy.record.report import AuthRecord
+    from relayproxy.record.store.interface import Message
     from relayproxy.relay.client_leg import ClientLeg
     from relayproxy.relay.context import Context
     from relayproxy.relay.upstream import Progress, Upstream
@@ -50,7 +53,7 @@ class Transaction:
     """From MAIL on. `accepted` counts the recipients that upstream took."""
 
     __slots__ = (
-        "_auth", "_client", "_context", "_helo", "_intake", "_mail", "_progress", "_recipients", "_reply", "_sent_mail", "_session", "_started", "_time", "_upstream", "accepted", "acknowledged", "id", "upstream_seconds",
+        "_auth", "_client", "_context", "_helo", "_intake", "_mail", "_progress", "_recipients", "_recording", "_reply", "_sent_mail", "_session", "_started", "_time", "_upstream", "accepted", "acknowledged", "id", "keeping", "upstream_seconds",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +69,7 @@ class Transaction:
         sent: Mail | None,
         reply: Reply,
         started: float,
+        recording: Recording | None = None,
     ) -> None:
         self.id = id_
         self.accepted = 0
@@ -73,6 +77,9 @@ class Transaction:
         self.acknowledged = False
         #: Spent waiting for upstream.
         self.upstream_seconds = 0.0
+        #: Of the message, where that is recorded.
+        self.keeping: Keeping | None = None
+        self._recording = recording
         self._session = session
         self._context = context
         self._client = client
@@ -152,7 +159,20 @@ class Transaction:
             trace=trace,
             identity=context.identity,
         )
+        if self._recording is not None:
+            capture = self._upstream is not None and self._upstream.kind == "capture"
+            self.keeping = Keeping(self._recording, self._intake, capture=capture)
+            self._recording.begin_message(self.id)
         return self._intake
+
+    def left_to_keep(self) -> Message | None:
+        """The message, where the store has it not yet."""
+        return None if self.keeping is None or self.keeping.written else self.keeping.message
+
+    async def settle(self) -> None:
+        """The message has ended, or will not."""
+        if self.keeping is not None and not self.keeping.written:
+            await self.keeping.settle()
 
     def _protocol(self) -> str:
         """RFC 3848, RFC 6531 §4.3."""
@@ -178,13 +198,15 @@ class Transaction:
 
     # The record.
 
-    def record(self) -> TransactionRecord:
+    def record(self, progress: Progress | None = None) -> TransactionRecord:
+        """As things stand; or as they would if the message had come so far."""
         context = self._context
+        progress = progress or self._progress
         client = self._client
         mail, mail_reply = self._mail
         heard = [reply for _, _, reply in self._recipients]
         reply = self._reply or (mail_reply if mail_reply.severity != 2 else heard[-1] if heard else mail_reply)
-        return TransactionRecord(
+        record = TransactionRecord(
             time=timestamp(self._time),
             session=self._session,
             transaction=self.id,
@@ -202,12 +224,13 @@ class Transaction:
                     for received, sent, answer in self._recipients
                 ]
             ),
-            message=self._message_record(),
+            message=self._message_record(progress),
             reply=reply_of(reply),
-            outcome=outcome(mail_reply, heard, self._reply, unknown=self._progress == "committed"),
+            outcome=outcome(mail_reply, heard, self._reply, unknown=progress == "committed"),
             acknowledged=self.acknowledged,
             seconds=SecondsRecord(duration(context.now() - self._started), duration(self.upstream_seconds)),
         )
+        return context.privacy.record(record)
 
     def _envelopes_record(self, mail: Mail) -> EnvelopesRecord:
         received = envelope_of(Envelope(mail, tuple([received for received, _, _ in self._recipients])))
@@ -225,12 +248,12 @@ class Transaction:
         tls = None if upstream.tls is None else upstream_record(upstream.tls)
         return UpstreamRecord(upstream.name, upstream.host, upstream.address, upstream.port, tls)
 
-    def _message_record(self) -> MessageRecord | None:
+    def _message_record(self, progress: Progress) -> MessageRecord | None:
         intake = self._intake
-        if intake is None:
+        if intake is None or (self.keeping is not None and self.keeping.says_nothing):
             return None
         received = sent = None
-        left = self._progress in ("committed", "answered")
+        left = progress in ("committed", "answered")
         if intake.whole:
             as_received, as_sent = intake.digests()
             received = DigestRecord(*as_received)
@@ -241,4 +264,5 @@ class Transaction:
             SizeRecord(intake.size, intake.size + intake.growth if left else None),
             DigestsRecord(received, sent),
             malformed=True if intake.malformed else UNSET,
+            truncated=True if self.keeping is not None and self.keeping.trouble is not None else UNSET,
         )

@@ -13,6 +13,7 @@ from relayproxy.relay.transaction import Transaction
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from relayproxy.record.recorder import Recording
     from relayproxy.record.report import AuthRecord
     from relayproxy.relay.client_leg import ClientLeg
     from relayproxy.relay.context import Context
@@ -24,9 +25,16 @@ if TYPE_CHECKING:
 class Transactions:
     """`open`: from MAIL to the reply to the message; None in between. `told`: how many were told."""
 
-    __slots__ = ("_client", "_context", "_ended", "_new_id", "_session", "mail_refused", "open", "told")
+    __slots__ = ("_client", "_context", "_ended", "_new_id", "_recording", "_session", "mail_refused", "open", "told")
 
-    def __init__(self, session: str, new_id: Callable[[], str], context: Context, client: ClientLeg) -> None:
+    def __init__(
+        self,
+        session: str,
+        new_id: Callable[[], str],
+        context: Context,
+        client: ClientLeg,
+        recording: Recording | None,
+    ) -> None:
         self.open: Transaction | None = None
         self.told = 0
         #: Whether the last MAIL was: what the client sent behind it, before it could know, is no fault of its (RFC 2920).
@@ -35,6 +43,7 @@ class Transactions:
         self._new_id = new_id
         self._context = context
         self._client = client
+        self._recording = recording
         self._ended: list[Transaction] = []
 
     def begin(
@@ -53,8 +62,8 @@ class Transactions:
         self.end()  # one that RSET in its group should have ended, and did not
         self.mail_refused = reply.severity != 2
         self.open = Transaction(
-            self._new_id(), self._session, self._context, self._client, upstream, helo, auth, mail, sent, reply, came
-        )
+            self._new_id(), self._session, self._context, self._client, upstream, helo, auth, mail, sent, reply, came, self._recording
+        )  # fmt: skip
         self.open.upstream_seconds = waited
         if self.mail_refused:
             self.end()
@@ -69,6 +78,8 @@ class Transactions:
 
     def said(self) -> None:
         """All replies so far were written to the client."""
+        if self._recording is not None:
+            self._recording.spill()
         if self.open is not None:
             self.open.acknowledged = True
         if self._ended:
@@ -76,9 +87,18 @@ class Transactions:
                 transaction.acknowledged = True
             self.tell()
 
+    async def settle(self) -> None:
+        """No message goes on: what there is of each can be told."""
+        for transaction in (*self._ended, self.open):
+            if transaction is not None:
+                await transaction.settle()
+
     def tell(self) -> None:
         """Tell what became of those that have ended."""
         while self._ended:
             transaction = self._ended.pop(0)
             self.told += 1
-            self._context.reporter.transaction(transaction.record())
+            record = transaction.record()
+            if self._recording is not None:
+                self._recording.told(record, transaction.left_to_keep())
+            self._context.reporter.transaction(record)

@@ -62,9 +62,13 @@ class Passage:
         octets = self.intake.add(part)
         if self.verdict is not None:
             return self.verdict
+        keeping = self._transaction.keeping
         if self.intake.objection is not None:
             self._delivery.give_up()
             self.verdict = self._object(self.intake.objection)
+        elif keeping is not None and (refusal := await keeping.take(ended=part.ended)) is not None:
+            self._delivery.give_up()
+            self.verdict = refusal
         elif part.ended:
             self.verdict = await self._end(octets)
         else:
@@ -73,6 +77,11 @@ class Passage:
 
     async def _end(self, octets: bytes) -> Reply:
         transaction, delivery = self._transaction, self._delivery
+        if (keeping := transaction.keeping) is not None:
+            refusal = await keeping.commit(transaction.record("committed"))
+            if refusal is not None:
+                delivery.give_up()
+                return refusal
         started = transaction.now()
         try:
             verdict = await delivery.end(octets)
@@ -110,7 +119,9 @@ class Passage:
             self._reporter.violation(
                 "client", "8-bit content that MAIL did not announce", session=session, transaction=id_
             )
-        upstream = self._delivery.upstream
+        keeping, upstream = self._transaction.keeping, self._delivery.upstream
+        if keeping is not None and keeping.trouble is not None:
+            self._reporter.error("record", keeping.trouble.what, session=session, transaction=id_)
         if upstream.trouble is not None and upstream.failure is None:
             self._reporter.error("upstream", upstream.trouble, session=session, transaction=id_)
 
@@ -170,6 +181,7 @@ class Transfer:
                     self._client.protocol.cut_mail_data_short()
                     raise Goodbye("the client went on sending a message that was refused", verdict)
         passage.note_verdict(verdict)
+        await transaction.settle()
         await self._say([verdict])
         passage.tell_flaws()
         return verdict
@@ -197,6 +209,7 @@ class Transfer:
             chunked.noted = True
         if command.last:
             self._chunked = None
+            await transaction.settle()
             if chunked.passage is not None:
                 chunked.passage.tell_flaws()
         return chunked.verdict or local_replies.CHUNK_OK
@@ -245,6 +258,7 @@ class Transfer:
             raise Goodbye("a chunk that is refused is too big to be read", local_replies.MESSAGE_TOO_BIG)
         if not self.chunking:
             self._client.begin_message()
+            self._client.no_message()
         while await self._client.chunk():
             self._check_rate(None)
 

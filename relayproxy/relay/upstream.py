@@ -290,7 +290,9 @@ class SmtpUpstream:
                 self._hear_now()
             if (reply := self._protocol.early_reply()) is not None:
                 return self._verdict(reply)
-            if not self._protocol.refusing and await self._peer.send_or_hear(data, self._timeouts.data_block):
+            if not self._protocol.refusing and await self._peer.send_or_hear(
+                self._protocol.mail_data(data), self._timeouts.data_block
+            ):
                 return None
             return await self._early()
         except (PeerLost, RemoteProtocolError) as error:
@@ -332,9 +334,9 @@ class SmtpUpstream:
                 return verdict
             data = b""
         try:
-            dot = self._protocol.end_of_data()
+            octets = self._protocol.mail_data(data) + self._protocol.end_of_data()
             self.progress = "committed"
-            await self._peer.send(data + dot, self._timeouts.data_block)
+            await self._peer.send(octets, self._timeouts.data_block)
             reply = await self._reply(self._peer.now() + self._timeouts.end_of_data)
         except (PeerLost, RemoteProtocolError) as error:
             if (refusal := self._refusal_left_behind(error)) is None:

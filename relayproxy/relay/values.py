@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Pl
 
 from relayproxy.net.address import Address, parse_address
 from relayproxy.net.dial import UpstreamUrl
+from relayproxy.record.privacy import Privacy
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -99,6 +100,32 @@ def _dash(value: object) -> object:
 LogFile = Annotated[FilePath | None, BeforeValidator(_dash), WithJsonSchema({"type": "string", "minLength": 1})]
 
 _VERIFY: Final = re.compile(r"full|ca|none|pin:sha256:[0-9A-Fa-f]{64}")
+
+
+def _store(value: object) -> object:
+    """A store's file; None: there is none."""
+    if value == "none":
+        return None
+    kind, colon, path = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if kind != "sqlite" or not colon or not path or path.startswith((":", "file:")) or path.endswith("/"):
+        raise ValueError('a store: sqlite:PATH, or "none"')
+    return path
+
+
+StorePath = Annotated[
+    FilePath | None,
+    BeforeValidator(_store),
+    WithJsonSchema({"type": "string", "pattern": "^(sqlite:.+|none)$", "examples": ["sqlite:relayproxy.db"]}),
+]
+
+
+def _redacted(value: str) -> str:
+    Privacy.parse([value])
+    return value
+
+
+#: What is left out of records (record/privacy.py).
+Redacted = Annotated[str, AfterValidator(_redacted)]
 
 
 def _verify(value: object) -> object:

@@ -21,18 +21,21 @@ from relayproxy.smtp.replies import Reply, ReplyReader
 
 if TYPE_CHECKING:
     from relayproxy.smtp.commands import Command
+    from relayproxy.smtp.tape import Kind, Tape
 
 #: RFC 4954 §4: replies that have no meaning elsewhere, and what they answer. All else counts by severity.
 _SASL_CODES: Final = frozenset({235, 334})
 _SASL_EVENTS: Final = frozenset({"AUTH", "RESPONSE"})
+#: Commands that are told as more than plain lines (tape.py).
+_SAID: Final[dict[str, Kind]] = {"AUTH": "auth", "RESPONSE": "sasl", "CANCEL": "sasl", "MAIL": "mail"}
 
 
 class ClientProtocol:
     """One upstream connection's dialogue, as its client. The first reply owed is the greeting."""
 
-    __slots__ = ("_ahead", "_broken", "_ehlo_keywords", "_new_reader", "_owed", "_replies", "dialogue")
+    __slots__ = ("_ahead", "_broken", "_ehlo_keywords", "_new_reader", "_owed", "_replies", "_tape", "dialogue")
 
-    def __init__(self, *, reply_bytes: int, reply_lines: int, ehlo_keywords: int) -> None:
+    def __init__(self, *, reply_bytes: int, reply_lines: int, ehlo_keywords: int, tape: Tape | None = None) -> None:
         self.dialogue = Dialogue()
         self._new_reader = partial(ReplyReader, max_bytes=reply_bytes, max_lines=reply_lines)
         self._replies = self._new_reader()
@@ -40,6 +43,7 @@ class ClientProtocol:
         self._ahead: Dialogue | None = None  # where the commands still unanswered lead if they succeed
         self._broken: RemoteProtocolError | None = None
         self._ehlo_keywords = ehlo_keywords
+        self._tape = tape
 
     @property
     def owed(self) -> int:
@@ -53,13 +57,24 @@ class ClientProtocol:
         if not dialogue.admits(verb):
             raise LocalProtocolError(f"{verb} out of sequence (transaction: {dialogue.transaction})")
         self._owe(verb)
-        return command.wire()
+        octets = command.wire()
+        if self._tape is not None:
+            self._tape.said(octets, _SAID.get(verb, "plain"))
+        return octets
+
+    def mail_data(self, data: bytes) -> bytes:
+        """Mail data as on the wire, about to be sent."""
+        if self._tape is not None and data:
+            self._tape.said_data(data)
+        return data
 
     def end_of_data(self) -> bytes:
         """The line that ends mail data, which must have ended in CRLF (or be empty). Past this point upstream may have the message."""
         if not self.dialogue.admits("END"):
             raise LocalProtocolError("end of data outside of mail data")
         self._owe("END")
+        if self._tape is not None:
+            self._tape.said_data(END_OF_DATA, end=True)
         return END_OF_DATA
 
     def _owe(self, verb: str) -> None:
@@ -75,6 +90,8 @@ class ClientProtocol:
         return len(self._replies)
 
     def receive_data(self, data: bytes) -> None:
+        if self._tape is not None:
+            self._tape.came(data)
         self._replies.feed(data)
 
     @property
@@ -94,6 +111,8 @@ class ClientProtocol:
         if reply is None:
             return None
         verb = self._owed.popleft()
+        if self._tape is not None:
+            self._tape.read(len(self._replies), _kind(verb, reply))
         if verb == "EHLO" and len(reply.lines) > self._ehlo_keywords + 1:
             raise RemoteProtocolError(
                 f"the server offered more than {self._ehlo_keywords} extensions",
@@ -120,6 +139,8 @@ class ClientProtocol:
         An early 2yz or 3yz is never believed: RemoteProtocolError.
         """
         reply = self._replies.next_reply()
+        if reply is not None and self._tape is not None:
+            self._tape.read(len(self._replies))
         if reply is not None and reply.severity not in (4, 5):
             raise RemoteProtocolError(
                 f"the server answered {reply.code} before the end of data", local_replies.UPSTREAM_VIOLATION, fatal=True
@@ -133,6 +154,8 @@ class ClientProtocol:
         """
         self.dialogue.advance("TLS", 2)
         self._replies = self._new_reader()
+        if self._tape is not None:
+            self._tape.read(0, "unread")
 
     def check_silence(self) -> None:
         """Raise RemoteProtocolError where something has come that no command asked for; from then on it is always raised."""
@@ -152,3 +175,10 @@ class ClientProtocol:
         return RemoteProtocolError(
             "the server sent a reply that nothing asked for", local_replies.UPSTREAM_VIOLATION, fatal=True
         )
+
+
+def _kind(verb: str, reply: Reply) -> Kind:
+    """As what a reply is told: one to a SASL exchange may repeat what was said in it."""
+    if verb not in _SASL_EVENTS and verb != "CANCEL":
+        return "plain"
+    return "sasl" if reply.code == 334 else "sasl-end"

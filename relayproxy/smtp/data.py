@@ -31,6 +31,10 @@ _STUFFED: Final = b"\r\n."
 _END: Final = b"\r\n.\r\n"
 _ENDS: Final = re.compile(rb"\r\n|\Z").match
 _STRAY: Final = re.compile(rb"\r(?!\n)|(?<!\r)\n|\0")
+#: A dot that unstuffing takes away, and that stuffing would not put there.
+_ODD_DOT: Final = re.compile(rb"\r\n\.(?!\.)")
+#: Of those, how many of a message are remembered.
+_MOST_DOTS: Final = 10_000
 _NAMES: Final = {b"\r": "a bare CR", b"\n": "a bare LF", b"\0": "a NUL"}
 #: What io.IncrementalNewlineDecoder has seen where all lines end in CRLF.
 _CLEAN: Final = (None, "\r\n")
@@ -123,13 +127,28 @@ class ContentReader:
 class DataReader(ContentReader):
     """The data of one message, from behind the CRLF of 354 to its end."""
 
-    __slots__ = ("_at_start", "_ended", "_held")
+    __slots__ = ("_at_start", "_dots", "_dots_found", "_ended", "_held")
 
     def __init__(self, max_line: int) -> None:
         super().__init__(max_line)
         self._held = b""  # what may become the end of data: a prefix of `_END`; at the start of its last three octets
         self._at_start = True
         self._ended = False
+        self._dots: list[int] = []
+        self._dots_found = 0
+
+    def take_dots(self) -> list[int]:
+        """Where in the data, since this was last asked, a dot was taken off a line that would not have had one (RFC 5321 §4.5.2 allows it)."""
+        if not self._dots:
+            return self._dots
+        dots, self._dots = self._dots, []
+        return dots
+
+    def _find_odd_dots(self, wire: bytes, *, dotted: bool) -> None:
+        found = [0] if dotted and not wire.startswith(b"..") else []
+        found += [match.end() - 1 for match in _ODD_DOT.finditer(wire)]
+        self._dots += [self._offset + at for at in found[: _MOST_DOTS - self._dots_found]]
+        self._dots_found += len(found)
 
     def feed(self, data: bytes) -> DataSlice:
         """Take octets that came. Raises LocalProtocolError behind the end of data."""
@@ -153,6 +172,8 @@ class DataReader(ContentReader):
         content = wire[1:] if dotted else wire
         if 0 <= stuffed != end:
             content = content.replace(_STUFFED, b"\r\n")
+        if len(content) < len(wire):
+            self._find_odd_dots(wire, dotted=dotted)
         self._note(wire, content)
         if end >= 0:
             return self._end(wire, content, data[end + 5 :])
@@ -173,6 +194,8 @@ class DataReader(ContentReader):
         content = wire if len(lines) == 1 else b"\r\n".join(lines)
         if dotted:
             content = content[1:]
+        if len(content) < len(wire):
+            self._find_odd_dots(wire, dotted=dotted)
         self._note(wire, content)
         return DataSlice(wire, content, ended=False, rest=b"")
 

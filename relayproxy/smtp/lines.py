@@ -77,6 +77,11 @@ class LineBuffer:
         """Octets held."""
         return len(self._data) - self._start
 
+    @property
+    def untold(self) -> int:
+        """Octets of which no line was given yet: those held, and those of an over-long line that are gone."""
+        return len(self._data) - self._start + self._dropped
+
     def peek(self) -> int | None:
         """The first octet of the next line; None where nothing of it has come (what is left of an over-long line is none)."""
         if self._dropped or self._start == len(self._data):

@@ -63,6 +63,7 @@ def captured(identity: str) -> Reply:
 
 SHUTTING_DOWN: Final = _reply(421, b"4.3.2 Service is shutting down; try again later")  # DESIGN §9.8
 TOO_MANY_SESSIONS: Final = _reply(421, b"4.3.2 Too many connections; try again later")  # §1.13, attack 18
+CANNOT_RECORD: Final = _reply(421, b"4.3.2 Nothing can be recorded now; try again later")  # §4 S0 DF
 UPSTREAM_UNREACHABLE: Final = _reply(421, b"4.4.1 The mail server behind this relay cannot be reached; try again later")  # §1.1(2)
 UPSTREAM_SLOW: Final = _reply(421, b"4.4.2 The mail server behind this relay does not answer; try again later")  # §1.1(2), §4 S0
 UPSTREAM_UNRESOLVED: Final = _reply(421, b"4.4.3 The mail server behind this relay cannot be found; try again later")  # §1.1(2)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -30,6 +30,7 @@ from relayproxy.smtp.parameters import get
 if TYPE_CHECKING:
     from relayproxy.smtp.commands import SaslCancel, SaslResponse
     from relayproxy.smtp.replies import Reply
+    from relayproxy.smtp.tape import Kind, Tape
 
 #: Octets of an over-long line that are read and forgotten before we give up on the client.
 MAX_DISCARD = 64 * 1024
@@ -43,6 +44,9 @@ EXTENSIONS = {
 }
 #: RFC 3207 §4, and what resets or tells nothing: all that is carried out where TLS is asked for and has not begun.
 BEFORE_TLS = frozenset({"EHLO", "HELO", "HELP", "NOOP", "QUIT", "RSET", "STARTTLS"})
+#: Commands that are told as more than plain lines (tape.py).
+_TOLD: Final[dict[str, Kind]] = {"AUTH": "auth", "MAIL": "mail"}
+_SASL: Final = frozenset({"AUTH", "RESPONSE", "CANCEL"})
 #: The first octet of a ClientHello (RFC 8446 §5.1), and what is told of a client that begins with it.
 TLS_HANDSHAKE = 22
 BEGAN_TLS = (
@@ -80,11 +84,11 @@ class ServerProtocol:
     """One client session's dialogue, as its server."""
 
     __slots__ = (
-        "_ahead", "_blocked", "_ending", "_lines", "_max_data_line", "_new_lines", "_pending", "_reader", "_smtputf8", "authenticated", "chunk",
-        "dialogue", "needs_tls", "offered", "under_tls", "unoffered_auth",
+        "_ahead", "_blocked", "_ending", "_lines", "_max_data_line", "_new_lines", "_pending", "_reader", "_smtputf8", "_tape",
+        "authenticated", "chunk", "dialogue", "needs_tls", "offered", "under_tls", "unoffered_auth",
     )  # fmt: skip
 
-    def __init__(self, *, command_bytes: int, auth_bytes: int, line_bytes: int) -> None:
+    def __init__(self, *, command_bytes: int, auth_bytes: int, line_bytes: int, tape: Tape | None = None) -> None:
         self.dialogue = Dialogue()
         #: What EHLO was answered; empty before it and after HELO.
         self.offered = Capabilities()
@@ -107,9 +111,12 @@ class ServerProtocol:
         self._reader: DataReader | None = None
         self._smtputf8 = False
         self._max_data_line = line_bytes
+        self._tape = tape
 
     def receive_data(self, data: bytes) -> None:
         """Take octets that came in command framing."""
+        if self._tape is not None:
+            self._tape.came(data)
         self._lines.feed(data)
 
     @property
@@ -122,6 +129,8 @@ class ServerProtocol:
         group: list[Command | Refused] = []
         while not self._blocked and len(group) < most and (command := self.next_command()) is not None:
             group.append(command)
+        if self._tape is not None:
+            self._tape.read(self._lines.untold)
         return group
 
     def next_command(self) -> Command | Refused | None:
@@ -133,6 +142,7 @@ class ServerProtocol:
             return None
         line = None
         command = None
+        ahead = self._lines.untold
         try:
             line = self._lines.next_line()
             if line is None:
@@ -143,8 +153,12 @@ class ServerProtocol:
         except RemoteProtocolError as error:
             if isinstance(error, LineTooLongError):
                 line = error.verb
-            return self._refuse(line or b"", command, error)
+            refused = self._refuse(line or b"", command, error)
+            self._tell(ahead, "refused")
+            return refused
         verb = _event(command)
+        if verb in _TOLD:
+            self._tell(ahead, _TOLD[verb])
         self._pending.append(verb)
         if verb in GROUPABLE:
             if self._ahead is None:
@@ -159,6 +173,7 @@ class ServerProtocol:
     def next_response(self) -> SaslResponse | SaslCancel | Refused | None:
         """What the client says to our 334; None: receive more. A `Refused` ends the exchange."""
         line = None
+        ahead = self._lines.untold
         try:
             line = self._lines.next_line(sasl=True)
             if line is None:
@@ -167,9 +182,17 @@ class ServerProtocol:
         except RemoteProtocolError as error:
             refused = self._refuse(line or b"", None, error)
             self._pending[-1] = "CANCEL"
+            self._tell(ahead, "sasl")
             return refused
         self._pending.append(response.verb)
+        self._tell(ahead, "sasl")
         return response
+
+    def _tell(self, ahead: int, kind: Kind) -> None:
+        """A line was read that is not simply plain; `ahead` octets were unread before it."""
+        if self._tape is not None:
+            self._tape.read(ahead)
+            self._tape.read(self._lines.untold, kind)
 
     def _check_first_octet(self) -> None:
         """A line that is not whole yet, and whose end may never come: TLS at a plain port, or some other protocol (attack 29)."""
@@ -224,6 +247,8 @@ class ServerProtocol:
 
         A 421 may also come unasked (RFC 5321 §3.8).
         """
+        if self._tape is not None:
+            self._tape.said(reply.wire, self._kind(reply))
         if reply.code == 421:
             self._blocked = True
             self.dialogue.close()
@@ -248,6 +273,13 @@ class ServerProtocol:
             self.authenticated = True
         return reply.wire
 
+    def _kind(self, reply: Reply) -> Kind:
+        """As what a reply is told: upstream's may repeat what was said in a SASL exchange."""
+        if reply.code == 334:
+            return "sasl"
+        answered = self._pending[0] if self._pending else ""
+        return "sasl-end" if answered in _SASL and reply.origin == "upstream" else "plain"
+
     def tls_started(self) -> None:
         """The handshake is done, before the greeting or behind STARTTLS: the session begins anew, but for the greeting (RFC 3207 §4.2).
 
@@ -255,6 +287,8 @@ class ServerProtocol:
         """
         if self.dialogue.framing == "tls":
             self.dialogue.advance("TLS", 2)
+        if self._tape is not None:
+            self._tape.read(0, "unread")
         self.under_tls = True
         self.offered = Capabilities()
         self._lines = self._new_lines()
@@ -265,6 +299,9 @@ class ServerProtocol:
         if self._reader is None:
             raise LocalProtocolError("no mail data is expected")
         part = self._reader.feed(data)
+        if self._tape is not None:
+            self._tape.came(data)
+            self._tape.read_data(len(part.rest), dots=self._reader.take_dots())
         if part.ended:
             self._pending.append("END")
             self._blocked = True
@@ -280,6 +317,8 @@ class ServerProtocol:
         """What has come of the chunk; what is behind it are commands again."""
         octets = self._lines.take(self.chunk)
         self.chunk -= len(octets)
+        if self._tape is not None and octets:
+            self._tape.read_data(len(self._lines), chunk=True)
         return octets
 
     @property

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
+from relayproxy.cli.recording import recording
 from relayproxy.net.dial import dial
 from relayproxy.net.edge import Poller
 from relayproxy.record.log import Reporter
@@ -283,6 +284,7 @@ async def serving(
     log: Log | None = None,
     prepare: Callable[[socket.socket], None] = lambda _: None,
     listener: dict[str, Any] | None = None,
+    record: dict[str, Any] | None = None,
     **config: Any,
 ) -> AsyncIterator[Running]:
     """A relay that listens; `prepare` sees each accepted socket first. All is over behind it, in order."""
@@ -294,45 +296,49 @@ async def serving(
         prepare(sock)
         return poller.adopt(sock)
 
-    relay = Relay(
-        Config.model_validate(
-            {
-                "hostname": "relay.test",
-                "state": str(state),
-                "listener": [
-                    {"name": f"at-{number}", "address": address, **(listener or {})}
-                    for number, address in enumerate(addresses)
-                ],
-                "upstream": {
-                    "default": {
-                        "url": f"smtp://127.0.0.1:{upstream.port}" if upstream else upstream_url,
-                        **(upstream_more or {}),
-                    }
-                },
-                **config,
-            }
-        ),
-        reporter,
-        dial=partial(dial, adopt=poller.adopt),
-        adopt=adopt,
+    settings = Config.model_validate(
+        {
+            "hostname": "relay.test",
+            "state": str(state),
+            "listener": [
+                {"name": f"at-{number}", "address": address, **(listener or {})}
+                for number, address in enumerate(addresses)
+            ],
+            "upstream": {
+                "default": {
+                    "url": f"smtp://127.0.0.1:{upstream.port}" if upstream else upstream_url,
+                    **(upstream_more or {}),
+                }
+            },
+            "record": {"store": f"sqlite:{state / 'relayproxy.db'}", **(record or {})},
+            **config,
+        }
     )
-    running = Running(relay, log, reporter)
+    await trio.Path(state).mkdir(exist_ok=True)
+    with recording(settings, reporter) as recorder:
+        relay = Relay(settings, reporter, dial=partial(dial, adopt=poller.adopt), adopt=adopt, recorder=recorder)
+        async with _running(Running(relay, log, reporter), poller, len(addresses)) as running:
+            yield running
+
+
+@asynccontextmanager
+async def _running(running: Running, poller: Poller, listeners: int) -> AsyncIterator[Running]:
     async with trio.open_nursery() as nursery:
         await nursery.start(poller.run)
         async with trio.open_nursery() as serving_:
             serving_.start_soon(running.serve)
-            if log.trouble is None:
-                running.addresses = [line["address"] for line in await log.wait_for("listening", len(addresses))]
+            if running.log.trouble is None:
+                running.addresses = [line["address"] for line in await running.log.wait_for("listening", listeners)]
             try:
                 yield running
             finally:
                 with trio.CancelScope(shield=True):
                     await running.close_clients()
-                relay.shut_down()
-                relay.shut_down()
+                running.relay.shut_down()
+                running.relay.shut_down()
         nursery.cancel_scope.cancel()
-    log.trouble = None
-    assert await trio.to_thread.run_sync(reporter.close, 5.0)
+    running.log.trouble = None
+    assert await trio.to_thread.run_sync(running.reporter.close, 5.0)
 
 
 class Process:

@@ -1,4 +1,4 @@
-"""`capture:` keeps what came, durable and once, or answers that it could not; octets on disk, which no dialog sees."""
+"""`capture:` keeps what came in the store, durable and once, or answers that it could not; octets on disk, which no dialog sees."""
 
 from __future__ import annotations
 
@@ -6,23 +6,28 @@ import resource
 import stat
 import sys
 from hashlib import sha256
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from hypothesis import given
-from hypothesis import strategies as st
 from relay_on_sockets import END_OF_DATA, serving
 
-from relayproxy.relay.capture import CaptureUpstream
-from relayproxy.smtp.data import stuff
+from relayproxy.record.store.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from relayproxy.record.store.interface import Stored
 
 
-def kept(state: Path) -> list[Path]:
-    """All that lies in the folder of captures, hidden files too."""
-    folder = state / "captures"
-    return sorted(folder.iterdir()) if folder.exists() else []
+def kept(state: Path) -> list[tuple[Stored, bytes]]:
+    """The transactions in the store whose message left as a whole, each with it as it left."""
+    with SqliteStore(state / "relayproxy.db").reader() as reader:
+        return [
+            (stored, b"".join(reader.message(stored, sent=True) or ()))
+            for stored in reader.transactions()
+            if stored.record.outcome == "accepted"
+        ]
 
 
 async def test_a_message_is_kept_as_it_would_have_left(tmp_path: Path) -> None:
@@ -35,14 +40,13 @@ async def test_a_message_is_kept_as_it_would_have_left(tmp_path: Path) -> None:
         code, text = await client.reply()
         (line,) = await relay.log.wait_for("transaction")
     assert (code, text) == (250, f"2.0.0 Captured as {line['transaction']}")
-    (path,) = kept(tmp_path)
-    assert path.name == f"{line['transaction']}.eml"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    trace, _, content = path.read_bytes().partition(b"\r\n.Subject: hi\r\n")
+    ((stored, octets),) = kept(tmp_path)
+    assert stored.record.transaction == line["transaction"]
+    assert stat.S_IMODE((tmp_path / "relayproxy.db").stat().st_mode) == 0o600
+    trace, _, content = octets.partition(b"\r\n.Subject: hi\r\n")
     assert trace.startswith(b"Received: from client.test ([127.0.0.1])\r\n")
     assert content == b"\r\n.\r\n.\r\nx\r\n\r\n"
-    assert line["message"]["size"]["sent"] == path.stat().st_size
+    assert line["message"]["size"]["sent"] == len(octets)
     assert (line["outcome"], line["upstream"]["name"], line["reply"]["origin"]) == ("accepted", "capture", "proxy")
 
 
@@ -55,13 +59,16 @@ async def test_a_message_of_many_blocks_and_the_next_one(tmp_path: Path) -> None
             await client.begin_message(b"Subject: long\r\n\r\n" + body)
             await client.send(b".\r\n")
             assert (await client.reply())[0] == 250
-    first, second = kept(tmp_path)
-    for path in (first, second):
-        assert path.read_bytes().endswith(b"Subject: long\r\n\r\n" + body.replace(b"..", b"."))
+    (_, first), (_, second) = kept(tmp_path)
+    for octets in (first, second):
+        assert octets.endswith(b"Subject: long\r\n\r\n" + body.replace(b"..", b"."))
+    bodies = [path for path in (tmp_path / "relayproxy.db-bodies").iterdir() if path.suffix == ".zst"]
+    assert len(bodies) <= 1, "kept once"
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in bodies)
 
 
-@pytest.mark.parametrize("octets", [b"Subject: hi\r\n\r\nhalf", b"Subject: hi\r\n\r\n" + b"x\r\n" * 300_000])
-async def test_nothing_is_kept_of_a_message_without_its_end(tmp_path: Path, octets: bytes) -> None:
+@pytest.mark.parametrize("octets", [b"Subject: hi\r\n\r\nhalf", b"Subject: hi\r\n\r\n" + b"x\r\n" * 600_000])
+async def test_a_message_without_its_end_is_told_as_such(tmp_path: Path, octets: bytes) -> None:
     async with serving(tmp_path) as relay:
         client = await relay.connect()
         await client.hello()
@@ -70,19 +77,26 @@ async def test_nothing_is_kept_of_a_message_without_its_end(tmp_path: Path, octe
         (line,) = await relay.log.wait_for("transaction")
         assert line["outcome"] == "aborted"
         await relay.log.wait_for("session", state="closed")
-        assert kept(tmp_path) == []
+    with SqliteStore(tmp_path / "relayproxy.db").reader() as reader:
+        (stored,) = reader.transactions()
+        assert stored.record.outcome == "aborted"
+        assert stored.message is not None
+        assert not stored.message.whole
+        came = b"".join(reader.message(stored) or ())
+        assert came
+        assert octets.startswith(came)
 
 
-async def test_nothing_is_kept_of_a_message_that_is_refused(tmp_path: Path) -> None:
-    async with serving(tmp_path) as relay:
+async def test_whatever_is_left_out_of_records_it_is_kept_whole(tmp_path: Path) -> None:
+    record = {"messages": "none", "redact": ["subject", "body"], "commit": "behind"}
+    async with serving(tmp_path, record=record) as relay:
         client = await relay.connect()
         await client.hello()
-        await client.begin_message(b"Subject: hi\r\n\r\n" + b"x\r\n" * 300_000 + b"bare\nLF")
-        await client.send(END_OF_DATA)
-        assert (await client.reply())[0] == 554
-        assert kept(tmp_path) == []
         assert (await client.message())[0] == 250
-        assert len(kept(tmp_path)) == 1
+        (line,) = await relay.log.wait_for("transaction")
+    assert line["message"]["subject"] == "<redacted 2>"
+    ((_, octets),) = kept(tmp_path)
+    assert b"Subject: hi" in octets
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no resource limits")
@@ -91,35 +105,26 @@ async def test_a_disk_that_cannot_take_it(tmp_path: Path) -> None:
         client = await relay.connect()
         await client.hello()
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (256 * 1024, hard))
         try:
-            await client.begin_message(b"Subject: hi\r\n\r\n" + b"x\r\n" * 100_000)
+            noise = b"".join(sha256(b"%d" % number).hexdigest().encode() + b"\r\n" for number in range(40_000))
+            await client.begin_message(b"Subject: hi\r\n\r\n" + noise)
             await client.send(END_OF_DATA)
             code, text = await client.reply()
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert (code, text.split()[0]) == (452, "4.3.1")
         assert kept(tmp_path) == []
-        (error,) = await relay.log.wait_for("error")
+        (error, *_) = await relay.log.wait_for("error")
         assert "File too large" in error["what"]
-        assert (await client.message())[0] == 250
-        refused, accepted = await relay.log.wait_for("transaction", 2)
-        assert (refused["outcome"], accepted["outcome"]) == ("tempfailed", "accepted")
-        assert len(relay.log.of("error")) == 1
-        assert len(kept(tmp_path)) == 1
-
-
-async def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    async with serving(tmp_path) as relay:
-        await trio.Path(tmp_path / "captures").write_text("in the way")
-        client = await relay.connect()
-        await client.hello()
-        assert (await client.message())[0] == 451
-        assert len(await relay.log.wait_for("error")) == 1
+        with trio.fail_after(10):
+            while (await client.message())[0] != 250:
+                await client.say("RSET")
+    assert len(kept(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("pieces", [
-    # RFC 3030: a chunk may begin with a dot, and what is stuffed for DATA is no part of the file.
+    # RFC 3030: a chunk may begin with a dot, and what is stuffed for DATA is no part of the message.
     [b"BDAT 24\r\nSubject: x\r\n\r\nline one\r\n", b"BDAT 13 LAST\r\n.dot\r\n..two\r\n"],
     [b"BDAT 13\r\nSubject: x\r\n\r", b"BDAT 2\r\n\nl", b"BDAT 9\r\nine one\r\n", b"BDAT 1\r\n.", b"BDAT 12 LAST\r\ndot\r\n..two\r\n"],
 ])  # fmt: skip
@@ -132,28 +137,9 @@ async def test_a_message_in_chunks_is_kept_as_it_came(tmp_path: Path, pieces: li
             await client.send(piece)
             assert (await client.reply())[0] == 250
         (line,) = await relay.log.wait_for("transaction")
-    (path,) = kept(tmp_path)
-    content = path.read_bytes()
+    ((_, content),) = kept(tmp_path)
     assert content.endswith(b"Subject: x\r\n\r\nline one\r\n.dot\r\n..two\r\n")
     assert line["message"]["size"]["sent"] == len(content)
     header, body = content.split(b"\r\n\r\n", 1)
     assert line["message"]["digest"]["sent"]["body"] == sha256(body).hexdigest()
     assert line["message"]["digest"]["sent"]["header"] == sha256(header + b"\r\n").hexdigest()
-
-
-@given(st.lists(st.sampled_from([b".", b"..", b"\r\n", b"x", b"\r\n."]), max_size=12), st.data())
-async def test_however_a_message_is_cut_the_file_is_the_same(parts: list[bytes], data: st.DataObject) -> None:
-    content = b"".join(parts) + b"\r\n"
-    wire = stuff(content)
-    with TemporaryDirectory() as folder:
-        upstream = CaptureUpstream("capture", Path(folder))
-        await upstream.start_data("ID")
-        while wire:
-            # Slices never end inside of a CRLF or of CRLF "." (smtp/data.py): a CR, or a dot that is stuffing, has company.
-            size = data.draw(st.integers(1, len(wire)))
-            while size < len(wire) and (wire[size - 1 : size] == b"\r" or wire[:size].endswith(b"\r\n.")):
-                size += 1
-            await upstream.send(wire[:size])
-            wire = wire[size:]
-        assert (await upstream.finish(b"")).code == 250
-        assert (Path(folder) / "ID.eml").read_bytes() == content

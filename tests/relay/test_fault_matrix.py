@@ -2,7 +2,7 @@
 
 `CELLS` is the matrix. The dialogs of a cell are dialogs/faults/sN-COLUMN*.dialog, which are played like all dialogs; here is held that no
 cell is without one and that each session of each ends as the matrix says. SIGKILL needs processes, and is played here.
-Not here, as they are not built: a recorder that cannot write, the exception of a rule, and what a store makes of a record after SIGKILL.
+Column DF is a recorder that cannot write. Not here, as it is not built: the exception of a rule.
 Nor is SIGKILL in S8: whether our 250 had left the machine is nothing that a test can arrange, and both legs see what they see in S7 or S9.
 """
 
@@ -43,6 +43,7 @@ CELLS = {
         "upstream-vanishes": Cell("421 4.4.1|421 4.4.3", "itself", "none"),
         "upstream-stalls": Cell("421 4.4.2", "X|itself", "none"),
         "upstream-421": Cell("421 4.7.0|421 4.3.2", "X", "none"),
+        "df": Cell("421 4.3.2", "none", "none"),
         # No QUIT, its reply being outstanding; none at all for who comes later.
         "sigterm": Cell("421 4.3.2", "X|none", "none"),
     },
@@ -51,6 +52,8 @@ CELLS = {
         "upstream-vanishes": Cell("421 4.4.2|221", "itself", "none"),
         "upstream-stalls": Cell("421 4.4.2", "X", "none"),
         "upstream-421": Cell("421 4.4.2|421 4.3.2", "X|itself", "none"),
+        # The session lives: here the store does so again, and the next transaction is reset.
+        "df": Cell("221 2.0.0", "RSET QUIT", "tempfailed|aborted"),
         "sigterm": Cell("421 4.3.2", "QUIT", "none"),
     },
     "S2": {
@@ -59,6 +62,8 @@ CELLS = {
         "upstream-vanishes": Cell("421 4.7.5", "itself", "none"),
         "upstream-stalls": Cell("421 4.4.2", "X", "none"),
         "upstream-421": Cell("421 4.3.2", "X", "none"),
+        # Before 220, and in front of a handshake without a word.
+        "df": Cell("nothing", "none", "none"),
         # In the middle of its own handshake the client cannot be told.
         "sigterm": Cell("421 4.3.2|220 2.0.0|nothing", "QUIT|X|none", "none"),
     },
@@ -67,6 +72,7 @@ CELLS = {
         "upstream-vanishes": Cell("454 4.7.0, 421 4.4.2", "itself", "none"),
         "upstream-stalls": Cell("454 4.7.0, 421 4.4.2", "X", "none"),
         "upstream-421": Cell("421 4.3.2", "X", "none"),
+        "df": Cell("454 4.7.0, 221 2.0.0", "* QUIT", "none"),
         # A reply that was pending is heard, and upstream then bidden goodbye; where we are the server there is none.
         "sigterm": Cell("421 4.3.2", "X|QUIT|none", "none"),
     },
@@ -75,6 +81,7 @@ CELLS = {
         "upstream-vanishes": Cell(f"{LOST}|421 4.4.2", "itself", "tempfailed"),
         "upstream-stalls": Cell(LOST, "X", "tempfailed"),
         "upstream-421": Cell("421 4.3.2", "X", "tempfailed"),
+        "df": Cell("452 4.3.1, 221 2.0.0", "RSET QUIT", "aborted"),
         # Within the grace the transaction may end as ever; at its end a reply that is outstanding is 421.
         "sigterm": Cell("421 4.3.2", "QUIT|RSET QUIT|X", "accepted|aborted|tempfailed"),
     },
@@ -83,6 +90,7 @@ CELLS = {
         "upstream-vanishes": Cell(LOST, "itself", "tempfailed"),
         "upstream-stalls": Cell(LOST, "X", "tempfailed"),
         "upstream-421": Cell("421 4.3.2", "X", "tempfailed"),
+        "df": Cell("452 4.3.1, 221 2.0.0", "RSET QUIT", "tempfailed"),
         "sigterm": Cell("421 4.3.2", "QUIT|X", "accepted|tempfailed"),
     },
     "S6": {
@@ -90,6 +98,7 @@ CELLS = {
         "upstream-vanishes": Cell(LOST, "itself", "tempfailed"),
         "upstream-stalls": Cell(LOST, "X", "tempfailed"),
         "upstream-421": Cell("421 4.3.2", "X|itself", "tempfailed"),
+        "df": Cell("452 4.3.1, 221 2.0.0", "X", "tempfailed"),
         "sigterm": Cell("421 4.3.2", "QUIT|X", "accepted|tempfailed"),
     },
     "S7": {
@@ -97,12 +106,14 @@ CELLS = {
         "upstream-vanishes": Cell(LOST, "itself", "unknown"),
         "upstream-stalls": Cell(LOST, "X", "unknown"),
         "upstream-421": Cell("421 4.3.2", "X", "tempfailed"),
+        "df": Cell("250 2.0.0, 221 2.0.0", "QUIT", "accepted"),
         "sigterm": Cell("421 4.3.2", "QUIT|X", "accepted|unknown"),
     },
     "S8": {
         "client-vanishes": Cell("gone", "QUIT", "accepted"),
         "upstream-vanishes": Cell("250 2.0.0, 421 4.4.2", "itself", "accepted"),
         "upstream-421": Cell("250 2.0.0, 421 4.3.2", "X|itself", "accepted"),
+        "df": Cell("250 2.0.0, 221 2.0.0", "QUIT", "accepted"),
         # A client that takes nothing until the grace ends does not hear its 250.
         "sigterm": Cell("250 2.0.0, 421 4.3.2|nothing", "QUIT", "accepted"),
     },
@@ -110,6 +121,7 @@ CELLS = {
         "client-vanishes": Cell("gone", "QUIT", "accepted"),
         "upstream-vanishes": Cell("250 2.0.0, 421 4.4.2", "itself", "accepted"),
         "upstream-421": Cell("250 2.0.0, 421 4.4.2", "itself", "accepted"),
+        "df": Cell("452 4.3.1, 221 2.0.0", "QUIT", "accepted|tempfailed"),
         "sigterm": Cell("250 2.0.0, 421 4.3.2", "QUIT", "accepted"),
     },
 }

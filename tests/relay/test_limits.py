@@ -1,7 +1,7 @@
 """Each limit and each deadline is a setting, is in force, and is told (PROTOCOL §1.7, §1.13): a dialog sets it, reaches it and hears the reply.
 
 The dialogs are in dialogs/ (limits/, timeouts/ and beside what they limit); here is that none is missing. What needs sockets is elsewhere:
-`sessions` and `sessions_per_client` in test_service.py.
+`sessions` and `sessions_per_client` in test_service.py; `spool_memory`, behind which a body waits on disk and nobody is refused, in record/store/.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from relayproxy.relay.settings import ClientTimeouts, Limits, UpstreamTimeouts
 DIALOGS = Path(__file__).parents[1] / "dialogs"
 #: A line that breaks a limit of ours or is answered as upstream's fault is told as that; all others are told as `limit`.
 VIOLATIONS = {"command_bytes", "auth_bytes", "reply_bytes", "reply_lines", "ehlo_keywords", "proxy_header_bytes"}
-OVER_SOCKETS = {"sessions", "sessions_per_client"}
+ELSEWHERE = {"sessions", "sessions_per_client", "spool_memory"}
 
 
 @cache
@@ -29,7 +29,7 @@ def sets(text: str, key: str) -> bool:
     return re.search(rf"^@ config {re.escape(key)} = ", text, re.MULTILINE) is not None
 
 
-@pytest.mark.parametrize("limit", sorted(Limits.model_fields.keys() - OVER_SOCKETS))
+@pytest.mark.parametrize("limit", sorted(Limits.model_fields.keys() - ELSEWHERE))
 def test_a_dialog_reaches(limit: str) -> None:
     told = r"^@ log violation" if limit in VIOLATIONS else rf'^@ log limit limit="?{limit}\b'
     reached = [

@@ -88,11 +88,11 @@ async def test_a_second_sigterm_does_not_wait(tmp_path: Path) -> None:
 
 
 async def test_a_full_disk_under_the_log_refuses_mail(tmp_path: Path) -> None:
-    """DESIGN §7: 451 4.3.0 at the next MAIL; nothing of it goes upstream, and the session lives."""
+    """DESIGN §7: without a store 451 4.3.0 at the next MAIL; nothing of it goes upstream, and the session lives."""
     listen = f"unix:{tmp_path}/relay"
     async with (
         upstream_server() as upstream,
-        relay_process(tmp_path, upstream, listen=listen, log="/dev/full") as relay,
+        relay_process(tmp_path, upstream, listen=listen, log="/dev/full", toml='record.store = "none"') as relay,
     ):
         with trio.fail_after(20):
             while not (tmp_path / "relay").exists():  # noqa: ASYNC110 - it has no other way to tell

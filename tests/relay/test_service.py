@@ -18,6 +18,8 @@ import trio
 from relay_on_sockets import END_OF_DATA, Client, Log, connect, serving, upstream_server
 from trio.testing import wait_all_tasks_blocked
 
+from relayproxy.record.store.sqlite import SqliteStore
+
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 # Where clients connect.
@@ -327,8 +329,9 @@ async def test_the_last_words_of_an_upstream_that_resets_under_our_writing_are_h
 
 
 async def test_no_transaction_line_is_lost_while_the_log_cannot_be_written(tmp_path: Path) -> None:
-    """DESIGN §7: the next MAIL hears 451 4.3.0, and what waits is written once it can be, in order."""
-    async with upstream_server() as upstream, serving(tmp_path, upstream=upstream) as relay:
+    """DESIGN §7: without a store the next MAIL hears 451 4.3.0, and what waits is written once it can be, in order."""
+    record = {"store": "none"}
+    async with upstream_server() as upstream, serving(tmp_path, upstream=upstream, record=record) as relay:
         client = await relay.connect()
         await client.hello()
         await client.begin_message()
@@ -353,6 +356,22 @@ async def test_no_transaction_line_is_lost_while_the_log_cannot_be_written(tmp_p
         assert [line["outcome"] for line in lines] == ["accepted", "tempfailed", "tempfailed", "accepted", "accepted"]
         assert [line["reply"]["origin"] for line in lines] == ["upstream", "proxy", "proxy", "upstream", "upstream"]
         assert len({line["transaction"] for line in lines}) == 5
+
+
+async def test_a_log_that_cannot_be_written_stops_nothing_that_is_in_the_store(tmp_path: Path) -> None:
+    """DESIGN §7: the store holds the record."""
+    async with upstream_server() as upstream, serving(tmp_path, upstream=upstream) as relay:
+        client = await relay.connect()
+        await client.hello()
+        await client.begin_message()
+        relay.log.trouble = FULL
+        await client.send(END_OF_DATA)
+        assert (await client.reply())[0] == 250
+        while relay.reporter.healthy:
+            await wait_all_tasks_blocked()
+        assert (await client.message())[0] == 250
+    with SqliteStore(tmp_path / "relayproxy.db").reader() as reader:
+        assert [stored.record.outcome for stored in reader.transactions()] == ["accepted", "accepted"]
 
 
 async def test_a_session_that_is_cancelled_behind_its_dot_is_unknown(tmp_path: Path) -> None:

@@ -97,6 +97,20 @@ class SessionWrite(NamedTuple):
 Write = TransactionWrite | SessionWrite
 
 
+class Writing(Protocol):
+    """What who records is given of a store (writer.py)."""
+
+    @property
+    def trouble(self) -> RecordError | None:
+        """Why the last try to write failed; None where it did not."""
+
+    def put(self, write: Write) -> None:
+        """Have it written, behind: never waits, tried until it is in."""
+
+    async def commit(self, writes: Sequence[Write], *, durable: bool = False) -> None:
+        """Have them written, all or none; RecordError: they are not, and will not be."""
+
+
 class Backend(Protocol):
     """The writing end. All of it is called by one thread, the writer's; several processes may have one each on the same store."""
 
@@ -106,7 +120,7 @@ class Backend(Protocol):
     def probe(self) -> None:
         """Raise RecordError where nothing can be written now."""
 
-    def upkeep(self) -> bool:
+    def upkeep(self, *, busy: bool = False) -> bool:
         """A bounded piece of what can wait (index, retention); whether there is more to do. Raises RecordError."""
 
     def close(self) -> None: ...

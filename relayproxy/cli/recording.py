@@ -1,0 +1,60 @@
+"""The store of a running relay: opened before anything listens, written to its end when all else has ended.
+
+What is recorded does not belong here (record/recorder.py), nor how it is kept (record/store/).
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from relayproxy.cli import say
+from relayproxy.record.recorder import Policy, Recorder
+from relayproxy.record.store.spool import Spool
+from relayproxy.record.store.sqlite import Keep, SqliteStore
+from relayproxy.record.store.writer import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from relayproxy.record.log import Reporter
+    from relayproxy.record.store.interface import RecordError
+    from relayproxy.relay.settings import Config
+
+#: Seconds that the store has to write what waits when everything else has ended.
+LAST_WRITES: Final = 10.0
+
+
+@contextmanager
+def recording(config: Config, reporter: Reporter) -> Iterator[Recorder | None]:
+    """What records, as long as the relay runs; None where nothing is to be recorded. Raises StoreError."""
+    record = config.record
+    if record.store is None:
+        yield None
+        return
+    store = SqliteStore(record.store)
+    backend = store.backend(sync=record.sync, keep=Keep(record.keep.age, record.keep.bytes))
+    loop = trio.lowlevel.current_trio_token()
+    writer = Writer(backend, alarm=partial(_tell, loop, reporter, refused=record.on_failure == "refuse"))
+    policy = Policy(record.commit == "before-dot", record.on_failure == "refuse", record.messages, record.privacy)
+    try:
+        yield Recorder(writer, policy, partial(Spool, store.bodies, config.limits.spool_memory))
+    finally:
+        # Nothing else runs any more, so that it may block.
+        if not writer.close(LAST_WRITES):
+            say("relayproxy: the store could not be written to its end")
+
+
+def _tell(loop: trio.lowlevel.TrioToken, reporter: Reporter, trouble: RecordError | None, *, refused: bool) -> None:
+    """The store's thread says that it cannot be written, and that it can again."""
+    if trouble is None:
+        say("relayproxy: the store can be written again")
+        return
+    say(
+        f"relayproxy: {trouble.what}; {'mail is refused' if refused else 'nothing is recorded'} until it can be written"
+    )
+    with suppress(trio.RunFinishedError):  # then nobody listens any more
+        loop.run_sync_soon(partial(reporter.error, "record", trouble.what))

@@ -1,0 +1,121 @@
+r"""What more than secrets is left out of records, where the configuration says so: `[record] redact` (DESIGN §5).
+
+    privacy = Privacy.parse(["subject", "header.X-Customer", "addresses"])
+
+`subject` and `header.NAME`: the values of these fields, in the kept message and in the record; `body`: all of it; `addresses`: whatever has the form of an address, in
+the record, on both legs' wire and in header sections (but for Message-ID and its like). What is left out is told by its length, `<redacted N>`. Passwords and tokens always are (redact.py).
+
+Invariants: linear in what it is given. Digests are those of the real octets. A message that only we hold (capture:) is kept as it is. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgspec
+
+from relayproxy.mail.header import HeaderSection
+from relayproxy.record.report import TransactionRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from relayproxy.record.store.interface import Message
+
+#: A local part, quoted or not, "@", and a domain or an address literal; begun where an address can begin, so that no octet is looked at twice.
+_ADDRESS: Final = re.compile(
+    rb"""(?:"(?:[^"\\\r\n]|\\[^\r\n])*+"|(?<![^\s<>()\[\],:;"=@])[^\s<>()\[\],:;"=@]++)@(?:\[[^\]\s]*+\]|[^\s<>()\[\],:;"=@]++)"""
+)
+_FIELD_NAME: Final = re.compile(r"header\.[!-9;-~]+")
+#: Identifiers that have the form of an address.
+_IDENTIFIERS: Final = frozenset({b"message-id", b"in-reply-to", b"references", b"content-id", b"resent-message-id"})
+_EXPECTED: Final = '"subject", "header.NAME", "body" or "addresses"'
+
+
+class Privacy(NamedTuple):
+    """`fields`: names in lower case."""
+
+    fields: frozenset[bytes] = frozenset()
+    body: bool = False
+    addresses: bool = False
+
+    @classmethod
+    def parse(cls, names: Iterable[str]) -> Privacy:
+        """Of what the configuration lists. Raises ValueError, which says what was expected."""
+        fields: set[bytes] = set()
+        named = set(names)
+        for name in named - {"body", "addresses"}:
+            if name != "subject" and _FIELD_NAME.fullmatch(name) is None:
+                raise ValueError(_EXPECTED)
+            fields.add(name.removeprefix("header.").lower().encode("ascii"))
+        return cls(frozenset(fields), "body" in named, "addresses" in named)
+
+    def spans(self, octets: bytes) -> list[tuple[int, int]]:
+        """Offset and length of what is left out of some lines of the wire."""
+        if not self.addresses or b"@" not in octets:
+            return []
+        return [(match.start(), match.end() - match.start()) for match in _ADDRESS.finditer(octets)]
+
+    def text(self, text: str) -> str:
+        """The same of a text in a record."""
+        if not self.addresses or "@" not in text:
+            return text
+        return _hide(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
+
+    def record(self, record: TransactionRecord) -> TransactionRecord:
+        """What is told of a transaction."""
+        if not self.fields and not self.addresses:
+            return record
+        told: dict[str, Any] = msgspec.to_builtins(record)
+        message = told["message"] or {}
+        identity, subject = message.get("id"), message.get("subject")
+        if self.addresses:
+            told = self._texts(told)
+            message = told["message"] or {}
+        if identity is not None:
+            message["id"] = _blank(identity) if b"message-id" in self.fields else identity
+        if subject is not None and b"subject" in self.fields:
+            message["subject"] = _blank(subject)
+        return msgspec.convert(told, TransactionRecord)
+
+    def _texts(self, value: Any) -> Any:
+        match value:
+            case str():
+                return self.text(value)
+            case dict():
+                return {key: self._texts(inner) for key, inner in value.items()}
+            case list() | tuple():
+                return [self._texts(inner) for inner in value]
+            case _:
+                return value
+
+    def message(self, message: Message) -> Message:
+        """What is kept of a message; one that is changed is not `exact` any more."""
+        header, sent = self._header(message.header), self._header(message.header_sent or b"")
+        body = None if self.body else message.body
+        if (header, sent) == (message.header, message.header_sent or b""):
+            return message._replace(body=body)
+        header_sent = None if message.header_sent is None else sent
+        return message._replace(header=header, header_sent=header_sent, body=body, exact=False)
+
+    def _header(self, raw: bytes) -> bytes:
+        if not raw or not (self.fields or self.addresses):
+            return raw
+        kept: list[bytes] = []
+        for field in HeaderSection(raw).fields:
+            octets, name = raw[field.start : field.end], field.name.lower()
+            if name in self.fields:
+                at = octets.index(b":") + 1
+                kept.append(octets[:at] + b" <redacted %d>\r\n" % len(field.value.strip()))
+            else:
+                kept.append(_hide(octets) if self.addresses and name not in _IDENTIFIERS else octets)
+        return b"".join(kept)
+
+
+def _hide(octets: bytes) -> bytes:
+    return _ADDRESS.sub(lambda match: b"<redacted %d>" % len(match[0]), octets)
+
+
+def _blank(text: str) -> str:
+    return f"<redacted {len(text)}>"

@@ -1,0 +1,368 @@
+"""The tape of a running session: what its protocols tell of both legs (smtp/tape.py), made entries of its wire (wire.py).
+
+Octets become entries only once it is known what they are: so a secret is blanked before it is an entry (attack 21), and mail data is never kept here at all.
+
+Invariants: nothing that came in a SASL exchange, or out of step behind one, is an entry, but as a gap; what came and was never read as anything is blanked whole.
+Memory is bounded: what gathers is `take`n with each transaction, pieces of mail data that are close in time become one, and of one message there are at most PIECES. Pure: the clock is the
+caller's. What becomes of it does not belong here (recorder.py).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from relayproxy.record.redact import looks_like_auth, redact, redact_sasl
+from relayproxy.record.wire import WireData, WireEvent, WireOctets, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from relayproxy.record.dialog import Arrow, EventName, Leg
+    from relayproxy.record.wire import WireEntry
+    from relayproxy.smtp.tape import Kind
+
+#: Entries that the mail data of one message may make on one leg; what comes then becomes one.
+PIECES: Final = 512
+#: Microseconds within which pieces of mail data become one.
+CLOSE: Final = 1000
+
+_REDACTED: Final = re.compile(rb"<redacted ([0-9]+)>")
+#: What a reply to a SASL exchange may be shown of: its code, and its enhanced status code.
+_CODES: Final = re.compile(rb"[0-9]{3}[ -](?:[245]\.[0-9]{1,3}\.[0-9]{1,3}(?: |\Z))?")
+
+#: A dot that stuffing would not put there.
+_ODD_DOT: Final = re.compile(rb"\r\n\.(?!\.)")
+#: Of those, how many of a piece are remembered.
+_MOST_DOTS: Final = 10_000
+
+#: Octets of a line that are blanked: offset and length.
+Span = tuple[int, int]
+
+
+class SessionTape:
+    """Both legs of one session: what has gathered since `take`."""
+
+    __slots__ = ("_entries", "_has_empty", "_taken", "client", "hidden", "octets", "upstream")
+
+    def __init__(self, now: Callable[[], float], hidden: Callable[[bytes], list[Span]] | None = None) -> None:
+        """`now`: seconds since the session began; `hidden`: which octets of lines are blanked besides secrets (privacy.py)."""
+        self._entries: list[WireEntry] = []
+        self._has_empty = False
+        self._taken = 0  # entries before the first of these
+        #: Octets that entries hold, about.
+        self.octets = 0
+        self.hidden = hidden
+        self.client = LegTape(self, "C", now)
+        self.upstream = LegTape(self, "U", now)
+
+    def add(self, entry: WireEntry, octets: int = 0) -> None:
+        self._entries.append(entry)
+        self.octets += octets + 32
+
+    def place(self) -> int:
+        """Where the entry is that was added last; until `take` another may take its place."""
+        return self._taken + len(self._entries) - 1
+
+    def at(self, place: int) -> WireEntry | None:
+        """What is there; None where it was taken."""
+        index = place - self._taken
+        return self._entries[index] if 0 <= index < len(self._entries) else None
+
+    def replace(self, place: int, entry: WireEntry) -> None:
+        self._entries[place - self._taken] = entry
+
+    def cut_off(self, leg: Leg, arrow: Arrow, octets: int) -> None:
+        """Take so many octets from the end of what went this way."""
+        entries = self._entries
+        at = len(entries)
+        while octets and at:
+            at -= 1
+            entry = entries[at]
+            if isinstance(entry, WireEvent) or entry.leg != leg or _arrow(entry) != arrow:
+                continue
+            kept = _size(entry) - octets
+            octets = max(0, -kept)
+            entries[at] = _shortened(entry, max(0, kept))  # in its place, for who knows it by that
+            self._has_empty = True
+
+    def take(self) -> bytes | None:
+        """What has gathered, encoded; None where that is nothing."""
+        if not self._entries:
+            return None
+        entries, self._entries = self._entries, []
+        self._taken += len(entries)
+        if self._has_empty:
+            entries = [entry for entry in entries if isinstance(entry, WireEvent) or _size(entry)]
+            self._has_empty = False
+        blob = encode(entries)
+        self.octets = 0
+        return blob
+
+
+class LegTape:
+    """One leg's: what its protocol tells (smtp/tape.py), and what happens to its connection."""
+
+    __slots__ = (
+        "_at_line_start",
+        "_data",
+        "_data_said",
+        "_leg",
+        "_now",
+        "_out_of_step",
+        "_over",
+        "_pending",
+        "_pieces",
+        "_session",
+        "_waiting",
+        "transaction",
+    )
+
+    def __init__(self, session: SessionTape, leg: Leg, now: Callable[[], float]) -> None:
+        self._session = session
+        self._leg: Leg = leg
+        self._now = now
+        #: Whose message the mail data is; "": nobody's, it was refused.
+        self.transaction = ""
+        self._pending: list[tuple[int, bytes]] = []  # reads, or what is left of them, that were not told to be anything
+        self._waiting = 0  # octets in them
+        self._out_of_step = False  # there was an AUTH, and no MAIL since: what is no command may be a line meant for it
+        self._pieces = 0
+        self._data: int | None = None  # where the piece is that a further one may be part of
+        self._over = False  # the peer's end was told
+        self._data_said = 0  # octets of the message that is being sent
+        self._at_line_start = True  # so far they end a line
+
+    def _time(self) -> int:
+        return int(self._now() * 1e6)
+
+    def event(self, name: EventName, *arguments: str, by_us: bool = False) -> None:
+        """Something happened to the connection."""
+        if name in _NEW:
+            self._out_of_step = self._over = False
+        elif name in _OVER:
+            if self._over:
+                return
+            self._over = True
+        elif name == "close":
+            self.forget()
+        self._session.add(WireEvent(self._time(), self._leg, name, arguments, by_us))
+
+    def forget(self) -> None:
+        """Nothing of what came and was not read will be."""
+        self.read(0, "unread")
+
+    def begin_message(self, transaction: str) -> None:
+        """What mail data comes or leaves from here on is this transaction's."""
+        self.transaction = transaction
+        self._pieces = self._data_said = 0
+        self._at_line_start = True
+
+    # smtp.tape.Tape
+
+    def came(self, octets: bytes) -> None:
+        if octets:
+            self._pending.append((self._time(), octets))
+            self._waiting += len(octets)
+
+    def read(self, unread: int, kind: Kind = "plain") -> None:
+        count = self._waiting - unread
+        if count <= 0:
+            return
+        pieces = self._take(count)
+        arrow: Arrow = ">" if self._leg == "C" else "<"
+        if kind == "plain" and self._session.hidden is None:
+            self._data = None
+            for time, octets in pieces:
+                self._session.add(WireOctets(time, self._leg, arrow, octets), len(octets))
+            return
+        self._add(pieces, arrow, self._spans(b"".join([octets for _, octets in pieces]), kind))
+
+    def read_data(self, unread: int, *, chunk: bool = False, dots: Sequence[int] = ()) -> None:
+        count = self._waiting - unread
+        if count > 0:
+            for time, octets in self._take(count):
+                self._add_data(time, len(octets), chunk=chunk, dots=tuple(dots))
+                dots = ()
+
+    def said(self, octets: bytes, kind: Kind = "plain") -> None:
+        arrow: Arrow = "<" if self._leg == "C" else ">"
+        spans = [] if kind == "plain" and self._session.hidden is None else self._spans(octets, kind)
+        self._add([(self._time(), octets)], arrow, spans)
+
+    def said_data(self, octets: bytes, *, end: bool = False) -> None:
+        dots = () if end else self._odd_dots(octets)
+        self._data_said += len(octets)
+        self._at_line_start = octets.endswith(b"\r\n")
+        self._add_data(self._time(), len(octets), dots=dots)
+
+    def _odd_dots(self, octets: bytes) -> tuple[int, ...]:
+        """What the client's own stuffing put there passes as it came (PROTOCOL §1.5). A dot is never the last octet of a piece."""
+        first = self._at_line_start and octets.startswith(b".") and not octets.startswith(b"..")
+        found = [match.end() - 1 for match in _ODD_DOT.finditer(octets)] if b"\r\n." in octets else []
+        return tuple([self._data_said + at for at in ([0, *found] if first else found)[:_MOST_DOTS]])
+
+    def unsay(self, octets: int) -> None:
+        """So many octets, at the end of what was said, have not left after all."""
+        self._session.cut_off(self._leg, "<" if self._leg == "C" else ">", octets)
+
+    # Entries.
+
+    def _take(self, count: int) -> list[tuple[int, bytes]]:
+        """The first so many octets that wait, in their reads."""
+        pending = self._pending
+        self._waiting -= count
+        if self._waiting == 0:
+            self._pending = []
+            return pending
+        taken: list[tuple[int, bytes]] = []
+        while count and count >= len(pending[0][1]):
+            count -= len(pending[0][1])
+            taken.append(pending.pop(0))
+        if count:
+            time, octets = pending[0]
+            taken.append((time, octets[:count]))
+            pending[0] = time, octets[count:]
+        return taken
+
+    def _add(self, pieces: list[tuple[int, bytes]], arrow: Arrow, spans: list[Span]) -> None:
+        """Pieces of lines, with these spans of their octets, joined, blanked."""
+        if (arrow == ">") == (self._leg == "C") or self._leg == "U":
+            self._data = None  # what follows is mail data again, and behind them
+        start = 0
+        for time, octets in pieces:
+            end = start + len(octets)
+            inside = [
+                (max(at, start), min(at + length, end)) for at, length in spans if at < end and at + length > start
+            ]
+            kept, gaps = _cut(octets, [(first - start, last - first) for first, last in inside])
+            self._session.add(WireOctets(time, self._leg, arrow, kept, gaps), len(kept))
+            start = end
+
+    def _add_data(self, time: int, octets: int, *, chunk: bool = False, dots: tuple[int, ...] = ()) -> None:
+        session = self._session
+        last = None if self._data is None else session.at(self._data)
+        if (
+            self._data is not None
+            and isinstance(last, WireData)
+            and (last.leg, last.transaction, last.chunk) == (self._leg, self.transaction, chunk)
+            and (time - last.time < CLOSE or self._pieces >= PIECES)
+        ):
+            merged = WireData(last.time, self._leg, last.octets + octets, self.transaction, chunk, last.dots + dots)
+            session.replace(self._data, merged)
+            return
+        self._pieces += 1
+        session.add(WireData(time, self._leg, octets, self.transaction, chunk, dots))
+        self._data = session.place()
+
+    # What is blanked.
+
+    def _spans(self, octets: bytes, kind: Kind) -> list[Span]:
+        """Which octets of whole lines of that kind are blanked."""
+        secrets = [] if kind == "plain" else self._secrets(octets, kind)
+        return secrets if self._session.hidden is None else _union([*secrets, *self._session.hidden(octets)])
+
+    def _secrets(self, octets: bytes, kind: Kind) -> list[Span]:
+        spans: list[Span] = []
+        start = 0
+        for line in octets.split(b"\r\n") if kind != "unread" else [octets]:
+            spans += [(start + at, length) for at, length in self._blank(line, kind)]
+            start += len(line) + 2
+        return spans
+
+    def _blank(self, content: bytes, kind: Kind) -> list[Span]:
+        match kind:
+            case "mail":
+                self._out_of_step = False
+                return _found(content, redact(content)) if b"auth" in content.lower() else []
+            case "auth":
+                self._out_of_step = True
+                return _found(content, redact(content))
+            case "sasl":
+                start = 4 if content.startswith(b"334 ") else 0
+                return [(start, len(content) - start)] if len(content) > start and content != b"*" else []
+            case "sasl-end":
+                match = _CODES.match(content)
+                start = 0 if match is None else match.end()
+                return [(start, len(content) - start)] if len(content) > start else []
+            case "refused":
+                spans = _found(content, redact_sasl(content) if self._out_of_step else redact(content))
+                self._out_of_step = self._out_of_step or looks_like_auth(content)
+                return spans
+            case _:
+                return [(0, len(content))] if self._leg == "C" or self._out_of_step else []
+
+
+def _arrow(entry: WireOctets | WireData) -> Arrow:
+    """Mail data goes one way only."""
+    return ">" if isinstance(entry, WireData) else entry.arrow
+
+
+def _size(entry: WireOctets | WireData) -> int:
+    """Octets on the wire."""
+    return entry.octets if isinstance(entry, WireData) else len(entry.octets) + sum(length for _, length in entry.gaps)
+
+
+def _shortened(entry: WireOctets | WireData, octets: int) -> WireOctets | WireData:
+    """The first so many octets of it."""
+    if isinstance(entry, WireData):
+        return msgspec.structs.replace(entry, octets=octets)
+    kept, gaps, at = b"", [], 0
+    for offset, length in [*entry.gaps, (len(entry.octets), 0)]:
+        kept += entry.octets[at:offset][:octets]
+        octets -= min(octets, offset - at)
+        if length and octets:
+            gaps.append((len(kept), min(length, octets)))
+            octets -= min(octets, length)
+        at = offset
+    return msgspec.structs.replace(entry, octets=kept, gaps=tuple(gaps))
+
+
+#: With these a connection begins, or one under TLS.
+_NEW: Final = frozenset({"open", "tls"})
+#: With one of these it ends, as far as the peer is concerned.
+_OVER: Final = frozenset({"eof", "reset"})
+
+
+def _union(spans: list[Span]) -> list[Span]:
+    """Spans in order that cover the same octets and do not overlap."""
+    union: list[Span] = []
+    for at, length in sorted(spans):
+        if union and at <= sum(union[-1]):
+            union[-1] = union[-1][0], max(sum(union[-1]), at + length) - union[-1][0]
+        else:
+            union.append((at, length))
+    return union
+
+
+def _found(line: bytes, redacted: bytes) -> list[Span]:
+    """Which octets of the line `redacted` has not; all of it where the two do not fit."""
+    spans: list[Span] = []
+    at = shown = 0
+    for match in _REDACTED.finditer(redacted):
+        between = redacted[shown : match.start()]
+        at += len(between)
+        length = int(match[1])
+        spans.append((at, length))
+        at += length
+        shown = match.end()
+    rebuilt, _ = _cut(line, spans)
+    if at + len(redacted) - shown == len(line) and rebuilt == _REDACTED.sub(b"", redacted):
+        return spans
+    return [(0, len(line))]
+
+
+def _cut(octets: bytes, spans: list[Span]) -> tuple[bytes, tuple[Span, ...]]:
+    """The octets without those spans, and gaps as WireOctets has them."""
+    if not spans:
+        return octets, ()
+    kept = b""
+    gaps: list[Span] = []
+    start = 0
+    for at, length in spans:
+        kept += octets[start:at]
+        gaps.append((len(kept), length))
+        start = at + length
+    return kept + octets[start:], tuple(gaps)

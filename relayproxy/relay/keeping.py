@@ -1,0 +1,112 @@
+"""A message on its way into the store, beside its way to upstream (DESIGN §5 `[record]`, PROTOCOL §4 column DF).
+
+Follows the intake (message.py) slice by slice; before the dot leaves, the message and the record of its transaction are committed. What cannot be recorded is refused, 452
+for want of space and 451 for all else, or passes all the same where `on_failure` says so: then it is told, and marked `truncated`.
+Invariants: a message that nobody else holds (capture:) is kept whole and durable, whatever the configuration leaves out of records, or it is refused.
+What is written when does not belong here (record/recorder.py).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from relayproxy.record.store.interface import Message, RecordError
+from relayproxy.smtp import local_replies
+
+if TYPE_CHECKING:
+    from relayproxy.record.recorder import Recording
+    from relayproxy.record.report import TransactionRecord
+    from relayproxy.record.store.spool import Spool
+    from relayproxy.relay.message import Intake
+    from relayproxy.smtp.replies import Reply
+
+
+def refusal_for(trouble: RecordError) -> Reply:
+    """What the client hears where something cannot be recorded."""
+    return local_replies.DISK_FULL if trouble.full else local_replies.RECORD_FAILED
+
+
+class Keeping:
+    """One message's. `capture`: upstream is the store itself."""
+
+    __slots__ = ("_capture", "_intake", "_recording", "_repaired", "_spool", "_whole", "message", "trouble", "written")
+
+    def __init__(self, recording: Recording, intake: Intake, *, capture: bool) -> None:
+        self._recording = recording
+        self._intake = intake
+        self._capture = capture
+        keeps_body = capture or (recording.policy.messages == "full" and not recording.policy.privacy.body)
+        self._spool: Spool | None = recording.spool() if keeps_body else None
+        # Where line endings may be repaired, what leaves is another body.
+        self._repaired: Spool | None = recording.spool() if keeps_body and intake.repairs_lines else None
+        self._whole = False
+        #: What is kept of it, as far as it came; None before it has settled.
+        self.message: Message | None = None
+        #: Why it is not all kept.
+        self.trouble: RecordError | None = None
+        #: Whether the store has the message.
+        self.written = False
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether the record has nothing of the message, either."""
+        return self._recording.policy.messages == "none" and not self._capture
+
+    async def take(self, *, ended: bool) -> Reply | None:
+        """What the intake's last slice brought, `ended`: with which the message did; a reply where it must be refused."""
+        self._whole = ended
+        if self._spool is None:
+            return None
+        try:
+            await self._spool.add(self._intake.received[2])
+            if self._repaired is not None:
+                await self._repaired.add(self._intake.body)
+        except RecordError as error:
+            self._drop_bodies()
+            return self._failed(error)
+        return None
+
+    async def commit(self, record: TransactionRecord) -> Reply | None:
+        """Before the dot: it is in the store, or a reply says that it must be refused."""
+        if not self._capture and not self._recording.policy.before_dot:
+            return None
+        await self.settle()
+        if self.trouble is not None and (refusal := self._failed(self.trouble)) is not None:
+            return refusal
+        try:
+            await self._recording.before_dot(record, self.message, durable=self._capture)
+        except RecordError as error:
+            return self._failed(error)
+        self.written = True
+        self._drop_bodies()  # the store has its own
+        return None
+
+    def _failed(self, error: RecordError) -> Reply | None:
+        self.trouble = error
+        return refusal_for(error) if self._capture or self._recording.policy.refuse else None
+
+    async def settle(self) -> None:
+        """The message has ended, or will not: what there is of it is `message`. Behind it nothing more is taken."""
+        if self.message is not None or not (self._capture or self._recording.policy.messages in ("full", "headers")):
+            return
+        intake = self._intake
+        body = repaired = None
+        try:
+            if self._spool is not None:
+                body = await self._spool.finish()
+            if self._repaired is not None and intake.repairs:
+                repaired = await self._repaired.finish()
+        except RecordError as error:
+            self.trouble = error
+        header, separator, _ = intake.received
+        whole = self._whole and self.trouble is None
+        message = Message(header, separator, body, intake.header_sent, repaired, whole=whole)
+        self.message = message if self._capture else self._recording.policy.privacy.message(message)
+        if self._repaired is not None and repaired is None:
+            self._repaired.discard()
+
+    def _drop_bodies(self) -> None:
+        for spool in (self._spool, self._repaired):
+            if spool is not None:
+                spool.discard()
+        self._spool = self._repaired = None
