@@ -78,7 +78,7 @@ def test_nothing_is_named_by_a_word_that_says_nothing(path: Path) -> None:
 def declared(requirements: list[str]) -> set[str]:
     """Their names as they are imported."""
     names = {re.split(r"[>=\[]", one)[0].strip() for one in requirements}
-    imported_as = {"dkimpy": "dkim", "import-linter": "importlinter", "pyOpenSSL": "OpenSSL"}
+    imported_as = {"dkimpy": "dkim", "google-re2": "re2", "import-linter": "importlinter", "pyOpenSSL": "OpenSSL"}
     return {imported_as.get(name, name) for name in names}
 
 
