@@ -81,6 +81,7 @@ def declared(requirements: list[str]) -> set[str]:
     imported_as = {
         "backports.zstd": "backports",
         "dkimpy": "dkim",
+        "google-re2": "re2",
         "import-linter": "importlinter",
         "pyOpenSSL": "OpenSSL",
     }
