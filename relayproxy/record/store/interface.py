@@ -121,7 +121,7 @@ class Backend(Protocol):
         """Raise RecordError where nothing can be written now."""
 
     def upkeep(self, *, busy: bool = False) -> bool:
-        """A bounded piece of what can wait (index, retention); whether there is more to do. Raises RecordError."""
+        """A bounded piece of what can wait (retention, index); whether there is more to do. `busy`: only what cannot wait much longer. Raises RecordError."""
 
     def close(self) -> None: ...
 
