@@ -95,6 +95,7 @@ class _Relay:
         from relayproxy.net.stream import TrioStream
         from relayproxy.record.log import Reporter
         from relayproxy.record.recorder import Policy, Recorder
+        from relayproxy.record.store.bodies import Bodies
         from relayproxy.record.store.spool import Spool
         from relayproxy.relay.service import Relay
         from relayproxy.relay.settings import Config
@@ -117,7 +118,8 @@ class _Relay:
         recorder = Recorder(
             self._writer,
             Policy(messages="full"),
-            lambda: Spool(Path(self._folder.name), 1 << 20),
+            # All in memory: no clock runs on while a thread is waited for.
+            lambda: Spool(Bodies(Path(self._folder.name)), 1 << 30),
             now=trio.current_time,
         )
         self._relay = Relay(self._config, self._reporter, dial=dial_leg, adopt=_no_sockets, recorder=recorder)

@@ -279,7 +279,7 @@ class Record(Settings):
         description="how long it is kept; {} for ever",
     )
 
-    @cached_property
+    @property
     def privacy(self) -> Privacy:
         """What `redact` says."""
         return Privacy.parse(self.redact)

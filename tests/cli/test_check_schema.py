@@ -153,6 +153,7 @@ def tables(config: Config) -> dict[str, Settings]:
         "[listener]": config.listener[0],
         "upstream.provider": upstream,
         "tls": config.tls,
+        "record": config.record,
         "log": config.log,
         "timeouts.client": config.timeouts.client,
         "timeouts.upstream": config.timeouts.upstream,
@@ -202,7 +203,7 @@ def test_the_example_is_right_and_changes_nothing_that_it_shows_as_a_default(
     shown = tomllib.loads(Path("all.toml").read_text())
     keys = schema("config", capsys)
     assert set(shown) == set(keys["properties"])
-    for table, name in ((shown["limits"], "Limits"), (shown["timeouts"]["client"], "ClientTimeouts"), (shown["log"], "Log"),
+    for table, name in ((shown["limits"], "Limits"), (shown["timeouts"]["client"], "ClientTimeouts"), (shown["log"], "Log"), (shown["record"], "Record"),
                         (shown["timeouts"]["upstream"], "UpstreamTimeouts"), (shown["listener"][0], "Listener"), (shown["tls"], "Tls"),
                         (next(iter(shown["upstream"].values())), "Upstream")):  # fmt: skip
         assert set(table) == set(keys["$defs"][name]["properties"])

@@ -255,7 +255,7 @@ WRONG = [
     ('hostnam = "x"', "it.toml:1: hostnam: unknown key; the nearest known is hostname"),
     (
         "\n[guard]\nallow = []",
-        "it.toml:2: guard: unknown key; known are drain, hostname, limits, listener, log, state, timeouts, tls, trace, upstream",
+        "it.toml:2: guard: unknown key; known are drain, hostname, limits, listener, log, record, state, timeouts, tls, trace, upstream",
     ),
     ('[[listener]]\n\ncolour = "off"', "it.toml:3: listener[0].colour: unknown key; known are address, auth, auth_in_clear, clients, line_endings, name, proxy_protocol, tls, upstream"),
     ('[[listener]]\ntls = "startls"', "it.toml:2: listener[0].tls: expected 'off', 'starttls' or 'implicit', got 'startls'"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from kept_mail import kept
 from relay_on_sockets import END_OF_DATA, serving
 
 from relayproxy.record.store.sqlite import SqliteStore
@@ -17,17 +18,8 @@ from relayproxy.record.store.sqlite import SqliteStore
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from relayproxy.record.store.interface import Stored
 
-
-def kept(state: Path) -> list[tuple[Stored, bytes]]:
-    """The transactions in the store whose message left as a whole, each with it as it left."""
-    with SqliteStore(state / "relayproxy.db").reader() as reader:
-        return [
-            (stored, b"".join(reader.message(stored, sent=True) or ()))
-            for stored in reader.transactions()
-            if stored.record.outcome == "accepted"
-        ]
+STORE = "relayproxy.db"
 
 
 async def test_a_message_is_kept_as_it_would_have_left(tmp_path: Path) -> None:
@@ -35,14 +27,14 @@ async def test_a_message_is_kept_as_it_would_have_left(tmp_path: Path) -> None:
         client = await relay.connect()
         await client.hello()
         await client.begin_message(b"..Subject: hi\r\n\r\n..\r\n..\r\n.x\r\n\r\n")
-        assert kept(tmp_path) == []
+        assert kept(tmp_path / STORE) == []
         await client.send(b".\r\n")
         code, text = await client.reply()
         (line,) = await relay.log.wait_for("transaction")
     assert (code, text) == (250, f"2.0.0 Captured as {line['transaction']}")
-    ((stored, octets),) = kept(tmp_path)
+    ((stored, octets),) = kept(tmp_path / STORE)
     assert stored.record.transaction == line["transaction"]
-    assert stat.S_IMODE((tmp_path / "relayproxy.db").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / STORE).stat().st_mode) == 0o600
     trace, _, content = octets.partition(b"\r\n.Subject: hi\r\n")
     assert trace.startswith(b"Received: from client.test ([127.0.0.1])\r\n")
     assert content == b"\r\n.\r\n.\r\nx\r\n\r\n"
@@ -59,7 +51,7 @@ async def test_a_message_of_many_blocks_and_the_next_one(tmp_path: Path) -> None
             await client.begin_message(b"Subject: long\r\n\r\n" + body)
             await client.send(b".\r\n")
             assert (await client.reply())[0] == 250
-    (_, first), (_, second) = kept(tmp_path)
+    (_, first), (_, second) = kept(tmp_path / STORE)
     for octets in (first, second):
         assert octets.endswith(b"Subject: long\r\n\r\n" + body.replace(b"..", b"."))
     bodies = [path for path in (tmp_path / "relayproxy.db-bodies").iterdir() if path.suffix == ".zst"]
@@ -77,7 +69,7 @@ async def test_a_message_without_its_end_is_told_as_such(tmp_path: Path, octets:
         (line,) = await relay.log.wait_for("transaction")
         assert line["outcome"] == "aborted"
         await relay.log.wait_for("session", state="closed")
-    with SqliteStore(tmp_path / "relayproxy.db").reader() as reader:
+    with SqliteStore(tmp_path / STORE).reader() as reader:
         (stored,) = reader.transactions()
         assert stored.record.outcome == "aborted"
         assert stored.message is not None
@@ -95,7 +87,7 @@ async def test_whatever_is_left_out_of_records_it_is_kept_whole(tmp_path: Path) 
         assert (await client.message())[0] == 250
         (line,) = await relay.log.wait_for("transaction")
     assert line["message"]["subject"] == "<redacted 2>"
-    ((_, octets),) = kept(tmp_path)
+    ((_, octets),) = kept(tmp_path / STORE)
     assert b"Subject: hi" in octets
 
 
@@ -114,13 +106,13 @@ async def test_a_disk_that_cannot_take_it(tmp_path: Path) -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert (code, text.split()[0]) == (452, "4.3.1")
-        assert kept(tmp_path) == []
+        assert kept(tmp_path / STORE) == []
         (error, *_) = await relay.log.wait_for("error")
         assert "File too large" in error["what"]
         with trio.fail_after(10):
             while (await client.message())[0] != 250:
                 await client.say("RSET")
-    assert len(kept(tmp_path)) == 1
+    assert len(kept(tmp_path / STORE)) == 1
 
 
 @pytest.mark.parametrize("pieces", [
@@ -137,7 +129,7 @@ async def test_a_message_in_chunks_is_kept_as_it_came(tmp_path: Path, pieces: li
             await client.send(piece)
             assert (await client.reply())[0] == 250
         (line,) = await relay.log.wait_for("transaction")
-    ((_, content),) = kept(tmp_path)
+    ((_, content),) = kept(tmp_path / STORE)
     assert content.endswith(b"Subject: x\r\n\r\nline one\r\n.dot\r\n..two\r\n")
     assert line["message"]["size"]["sent"] == len(content)
     header, body = content.split(b"\r\n\r\n", 1)
