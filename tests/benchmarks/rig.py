@@ -345,7 +345,7 @@ class _Run:
 
     def _recorded(self, messages: int) -> bool | None:
         """Whether our own log has a line for each message: it is complete once the process has ended."""
-        if self.peer != "relayproxy" or not self.proxy:
+        if not self.peer.startswith("relayproxy") or not self.proxy:
             return None
         self.proxy.end()
         with (self.folder / "log.jsonl").open("rb") as log:

@@ -27,7 +27,7 @@ import msgspec
 from rig import HERE, SCENARIOS, Failed, Held, Measurement, Options, Placement, Rate, Rig, Scenario
 from tables import OURS, Results, disturbed, missed, ratio_table, scenario_table, summarize, target_table
 
-PEERS = "direct,haproxy,postfix-prequeue,nodemailer,aiosmtpd,relayproxy"
+PEERS = "direct,haproxy,postfix-prequeue,nodemailer,aiosmtpd,relayproxy,relayproxy-recording"
 GROUPS = {
     "default": [name for name, scenario in SCENARIOS.items() if scenario.by_default],
     "plain": [name for name, scenario in SCENARIOS.items() if scenario.tls == "none"],

@@ -1,7 +1,7 @@
 """What the measurements say: medians, a table a scenario, ratios to each peer, and the targets with must and aim.
 
 Pure: measurements in, text out. The targets are DESIGN's, as far as there is something to measure for them now
-(no store, no rules yet).
+(no rules yet). `relayproxy` is without a store, `relayproxy-recording` records in full.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 OURS = "relayproxy"
+RECORDING = "relayproxy-recording"
 BUSY = 0.85  # share of a core from which we call it the limit
 NOISY = 0.15  # share of a core that others may use before a measurement counts as disturbed
 
@@ -210,6 +211,17 @@ def _over(scenario: str, peer: str, ours: str | None = None) -> Callable[[Result
     return value
 
 
+def _recording(scenario: str) -> Callable[[Results], float | None]:
+    def value(results: Results) -> float | None:
+        rates = [results.get(scenario, {}).get(peer) for peer in (RECORDING, OURS)]
+        if all(isinstance(one, Rates) and one.rate for one in rates):
+            with_, without = (one.rate for one in rates if isinstance(one, Rates))
+            return with_ / without
+        return None
+
+    return value
+
+
 def _growth(results: Results) -> float | None:
     ours = results.get("S3", {}).get(OURS)
     return ours.growth_mib if isinstance(ours, Rates) else None
@@ -259,6 +271,9 @@ TARGETS = (
     Target("TLS, 100 messages a session, to nodemailer", _least(_over("S5", "nodemailer"), _over("S5s", "nodemailer")), 1.2, 2),
     Target("pipelining client, to its own rate without", _over("S2", OURS, ours="S7"), 1, 1.5),
     Target("latency added to a session, to Postfix's", _latency, 1.25, 1, at_most=True),
+    Target("recording in full, to the rate without, new session", _recording("S1"), 0.6, 0.8),
+    Target("recording in full, 100 messages a session", _recording("S2"), 0.6, 0.8),
+    Target("recording in full, 10 MiB messages", _recording("S3"), 0.6, 0.8),
     Target("idle session, both legs", _idle("S6"), 10, 5, at_most=True, unit=" KiB"),
     Target("idle session, TLS on both legs", _idle("S6t"), 120, 70, at_most=True, unit=" KiB"),
     Target("scenarios with loss or damage, 32 clients", _altered(ALL_AT_32), 0, None, at_most=True, unit=""),

@@ -1,6 +1,7 @@
 #!/bin/bash
 # relayproxy itself. RELAYPROXY names the command; run.py gives the one beside its own interpreter. With TLS it verifies
 # upstream's certificate, chain and address both, as it does by default: the rig's authority is the only one it trusts.
+# It records nothing, unless BENCH_STORE names a store: relayproxy-recording is that.
 . "$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/lib.sh"
 bench_args "$@"; need "${RELAYPROXY:=relayproxy}"; modes none starttls implicit
 scheme=smtp listener="" upstream="" tls=""
@@ -24,6 +25,9 @@ url = "$scheme://127.0.0.1:$UPORT"
 $upstream
 
 $tls
+
+[record]
+store = "${BENCH_STORE:-none}"
 
 [log]
 file = "$WORK/log.jsonl"
