@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import trio
 from dialog_tls import authority_pem
 from memory_store import MemoryWriter
-from recorded import check_wire
+from wire_check import check_wire
 
 from relayproxy.record.report import encode
 

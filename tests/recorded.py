@@ -1,127 +1,88 @@
-"""What a store was given of a session, against what really went over its wires."""
+"""Recorded transactions for tests that judge them, said in a few words."""
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from relayproxy.record.wire import WireData, WireEvent, WireOctets, in_order
+from relayproxy.record.report import (
+    AddressRecord,
+    AuthRecord,
+    ClientRecord,
+    DigestsRecord,
+    EnvelopeRecord,
+    EnvelopesRecord,
+    MessageRecord,
+    ReplyRecord,
+    SecondsRecord,
+    SizeRecord,
+    TransactionRecord,
+    UpstreamRecord,
+)
+from relayproxy.record.report_tls import ClientTlsRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from memory_store import MemoryWriter
-
-    from relayproxy.record.store.interface import Message, TransactionWrite
-    from relayproxy.record.wire import WireEntry
-
-#: Octets, or how many of them there were that nobody can tell any more.
-Piece = bytes | int
+    from relayproxy.record.report import Outcome
 
 
-class NotAsOnTheWire(AssertionError):  # noqa: N818 - it says what is the matter
-    """The recording is wrong."""
-
-
-def check_wire(
-    writer: MemoryWriter, session: str, client: tuple[bytes, bytes], upstreams: Sequence[tuple[bytes, bytes]]
-) -> None:
-    """That a session's recording is what its peers (said, heard), the upstreams in the order of their connections."""
-    entries = list(in_order(writer.wire(session)))
-    transactions = writer.transactions()
-    said, heard = client
-    from_client = [entry for entry in entries if entry.leg == "C"]
-    try:
-        _check("C>", from_client, ">", said, transactions, whole=False)
-    except NotAsOnTheWire:
-        # A header of those who must send one is the client's address, and no part of the session.
-        _check("C>", from_client, ">", _without_proxy_header(said), transactions, whole=False)
-    _check("C<", from_client, "<", heard, transactions, whole=True)
-    connections: list[list[WireEntry]] = []
-    for entry in entries:
-        if entry.leg == "U":
-            if isinstance(entry, WireEvent) and entry.name == "open":
-                connections.append([])
-            elif isinstance(entry, WireEvent) and not connections:
-                continue  # a dial that failed
-            connections[-1].append(entry)
-    if len(connections) != len(upstreams):
-        raise NotAsOnTheWire(f"{len(upstreams)} upstream connections, {len(connections)} recorded: {entries}")
-    for number, (connection, (u_said, u_heard)) in enumerate(zip(connections, upstreams, strict=True), 1):
-        _check(f"U< {number}", connection, "<", u_said, transactions, whole=False)
-        _check(f"U> {number}", connection, ">", u_heard, transactions, whole=True)
-
-
-def _without_proxy_header(said: bytes) -> bytes:
-    if said.startswith(b"PROXY "):
-        return said[said.index(b"\r\n") + 2 :]
-    return said[16 + int.from_bytes(said[14:16]) :] if said.startswith(b"\r\n\r\n\0\r\nQUIT\n") else said
-
-
-def _check(
-    name: str,
-    entries: list[WireEntry],
-    arrow: str,
-    real: bytes,
-    transactions: Mapping[str, TransactionWrite],
+def recorded(
     *,
-    whole: bool,
-) -> None:
-    pattern = b""
-    told: list[Piece] = []
-    messages: dict[str, bytes] = {}
-    for entry in entries:
-        if isinstance(entry, WireOctets) and entry.arrow == arrow:
-            told += _with_gaps(entry)
-        elif isinstance(entry, WireData) and arrow == ">":
-            if entry.transaction not in messages:
-                write = transactions.get(entry.transaction)
-                messages[entry.transaction] = b"" if write is None else _on_wire(entry, write.message, entries)
-            octets = messages[entry.transaction]
-            messages[entry.transaction] = octets[entry.octets :]
-            kept = octets[: entry.octets]
-            told.append(kept)
-            if len(kept) < entry.octets:
-                told.append(entry.octets - len(kept))
-    for piece in told:
-        pattern += re.escape(piece) if isinstance(piece, bytes) else b".{%d}" % piece
-    match = re.compile(pattern, re.DOTALL).match(real)
-    # What follows may be a handshake that came to nothing (RFC 8446 §5.1).
-    if match is None or (whole and match.end() != len(real) and not real.startswith(b"\x16\x03", match.end())):
-        raise NotAsOnTheWire(f"{name}: the wire had\n{real!r}\nrecorded was\n{told!r}")
+    id_: str = "01JABCDEFGHJKMNPQRSTVWXYZ0",
+    session: str = "01JABCDEFGHJKMNPQRSTVWXYZS",
+    time: str = "2026-01-02T03:04:05.123456Z",
+    listener: str = "submission",
+    client: str = "10.0.0.5",
+    helo: str | None = "app-1",
+    tls: str | None = "TLSv1.3",
+    auth: AuthRecord | None = None,
+    upstream: str | None = "provider",
+    sender: str = "a@example.com",
+    recipients: Sequence[str] = ("jane@customer.example",),
+    sent: tuple[str, Sequence[str]] | None = ("a@example.com", ("qa@example.test",)),
+    message: tuple[str | None, str | None, int] | None = ("<1@example.com>", "Your invoice", 328),
+    code: int | None = 250,
+    outcome: Outcome = "accepted",
+    acknowledged: bool = True,
+    tags: tuple[str, ...] = (),
+) -> TransactionRecord:
+    """A transaction; `sent`: sender and recipients; `message`: Message-ID, subject and size."""
+    return TransactionRecord(
+        time=time,
+        session=session,
+        transaction=id_,
+        listener=listener,
+        client=ClientRecord(client, 53122, helo, None if tls is None else ClientTlsRecord(tls, "c", None), auth),
+        upstream=None if upstream is None else UpstreamRecord(upstream),
+        envelope=EnvelopesRecord(
+            _envelope(sender, recipients),
+            None if sent is None else _envelope(*sent),
+        ),
+        recipients=(),
+        message=None
+        if message is None
+        else MessageRecord(message[0], message[1], SizeRecord(message[2], None), DigestsRecord(None, None)),
+        tags=tags,
+        reply=None if code is None else ReplyRecord(code, None, "", "upstream"),
+        outcome=outcome,
+        acknowledged=acknowledged,
+        seconds=SecondsRecord(0.1, 0.1),
+    )
 
 
-def _with_gaps(entry: WireOctets) -> list[Piece]:
-    pieces: list[Piece] = []
-    at = 0
-    for offset, length in entry.gaps:
-        pieces += [entry.octets[at:offset], length]
-        at = offset
-    return [*pieces, entry.octets[at:]]
+def _envelope(sender: str, recipients: Sequence[str]) -> EnvelopeRecord:
+    return EnvelopeRecord(sender, {}, tuple([AddressRecord(address, {}) for address in recipients]))
 
 
-def _on_wire(first: WireData, message: Message | None, entries: list[WireEntry]) -> bytes:
-    """A kept message as its data was on the wire."""
-    if message is None or message.body is None or message.body.octets is None:
-        return b""
-    if first.leg == "C":
-        content = message.header + message.separator + message.body.octets
-        if first.chunk:
-            return content
-    else:
-        header = message.header if message.header_sent is None else message.header_sent
-        body = message.body_sent or message.body
-        separator = b"\r\n" if message.separator else b""
-        content = header + separator + (body.octets or b"")
-    stuffed = content.replace(b"\r\n.", b"\r\n..")
-    data = (b"." if stuffed.startswith(b".") else b"") + stuffed + (b".\r\n" if message.whole else b"")
-    dots = [
-        dot
-        for entry in entries
-        if isinstance(entry, WireData) and entry.leg == first.leg and entry.transaction == first.transaction
-        for dot in entry.dots
-    ]
-    for dot in dots:
-        if dot < len(data):  # of what is kept
-            data = data[:dot] + b"." + data[dot:]
-    return data
+class Given(NamedTuple):
+    """A transaction, and what of its message is kept."""
+
+    record: TransactionRecord
+    header: bytes | None = None
+    text: str = ""
+
+    def header_section(self) -> bytes | None:
+        return self.header
+
+    def body_text(self) -> str:
+        return self.text

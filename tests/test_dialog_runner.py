@@ -536,7 +536,7 @@ def test_the_collected_items_live_with_the_plugins(tmp_path: Path) -> None:
         "dialog_tls",
         "dialog_wire",
         "memory_store",
-        "recorded",
+        "wire_check",
     ):
         shutil.copy(here / f"{name}.py", tmp_path)
     shutil.copy(here.parent / "pyproject.toml", tmp_path)
