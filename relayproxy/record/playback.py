@@ -59,7 +59,7 @@ def entries(session: StoredSession, transactions: Iterable[Stored], reader: Read
     for entry in session.wire:
         if isinstance(entry, WireOctets) and not entry.octets and not entry.gaps:
             continue
-        joined = _is_same_read(before, entry) and isinstance(last, Line)
+        joined = _is_same_read(before, entry) and isinstance(last, Line) and last.leg == entry.leg
         way = None if isinstance(entry, WireEvent) else (entry.leg, arrow_of(entry), isinstance(entry, WireData))
         after_cr = way is not None and half_ended.get(way, False)
         for made in _made(entry, mail, joined=joined, after_cr=after_cr):
