@@ -16,6 +16,7 @@ from relayproxy.record.export.mailboxes import mbox, unix_lines
 from relayproxy.record.export.maildir import Maildir
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from relayproxy.record.report import TransactionRecord
@@ -79,8 +80,9 @@ def test_python_reads_the_mbox(tmp_path: Path) -> None:
     path.write_bytes(b"".join(piece for message in messages for piece in mbox(from_(""), [message])))
     read = mailbox.mbox(path)
     assert [message["Subject"] for message in read] == ["hi", "two", "three"]
-    assert read[1].get_payload() == ">From the\n\n"
-    assert read[0].get_from() == "MAILER-DAEMON Fri Jan  2 03:04:05 2026"
+    first, second, _ = read
+    assert second.get_payload() == ">From the\n\n"
+    assert first.get_from() == "MAILER-DAEMON Fri Jan  2 03:04:05 2026"
     read.close()
 
 
@@ -99,7 +101,7 @@ def test_python_reads_the_maildir(tmp_path: Path) -> None:
 
 
 def test_a_message_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
-    def fails():
+    def fails() -> Iterator[bytes]:
         yield b"half"
         raise OSError(28, "No space left on device")
 

@@ -71,7 +71,7 @@ def packet(time: int, octets: bytes) -> Packet:
 
 def ones_sum(octets: bytes) -> int:
     """RFC 1071, as written there."""
-    total = sum(struct.unpack(f"!{(len(octets) + 1) // 2}H", octets + b"\0" * (len(octets) % 2)))
+    total: int = sum(struct.unpack(f"!{(len(octets) + 1) // 2}H", octets + b"\0" * (len(octets) % 2)))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return total
@@ -93,9 +93,9 @@ def said(found: list[Packet]) -> dict[tuple[tuple[str, int], tuple[str, int]], b
     return dict(told)
 
 
-def of(entries: list[WireEntry], **more: object) -> list[Packet]:
+def of(entries: list[WireEntry]) -> list[Packet]:
     return packets(
-        file_of(Memory(session(entries, **more), TransactionWrite(record(), message(header_sent=TRACED), final=True)))
+        file_of(Memory(session(entries), TransactionWrite(record(), message(header_sent=TRACED), final=True)))
     )
 
 
