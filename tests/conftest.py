@@ -8,5 +8,5 @@ from hypothesis import settings
 
 __all__ = ["pytest_collect_file"]
 
-pytest.register_assert_rewrite("stream_contract")
+pytest.register_assert_rewrite("stream_contract", "conformance", "stored_things")
 settings.register_profile("long", max_examples=20_000)

@@ -1,1 +1,1 @@
-"""Mail without I/O: envelope, header section, trace."""
+"""Mail without I/O: envelope, addresses and their patterns, header section, text of the body, trace."""

@@ -51,7 +51,7 @@ def _words(value: bytes) -> str:
     charset, octets, at = "", b"", 0
     for match in _ENCODED_WORD.finditer(value):
         word = _octets(match[2], match[3])
-        name = _charset(match[1])
+        name = known_charset(match[1])
         if word is None or name is None:
             continue  # stays as it is (RFC 2047 §6.2)
         between = value[at : match.start()]
@@ -67,7 +67,8 @@ def _words(value: bytes) -> str:
     return "".join(text)
 
 
-def _charset(name: bytes) -> str | None:
+def known_charset(name: bytes) -> str | None:
+    """Python's codec for a character set that is one of the list."""
     normal = name.decode("ascii").lower().replace("-", "_")
     known = aliases.get(normal, normal)
     return known if known in _CHARSETS else None

@@ -1,20 +1,18 @@
-"""Addresses: as one configures them (DESIGN §5), and as peers have them; whom they reach, and what they are in.
+"""Addresses as one configures them (DESIGN §5), and whom they reach.
 
-An address of a peer is text: an IP address, with its zone where it has one, or `unix:` and a path, which is nobody's network.
-Opening sockets does not belong here (listen.py, dial.py).
+What networks a peer is in does not belong here (mail/ip.py), nor opening sockets (listen.py, dial.py).
 """
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import TYPE_CHECKING, Literal
+from ipaddress import ip_address
+from typing import Literal
 
 import msgspec
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from relayproxy.mail.ip import plain_address
 
 #: Address and port; the port of a Unix socket is None, its address "unix:" and the path it was reached by.
 Peername = tuple[str, int | None]
@@ -81,18 +79,3 @@ def is_loopback(host: str) -> bool:
         return True
     address = plain_address(host)
     return address is not None and address.is_loopback  # a name means what somebody's resolver says
-
-
-def is_in(host: str, networks: Iterable[IPv4Network | IPv6Network]) -> bool:
-    """Whether the address of a peer is in one of these; that of a Unix socket is in none."""
-    address = plain_address(host)
-    return address is not None and any(address in network for network in networks)
-
-
-def plain_address(host: str) -> IPv4Address | IPv6Address | None:
-    """The IP address that this is: without its zone, and IPv4 where it was mapped into IPv6. None for a name and for a Unix socket."""
-    try:
-        address = ip_address(host.partition("%")[0])
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import trio
 
-from relayproxy.net.address import plain_address
+from relayproxy.mail.ip import plain_address
 
 if TYPE_CHECKING:
     from relayproxy.net.address import Peername

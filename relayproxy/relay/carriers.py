@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from relayproxy.net.address import plain_address
+from relayproxy.mail.ip import plain_address
 from relayproxy.net.proxy_header import proxy_header
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.carriers import UNAVAILABLE, Xclient, Xforward, xforwards

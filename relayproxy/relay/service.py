@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from relayproxy.net.address import is_in
+from relayproxy.mail.ip import is_in
 from relayproxy.net.descriptors import make_room
 from relayproxy.net.listen import BATCH, accept, bind, bound_name
 from relayproxy.net.peer import Peer, PeerLost

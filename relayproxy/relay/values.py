@@ -15,30 +15,26 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
+from relayproxy.mail import units
 from relayproxy.net.address import Address, parse_address
 from relayproxy.net.dial import UpstreamUrl
 
-_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE = re.compile(r"([0-9]{1,15})(B|KiB|MiB|GiB|TiB)")
-_OCTETS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
-
 
 def seconds(value: object) -> float:
-    if isinstance(value, str) and (match := _DURATION.fullmatch(value)):
-        return float(match[1]) * _SECONDS[match[2]]
+    if isinstance(value, str) and (read := units.seconds(value)) is not None:
+        return read
     raise ValueError('a duration such as "30s", "5m", "14d"')
 
 
 def octets(value: object) -> int:
-    if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
-        return int(match[1]) * _OCTETS[match[2]]
+    if isinstance(value, str) and (read := units.octets(value)) is not None:
+        return read
     raise ValueError('a size such as "10KiB", "100MiB"')
 
 
 def rate(value: object) -> int:
-    if isinstance(value, str) and (match := _SIZE.fullmatch(value.removesuffix("/s"))) and value.endswith("/s"):
-        return int(match[1]) * _OCTETS[match[2]]
+    if isinstance(value, str) and value.endswith("/s") and (read := units.octets(value.removesuffix("/s"))) is not None:
+        return read
     raise ValueError('octets a second such as "100B/s", "10KiB/s"')
 
 
@@ -54,17 +50,17 @@ def _network(value: object) -> object:
 Duration = Annotated[
     float,
     BeforeValidator(seconds),
-    WithJsonSchema({"type": "string", "pattern": rf"^{_DURATION.pattern}$", "examples": ["30s", "5m"]}),
+    WithJsonSchema({"type": "string", "pattern": rf"^{units.DURATION.pattern}$", "examples": ["30s", "5m"]}),
 ]
 Size = Annotated[
     int,
     BeforeValidator(octets),
-    WithJsonSchema({"type": "string", "pattern": rf"^{_SIZE.pattern}$", "examples": ["10KiB", "100MiB"]}),
+    WithJsonSchema({"type": "string", "pattern": rf"^{units.SIZE.pattern}$", "examples": ["10KiB", "100MiB"]}),
 ]
 Rate = Annotated[
     int,
     BeforeValidator(rate),
-    WithJsonSchema({"type": "string", "pattern": rf"^{_SIZE.pattern}/s$", "examples": ["100B/s"]}),
+    WithJsonSchema({"type": "string", "pattern": rf"^{units.SIZE.pattern}/s$", "examples": ["100B/s"]}),
 ]
 Network = Annotated[
     IPv4Network | IPv6Network,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_network
-
 import pytest
 
-from relayproxy.net.address import is_in, is_loopback, parse_address
+from relayproxy.net.address import is_loopback, parse_address
 
 ADDRESSES = [
     # text, kind, host, port, reached only from this machine
@@ -58,19 +56,16 @@ def test_what_is_no_address_is_told_so(text: str, expected: str) -> None:
 
 
 PEERS = [
-    # of a peer, of loopback, in 192.0.2.0/24 or fe80::/10
-    ("127.0.0.1", True, False),
-    ("::ffff:127.0.0.1", True, False),
-    ("::1", True, False),
-    ("unix:/run/relay.sock", True, False),
-    ("192.0.2.1", False, True),
-    ("::ffff:192.0.2.1", False, True),
-    ("fe80::1%eth0", False, True),
-    ("2001:db8::1", False, False),
+    # of a peer, of loopback
+    ("127.0.0.1", True),
+    ("::ffff:127.0.0.1", True),
+    ("::1", True),
+    ("unix:/run/relay.sock", True),
+    ("192.0.2.1", False),
+    ("fe80::1%eth0", False),
 ]
 
 
-@pytest.mark.parametrize(("address", "loopback", "listed"), PEERS)
-def test_addresses_of_peers(address: str, loopback: bool, listed: bool) -> None:
+@pytest.mark.parametrize(("address", "loopback"), PEERS)
+def test_addresses_of_peers(address: str, loopback: bool) -> None:
     assert is_loopback(address) == loopback
-    assert is_in(address, (ip_network("192.0.2.0/24"), ip_network("fe80::/10"))) == listed

@@ -106,8 +106,8 @@ class Backend(Protocol):
     def probe(self) -> None:
         """Raise RecordError where nothing can be written now."""
 
-    def upkeep(self) -> bool:
-        """A bounded piece of what can wait (index, retention); whether there is more to do. Raises RecordError."""
+    def upkeep(self, *, busy: bool = False) -> bool:
+        """A bounded piece of what can wait (retention, index); whether there is more to do. `busy`: only what cannot wait much longer. Raises RecordError."""
 
     def close(self) -> None: ...
 

@@ -1,0 +1,150 @@
+r"""Patterns (DESIGN §6): `*` any characters, `?` any one, all of the value; `/.../` a search with a regular expression.
+
+Both are made expressions of RE2, so that a match takes linear time, whatever the pattern and whatever the value.
+Case: RE2's simple case folding, a character for a character, on both sides: k, K and the Kelvin sign are one, ß and ss are two.
+Otherwise characters are compared as they are, composed or not.
+
+    Pattern.parse("*invoice*").matches("Your Invoice")                      # True
+    Pattern.parse("/order (?P<number>[0-9]+)/").groups("Order 17")          # {"number": "17"}
+    AddressPattern.parse("*@münchen.test").matches("a@XN--MNCHEN-3YA.test") # True
+
+Where patterns are loaded from does not belong here, nor what a store can do with one (record/store/sql_patterns.py).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import TYPE_CHECKING, Final
+
+import re2  # type: ignore[import-untyped]
+
+from relayproxy.mail.canonical import canonical, dequoted, split, with_u_labels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Characters. A match takes time by the length of the pattern times that of the value.
+MAX_LENGTH: Final = 1024
+
+_WILDCARDS: Final = re.compile(r"(\*+|\?)")
+
+
+class PatternError(ValueError):
+    """A pattern is none, in words: what was expected, and what RE2 says of it."""
+
+
+def _options(*, dot_is_any: bool) -> re2.Options:
+    options = re2.Options()
+    options.case_sensitive = False
+    options.dot_nl = dot_is_any
+    options.log_errors = False  # it would write to standard error; what it says is in the exception
+    return options
+
+
+_GLOB: Final = _options(dot_is_any=True)
+_EXPRESSION: Final = _options(dot_is_any=False)
+
+
+class Pattern:
+    """Of a text. `glob` and `expression`: one is what it says, without slashes; the other is None."""
+
+    __slots__ = ("_match", "_regexp", "expression", "glob", "text")
+
+    def __init__(self, text: str, glob: str | None, expression: str | None) -> None:
+        self.text = text
+        self.glob = glob
+        self.expression = expression
+        try:
+            if glob is not None:
+                self._regexp = re2.compile(_written_out(glob), _GLOB)
+                self._match: Callable[[bytes], object] = self._regexp.fullmatch
+            else:
+                self._regexp = re2.compile(expression, _EXPRESSION)
+                self._match = self._regexp.search
+        except re2.error as error:
+            wanted = "a pattern" if expression is None else "a regular expression (RE2) between the slashes"
+            what = error.args[0]
+            raise PatternError(
+                f"expected {wanted}: {what.decode('utf-8', 'replace') if isinstance(what, bytes) else what}"
+            ) from None
+        except UnicodeEncodeError:
+            raise PatternError("expected a pattern that is UTF-8") from None
+
+    @classmethod
+    def parse(cls, text: str) -> Pattern:
+        """Raises PatternError."""
+        if len(text) > MAX_LENGTH:
+            raise PatternError(f"expected a pattern of at most {MAX_LENGTH} characters, got {len(text)}")
+        expression = _expression(text)
+        return cls(text, text if expression is None else None, expression)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}.parse({self.text!r})"
+
+    def matches(self, value: str) -> bool:
+        return self._match(value.encode("utf-8", "replace")) is not None
+
+    def groups(self, value: str) -> dict[str, str] | None:
+        """What its named groups found, "" for those that found nothing; None where it does not match."""
+        if not self.matches(value):
+            return None
+        if self.expression is None or not self._regexp.groupindex:
+            return {}
+        found: dict[str, str] = self._regexp.search(value.encode("utf-8", "replace").decode()).groupdict("")
+        return found
+
+
+class AddressPattern:
+    """Of an address, in its canonical form. One with other letters than ASCII is tried on the form with U-labels too.
+
+    `pattern` is the one that canonical forms are matched with, `text` is as written.
+    """
+
+    __slots__ = ("_international", "pattern", "text")
+
+    def __init__(self, text: str, pattern: Pattern) -> None:
+        self.text = text
+        self.pattern = pattern
+        self._international = not text.isascii()
+
+    @classmethod
+    def parse(cls, text: str) -> AddressPattern:
+        """Raises PatternError."""
+        return cls(text, Pattern.parse(text if _expression(text) is not None else _address_glob(text)))
+
+    def __repr__(self) -> str:
+        return f"AddressPattern.parse({self.text!r})"
+
+    def matches(self, value: str) -> bool:
+        """`value` may be in any form."""
+        plain = canonical(value)
+        return self.pattern.matches(plain) or (self._international and self.pattern.matches(with_u_labels(plain)))
+
+    def groups(self, value: str) -> dict[str, str] | None:
+        """As of a pattern."""
+        plain = canonical(value)
+        found = self.pattern.groups(plain)
+        return self.pattern.groups(with_u_labels(plain)) if found is None and self._international else found
+
+
+def _expression(text: str) -> str | None:
+    if len(text) < 2 or text[0] != "/" or text[-1] != "/":
+        return None
+    if len(text) == 2:
+        raise PatternError("expected a regular expression (RE2) between the slashes, found nothing")
+    return text[1:-1]
+
+
+def _written_out(glob: str) -> str:
+    return "".join([_WRITTEN.get(piece[:1]) or re2.escape(piece) for piece in _WILDCARDS.split(glob) if piece])
+
+
+_WRITTEN: Final = {"*": ".*", "?": "."}
+
+
+def _address_glob(glob: str) -> str:
+    """A glob as canonical as it can be; its letters are matched in any case, whatever it is."""
+    local, domain = split(glob)
+    local = dequoted(local)
+    return f"{local}@{unicodedata.normalize('NFC', domain.removesuffix('.'))}" if domain else local

@@ -1,0 +1,265 @@
+"""Writing to a SQLite store: what `Backend` promises (interface.py), by one thread, beside other processes.
+
+Theory of operation: bodies are compressed, and large ones put into files, before the transaction begins; then the whole batch is a few
+statements (schema.py), and a commit. A connection that is not sure any more (an input/output error, a file that was moved away) is dropped, and
+made anew at the next try.
+
+Invariants: what RecordError says was not written is not: neither rows nor files are left of it. Nobody else's file is ever removed: a row's
+file has a name of its own, a link to the one that came (spool.py), which stays the caller's.
+When things are written does not belong here (writer.py), nor what is removed and when (upkeep.py).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import apsw
+
+from relayproxy.record.store.bodies import Bodies, record_error
+from relayproxy.record.store.connection import NoRoomError, open_to_write, record_error_of
+from relayproxy.record.store.contents import RAW, ZSTD, Packer
+from relayproxy.record.store.interface import RecordError, StoreError, TransactionWrite
+from relayproxy.record.store.rows import message_columns, session_columns, transaction_columns
+from relayproxy.record.store.schema import ROWS, arrive, arrive_session
+from relayproxy.record.store.upkeep import Keep, Upkeep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from relayproxy.record.store.connection import Sync
+    from relayproxy.record.store.interface import Body, Write
+    from relayproxy.record.store.rows import Value
+
+#: Octets, compressed, from which on a body is a file.
+_FILE_FROM: Final = 1 << 16
+#: Octets of a session's wire from which on it is worth to compress it.
+_PACK_FROM: Final = 512
+#: Octets that must be free before a store that was full counts as having room again: what a few messages take, so that it does not go to and fro.
+_ROOM: Final = 1 << 20
+
+_NO_BODY: Final = (None,) * 6
+
+
+class _Prepared(NamedTuple):
+    """A batch, ready to be written, and the files that were made for it."""
+
+    transactions: list[list[Value]]
+    sessions: list[list[Value]]
+    files: list[Path]
+
+
+class SqliteBackend:
+    """The writing end of a SQLite store."""
+
+    def __init__(self, path: Path, bodies: Bodies, *, sync: Sync, keep: Keep, patience: float) -> None:
+        """`patience`: seconds to wait for others who write. Raises StoreError."""
+        self._path = path
+        self._sync: Sync = sync
+        self._patience = patience
+        self._bodies = bodies
+        self._packer = Packer()
+        self._flushes = sync == "full"  # whether `synchronous` is FULL just now
+        self._connection: apsw.Connection | None = open_to_write(path, sync=sync, patience=patience)
+        self._file = _identity(path)
+        self._upkeep = Upkeep(bodies, keep)
+        try:
+            bodies.open()
+        except OSError as error:
+            self._connection.close()
+            raise StoreError(f"{error.filename or bodies.folder}: {error.strerror or error}") from error
+
+    def write(self, writes: Sequence[Write], *, durable: bool) -> None:
+        with self._connected() as connection:
+            try:
+                self._write(connection, writes, self._known(connection, writes), durable=durable)
+            except apsw.ConstraintError:
+                # A body that was there has gone in between: somebody's retention. It is brought again, and so is any other.
+                self._write(connection, writes, frozenset(), durable=durable)
+
+    def _write(
+        self, connection: apsw.Connection, writes: Sequence[Write], known: frozenset[bytes], *, durable: bool
+    ) -> None:
+        files: list[Path] = []
+        try:
+            prepared = self._prepare(writes, set(known), files)
+            if files and (durable or self._sync == "full"):
+                _flush(files, self._bodies.folder)
+            if durable is not self._flushes and self._sync == "normal":
+                connection.pragma("synchronous", "full" if durable else "normal")
+                self._flushes = durable
+            connection.execute("BEGIN IMMEDIATE")
+            _insert(connection, prepared.transactions, arrive)
+            _insert(connection, prepared.sessions, arrive_session)
+            connection.execute("COMMIT")
+        except BaseException:
+            _roll_back(connection)
+            for file in files:
+                with suppress(OSError):
+                    file.unlink()
+            raise
+
+    def _known(self, connection: apsw.Connection, writes: Sequence[Write]) -> frozenset[bytes]:
+        """The digests of those bodies that the store has."""
+        digests = {
+            body.digest
+            for write in writes
+            if isinstance(write, TransactionWrite) and (message := write.message) is not None
+            for body in (message.body, message.body_sent)
+            if body is not None
+        }
+        if not digests:
+            return frozenset()
+        # One row: the GIL is asked for once.
+        found: str | None = connection.execute(
+            "SELECT group_concat(hex(digest), '') FROM contents WHERE digest IN (SELECT value FROM carray(?))",
+            (apsw.carray(tuple(digests)),),
+        ).get
+        octets = bytes.fromhex(found or "")
+        return frozenset(octets[at : at + 32] for at in range(0, len(octets), 32))
+
+    def _prepare(self, writes: Sequence[Write], known: set[bytes], files: list[Path]) -> _Prepared:
+        transactions: list[list[Value]] = []
+        sessions: list[list[Value]] = []
+        for write in writes:
+            if isinstance(write, TransactionWrite):
+                row = transaction_columns(write)
+                row += message_columns(write)
+                message = write.message
+                row += _NO_BODY if message is None else self._body(message.body, known, files)
+                row += _NO_BODY if message is None else self._body(message.body_sent, known, files)
+                transactions.append(row)
+            else:
+                row = session_columns(write)
+                wire = write.wire
+                row += (RAW, wire) if wire is None or len(wire) < _PACK_FROM else self._packer.pack(wire)
+                sessions.append(row)
+        return _Prepared(transactions, sessions, files)
+
+    def _body(self, body: Body | None, known: set[bytes], files: list[Path]) -> tuple[Value, ...]:
+        if body is None:
+            return _NO_BODY
+        if body.digest in known:
+            return (body.digest, body.size, None, None, None, None)
+        known.add(body.digest)
+        if body.octets is None:
+            if body.file is None or not body.file.exists():
+                raise ValueError("a body has neither octets nor a file")
+            path = self._bodies.new()
+            os.link(body.file, path)
+            files.append(path)
+            return (body.digest, body.size, ZSTD, None, path.name, path.stat().st_size)
+        packed = self._packer.compress(body.octets)
+        if len(packed) >= _FILE_FROM:
+            path, descriptor = self._bodies.create()
+            files.append(path)
+            with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor
+                file.write(packed)
+            return (body.digest, body.size, ZSTD, None, path.name, len(packed))
+        if len(packed) < len(body.octets):
+            return (body.digest, body.size, ZSTD, packed, None, None)
+        return (body.digest, body.size, RAW, body.octets, None, None)
+
+    def probe(self) -> None:
+        with self._connected() as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("UPDATE counters SET probes = probes + 1")
+                connection.execute("COMMIT")
+            except BaseException:
+                _roll_back(connection)
+                raise
+            if shutil.disk_usage(self._path.parent).free < _ROOM:
+                raise RecordError(f"{self._path}: less than {_ROOM >> 20} MiB are free", full=True)
+
+    def upkeep(self, *, busy: bool = False) -> bool:
+        with self._connected() as connection:
+            try:
+                return self._upkeep.piece(connection, busy=busy)
+            except BaseException:
+                _roll_back(connection)
+                raise
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        self._bodies.close()
+
+    @contextmanager
+    def _connected(self) -> Iterator[apsw.Connection]:
+        """The connection, made anew where it was dropped; what goes wrong with it as RecordError where the store is at fault."""
+        connection = self._connection
+        if connection is None:
+            connection = self._reopen()
+        elif _identity(self._path) != self._file:
+            self._drop()
+            raise RecordError(f"{self._path} was moved or removed")
+        try:
+            yield connection
+        except apsw.Error as error:
+            told = record_error_of(error, connection, self._path)
+            if told is None:
+                raise
+            if (
+                isinstance(error, apsw.IOError | apsw.CorruptError | apsw.NotADBError | apsw.CantOpenError)
+                and not told.full
+            ):
+                self._drop()
+            raise told from error
+        except OSError as error:
+            with suppress(OSError):
+                self._bodies.open()  # the folder may have been removed
+            raise record_error(error, self._bodies.folder) from error
+
+    def _reopen(self) -> apsw.Connection:
+        try:
+            connection = open_to_write(self._path, sync=self._sync, patience=self._patience)
+        except StoreError as error:
+            raise RecordError(str(error), full=isinstance(error, NoRoomError)) from error
+        self._connection, self._file, self._flushes = connection, _identity(self._path), self._sync == "full"
+        return connection
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(apsw.Error):
+                connection.close(True)  # whatever state it is in
+
+
+def _insert(connection: apsw.Connection, rows: list[list[Value]], statement: Callable[[int], str]) -> None:
+    at, left = 0, len(rows)
+    while left:
+        count = ROWS
+        while count > left:
+            count //= 2
+        connection.execute(statement(count), [value for row in rows[at : at + count] for value in row])
+        at += count
+        left -= count
+
+
+def _roll_back(connection: apsw.Connection) -> None:
+    with suppress(apsw.Error):  # after some errors SQLite has done so by itself
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _flush(files: list[Path], folder: Path) -> None:
+    for path in (*files, folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file it is that is there."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - on the way of every batch
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

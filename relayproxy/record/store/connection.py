@@ -1,0 +1,209 @@
+"""Opening a SQLite file as a store, and what SQLite says in words: for the user who opens it, and for those who write.
+
+Invariants: a store is readable by its owner alone. A file of another program, of a newer relayproxy, or a damaged one is never written to.
+Tables do not belong here (schema.py).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, Literal
+from urllib.parse import quote
+
+import apsw
+
+from relayproxy.record.store.bodies import is_full
+from relayproxy.record.store.interface import RecordError, StoreError
+from relayproxy.record.store.schema import APPLICATION, PROGRAMS, STEPS, migrate, version
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Sync = Literal["normal", "full"]
+
+#: Pages of 4 KiB in the write-ahead log before they are carried into the database.
+_CHECKPOINT: Final = 4000
+#: Octets that the write-ahead log keeps on disk when it is empty again.
+_LOG_KEEPS: Final = 64 << 20
+
+#: What says that nothing can be written now; any other error is about what was to be written.
+_TROUBLE: Final = (
+    apsw.BusyError, apsw.CantOpenError, apsw.CorruptError, apsw.FullError, apsw.InterruptError, apsw.IOError, apsw.LockedError,
+    apsw.NoMemError, apsw.NotADBError, apsw.PermissionsError, apsw.ProtocolError, apsw.ReadOnlyError,
+)  # fmt: skip
+
+
+class NoRoomError(StoreError):
+    """A store cannot be opened for want of space."""
+
+
+def open_to_write(path: Path, *, sync: Sync, patience: float) -> apsw.Connection:
+    """Open a store, or make it; `patience`: seconds to wait for others who write. Raises StoreError; NoRoomError where that is why."""
+    connection = None
+    try:
+        _create(path)
+        connection = _connect(path, apsw.SQLITE_OPEN_READWRITE, patience)
+        _check(connection, path, new_is_fine=True)
+        _set_up(connection, path, sync, patience)
+        migrate(connection)
+        connection.execute(PROGRAMS)
+    except (OSError, apsw.Error) as error:
+        kind = NoRoomError if _is_for_want_of_room(error, connection) else StoreError
+        refused = kind(str(store_error(error, connection, path)))
+        if connection is not None:
+            connection.close()
+        raise refused from error
+    except BaseException:
+        if connection is not None:
+            connection.close()
+        raise
+    return connection
+
+
+def _create(path: Path) -> None:
+    """Make the file, so that nobody else can ever read it; one that is there is not touched: to close it would take away SQLite's locks."""
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    if not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+        raise StoreError(f"{path} cannot be written: it, or its folder, is read-only")
+
+
+def _connect(path: Path, flags: int, patience: float, query: str = "") -> apsw.Connection:
+    connection = apsw.Connection(f"file:{quote(str(path))}{query}", flags=flags | apsw.SQLITE_OPEN_URI)
+    connection.set_busy_timeout(int(patience * 1000))
+    return connection
+
+
+def _check(connection: apsw.Connection, path: Path, *, new_is_fine: bool) -> None:
+    """Whether it is a store that we know. Raises StoreError, apsw.Error."""
+    made = version(connection)
+    if connection.pragma("application_id") != APPLICATION:
+        if made or connection.execute("SELECT EXISTS(SELECT 1 FROM sqlite_schema)").get:
+            raise StoreError(
+                f"{path} is a database of another program: expected a store of relayproxy, or a path where nothing is"
+            )
+        if not new_is_fine:
+            raise StoreError(f"{path} is empty: nothing was recorded there yet")
+    if made > len(STEPS):
+        raise StoreError(
+            f"{path} was written by a newer relayproxy (its tables are version {made}, this one knows {len(STEPS)}): use that one"
+        )
+    if made < len(STEPS) and not new_is_fine:
+        raise StoreError(
+            f"{path} was written by an older relayproxy (its tables are version {made}): `relayproxy run` brings it up to {len(STEPS)}"
+        )
+
+
+def _set_up(connection: apsw.Connection, path: Path, sync: Sync, patience: float) -> None:
+    connection.pragma("auto_vacuum", 2)  # incremental; takes effect in a new file alone
+    by = time.monotonic() + patience
+    while True:
+        # SQLite does not wait for others here: two processes that make the store at once.
+        try:
+            mode = connection.pragma("journal_mode", "wal")
+            break
+        except apsw.BusyError:
+            if time.monotonic() > by:
+                raise
+            time.sleep(0.01)
+    if mode != "wal":
+        raise StoreError(f"{path}: SQLite cannot keep a write-ahead log there: expected a local file system")
+    connection.pragma("synchronous", sync)
+    connection.pragma("temp_store", "memory")
+    connection.pragma("journal_size_limit", _LOG_KEEPS)
+    connection.wal_autocheckpoint(_CHECKPOINT)
+
+
+def open_to_read(path: Path, *, patience: float) -> tuple[apsw.Connection, bool]:
+    """Open a store that is there, and whether it was taken for one that nobody can change. Raises StoreError."""
+    if not path.exists():
+        raise StoreError(f"{path} does not exist: nothing was recorded there")
+    connection, immutable = None, False
+    try:
+        try:
+            connection = _connect(path, apsw.SQLITE_OPEN_READONLY, patience)
+            _check(connection, path, new_is_fine=False)
+        except (apsw.CantOpenError, apsw.ReadOnlyError):
+            if not is_still(path):
+                raise
+            if connection is not None:
+                connection.close()
+            immutable = True
+            connection = _connect(path, apsw.SQLITE_OPEN_READONLY, patience, "?immutable=1")
+            _check(connection, path, new_is_fine=False)
+    except (OSError, apsw.Error) as error:
+        refused = store_error(error, connection, path)
+        if connection is not None:
+            connection.close()
+        raise refused from error
+    except StoreError:
+        if connection is not None:
+            connection.close()
+        raise
+    return connection, immutable
+
+
+def is_still(path: Path) -> bool:
+    """Whether a store may be read without locks and without its write-ahead log.
+
+    The file system is mounted read-only here, and no log is there: who writes elsewhere (the mount may be read-only for us alone) has one.
+    """
+    try:
+        if not os.statvfs(path).f_flag & os.ST_RDONLY:
+            return False
+        return path.with_name(f"{path.name}-wal").stat().st_size == 0
+    except FileNotFoundError:
+        return True
+
+
+def _say(error: OSError | apsw.Error, connection: apsw.Connection | None, path: Path) -> str:
+    match error:
+        case apsw.CorruptError() | apsw.NotADBError():
+            return f"{path} is damaged, or no database"
+        case apsw.BusyError() | apsw.LockedError():
+            return f"{path} is locked by another process"
+        case apsw.ReadOnlyError():
+            return f"{path} cannot be written: it is read-only"
+        case apsw.FullError():
+            return f"{path}: no space left"
+        case OSError():
+            return f"{error.filename or path}: {error.strerror or error}"
+    number = connection.system_errno if connection is not None else 0
+    return f"{path}: {error}" + (f" ({os.strerror(number)})" if number else "")
+
+
+def store_error(error: OSError | apsw.Error, connection: apsw.Connection | None, path: Path) -> StoreError:
+    """In words for the user."""
+    said = _say(error, connection, path)
+    match error:
+        case apsw.CorruptError() | apsw.NotADBError():
+            said += (
+                f": move it away with {path.name}-wal, {path.name}-shm and {path.name}-bodies, and a new one is made;"
+                f" what can be saved of it, `sqlite3 {path} .recover` prints"
+            )
+        case apsw.CantOpenError() if path.exists() and path.with_name(f"{path.name}-wal").exists():
+            said += ": it was not closed, and its write-ahead log cannot be read where nothing can be written: copy both to where it can"
+        case apsw.CantOpenError() if not path.parent.is_dir():
+            said = f"{path}: there is no folder {path.parent}"
+    return StoreError(said)
+
+
+def record_error_of(error: apsw.Error, connection: apsw.Connection, path: Path) -> RecordError | None:
+    """What keeps things from being written; None where it is what was to be written."""
+    if not isinstance(error, _TROUBLE):
+        return None
+    full = _is_for_want_of_room(error, connection)
+    return RecordError(f"{path}: {os.strerror(errno.ENOSPC)}" if full else _say(error, connection, path), full=full)
+
+
+def _is_for_want_of_room(error: OSError | apsw.Error, connection: apsw.Connection | None) -> bool:
+    match error:
+        case apsw.FullError():
+            return True
+        case apsw.IOError() | apsw.CantOpenError():
+            number = 0 if connection is None else connection.system_errno
+            return getattr(error, "extendedresult", None) == apsw.SQLITE_IOERR_SHMSIZE or is_full(number)
+    return isinstance(error, OSError) and is_full(error.errno)

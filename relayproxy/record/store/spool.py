@@ -1,0 +1,113 @@
+"""A body on its way into the store: in memory while it is small, then compressed into a file in the store's own folder (DESIGN §1.5).
+
+Invariants: memory holds at most `memory` octets and a block, whatever comes. Nothing is written, compressed or hashed on trio's thread but what stays in memory. A file
+is removed by `discard`, also after `finish` (the store has a link of its own), or by the writer once the body was `put`; what a crash leaves, bodies.py finds.
+What becomes of the body does not belong here (writer.py).
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from functools import partial
+from hashlib import sha256
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+import trio
+
+from relayproxy.record.store.bodies import record_error
+from relayproxy.record.store.contents import LEVEL, ZstdCompressor
+from relayproxy.record.store.interface import Body
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from relayproxy.record.store.bodies import Bodies
+
+#: Octets that are given to a worker thread at once.
+BLOCK: Final = 1 << 18
+
+
+class Spool:
+    """One body. `add` what comes, then `finish`; `discard` in any case, once nobody needs the file any more."""
+
+    def __init__(self, folder: Bodies, memory: int) -> None:
+        """`memory`: octets (`[limits] spool_memory`)."""
+        self._folder = folder
+        self._memory = memory
+        self._pieces: list[bytes] = []
+        self._waiting = 0
+        self._file: _File | None = None
+
+    async def add(self, octets: bytes) -> None:
+        """Take some more of it. Raises RecordError; then it can only be discarded."""
+        self._pieces.append(octets)
+        self._waiting += len(octets)
+        if self._waiting < BLOCK if self._file is not None else self._waiting <= self._memory:
+            return
+        if self._file is None:
+            self._file = _File(self._folder)
+        await self._write(self._file, last=False)
+
+    async def finish(self) -> Body:
+        """All of it. Raises RecordError."""
+        if self._file is None:
+            octets = b"".join(self._pieces)
+            return Body(sha256(octets).digest(), len(octets), octets)
+        await self._write(self._file, last=True)
+        return self._file.body()
+
+    def discard(self) -> None:
+        """Forget it, and remove its file where there is one; does not wait for that."""
+        self._pieces.clear()
+        if self._file is not None:
+            trio.lowlevel.start_thread_soon(self._file.discard, lambda _: None)
+            self._file = None
+
+    async def _write(self, file: _File, *, last: bool) -> None:
+        pieces, self._pieces, self._waiting = self._pieces, [], 0
+        try:
+            await trio.to_thread.run_sync(partial(file.write, pieces, last=last))
+        except OSError as error:
+            raise record_error(error, self._folder.folder) from error
+
+
+class _File:
+    """The file of one body; all of it but `body` is called in worker threads, one call at a time."""
+
+    def __init__(self, folder: Bodies) -> None:
+        self._folder = folder
+        self._compressor = ZstdCompressor(LEVEL)
+        self._hash = sha256()
+        self._size = 0
+        self._path: Path | None = None
+        self._file: BinaryIO | None = None
+
+    def write(self, pieces: list[bytes], *, last: bool) -> None:
+        if self._file is None:
+            self._path, descriptor = self._folder.create()
+            self._file = os.fdopen(descriptor, "wb", buffering=0)
+        block = b"".join(pieces)
+        for at in range(0, len(block), BLOCK):
+            piece = block[at : at + BLOCK]
+            self._hash.update(piece)
+            self._write_all(self._compressor.compress(piece))
+        self._size += len(block)
+        if last:
+            self._write_all(self._compressor.flush())
+            self._file.close()
+
+    def _write_all(self, octets: bytes) -> None:
+        rest = memoryview(octets)
+        while rest and self._file is not None:
+            rest = rest[self._file.write(rest) :]
+
+    def body(self) -> Body:
+        return Body(self._hash.digest(), self._size, None, self._path)
+
+    def discard(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        if self._path is not None:
+            with suppress(OSError):  # it is found at the next start
+                self._path.unlink(missing_ok=True)

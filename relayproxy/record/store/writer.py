@@ -1,0 +1,370 @@
+"""The thread that writes to the store: it takes all that waits, and writes it in one transaction (DESIGN §9.2, PROTOCOL §4 column DF).
+
+Theory of operation: what is to be written goes through one queue, so it is written in the order in which it was given. A batch is what came while the one before
+was written; the tasks that wait for it are woken with one call into trio a batch. Where nothing comes, the thread does the store's upkeep.
+
+When a batch cannot be written, those who wait for it hear so, and what they gave is never written; what was `put` stays, in order, and is tried again each half
+second, and whenever somebody wants to commit. Where a single write is at fault (a bug, a number that no column takes), the others are written without it.
+
+Invariants: `put` never waits, and what it was given is written once and whole, in order, as long as the process lives, unless it was counted as dropped:
+beyond `max_waiting` octets, and for what can never be written. `commit` returns only when all is in the store. Nothing is written after `commit` has said
+that it was not. A task that is cancelled is woken at once; what it gave is written all the same, or not.
+What is written, and when, does not belong here (record/recorder.py), nor how (backend.py).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Final
+
+import outcome
+import trio
+
+from relayproxy.record.store.interface import RecordError, TransactionWrite
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from relayproxy.record.store.interface import Backend, Write
+
+#: Octets that may wait behind, in memory, for a store that cannot be written.
+MAX_WAITING: Final = 64 << 20
+#: Writes, and octets, of one batch: so many go in together also when the store was away for long.
+_BATCH: Final = 256
+_BATCH_OCTETS: Final = 8 << 20
+#: Octets of a write besides its message and wire, roughly.
+_RECORD: Final = 2048
+#: Seconds between tries to write what could not be written.
+_RETRY: Final = 0.5
+#: Seconds without a write until upkeep begins, and between pieces of it where writes come all the time.
+_IDLE: Final = 0.05
+_SELDOM: Final = 0.1
+#: Seconds between looks whether there is anything for upkeep, and after one that failed.
+_LOOK: Final = 10.0
+
+
+class _Commit:
+    """What a task waits for. `task` is the loop's, the rest the thread's."""
+
+    __slots__ = ("durable", "error", "task", "token", "writes")
+
+    def __init__(self, writes: Sequence[Write], *, durable: bool, task: trio.lowlevel.Task) -> None:
+        self.writes = writes
+        self.durable = durable
+        self.task: trio.lowlevel.Task | None = task
+        self.token = trio.lowlevel.current_trio_token()
+        self.error: RecordError | None = None
+
+
+class _Put:
+    """What nobody waits for; without writes, where it was dropped, it is for its files alone."""
+
+    __slots__ = ("files", "octets", "writes")
+
+    durable: Final = False
+
+    def __init__(self, write: Write) -> None:
+        self.writes: Sequence[Write] = (write,)
+        self.octets = _octets(write)
+        self.files = _files(write)
+
+
+_Item = _Commit | _Put
+
+
+class Writer:
+    """A thread that writes to a store. `put` and `commit` are for the event loop's thread, `close` for when it has nothing more to write."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        alarm: Callable[[RecordError | None], None] | None = None,
+        max_waiting: int = MAX_WAITING,
+    ) -> None:
+        """`alarm` hears from the thread, once, why nothing can be written (or upkeep cannot be done), and None when it can again."""
+        self._backend = backend
+        self._alarm = alarm or (lambda _: None)
+        self._max_waiting = max_waiting
+        self._queue: SimpleQueue[_Item | None] = SimpleQueue()
+        # Written by the loop's thread.
+        self._put_octets = 0
+        self._refused = 0
+        self._closing_by: float | None = None
+        # Written by the writer's thread.
+        self._waiting: deque[_Item] = deque()
+        self._written_octets = 0
+        self._spoilt = 0
+        self._trouble: RecordError | None = None
+        self._neglect: RecordError | None = None
+        self._next_try = 0.0
+        self._next_upkeep = 0.0
+        self._last_upkeep = 0.0
+        self._more = True  # for upkeep to do
+        self._thread = threading.Thread(target=self._run, name="relayproxy-store", daemon=True)
+        self._thread.start()
+
+    # The event loop's side.
+
+    @property
+    def trouble(self) -> RecordError | None:
+        """What the last try to write said; None: it was written."""
+        return self._trouble
+
+    @property
+    def dropped(self) -> int:
+        """How many writes that were put will never be in the store."""
+        return self._refused + self._spoilt
+
+    def put(self, write: Write) -> None:
+        """Have it written, behind what was given before. The files of its bodies are the writer's from here on."""
+        item = _Put(write)
+        if self._closing_by is not None or self._put_octets - self._written_octets + item.octets > self._max_waiting:
+            self._refused += 1
+            item.writes, item.octets = (), 0
+            if not item.files:
+                return
+        self._put_octets += item.octets
+        self._queue.put(item)
+
+    async def commit(self, writes: Sequence[Write], *, durable: bool = False) -> None:
+        """Return when they are in the store, all in one transaction; `durable`: they survive power loss. Raises RecordError.
+
+        The files of their bodies stay the caller's: the store has links of its own to them.
+        """
+        if self._closing_by is not None:
+            raise RecordError("the store is closed")
+        item = _Commit(writes, durable=durable, task=trio.lowlevel.current_task())
+        self._queue.put(item)
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            item.task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def close(self, timeout: float) -> bool:
+        """Write what waits, and end; False where it could not all be written within so many seconds. Blocks.
+
+        Where the store cannot be written, it is tried once more.
+        """
+        self._closing_by = time.monotonic() + timeout
+        self._queue.put(None)
+        self._thread.join(timeout)
+        return not self._thread.is_alive() and self._put_octets == self._written_octets
+
+    # The thread's side.
+
+    def _run(self) -> None:
+        try:
+            while self._going():
+                pass
+        finally:
+            self._refuse(RecordError("the store is closed"))
+            self._backend.close()
+
+    def _going(self) -> bool:
+        try:
+            return self._step()
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not leave tasks waiting for ever
+            self._fail(_fault(error))
+            return self._closing_by is None
+
+    def _step(self) -> bool:
+        """Wait for something to do, and do it; False when it is time to end."""
+        self._take(self._patience())
+        closing_by = self._closing_by
+        now = time.monotonic()
+        if self._waiting and (closing_by is not None or now >= self._next_try or self._is_awaited()):
+            self._write()
+        elif self._trouble is not None and now >= self._next_try:
+            self._probe()
+        elif self._trouble is None and closing_by is None and now >= self._next_upkeep:
+            self._upkeep(busy=False)
+        if closing_by is None:
+            return True
+        return bool(self._waiting) and self._trouble is None and time.monotonic() < closing_by
+
+    def _patience(self) -> float:
+        """Seconds to wait for something to come before there is something else to do."""
+        if self._trouble is not None:
+            due = self._next_try
+        elif self._waiting:
+            return 0
+        else:
+            due = self._next_upkeep
+        return max(0.0, due - time.monotonic())
+
+    def _take(self, timeout: float) -> None:
+        """Take all that has come; where there is nothing, wait for it that long."""
+        queue = self._queue
+        with suppress(Empty):
+            item = queue.get(timeout=timeout) if timeout else queue.get_nowait()
+            while True:
+                if item is not None:
+                    self._waiting.append(item)
+                item = queue.get_nowait()
+
+    def _is_awaited(self) -> bool:
+        return any(isinstance(item, _Commit) for item in self._waiting)
+
+    def _write(self) -> None:
+        """Write a batch; those who wait hear how it went."""
+        batch = self._batch()
+        writes = [write for item in batch for write in item.writes]
+        try:
+            if writes:
+                self._backend.write(writes, durable=any(item.durable for item in batch))
+        except RecordError as error:
+            self._fail(error)
+            return
+        except Exception:  # noqa: BLE001 - one of them is at fault; which, and why, is seen when they are written one by one
+            if not self._one_by_one(batch):
+                return
+        else:
+            self._done(batch)
+        self._recover()
+        now = time.monotonic()
+        if self._neglect is None:
+            if self._more and now - self._last_upkeep >= _SELDOM:
+                self._upkeep(busy=True)
+            self._more, self._next_upkeep = True, now + _IDLE
+
+    def _batch(self) -> list[_Item]:
+        batch: list[_Item] = []
+        count = octets = 0
+        for item in self._waiting:
+            batch.append(item)
+            count += len(item.writes)
+            octets += item.octets if isinstance(item, _Put) else sum([_octets(write) for write in item.writes])
+            if count >= _BATCH or octets >= _BATCH_OCTETS:
+                break
+        return batch
+
+    def _one_by_one(self, batch: list[_Item]) -> bool:
+        """Write what can be written; False where the store fails on the way."""
+        for item in batch:
+            try:
+                self._backend.write(item.writes, durable=item.durable)
+            except RecordError as error:
+                self._fail(error)
+                return False
+            except Exception as error:  # noqa: BLE001 - whatever it is, the others must not suffer from it
+                if isinstance(item, _Commit):
+                    item.error = _fault(error)
+                else:
+                    self._spoilt += 1
+            self._done([item])
+        return True
+
+    def _done(self, items: list[_Item]) -> None:
+        """The first that wait are in the store, or never will be."""
+        commits: list[_Commit] = []
+        for item in items:
+            self._waiting.popleft()
+            if isinstance(item, _Commit):
+                commits.append(item)
+                continue
+            self._written_octets += item.octets
+            for file in item.files:
+                with suppress(OSError):  # it is found at the next start
+                    file.unlink()
+        _wake(commits)
+
+    def _fail(self, error: RecordError) -> None:
+        """Nothing can be written now: what was put stays, who waits hears it."""
+        before, self._trouble = self._trouble, error
+        self._next_try = time.monotonic() + _RETRY
+        self._refuse(error)
+        if before is None:
+            self._tell(error)
+
+    def _refuse(self, error: RecordError) -> None:
+        commits = [item for item in self._waiting if isinstance(item, _Commit)]
+        if commits:
+            self._waiting = deque([item for item in self._waiting if isinstance(item, _Put)])
+        for commit in commits:
+            commit.error = RecordError(
+                error.what, full=error.full
+            )  # each its own: a traceback is added where it is raised
+        _wake(commits)
+
+    def _recover(self) -> None:
+        if self._trouble is not None:
+            self._trouble = None
+            self._tell(None)
+
+    def _probe(self) -> None:
+        try:
+            self._backend.probe()
+        except RecordError as error:
+            self._fail(error)
+        else:
+            self._recover()
+
+    def _upkeep(self, *, busy: bool) -> None:
+        now = self._last_upkeep = time.monotonic()
+        try:
+            self._more = self._backend.upkeep(busy=busy)
+        except Exception as error:  # noqa: BLE001 - mail is recorded all the same
+            self._more = False
+            if self._neglect is None:
+                self._neglect = error if isinstance(error, RecordError) else _fault(error)
+                self._tell(self._neglect)
+        else:
+            if self._neglect is not None:
+                self._neglect = None
+                self._tell(None)
+        self._next_upkeep = now if self._more else now + _LOOK
+
+    def _tell(self, error: RecordError | None) -> None:
+        with suppress(Exception):  # whoever hears it must not stop what is written
+            self._alarm(error)
+
+
+def _fault(error: Exception) -> RecordError:
+    """Its message is left out: it may hold what a client sent."""
+    return RecordError(f"a fault of relayproxy's own: {type(error).__name__}")
+
+
+def _wake(commits: list[_Commit]) -> None:
+    """One call into each trio run, however many tasks wait there."""
+    for token in {commit.token for commit in commits}:
+        with suppress(trio.RunFinishedError):
+            token.run_sync_soon(_reschedule, [commit for commit in commits if commit.token is token])
+
+
+def _reschedule(commits: list[_Commit]) -> None:
+    for commit in commits:
+        task, commit.task = commit.task, None
+        if task is None:
+            continue
+        if commit.error is None:
+            trio.lowlevel.reschedule(task)
+        else:
+            trio.lowlevel.reschedule(task, outcome.Error(commit.error))
+
+
+def _octets(write: Write) -> int:
+    """What it takes in memory, roughly."""
+    if not isinstance(write, TransactionWrite):
+        return _RECORD + len(write.wire or b"")
+    message = write.message
+    if message is None:
+        return _RECORD
+    octets = _RECORD + len(message.header) + len(message.header_sent or b"")
+    return octets + sum(
+        [len(body.octets) for body in (message.body, message.body_sent) if body is not None and body.octets is not None]
+    )
+
+
+def _files(write: Write) -> list[Path]:
+    if not isinstance(write, TransactionWrite) or write.message is None:
+        return []
+    bodies = (write.message.body, write.message.body_sent)
+    return [body.file for body in bodies if body is not None and body.file is not None]
