@@ -1,8 +1,12 @@
-"""Sessions, transactions and messages as a recorder writes them, and a store of them in memory, for tests of what reads recordings."""
+"""Sessions, transactions and messages as a recorder writes them, and stores of them, for tests of what reads recordings."""
 
 from __future__ import annotations
 
 import hashlib
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,27 +24,18 @@ from relayproxy.record.report import (
     SizeRecord,
     TransactionRecord,
     UpstreamRecord,
-    encode,
     timestamp,
 )
-from relayproxy.record.store.interface import (
-    Body,
-    Kept,
-    Message,
-    SessionWrite,
-    Stored,
-    StoredSession,
-    TransactionWrite,
-)
-from relayproxy.record.wire import WireData, WireEntry, WireEvent, WireOctets, in_order
+from relayproxy.record.store.interface import Body, Message, SessionWrite
+from relayproxy.record.store.sqlite import open_store
+from relayproxy.record.wire import WireData, WireEntry, WireEvent, WireOctets
 from relayproxy.record.wire import encode as encode_wire
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from typing import Self
+    from collections.abc import Sequence
 
-    from relayproxy.record.select import Select
-    from relayproxy.record.store.interface import Write
+    from relayproxy.record.store.interface import Reader, Write
+    from relayproxy.record.wire import WireEntry
 
 #: 2026-01-02T03:04:05.100000Z
 BEGAN = 1_767_323_045_100_000_000
@@ -69,7 +64,9 @@ def record(session: str = "S1", transaction: str = "T1", **more: Any) -> Transac
         upstream=UpstreamRecord("provider", "smtp.example.com", "203.0.113.5", 587),
         envelope=EnvelopesRecord(envelope, envelope),
         recipients=(RecipientRecord("jane@customer.example", ("jane@customer.example",), reply),),
-        message=MessageRecord(None, "hi", SizeRecord(len(HEADER) + 2 + len(BODY), None), DigestsRecord(None, None)),
+        message=MessageRecord(
+            None, "hi", SizeRecord(len(HEADER) + 2 + len(BODY), len(TRACED) + 2 + len(BODY)), DigestsRecord(None, None)
+        ),
         reply=reply,
         outcome="accepted",
         acknowledged=True,
@@ -115,87 +112,21 @@ def wire(transaction: str = "T1", header_sent: bytes = TRACED, header: bytes = H
     ]
 
 
-class Memory:
-    """A `Reader` of what was written to it."""
+def kept_in(path: Path, *writes: Write) -> None:
+    """A store there, with that in it; of a relay that has ended."""
+    backend = open_store(f"sqlite:{path}").backend()
+    backend.write(writes, durable=False)
+    backend.close()
 
-    def __init__(self, *writes: Write) -> None:
-        self._stored: dict[str, Stored] = {}
-        self._messages: dict[str, Message] = {}
-        self._sessions: dict[str, StoredSession] = {}
-        self._bodies: dict[bytes, bytes] = {}
-        self._revision = 0
-        self.write(*writes)
 
-    def write(self, *writes: Write) -> None:
-        for write in writes:
-            self._revision += 1
-            if isinstance(write, SessionWrite):
-                parts = [write.wire] if write.wire else []
-                began = write.began, write.ended, write.why
-                self._sessions[write.id] = StoredSession(write.id, write.listener, write.client, *began, list(in_order(parts)))  # fmt: skip
-            else:
-                self._keep(write)
+def reader_of(*writes: Write) -> Reader:
+    """Of a store of its own with that in it, which goes with it."""
+    folder = Path(tempfile.mkdtemp(prefix="relayproxy-"))
+    kept_in(folder / "relayproxy.db", *writes)
+    reader = open_store(f"sqlite:{folder / 'relayproxy.db'}").reader()
+    weakref.finalize(reader, _forget, folder)
+    return reader
 
-    def _keep(self, write: TransactionWrite) -> None:
-        kept = None
-        if (given := write.message) is not None:
-            for one in (given.body, given.body_sent):
-                if one is not None and one.octets is not None:
-                    self._bodies[one.digest] = one.octets
-            digests = [None if one is None else one.digest for one in (given.body, given.body_sent)]
-            size = given.body.size if given.body else 0
-            kept = Kept(given.header, given.separator, digests[0], size, given.header_sent, digests[1], given.whole, given.exact)  # fmt: skip
-        document = encode(write.record)
-        self._stored[write.record.transaction] = Stored(self._revision, write.record, document, write.final, kept)
 
-    def without_bodies(self) -> Self:
-        """As if `messages` were "headers"."""
-        for id_, stored in self._stored.items():
-            if stored.message is not None:
-                self._stored[id_] = stored._replace(message=stored.message._replace(body=None, body_sent=None))
-        return self
-
-    def transactions(
-        self, select: Select | None = None, *, newest_first: bool = False, limit: int | None = None, after_revision: int = 0
-    ) -> Iterator[Stored]:  # fmt: skip
-        found = [stored for stored in self._stored.values() if stored.revision > after_revision]
-        assert select is None
-        return iter(sorted(found, key=lambda stored: stored.record.time, reverse=newest_first)[:limit])
-
-    def ids(self, prefix: str, *, limit: int = 2) -> list[str]:
-        known = sorted({*self._stored, *self._sessions})
-        return [id_ for id_ in known if id_.upper().startswith(prefix.upper())][:limit]
-
-    def transaction(self, id_: str) -> Stored | None:
-        return self._stored.get(id_)
-
-    def session(self, id_: str) -> StoredSession | None:
-        return self._sessions.get(id_)
-
-    def of_session(self, id_: str) -> list[Stored]:
-        return [stored for stored in self.transactions() if stored.record.session == id_]
-
-    def message(self, stored: Stored, *, sent: bool = False) -> Iterator[bytes] | None:
-        kept = stored.message
-        if kept is None or kept.header is None or (kept.body is None and kept.body_size):
-            return None
-        header = kept.header_sent if sent and kept.header_sent is not None else kept.header
-        digest = kept.body_sent if sent and kept.body_sent is not None else kept.body
-        return iter([header, kept.separator, *(() if digest is None else self.body(digest))])
-
-    def body(self, digest: bytes) -> Iterator[bytes]:
-        octets = self._bodies[digest]
-        size = 7 if len(octets) < 1000 else 1 << 16
-        return iter([octets[at : at + size] for at in range(0, len(octets), size)])
-
-    def revision(self) -> int:
-        return self._revision
-
-    def close(self) -> None:
-        pass
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
+def _forget(folder: Path) -> None:
+    shutil.rmtree(folder)

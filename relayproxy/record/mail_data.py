@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from relayproxy.record.dialog import Leg
-    from relayproxy.record.store.interface import Kept, Reader, Stored, StoredSession
+    from relayproxy.record.store.interface import Reader, Stored, StoredSession
 
 
 class Unkept(NamedTuple):
@@ -73,14 +73,9 @@ class MailData:
         header = kept.header_sent if sent and kept.header_sent is not None else kept.header
         content = chain((header, kept.separator), () if body is None else self._reader.body(body))
         wire: Iterable[bytes] = content if entry.chunk else stuffed(content)
-        if kept.whole and has_body(kept) and not entry.chunk:
+        if kept.whole and body is not None and not entry.chunk:
             wire = chain(wire, (END_OF_DATA,))
         return _Message(octets, wire, whole=kept.whole, exact=kept.exact)
-
-
-def has_body(kept: Kept) -> bool:
-    """Whether the body was kept, or there was none."""
-    return kept.body is not None or kept.body_size == 0
 
 
 def stuffed(content: Iterable[bytes]) -> Iterator[bytes]:

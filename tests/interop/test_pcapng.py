@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from real_process import program
-from stored import TRACED, Memory, message, record, session, wire
+from stored import TRACED, message, reader_of, record, session, wire
 
 from relayproxy.record.export.pcapng import blocks, heading
 from relayproxy.record.store.interface import TransactionWrite
@@ -15,6 +15,8 @@ from relayproxy.record.wire import WireEntry, WireEvent, WireOctets
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from relayproxy.record.store.interface import Reader
 
 pytestmark = [pytest.mark.interop, pytest.mark.slow]
 
@@ -30,7 +32,7 @@ SECURE: list[WireEntry] = [
 ]
 
 
-def read(tmp_path: Path, reader: Memory, *fields: str, only: str = "frame") -> list[list[str]]:
+def read(tmp_path: Path, reader: Reader, *fields: str, only: str = "frame") -> list[list[str]]:
     """Those fields of each packet that `only` lets through."""
     stored = reader.session("S1")
     assert stored
@@ -43,9 +45,9 @@ def read(tmp_path: Path, reader: Memory, *fields: str, only: str = "frame") -> l
     return [line.split("\t") for line in done.stdout.splitlines()]
 
 
-def whole() -> Memory:
+def whole(**kept: Any) -> Reader:
     entries = sorted([*wire(), *SECURE], key=lambda entry: entry.time)
-    return Memory(session(entries), TransactionWrite(record(), message(header_sent=TRACED), final=True))
+    return reader_of(session(entries), TransactionWrite(record(), message(header_sent=TRACED, **kept), final=True))
 
 
 def test_it_is_smtp_with_envelope_and_message(tmp_path: Path) -> None:
@@ -71,7 +73,7 @@ def test_the_packets_are_sound(tmp_path: Path) -> None:
 
 
 def test_a_message_whose_body_was_not_kept_is_still_one(tmp_path: Path) -> None:
-    messages = read(tmp_path, whole().without_bodies(), "imf.subject", "ip.src", only="imf")
+    messages = read(tmp_path, whole(body=None), "imf.subject", "ip.src", only="imf")
     assert [subject for subject, _ in messages] == ["hi", "hi"]
-    commands = read(tmp_path, whole().without_bodies(), "smtp.req.command", only="smtp.req.command")
+    commands = read(tmp_path, whole(body=None), "smtp.req.command", only="smtp.req.command")
     assert commands[-1] == ["QUIT"]

@@ -8,14 +8,14 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from stored import BEGAN, BODY, HEADER, TRACED, Memory, message, record, session, wire
+from stored import BEGAN, BODY, HEADER, TRACED, message, reader_of, record, session, wire
 
 from relayproxy.record.export.pcapng import blocks, heading
 from relayproxy.record.store.interface import TransactionWrite
 from relayproxy.record.wire import WireData, WireEntry, WireEvent, WireOctets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from relayproxy.record.store.interface import Reader
 
 FIN, SYN, RST, ACK = 1, 2, 4, 16
 
@@ -30,7 +30,7 @@ class Packet(NamedTuple):
     octets: bytes
 
 
-def file_of(reader: Memory) -> bytes:
+def file_of(reader: Reader) -> bytes:
     stored = reader.session("S1")
     assert stored
     return heading() + b"".join(blocks(stored, reader.of_session("S1"), reader, 0))
@@ -95,7 +95,7 @@ def said(found: list[Packet]) -> dict[tuple[tuple[str, int], tuple[str, int]], b
 
 def of(entries: list[WireEntry]) -> list[Packet]:
     return packets(
-        file_of(Memory(session(entries), TransactionWrite(record(), message(header_sent=TRACED), final=True)))
+        file_of(reader_of(session(entries), TransactionWrite(record(), message(header_sent=TRACED), final=True)))
     )
 
 
@@ -129,7 +129,7 @@ def test_what_was_blanked_is_stars() -> None:
 
 
 def test_what_was_not_kept_is_stars_and_the_end() -> None:
-    reader = Memory(session(wire()), TransactionWrite(record(), message(), final=True)).without_bodies()
+    reader = reader_of(session(wire()), TransactionWrite(record(), message(body=None), final=True))
     told = said(packets(file_of(reader)))[CLIENT, OURS]
     assert told.endswith(HEADER + b"\r\n" + b"*" * (19 - 5) + b"\r\n.\r\n" + b"QUIT\r\n")
 
@@ -189,12 +189,9 @@ def test_a_large_message_is_many_packets_of_few_octets() -> None:
     content = b"x" * 200_000 + b"\r\n"
     size = len(HEADER) + 2 + len(content) + 3
 
-    class Large(Memory):
-        def body(self, digest: bytes) -> Iterator[bytes]:
-            assert digest
-            yield content
-
-    reader = Large(session([WireData(0, "C", size, "T1")]), TransactionWrite(record(), message(), final=True))
+    reader = reader_of(
+        session([WireData(0, "C", size, "T1")]), TransactionWrite(record(), message(content=content), final=True)
+    )
     found = packets(file_of(reader))
     assert max(len(one.octets) for one in found) <= 32 * 1024
     assert b"".join(one.octets for one in found) == HEADER + b"\r\n" + content + b".\r\n"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
-from stored import BODY, HEADER, TRACED, Memory, message, on_the_wire, record, session, wire
+from stored import BODY, HEADER, TRACED, message, on_the_wire, reader_of, record, session, wire
 
 from relayproxy.record.dialog import HEADING, Line, Note, parse, print_dialog
 from relayproxy.record.mail_data import stuffed
@@ -20,8 +20,6 @@ from relayproxy.record.wire import WireData, WireEntry, WireEvent, WireOctets
 from relayproxy.smtp.data import stuff
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from relayproxy.record.dialog import Arrow, Leg
     from relayproxy.record.store.interface import Reader
 
@@ -80,12 +78,14 @@ def played(reader: Reader) -> str:
 
 def told(*entries: WireEntry, **kept: Any) -> list[str]:
     """The lines of a session of these entries, whose transaction's message is as told."""
-    reader = Memory(session(entries), TransactionWrite(record(), message(**kept), final=True))
+    reader = reader_of(session(entries), TransactionWrite(record(), message(**kept), final=True))
     return played(reader).splitlines()[2:]
 
 
 def test_a_whole_session() -> None:
-    assert played(Memory(session(wire()), TransactionWrite(record(), message(header_sent=TRACED), final=True))) == WHOLE
+    assert (
+        played(reader_of(session(wire()), TransactionWrite(record(), message(header_sent=TRACED), final=True))) == WHOLE
+    )
 
 
 def test_a_read_ends_where_it_ended() -> None:
@@ -154,15 +154,15 @@ def test_a_message_that_was_cut_off_has_no_end_and_what_was_not_kept_is_counted(
 
 
 def test_without_a_body_its_octets_are_counted() -> None:
-    reader = Memory(session(wire()), TransactionWrite(record(), message(header_sent=TRACED), final=True))
-    lines = played(reader.without_bodies()).splitlines()
+    reader = reader_of(session(wire()), TransactionWrite(record(), message(header_sent=TRACED, body=None), final=True))
+    lines = played(reader).splitlines()
     assert "+0.050 @ unkept C> 19" in lines
     assert "+0.051 @ unkept U> 19" in lines
     assert len(lines) == WHOLE.count("\n") - 6 + 2
 
 
 def test_without_a_message_its_octets_are_counted() -> None:
-    lines = played(Memory(session(wire()), TransactionWrite(record(), None, final=True))).splitlines()
+    lines = played(reader_of(session(wire()), TransactionWrite(record(), None, final=True))).splitlines()
     size = on_the_wire(HEADER + b"\r\n" + BODY)
     assert f"+0.050 @ unkept C> {size}" in lines
     assert [entry for entry in parse("\n".join(lines))[0].entries if isinstance(entry, Note)] == [
@@ -181,7 +181,7 @@ def test_a_redacted_message_comes_once_where_it_began() -> None:
 def test_a_line_without_end_is_cut_and_nothing_is_lost() -> None:
     content = b"x" * (3 << 20)
     kept = message(content=content)
-    reader = Memory(session([WireData(0, "C", on_the_wire(HEADER + b"\r\n" + content), "T1")]), TransactionWrite(record(), kept))  # fmt: skip
+    reader = reader_of(session([WireData(0, "C", on_the_wire(HEADER + b"\r\n" + content), "T1")]), TransactionWrite(record(), kept))  # fmt: skip
     stored = reader.session("S1")
     assert stored
     lines = [entry for entry in entries(stored, reader.of_session("S1"), reader) if isinstance(entry, Line)]
@@ -265,7 +265,7 @@ def test_any_session_is_the_same_when_it_is_printed_parsed_and_printed(
     told: tuple[list[Told], list[TransactionWrite]],
 ) -> None:
     wire, transactions = [entry for entry, _ in told[0]], told[1]
-    reader = Memory(session(wire), *transactions)
+    reader = reader_of(session(wire), *transactions)
     stored = reader.session("S1")
     assert stored
     made = dialog_of(stored, reader.of_session("S1"), reader)
@@ -302,13 +302,10 @@ def test_a_message_is_never_in_memory_whole() -> None:
     piece = line * (65536 // len(line))
     count = (30 << 20) // len(piece)
 
-    class Large(Memory):
-        def body(self, digest: bytes) -> Iterator[bytes]:
-            assert digest
-            return (bytes(piece) for _ in range(count))
-
     size = len(HEADER) + 2 + len(piece) * count + 3
-    reader = Large(session([WireData(0, "C", size, "T1")]), TransactionWrite(record(), message(), final=True))
+    reader = reader_of(
+        session([WireData(0, "C", size, "T1")]), TransactionWrite(record(), message(content=piece * count), final=True)
+    )
     stored = reader.session("S1")
     assert stored
     tracemalloc.start()

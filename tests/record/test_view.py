@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
-from stored import BEGAN, HEADER, TRACED, Memory, message, record, session, wire
+from stored import BEGAN, HEADER, TRACED, message, reader_of, record, session, wire
 
 from relayproxy.record.console import console_line
 from relayproxy.record.dialog import Comment, parse
@@ -19,6 +20,9 @@ from relayproxy.record.store.interface import StoredSession, TransactionWrite
 from relayproxy.record.view import coloured, heading, view
 from relayproxy.record.wire import WireData, WireEntry, WireOctets
 
+if TYPE_CHECKING:
+    from relayproxy.record.store.interface import Reader
+
 CERTIFICATE = CertificateRecord("CN=smtp.example.com", (), "0" * 64)
 TOLD = record(
     client=ClientRecord("10.0.0.5", 53122, "app-1", ClientTlsRecord("TLSv1.3", "AES", "relay"), AuthRecord("PLAIN", "app")),
@@ -27,7 +31,7 @@ TOLD = record(
 SENT = b"Received: by relay.test\r\nFrom: a@example.com\r\nTo: qa@example.test\r\nSubject: hi\r\n"
 
 
-def seen(reader: Memory, *, colour: bool = False) -> list[str]:
+def seen(reader: Reader, *, colour: bool = False) -> list[str]:
     stored = reader.session("S1")
     assert stored
     own = reader.of_session("S1")
@@ -39,7 +43,7 @@ def plain(line: str) -> str:
 
 
 def test_what_is_told_stands_before_the_dialog() -> None:
-    reader = Memory(session(wire(header_sent=SENT)), TransactionWrite(TOLD, message(header_sent=SENT), final=True))
+    reader = reader_of(session(wire(header_sent=SENT)), TransactionWrite(TOLD, message(header_sent=SENT), final=True))
     lines = seen(reader)
     assert lines[:12] == [
         "relayproxy dialog 1",
@@ -58,7 +62,7 @@ def test_what_is_told_stands_before_the_dialog() -> None:
 
 
 def test_it_is_the_dialog_and_comments() -> None:
-    reader = Memory(session(wire()), TransactionWrite(TOLD, message(header_sent=TRACED), final=True))
+    reader = reader_of(session(wire()), TransactionWrite(TOLD, message(header_sent=TRACED), final=True))
     (shown,) = parse("\n".join(seen(reader)))
     stored = reader.session("S1")
     assert stored
@@ -67,7 +71,7 @@ def test_it_is_the_dialog_and_comments() -> None:
 
 
 def test_colour_adds_nothing_but_colour() -> None:
-    reader = Memory(session(wire()), TransactionWrite(TOLD, message(header_sent=SENT), final=True))
+    reader = reader_of(session(wire()), TransactionWrite(TOLD, message(header_sent=SENT), final=True))
     lines = seen(reader, colour=True)
     assert [plain(line).rstrip() for line in lines] == seen(reader)
 
@@ -79,7 +83,7 @@ def test_replies_are_coloured_by_their_severity() -> None:
 
 
 def test_a_session_without_transactions() -> None:
-    reader = Memory(session(wire()[:4]))
+    reader = reader_of(session(wire()[:4]))
     stored = reader.session("S1")
     assert stored
     assert seen(reader)[1:] == list(dialog_lines(stored, [], reader))
@@ -93,7 +97,7 @@ def test_attack_22_whatever_a_peer_said_is_harmless_and_a_comment(said: str, nam
         upstream=UpstreamRecord(name, said, said, 587, UpstreamTlsRecord(said, "GCM", verified=False, why=said)),
     )
     header = f"X: {said}\r\n".encode()
-    reader = Memory(
+    reader = reader_of(
         session(wire(header_sent=header, header=HEADER)),
         TransactionWrite(told, message(header_sent=header), final=True),
     )
@@ -111,7 +115,7 @@ def test_attack_22_whatever_a_peer_said_is_harmless_and_a_comment(said: str, nam
 
 def three(*reads: tuple[int, bytes]) -> StoredSession:
     entries: list[WireEntry] = [WireOctets(time, "C", ">", octets) for time, octets in reads]
-    stored = Memory(session(entries)).session("S1")
+    stored = reader_of(session(entries)).session("S1")
     assert stored
     return stored
 
@@ -127,7 +131,7 @@ def octets_of(found: StoredSession) -> list[bytes]:
 
 def test_a_part_begins_with_its_mail_and_ends_when_it_ended() -> None:
     stored = three((0, b"EHLO x\r\n"), (10_000, b"MAIL FROM:<a@x>\r\n"), (20_000, b"DATA\r\n"), (50_000, b"rset\r\nmail from:<b@x>\r\n"), (90_000, b"QUIT\r\n"))  # fmt: skip
-    reader = Memory(
+    reader = reader_of(
         TransactionWrite(at("T1", 10_200, 0.02), None), TransactionWrite(at("T2", 50_100, 0.03), None)
     )  # fmt: skip
     own = reader.of_session("S1")
@@ -138,7 +142,7 @@ def test_a_part_begins_with_its_mail_and_ends_when_it_ended() -> None:
 def test_transactions_that_came_in_one_read_are_told_apart() -> None:
     read = b"MAIL FROM:<a@x>\r\nRSET\r\nMAIL FROM:<b@x>\r\n"
     stored = three((10_000, read), (20_000, b"QUIT\r\n"))
-    reader = Memory(
+    reader = reader_of(
         TransactionWrite(at("T1", 10_100, 0.001), None), TransactionWrite(at("T2", 10_200, 0.001), None)
     )  # fmt: skip
     own = reader.of_session("S1")
@@ -150,9 +154,9 @@ def test_a_part_has_its_mail_data_and_what_was_blanked_in_it() -> None:
         WireOctets(0, "C", ">", b"AUTH PLAIN \r\nMAIL FROM:<a@x> AUTH=\r\n", ((11, 5), (36, 7))),
         WireData(1000, "C", 3, "T1"),
     ]
-    stored = Memory(session(entries)).session("S1")
+    stored = reader_of(session(entries)).session("S1")
     assert stored
-    own = Memory(TransactionWrite(at("T1", 100, 0.01), None)).of_session("S1")
+    own = reader_of(TransactionWrite(at("T1", 100, 0.01), None)).of_session("S1")
     assert part(stored, own[0], own).wire == [
         WireOctets(0, "C", ">", b"MAIL FROM:<a@x> AUTH=\r\n", ((23, 7),)),
         WireData(1000, "C", 3, "T1"),
