@@ -1,0 +1,202 @@
+"""The fields of SELECT (DESIGN §4): what may stand behind each, and the condition that it makes.
+
+Invariants: what cannot be meant is a ValueError, which says what was expected and what came. Where it stands in the expression does not belong here (select.py).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_network
+from typing import TYPE_CHECKING, Final, NamedTuple, get_args
+
+from relayproxy.mail import units
+from relayproxy.mail.pattern import AddressPattern, Pattern
+from relayproxy.record.conditions import (
+    Acknowledged,
+    Anonymous,
+    ClientIn,
+    Encrypted,
+    Header,
+    Id,
+    OutcomeIs,
+    Recipient,
+    Sender,
+    Size,
+    Text,
+    Time,
+    Words,
+)
+from relayproxy.record.full_text import words
+from relayproxy.record.report import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from relayproxy.record.conditions import Comparison, Condition, TextField
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_HEADER: Final = "header."
+#: RFC 5322 §3.6.8 ftext.
+_FIELD_NAME: Final = re.compile(r"[!-9;-~]+")
+_ID: Final = re.compile(r"[0-9A-Za-z]{1,64}")
+_CODE: Final = re.compile(r"[1-5*?][0-9*?]{0,2}")
+_SIZE: Final = re.compile(r"(<|=|>)(.*)", re.DOTALL)
+
+
+class Value(NamedTuple):
+    """What stands behind a field's colon. What is in quotes is no keyword."""
+
+    text: str
+    quoted: bool
+    #: Nanoseconds since 1970.
+    now: int
+
+
+def condition(field: str, value: Value) -> Condition:
+    """Raises ValueError: what was expected of the value. The field is a known one (`is_field`)."""
+    if field.startswith(_HEADER):
+        return Header(field.removeprefix(_HEADER).encode("ascii"), Pattern.parse(value.text))
+    return _FIELDS[field](value)
+
+
+def is_field(name: str) -> bool:
+    return name in _FIELDS or (name.startswith(_HEADER) and _FIELD_NAME.fullmatch(name, len(_HEADER)) is not None)
+
+
+def nearest(name: str) -> str:
+    """The known field that comes closest, or all of them where none comes close."""
+    known = sorted([*_FIELDS, "header.NAME"])
+    if close := difflib.get_close_matches(name, known, n=1):
+        return f"the nearest known is {close[0]}"
+    return f"known are {', '.join(known)}"
+
+
+def shown(text: str) -> str:
+    """What was found, in quotes."""
+    return repr(text if len(text) <= 40 else text[:37] + "...")
+
+
+def _text(field: TextField) -> Callable[[Value], Condition]:
+    return lambda value: Text(field, Pattern.parse(value.text))
+
+
+def _outcome(value: Value) -> Condition:
+    known: tuple[Outcome, ...] = get_args(Outcome)
+    for outcome in known:
+        if outcome == value.text:
+            return OutcomeIs(outcome)
+    raise ValueError(f"expected {_or(known)}, found {shown(value.text)}")
+
+
+def _or(words_: Iterable[str]) -> str:
+    *others, last = words_
+    return f"{', '.join(others)} or {last}"
+
+
+def _true_or_false(value: Value) -> bool | None:
+    return None if value.quoted else {"true": True, "false": False}.get(value.text)
+
+
+def _acknowledged(value: Value) -> Condition:
+    wanted = _true_or_false(value)
+    if wanted is None:
+        raise ValueError(f"expected true or false, found {shown(value.text)}")
+    return Acknowledged(wanted)
+
+
+def _tls(value: Value) -> Condition:
+    wanted = _true_or_false(value)
+    return Text("tls", Pattern.parse(value.text)) if wanted is None else Encrypted(wanted)
+
+
+def _auth(value: Value) -> Condition:
+    return Anonymous() if _true_or_false(value) is False else Text("auth", Pattern.parse(value.text))
+
+
+def _size(value: Value) -> Condition:
+    if (match := _SIZE.fullmatch(value.text)) and (octets := units.octets(match[2])) is not None:
+        comparison: dict[str, Comparison] = {"<": "<", "=": "=", ">": ">"}
+        return Size(comparison[match[1]], octets)
+    raise ValueError(f"expected <, = or > and a size such as >10MiB, found {shown(value.text)}")
+
+
+# From that instant on, and before it: `since:2026-01-02 & until:2026-01-03` is one day.
+
+
+def _since(value: Value) -> Condition:
+    return Time(">=", _microseconds(value))
+
+
+def _until(value: Value) -> Condition:
+    return Time("<", _microseconds(value))
+
+
+def _microseconds(value: Value) -> int:
+    if (back := units.seconds(value.text)) is not None:
+        return (value.now - round(back * 1_000_000_000)) // 1000
+    try:
+        time = datetime.fromisoformat(value.text)
+    except ValueError:
+        raise ValueError(
+            f"expected how long ago, such as 1h or 14d, or a date or time such as 2026-01-02 or 2026-01-02T03:04:05Z (UTC where no offset is given), found {shown(value.text)}"
+        ) from None
+    if time.tzinfo is None:
+        time = time.replace(tzinfo=UTC)
+    return (time - _EPOCH) // timedelta(microseconds=1)
+
+
+def _client(value: Value) -> Condition:
+    try:
+        return ClientIn(ip_network(value.text))
+    except ValueError as error:
+        # 10.0.0.1/8 says two things; what has no slash may be a pattern.
+        if "has host bits" in str(error):
+            raise ValueError(f"expected a network whose last bits are 0, found {shown(value.text)}") from None
+        return Text("client", Pattern.parse(value.text))
+
+
+def _code(value: Value) -> Condition:
+    if _CODE.fullmatch(value.text) is None:
+        raise ValueError(f"expected a reply code, or a pattern of one, such as 250 or 5*, found {shown(value.text)}")
+    return Text("code", Pattern.parse(value.text))
+
+
+def _id(value: Value) -> str:
+    if _ID.fullmatch(value.text) is None:
+        raise ValueError(f"expected an id, or how one begins, found {shown(value.text)}")
+    return value.text
+
+
+def _words(value: Value) -> Condition:
+    found = frozenset(words(value.text))
+    if not found:
+        raise ValueError(f"expected a word, found {shown(value.text)}")
+    return Words(found)
+
+
+_FIELDS: Final[dict[str, Callable[[Value], Condition]]] = {
+    "sender": lambda value: Sender("received", AddressPattern.parse(value.text)),
+    "recipient": lambda value: Recipient("received", AddressPattern.parse(value.text)),
+    "sent.sender": lambda value: Sender("sent", AddressPattern.parse(value.text)),
+    "sent.recipient": lambda value: Recipient("sent", AddressPattern.parse(value.text)),
+    "subject": _text("subject"),
+    "message": _text("message"),
+    "text": _words,
+    "size": _size,
+    "outcome": _outcome,
+    "code": _code,
+    "acknowledged": _acknowledged,
+    "since": _since,
+    "until": _until,
+    "client": _client,
+    "listener": _text("listener"),
+    "upstream": _text("upstream"),
+    "helo": _text("helo"),
+    "auth": _auth,
+    "tls": _tls,
+    "session": lambda value: Id("session", _id(value)),
+    "transaction": lambda value: Id("transaction", _id(value)),
+    "tag": _text("tag"),
+}
