@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import tempfile
 import weakref
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +33,9 @@ from relayproxy.record.wire import WireData, WireEntry, WireEvent, WireOctets
 from relayproxy.record.wire import encode as encode_wire
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from relayproxy.record.store.interface import Reader, Write
+    from relayproxy.record.store.interface import Backend, Reader, Write
     from relayproxy.record.wire import WireEntry
 
 #: 2026-01-02T03:04:05.100000Z
@@ -112,11 +113,20 @@ def wire(transaction: str = "T1", header_sent: bytes = TRACED, header: bytes = H
     ]
 
 
-def kept_in(path: Path, *writes: Write) -> None:
-    """A store there, with that in it; of a relay that has ended."""
+@contextmanager
+def reopened(path: Path) -> Iterator[Backend]:
+    """The writing end of the store there, which is made where there is none."""
     backend = open_store(f"sqlite:{path}").backend()
-    backend.write(writes, durable=False)
-    backend.close()
+    try:
+        yield backend
+    finally:
+        backend.close()
+
+
+def kept_in(path: Path, *writes: Write) -> None:
+    """The store there gets that, from a relay that ends then."""
+    with reopened(path) as backend:
+        backend.write(writes, durable=False)
 
 
 def reader_of(*writes: Write) -> Reader:

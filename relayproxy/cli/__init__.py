@@ -35,6 +35,10 @@ VERBS: Final = {
 }
 
 
+#: Where that is not the verb's own name: a module called list would be a name of this package, and hide what Python calls so.
+_MODULES: Final = {"list": "listing"}
+
+
 class Failed(Exception):  # noqa: N818  it is a fact, and reads as one
     """A verb cannot do what it was asked to: why, in words for people, and the exit status."""
 
@@ -61,7 +65,8 @@ def build() -> App:
         exit_on_error=False,
     )
     for verb, help_ in VERBS.items():
-        app.command(f"relayproxy.cli.{verb}:{verb}", name=verb, help=help_)
+        module = _MODULES.get(verb, verb)
+        app.command(f"relayproxy.cli.{module}:{module}", name=verb, help=help_)
     return app
 
 

@@ -75,7 +75,7 @@ def show(
     return 0
 
 
-def _show(reader: Reader, selection: Selection, *, only: bool) -> bool:
+def _show(reader: Reader, selection: Selection | None, *, only: bool) -> bool:
     """The dialogs; whether there was any."""
     from relayproxy.cli.recordings import has_colour, write_lines
     from relayproxy.record.view import heading, view
@@ -93,7 +93,7 @@ def _show(reader: Reader, selection: Selection, *, only: bool) -> bool:
 _Part = tuple["StoredSession", "list[Stored]", "list[Stored]"]
 
 
-def _parts(reader: Reader, selection: Selection, *, only: bool) -> Iterator[_Part]:
+def _parts(reader: Reader, selection: Selection | None, *, only: bool) -> Iterator[_Part]:
     """What is shown: a session, or as much of it as a transaction takes; all of its transactions; those that are told of."""
     from relayproxy.cli.recordings import session_of, sessions, transactions
     from relayproxy.record.part import part
@@ -108,7 +108,7 @@ def _parts(reader: Reader, selection: Selection, *, only: bool) -> Iterator[_Par
         yield part(session_of(reader, stored), stored, whole), whole, [stored]
 
 
-def _show_records(reader: Reader, selection: Selection, *, only: bool) -> bool:
+def _show_records(reader: Reader, selection: Selection | None, *, only: bool) -> bool:
     from relayproxy.cli.recordings import sessions, transactions, write_documents
 
     if only:

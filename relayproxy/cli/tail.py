@@ -1,6 +1,6 @@
 """`relayproxy tail [SELECT]`: recorded transactions as they come, from every process that writes to the store, each once, when nothing more of it will come.
 
-Ends in good order at SIGINT and SIGTERM, and when nobody reads any more. What has been does not belong here (list.py), but for the last few with -n.
+Ends in good order at SIGINT and SIGTERM, and when nobody reads any more. What has been does not belong here (listing.py), but for the last few with -n.
 """
 
 from __future__ import annotations
@@ -80,8 +80,11 @@ def tail(
 
 def _news(reader: Reader, selection: Selection | None, last: int) -> Iterator[list[Stored]]:
     """What is new and final, each once, oldest first; ends when nobody reads standard output."""
-    from relayproxy.cli.recordings import transactions
+    from relayproxy.cli.recordings import only_id, transactions
+    from relayproxy.record.select import IdPrefix
 
+    if isinstance(selection, IdPrefix):
+        selection = IdPrefix(only_id(reader, selection))  # what comes later with the like is not meant
     told: dict[str, None] = {}
     revision = reader.revision()
     if last:
@@ -101,9 +104,8 @@ def _since(reader: Reader, selection: Selection | None, revision: int) -> Iterat
     if not isinstance(selection, IdPrefix):
         yield from found
         return
-    prefix = selection.text.upper()
     for stored in found:
-        if stored.record.transaction.upper().startswith(prefix) or stored.record.session.upper().startswith(prefix):
+        if selection.text in (stored.record.transaction, stored.record.session):
             yield stored
 
 

@@ -32,7 +32,7 @@ _COLUMNS: Final = (
 )
 
 
-def list(  # noqa: A001 - it is the verb
+def listing(
     select: Select = None,
     /,
     *,
