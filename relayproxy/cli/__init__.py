@@ -24,11 +24,19 @@ USAGE: Final = 2
 #: Name and first line of help, which `--help` shows without importing the verb.
 VERBS: Final = {
     "run": "Relay mail, until SIGTERM.",
+    "list": "List recorded transactions.",
+    "show": "Show recorded sessions.",
+    "tail": "Show recorded transactions as they come, until Ctrl-C.",
+    "export": "Export recordings.",
     "check": "Check a configuration, and print what is in effect.",
     "send": "Send one message.",
     "ca": "Show or export the authority that signs minted certificates.",
     "schema": "Print the JSON Schema of the configuration or of a record.",
 }
+
+
+#: Where that is not the verb's own name: a module called list would be a name of this package, and hide what Python calls so.
+_MODULES: Final = {"list": "listing"}
 
 
 class Failed(Exception):  # noqa: N818  it is a fact, and reads as one
@@ -57,7 +65,8 @@ def build() -> App:
         exit_on_error=False,
     )
     for verb, help_ in VERBS.items():
-        app.command(f"relayproxy.cli.{verb}:{verb}", name=verb, help=help_)
+        module = _MODULES.get(verb, verb)
+        app.command(f"relayproxy.cli.{module}:{module}", name=verb, help=help_)
     return app
 
 
@@ -80,9 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130  # as a shell has it: 128 and SIGINT
     except BrokenPipeError:
-        # Who read our output has gone; Python flushes standard output once more when it ends.
+        # Who read our output has had enough (`| head`); Python flushes standard output once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 1
+        return 0
     except Exception as error:  # noqa: BLE001 - a fault of ours, and still nobody's traceback
         say(f"relayproxy: a fault in relayproxy, please report it: {_where(error)}")
         return 1
@@ -124,6 +133,8 @@ def in_words() -> Iterator[None]:
         yield
     except (StoreError, TlsConfigError) as error:
         raise Failed(str(error)) from error
+    except BrokenPipeError:
+        raise  # who read our output has had enough: no failure, and main's to end with
     except OSError as error:
         file = "" if error.filename is None else f"{error.filename}: "
         raise Failed(f"{file}{error.strerror or error}") from error

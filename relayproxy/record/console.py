@@ -34,23 +34,24 @@ _TEXT: Final = 72
 _WORDS: Final = 300
 
 # ECMA-48 §8.3.117, Select Graphic Rendition.
-_RED: Final = "31"
-_GREEN: Final = "32"
-_YELLOW: Final = "33"
-_MAGENTA: Final = "35"
-_CYAN: Final = "36"
-_DIM: Final = "2"
+RED: Final = "31"
+GREEN: Final = "32"
+YELLOW: Final = "33"
+MAGENTA: Final = "35"
+CYAN: Final = "36"
+DIM: Final = "2"
 
-_OUTCOMES: Final = {
-    "accepted": _GREEN,
-    "rejected": _RED,
-    "tempfailed": _YELLOW,
-    "discarded": _CYAN,
-    "held": _CYAN,
-    "aborted": _DIM,
-    "unknown": _MAGENTA,
+#: An outcome's style.
+OUTCOMES: Final = {
+    "accepted": GREEN,
+    "rejected": RED,
+    "tempfailed": YELLOW,
+    "discarded": CYAN,
+    "held": CYAN,
+    "aborted": DIM,
+    "unknown": MAGENTA,
 }
-_LEVELS: Final = {"debug": _DIM, "info": _DIM, "warning": _YELLOW, "error": _RED}
+_LEVELS: Final = {"debug": DIM, "info": DIM, "warning": YELLOW, "error": RED}
 
 
 def console_line(record: Record, *, colour: bool = False) -> str:
@@ -60,14 +61,19 @@ def console_line(record: Record, *, colour: bool = False) -> str:
     clock, identity = record.time[11:19], _identity(record)
     if not colour:
         return f"{clock} {word:<10} {told}  {identity}".rstrip()
-    return f"\x1b[{_DIM}m{clock}\x1b[m \x1b[{style}m{word:<10}\x1b[m {told}  \x1b[{_DIM}m{identity}\x1b[m"
+    return f"{styled(clock, DIM)} {styled(f'{word:<10}', style)} {told}  {styled(identity, DIM)}"
+
+
+def styled(text: str, style: str) -> str:
+    """Text, in one of the styles above; to be given nothing that a terminal obeys."""
+    return f"\x1b[{style}m{text}\x1b[m"
 
 
 def _heading(record: Record) -> tuple[str, str]:
     """The first word and its style."""
     match record:
         case TransactionRecord():
-            return record.outcome, _OUTCOMES[record.outcome]
+            return record.outcome, OUTCOMES[record.outcome]
         case SessionRecord():
             return record.state, _LEVELS[record.level]
         case ErrorRecord():
@@ -100,15 +106,20 @@ def _parts(record: Record) -> list[str]:  # noqa: PLR0911 - one a kind of record
         case SessionRecord():
             return ["" if record.client is None else _cut(record.client.address), _cut(record.why, _WORDS)]
         case AuthenticationRecord():
-            return [f"{record.leg} {_cut(record.mechanism)}", _cut(record.user), record.outcome, _reply(record.reply)]
+            return [
+                f"{record.leg} {_cut(record.mechanism)}",
+                _cut(record.user),
+                record.outcome,
+                reply_text(record.reply),
+            ]
         case TlsRecord():
             return _tls(record)
         case ViolationRecord():
             quoted = "" if record.line is None else f"[{_cut(record.line)}]"
-            return [f"by {record.leg}: {_cut(record.what, _WORDS)}", quoted, _reply(record.reply)]
+            return [f"by {record.leg}: {_cut(record.what, _WORDS)}", quoted, reply_text(record.reply)]
         case LimitRecord():
             dropped = f"{record.dropped} lines dropped" if isinstance(record.dropped, int) else ""
-            return [_cut(record.limit), dropped, _cut(record.client), _reply(record.reply)]
+            return [_cut(record.limit), dropped, _cut(record.client), reply_text(record.reply)]
         case ErrorRecord():
             faults = record.faults if isinstance(record.faults, tuple) else ()
             places = [f"{fault.type} at {fault.where[-1] if fault.where else '?'}" for fault in faults]
@@ -128,8 +139,8 @@ def _transaction(record: TransactionRecord) -> list[str]:
     return [
         f"{sender} > {to}{more}",
         "" if message is None or message.subject is None else f'"{_cut(message.subject, _SUBJECT)}"',
-        "" if message is None else _size(message.size.received),
-        _reply(record.reply),
+        "" if message is None else size_text(message.size.received),
+        reply_text(record.reply),
         f"{record.seconds.total * 1000:.0f} ms",
     ]
 
@@ -142,7 +153,8 @@ def _tls(record: TlsRecord) -> list[str]:
     return [f"{peer}: {_cut(tls.version)} {_cut(tls.cipher)}", "not verified" if unverified else ""]
 
 
-def _reply(reply: ReplyRecord | None) -> str:
+def reply_text(reply: ReplyRecord | None) -> str:
+    """A reply on one line; "" for none."""
     if reply is None:
         return ""
     return " ".join(part for part in (str(reply.code), reply.enhanced, _cut(reply.text)) if part)
@@ -154,7 +166,8 @@ def _cut(value: str | None, width: int = _TEXT) -> str:
     return printable(value if len(value) <= width else value[: width - 1] + "…")
 
 
-def _size(octets: int) -> str:
+def size_text(octets: int) -> str:
+    """A size, to one decimal."""
     if octets < 1024:
         return f"{octets} B"
     return f"{octets / 1024:.1f} KiB" if octets < 1 << 20 else f"{octets / (1 << 20):.1f} MiB"

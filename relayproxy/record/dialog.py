@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 Leg = Literal["C", "U"]
 Arrow = Literal[">", "<"]
@@ -150,27 +150,35 @@ def print_dialog(sessions: Iterable[Session]) -> str:
     lines = [HEADING]
     for index, session in enumerate(sessions):
         if session.id is not None:
-            words = [
-                _word(session.id).replace("=", r"\x3d"),
-                *(f"{key}={_word(value)}" for key, value in session.attributes),
-            ]
-            if not session.id or not all(_KEY.fullmatch(key) for key, _ in session.attributes):
-                raise ValueError(f"a session's id is not empty, its keys are plain names: {words}")
-            lines.append(" ".join(["@ session", *words]))
+            lines.append(print_session(session.id, session.attributes))
         elif index or session.attributes or not session.entries:
             raise ValueError("only the first session may be without id, and then has entries and no attributes")
-        before: Entry | None = None
-        timed = False
-        for entry in session.entries:
-            if isinstance(entry, Line) and entry.joined:
-                _check_joined(entry, before)
-                lines.append(f"{'     &' if timed else '&'} {_print(entry)}")
-            else:
-                stem = "" if isinstance(entry, Comment) or entry.time is None else _print_time(entry.time) + " "
-                timed = bool(stem)
-                lines.append(stem + _print(entry))
-            before = before if isinstance(entry, Comment) else entry
+        lines += print_entries(session.entries)
     return "\n".join(lines) + "\n"
+
+
+def print_session(id_: str, attributes: Iterable[tuple[str, str]]) -> str:
+    """The line that a session begins with, without its newline. ValueError as print_dialog."""
+    pairs = list(attributes)
+    words = [_word(id_).replace("=", r"\x3d"), *(f"{key}={_word(value)}" for key, value in pairs)]
+    if not id_ or not all(_KEY.fullmatch(key) for key, _ in pairs):
+        raise ValueError(f"a session's id is not empty, its keys are plain names: {words}")
+    return " ".join(["@ session", *words])
+
+
+def print_entries(entries: Iterable[Entry]) -> Iterator[str]:
+    """A line each, without its newline, one at a time: a session may be larger than memory. ValueError as print_dialog."""
+    before: Entry | None = None
+    timed = False
+    for entry in entries:
+        if isinstance(entry, Line) and entry.joined:
+            _check_joined(entry, before)
+            yield f"{'     &' if timed else '&'} {_print(entry)}"
+        else:
+            stem = "" if isinstance(entry, Comment) or entry.time is None else _print_time(entry.time) + " "
+            timed = bool(stem)
+            yield stem + _print(entry)
+        before = before if isinstance(entry, Comment) else entry
 
 
 def _check_joined(line: Line, before: Entry | None) -> None:

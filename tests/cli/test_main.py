@@ -40,7 +40,6 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "said"),
     [
         (["rum"], 'Unknown command "rum". Did you mean "run"?'),
-        (["list"], 'Unknown command "list".'),
         (["replay", "latest", "--to", "smtp://x"], 'Unknown command "replay".'),
         (["run", "--lisen", "x"], "Unknown option: --lisen. Did you mean --listen?"),
         (["run", "--redirect-all", "qa@example.test"], "Unknown option: --redirect-all."),

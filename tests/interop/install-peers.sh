@@ -12,7 +12,7 @@ as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo --non-interactive "$@"; 
 installed() { dpkg-query --show --showformat '${db:Status-Status}\n' "$1" 2>/dev/null | grep -qx installed; }
 
 # postfix brings smtp-source and smtp-sink; libsasl2-modules and sasl2-bin are for its AUTH, libnet-ssleay-perl for swaks's TLS.
-packages=(postfix libsasl2-modules sasl2-bin swaks libnet-ssleay-perl curl msmtp openssl stunnel4 haproxy testssl.sh)
+packages=(postfix libsasl2-modules sasl2-bin swaks libnet-ssleay-perl curl msmtp openssl stunnel4 haproxy testssl.sh tshark)
 packages+=(libdb5.3 libgnutls-dane0 libidn12 libnsl2 libpcre2-8-0) # what Exim links
 command -v npm >/dev/null || packages+=(nodejs npm)
 packages+=("$@")

@@ -1,0 +1,261 @@
+"""`relayproxy export [SELECT] --format F`: recordings in the forms of other programs, to standard output or to a file, which is there whole or not at all.
+
+The formats themselves do not belong here (record/export/, record/playback.py), nor showing recordings to people (show.py).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+from cyclopts import Parameter
+
+from relayproxy.cli.recordings import Select, Store  # noqa: TC001 - as Path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from relayproxy.record.select import Selection
+    from relayproxy.record.store.interface import Reader, Stored
+
+    Advance = Callable[[], None]
+    Write = Callable[[bytes], object]
+
+Format = Literal["dialog", "eml", "mbox", "maildir", "jsonl", "pcapng"]
+
+#: Formats of messages.
+MESSAGES: Final = frozenset({"eml", "mbox", "maildir"})
+
+
+def export(
+    select: Select = None,
+    /,
+    *,
+    format_: Annotated[Format, Parameter(name="--format")],
+    output: Annotated[Path | None, Parameter(metavar="PATH")] = None,
+    sent: Annotated[bool, Parameter(negative="")] = False,
+    force: Annotated[bool, Parameter(negative="")] = False,
+    store: Store = None,
+    config: Annotated[Path | None, Parameter(name="--config")] = None,
+) -> int:
+    """Export recordings.
+
+    Parameters
+    ----------
+    select
+        which: an id or the beginning of one, latest, an expression, or for dialog a .dialog file; default: all
+    format_
+        whole sessions: dialog, pcapng (for Wireshark); messages: eml (one, octet for octet), mbox, maildir; records: jsonl
+    output
+        a file, or for maildir a folder, to which is added; default: standard output
+    sent
+        messages as they left, not as they were received
+    force
+        write over a file that is there
+    store
+        where they are; default: what the configuration says, else sqlite:relayproxy.db
+    config
+        the configuration, for its store; default: ./relayproxy.toml where there is one
+
+    """
+    from relayproxy.cli import Failed, in_words, say
+    from relayproxy.cli.recordings import NOTHING, reading, recorded, selected
+    from relayproxy.record.select import DialogFile
+
+    if sent and format_ not in MESSAGES:
+        raise Failed(f"expected --sent with eml, mbox or maildir, got it with {format_}")
+    if output is None and format_ == "maildir":
+        raise Failed("expected --output with maildir: a folder")
+    if output is not None and format_ != "maildir" and os.path.lexists(output) and not force:
+        raise Failed(f"{output} is there already; --force writes over it")
+    if format_ == "dialog" and isinstance(file := selected(select), DialogFile):
+        with in_words(), _target(output) as write:
+            write(_printed_again(Path(file.path)))
+        return 0
+    selection = recorded(select)
+    with reading(store, config) as reader, in_words(), _progress(reader, selection) as advance:
+        messages = _Messages(reader, sent=sent)
+        if output is not None and format_ == "maildir":
+            count = _write_maildir(reader, selection, messages, output, advance)
+        else:
+            with _target(output) as write:
+                count = _WRITERS[format_](reader, selection, messages, write, advance)
+                if not count:
+                    raise Failed(messages.told() or "nothing matched", NOTHING)
+    if not count:
+        raise Failed(messages.told() or "nothing matched", NOTHING)
+    if told := messages.told():
+        say(f"relayproxy: {told}")
+    return 0
+
+
+class _Messages:
+    """The messages of transactions, and what is to be said of those that are not as they were."""
+
+    def __init__(self, reader: Reader, *, sent: bool) -> None:
+        self.sent = sent
+        self._reader = reader
+        self._missing = self._cut_off = self._redacted = 0
+
+    def of(self, found: Iterable[Stored]) -> Iterator[tuple[Stored, Iterator[bytes]]]:
+        for stored in found:
+            message = self._reader.message(stored, sent=self.sent)
+            if message is None or (kept := stored.message) is None:
+                self._missing += 1
+                continue
+            self._cut_off += not kept.whole
+            self._redacted += not kept.exact
+            yield stored, message
+
+    def told(self) -> str:
+        """What is to be said, or nothing."""
+        missing = "left" if self.sent else "was kept"
+        said = (
+            (self._missing, f"transactions of which no message {missing}, so that it is left out"),
+            (self._cut_off, "messages that were cut off, as far as they came"),
+            (self._redacted, "messages of which something was redacted before they were kept"),
+        )
+        return "; ".join(f"{count} {what}" for count, what in said if count)
+
+
+def _write_dialog(reader: Reader, selection: Selection | None, _: _Messages, write: Write, advance: Advance) -> int:
+    from relayproxy.cli.recordings import sessions
+    from relayproxy.record.dialog import HEADING
+    from relayproxy.record.playback import dialog_lines
+
+    count = 0
+    for session in sessions(reader, selection):
+        if not count:
+            write(HEADING.encode() + b"\n")
+        for line in dialog_lines(session, reader.of_session(session.id), reader):
+            write(line.encode() + b"\n")
+        count += 1
+        advance()
+    return count
+
+
+def _write_pcapng(reader: Reader, selection: Selection | None, _: _Messages, write: Write, advance: Advance) -> int:
+    from relayproxy.cli.recordings import sessions
+    from relayproxy.record.export.pcapng import blocks, heading
+
+    count = 0
+    for session in sessions(reader, selection):
+        if not count:
+            write(heading())
+        for block in blocks(session, reader.of_session(session.id), reader, count):
+            write(block)
+        count += 1
+        advance()
+    return count
+
+
+def _write_jsonl(reader: Reader, selection: Selection | None, _: _Messages, write: Write, advance: Advance) -> int:
+    from relayproxy.cli.recordings import transactions
+
+    count = 0
+    for count, stored in enumerate(transactions(reader, selection), 1):  # noqa: B007 - how many there were
+        write(stored.document + b"\n")
+        advance()
+    return count
+
+
+def _write_mbox(
+    reader: Reader, selection: Selection | None, messages: _Messages, write: Write, advance: Advance
+) -> int:
+    from relayproxy.cli.recordings import transactions
+    from relayproxy.record.export.mailboxes import mbox
+
+    count = 0
+    for count, (stored, message) in enumerate(messages.of(transactions(reader, selection)), 1):  # noqa: B007
+        for octets in mbox(stored.record, message, sent=messages.sent):
+            write(octets)
+        advance()
+    return count
+
+
+def _write_eml(reader: Reader, selection: Selection | None, messages: _Messages, write: Write, advance: Advance) -> int:
+    from itertools import islice
+
+    from relayproxy.cli import Failed
+    from relayproxy.cli.recordings import transactions
+
+    found = [*islice(transactions(reader, selection), 2)]
+    if len(found) > 1:
+        raise Failed("expected one transaction with eml, got several; mbox and maildir take them")
+    count = 0
+    for count, (_, message) in enumerate(messages.of(found), 1):  # noqa: B007
+        for octets in message:
+            write(octets)
+        advance()
+    return count
+
+
+def _write_maildir(
+    reader: Reader, selection: Selection | None, messages: _Messages, folder: Path, advance: Advance
+) -> int:
+    from relayproxy.cli.recordings import transactions
+    from relayproxy.record.export.maildir import Maildir
+
+    maildir: Maildir | None = None
+    count = 0
+    for count, (stored, message) in enumerate(messages.of(transactions(reader, selection)), 1):  # noqa: B007
+        maildir = maildir or Maildir(folder)
+        maildir.add(stored.record, message)
+        advance()
+    return count
+
+
+_WRITERS: Final = {
+    "dialog": _write_dialog,
+    "eml": _write_eml,
+    "mbox": _write_mbox,
+    "jsonl": _write_jsonl,
+    "pcapng": _write_pcapng,
+}
+
+
+def _printed_again(path: Path) -> bytes:
+    from relayproxy.cli.recordings import parsed
+    from relayproxy.record.dialog import print_dialog
+
+    return print_dialog(parsed(path)).encode()
+
+
+@contextmanager
+def _target(path: Path | None) -> Iterator[Write]:
+    """Where octets go: standard output, or a file beside `path` that becomes it when all is written. It is the owner's alone: it holds mail."""
+    if path is None:
+        yield sys.stdout.buffer.write
+        return
+    waiting = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with os.fdopen(os.open(waiting, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            yield file.write
+            file.flush()
+            os.fsync(file.fileno())
+        waiting.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            waiting.unlink()
+        raise
+
+
+@contextmanager
+def _progress(reader: Reader, selection: Selection | None) -> Iterator[Advance]:
+    """A bar on a terminal's standard error; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from relayproxy.cli.recordings import transactions
+
+    total = sum(1 for _ in transactions(reader, selection))
+    columns = "exporting", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda: progress.advance(task)

@@ -1,0 +1,152 @@
+"""`relayproxy show [SELECT]`: recorded sessions whole: their transactions, TLS, what was changed in headers, and the dialog of both legs.
+
+What is printed is a dialog again (record/view.py). Making it does not belong here, nor other formats (export.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from relayproxy.cli.recordings import Select, Store  # noqa: TC001 - as Path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from relayproxy.record.select import Selection
+    from relayproxy.record.store.interface import Reader, Stored, StoredSession
+
+
+def show(
+    select: Select = None,
+    /,
+    *,
+    message: Annotated[bool, Parameter(negative="")] = False,
+    headers: Annotated[bool, Parameter(negative="")] = False,
+    sent: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    only: Annotated[bool, Parameter(negative="")] = False,
+    store: Store = None,
+    config: Annotated[Path | None, Parameter(name="--config")] = None,
+) -> int:
+    """Show recorded sessions.
+
+    Parameters
+    ----------
+    select
+        of which transactions or session: an id or the beginning of one, latest, a .dialog file, or an expression; default: latest
+    message
+        instead, the one message, octet for octet (on a terminal: with what it would obey escaped)
+    headers
+        instead, its header section
+    sent
+        with --message and --headers: as it left
+    json
+        instead, the records, a JSON line each
+    only
+        of the session nothing but the transaction's part
+    store
+        where they are; default: what the configuration says, else sqlite:relayproxy.db
+    config
+        the configuration, for its store; default: ./relayproxy.toml where there is one
+
+    """
+    from relayproxy.cli import Failed
+    from relayproxy.cli.recordings import NOTHING, reading, selected, transactions, write_octets
+    from relayproxy.record.select import DialogFile
+
+    if message + headers + json > 1:
+        raise Failed("expected one of --message, --headers and --json")
+    if sent and not (message or headers):
+        raise Failed("expected --sent with --message or --headers")
+    selection = selected(select or "latest")
+    if isinstance(selection, DialogFile):
+        if message or headers or json or only:
+            raise Failed(f"expected recorded transactions, got the file {selection.path}; without flags it is shown")
+        _show_file(Path(selection.path))
+        return 0
+    with reading(store, config) as reader:
+        if message or headers:
+            write_octets(_octets(reader, transactions(reader, selection), headers=headers, sent=sent))
+        elif not (_show_records if json else _show)(reader, selection, only=only):
+            raise Failed("nothing matched", NOTHING)
+    return 0
+
+
+def _show(reader: Reader, selection: Selection | None, *, only: bool) -> bool:
+    """The dialogs; whether there was any."""
+    from relayproxy.cli.recordings import has_colour, write_lines
+    from relayproxy.record.view import heading, view
+
+    colour = has_colour()
+    has_any = False
+    for session, transactions, shown in _parts(reader, selection, only=only):
+        if not has_any:
+            write_lines([heading(colour=colour)])
+            has_any = True
+        write_lines(view(session, shown, transactions, reader, colour=colour))
+    return has_any
+
+
+_Part = tuple["StoredSession", "list[Stored]", "list[Stored]"]
+
+
+def _parts(reader: Reader, selection: Selection | None, *, only: bool) -> Iterator[_Part]:
+    """What is shown: a session, or as much of it as a transaction takes; all of its transactions; those that are told of."""
+    from relayproxy.cli.recordings import session_of, sessions, transactions
+    from relayproxy.record.part import part
+
+    if not only:
+        for session in sessions(reader, selection):
+            whole = reader.of_session(session.id)
+            yield session, whole, whole
+        return
+    for stored in transactions(reader, selection):
+        whole = reader.of_session(stored.record.session)
+        yield part(session_of(reader, stored), stored, whole), whole, [stored]
+
+
+def _show_records(reader: Reader, selection: Selection | None, *, only: bool) -> bool:
+    from relayproxy.cli.recordings import sessions, transactions, write_documents
+
+    if only:
+        return write_documents(transactions(reader, selection)) > 0
+    return sum(write_documents(reader.of_session(session.id)) for session in sessions(reader, selection)) > 0
+
+
+def _octets(reader: Reader, found: Iterator[Stored], *, headers: bool, sent: bool) -> Iterator[bytes]:
+    """The one message, or its header section. Raises Failed where there is none, or are several."""
+    from itertools import islice
+
+    from relayproxy.cli import Failed
+    from relayproxy.cli.recordings import NOTHING
+
+    first = [*islice(found, 6)]
+    if not first:
+        raise Failed("nothing matched", NOTHING)
+    stored, *others = first
+    if others:
+        ids = ", ".join(one.record.transaction for one in first)
+        raise Failed(f"expected one transaction, got several: {ids}")
+    octets = _header(stored, sent=sent) if headers else reader.message(stored, sent=sent)
+    if octets is None:
+        what = "header section" if headers else "message"
+        raise Failed(f"of {stored.record.transaction} no {what} is kept{' as it left' if sent else ''}", NOTHING)
+    return octets
+
+
+def _header(stored: Stored, *, sent: bool) -> Iterator[bytes] | None:
+    kept = stored.message
+    header = None if kept is None else kept.header_sent if sent and kept.header_sent is not None else kept.header
+    return None if header is None else iter([header])
+
+
+def _show_file(path: Path) -> None:
+    from relayproxy.cli.recordings import has_colour, parsed, write_lines
+    from relayproxy.record.dialog import print_dialog
+    from relayproxy.record.view import coloured
+
+    lines = print_dialog(parsed(path)).removesuffix("\n").split("\n")
+    write_lines(map(coloured, lines) if has_colour() else lines)

@@ -1,0 +1,124 @@
+"""`relayproxy tail [SELECT]`: recorded transactions as they come, from every process that writes to the store, each once, when nothing more of it will come.
+
+Ends in good order at SIGINT and SIGTERM, and when nobody reads any more. What has been does not belong here (listing.py), but for the last few with -n.
+"""
+
+from __future__ import annotations
+
+import select as poll
+import signal
+import sys
+from pathlib import Path  # noqa: TC003 - cyclopts reads annotations when it runs
+from typing import TYPE_CHECKING, Annotated, Final
+
+from cyclopts import Parameter
+
+from relayproxy.cli.recordings import Select, Store  # noqa: TC001 - as Path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from relayproxy.record.select import Selection
+    from relayproxy.record.store.interface import Reader, Stored
+
+#: Milliseconds between looks at the store.
+PERIOD: Final = 200
+#: Ids of those that were told that are remembered: one may be written once more.
+REMEMBERED: Final = 10_000
+
+
+def tail(
+    select: Select = None,
+    /,
+    *,
+    last: Annotated[int, Parameter(name=["--last", "-n"], metavar="N")] = 0,
+    json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    store: Store = None,
+    config: Annotated[Path | None, Parameter(name="--config")] = None,
+) -> int:
+    """Show recorded transactions as they come, until Ctrl-C.
+
+    Parameters
+    ----------
+    select
+        which: an expression such as 'sender:*@example.test & !outcome:accepted', or a session's id; default: all
+    last
+        first the last N that there are
+    json
+        JSON lines, as they are where the output is no terminal
+    store
+        where they are; default: what the configuration says, else sqlite:relayproxy.db
+    config
+        the configuration, for its store; default: ./relayproxy.toml where there is one
+
+    """
+    from relayproxy.cli import Failed
+    from relayproxy.cli.recordings import has_colour, is_terminal, reading, recorded, write_documents, write_lines
+    from relayproxy.record.console import console_line
+    from relayproxy.record.select import Latest
+
+    if last < 0:
+        raise Failed(f"-n: expected 0 or more, got {last}")
+    selection = recorded(select)
+    if isinstance(selection, Latest):
+        raise Failed("expected an expression or an id, got latest; tail -n 1 begins with the latest")
+    as_json = json or not is_terminal()
+    colour = has_colour()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with reading(store, config) as reader:
+            for news in _news(reader, selection, last):
+                if as_json:
+                    write_documents(news)
+                else:
+                    write_lines(console_line(stored.record, colour=colour) for stored in news)
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+def _news(reader: Reader, selection: Selection | None, last: int) -> Iterator[list[Stored]]:
+    """What is new and final, each once, oldest first; ends when nobody reads standard output."""
+    from relayproxy.cli.recordings import only_id, transactions
+    from relayproxy.record.select import IdPrefix
+
+    if isinstance(selection, IdPrefix):
+        selection = IdPrefix(only_id(reader, selection))  # what comes later with the like is not meant
+    told: dict[str, None] = {}
+    revision = reader.revision()
+    if last:
+        earlier = transactions(reader, selection, newest_first=True, limit=last)
+        yield _once([*earlier][::-1], told)
+    while _wait():
+        now = reader.revision()
+        if now != revision:
+            yield _once(_since(reader, selection, revision), told)
+            revision = now
+
+
+def _since(reader: Reader, selection: Selection | None, revision: int) -> Iterator[Stored]:
+    from relayproxy.record.select import IdPrefix, Select
+
+    found = reader.transactions(selection if isinstance(selection, Select) else None, after_revision=revision)
+    if not isinstance(selection, IdPrefix):
+        yield from found
+        return
+    for stored in found:
+        if selection.text in (stored.record.transaction, stored.record.session):
+            yield stored
+
+
+def _once(found: Iterable[Stored], told: dict[str, None]) -> list[Stored]:
+    news = [stored for stored in found if stored.final and stored.record.transaction not in told]
+    told.update(dict.fromkeys(stored.record.transaction for stored in news))
+    while len(told) > REMEMBERED:
+        del told[next(iter(told))]
+    return news
+
+
+def _wait() -> bool:
+    """A moment; False as soon as nobody reads standard output (a pipe whose reader has gone says so by itself)."""
+    output = poll.poll()
+    output.register(1, 0)
+    return not output.poll(PERIOD)

@@ -1,0 +1,94 @@
+"""`relayproxy tail` as a process: what another process writes comes out once, when it is final; signals and pipes end it in good order."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING
+
+import pytest
+from stored import kept_in, message, record, reopened, session
+
+from relayproxy.record.store.interface import TransactionWrite
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.slow
+
+
+@contextmanager
+def tailing(store: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(
+        [sys.executable, "-m", "relayproxy", "tail", "--store", f"sqlite:{store}", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def next_id(output: IO[bytes] | None) -> str:
+    assert output
+    return str(json.loads(output.readline())["transaction"])
+
+
+def test_each_comes_once_when_it_is_final(tmp_path: Path) -> None:
+    store = tmp_path / "relayproxy.db"
+    kept_in(
+        store,
+        TransactionWrite(record("S1", "T0"), None, final=True),
+        TransactionWrite(record("S1", "T1"), None, final=True),
+    )
+    with tailing(store, "-n", "1") as process:
+        assert next_id(process.stdout) == "T1"
+        with reopened(store) as backend:
+            backend.write([TransactionWrite(record("S1", "T2", outcome="unknown"), message())], durable=False)
+            backend.write([TransactionWrite(record("S1", "T3"), message(), final=True)], durable=False)
+            assert next_id(process.stdout) == "T3"
+            backend.write([TransactionWrite(record("S1", "T2"), None, final=True)], durable=False)
+            assert next_id(process.stdout) == "T2"
+            backend.write([TransactionWrite(record("S1", "T3"), None, final=True)], durable=False)
+            backend.write([TransactionWrite(record("S1", "T4"), None, final=True)], durable=False)
+            assert next_id(process.stdout) == "T4"
+
+
+def test_a_session_s_alone(tmp_path: Path) -> None:
+    store = tmp_path / "relayproxy.db"
+    kept_in(store, session([]), TransactionWrite(record("S1", "T1"), None, final=True))
+    with tailing(store, "s1", "-n", "9") as process:
+        assert next_id(process.stdout) == "T1"
+        kept_in(store, TransactionWrite(record("S2", "T2"), None, final=True))
+        kept_in(store, TransactionWrite(record("S1", "T3"), None, final=True))
+        assert next_id(process.stdout) == "T3"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_it(number: signal.Signals, tmp_path: Path) -> None:
+    store = tmp_path / "relayproxy.db"
+    kept_in(store, TransactionWrite(record("S1", "T1"), None, final=True))
+    with tailing(store, "-n", "1") as process:
+        next_id(process.stdout)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=20)
+        assert (process.returncode, errors) == (0, b"")
+
+
+def test_it_ends_when_nobody_reads_though_nothing_comes(tmp_path: Path) -> None:
+    store = tmp_path / "relayproxy.db"
+    kept_in(store, TransactionWrite(record("S1", "T1"), None, final=True))
+    with tailing(store, "-n", "1") as process:
+        next_id(process.stdout)
+        assert process.stdout
+        process.stdout.close()
+        assert process.wait(timeout=20) == 0
+        assert process.stderr
+        assert process.stderr.read() == b""
