@@ -110,15 +110,10 @@ class Recording:
     async def before_dot(self, record: TransactionRecord, message: Message | None, *, durable: bool = False) -> None:
         """Have it in the store, as far as it is known: what is written is what is left of it if we end now. Raises RecordError.
 
+        Its wire follows with its outcome: it is not waited for.
         `durable`: nobody else will have it, so it has to survive power loss.
         """
-        wire = self._wire()
-        try:
-            await self._recorder.writer.commit([*wire, TransactionWrite(record, message)], durable=durable)
-        except RecordError:
-            for write in wire:
-                self._recorder.writer.put(write)
-            raise
+        await self._recorder.writer.commit([TransactionWrite(record, message)], durable=durable)
 
     def told(self, record: TransactionRecord, message: Message | None = None) -> None:
         """It is over. Never waits, never fails."""

@@ -45,38 +45,35 @@ Span = tuple[int, int]
 class SessionTape:
     """Both legs of one session: what has gathered since `take`."""
 
-    __slots__ = ("_entries", "_has_empty", "_taken", "client", "hidden", "octets", "upstream")
+    __slots__ = ("_has_empty", "_taken", "client", "entries", "hidden", "octets", "upstream")
 
     def __init__(self, now: Callable[[], float], hidden: Callable[[bytes], list[Span]] | None = None) -> None:
         """`now`: seconds since the session began; `hidden`: which octets of lines are blanked besides secrets (privacy.py)."""
-        self._entries: list[WireEntry] = []
+        #: What has gathered; always the same list.
+        self.entries: list[WireEntry] = []
         self._has_empty = False
         self._taken = 0  # entries before the first of these
-        #: Octets that entries hold, about.
+        #: Octets that have come meanwhile, mail data included: what is held is not more than about that.
         self.octets = 0
         self.hidden = hidden
         self.client = LegTape(self, "C", now)
         self.upstream = LegTape(self, "U", now)
 
-    def add(self, entry: WireEntry, octets: int = 0) -> None:
-        self._entries.append(entry)
-        self.octets += octets + 32
-
     def place(self) -> int:
         """Where the entry is that was added last; until `take` another may take its place."""
-        return self._taken + len(self._entries) - 1
+        return self._taken + len(self.entries) - 1
 
     def at(self, place: int) -> WireEntry | None:
         """What is there; None where it was taken."""
         index = place - self._taken
-        return self._entries[index] if 0 <= index < len(self._entries) else None
+        return self.entries[index] if 0 <= index < len(self.entries) else None
 
     def replace(self, place: int, entry: WireEntry) -> None:
-        self._entries[place - self._taken] = entry
+        self.entries[place - self._taken] = entry
 
     def cut_off(self, leg: Leg, arrow: Arrow, octets: int) -> None:
         """Take so many octets from the end of what went this way."""
-        entries = self._entries
+        entries = self.entries
         at = len(entries)
         while octets and at:
             at -= 1
@@ -90,9 +87,10 @@ class SessionTape:
 
     def take(self) -> bytes | None:
         """What has gathered, encoded; None where that is nothing."""
-        if not self._entries:
+        if not self.entries:
             return None
-        entries, self._entries = self._entries, []
+        entries = self.entries[:]
+        self.entries.clear()
         self._taken += len(entries)
         if self._has_empty:
             entries = [entry for entry in entries if isinstance(entry, WireEvent) or _size(entry)]
@@ -109,6 +107,8 @@ class LegTape:
         "_at_line_start",
         "_data",
         "_data_said",
+        "_entries",
+        "_from_us",
         "_leg",
         "_now",
         "_out_of_step",
@@ -116,17 +116,23 @@ class LegTape:
         "_pending",
         "_pieces",
         "_session",
+        "_to_us",
         "_waiting",
         "transaction",
     )
 
     def __init__(self, session: SessionTape, leg: Leg, now: Callable[[], float]) -> None:
         self._session = session
+        self._entries = session.entries
         self._leg: Leg = leg
+        self._to_us: Arrow = ">" if leg == "C" else "<"
+        self._from_us: Arrow = "<" if leg == "C" else ">"
         self._now = now
         #: Whose message the mail data is; "": nobody's, it was refused.
         self.transaction = ""
-        self._pending: list[tuple[int, bytes]] = []  # reads, or what is left of them, that were not told to be anything
+        self._pending: list[
+            tuple[float, bytes]
+        ] = []  # reads, or what is left of them, that were not told to be anything
         self._waiting = 0  # octets in them
         self._out_of_step = False  # there was an AUTH, and no MAIL since: what is no command may be a line meant for it
         self._pieces = 0
@@ -134,9 +140,6 @@ class LegTape:
         self._over = False  # the peer's end was told
         self._data_said = 0  # octets of the message that is being sent
         self._at_line_start = True  # so far they end a line
-
-    def _time(self) -> int:
-        return int(self._now() * 1e6)
 
     def event(self, name: EventName, *arguments: str, by_us: bool = False) -> None:
         """Something happened to the connection."""
@@ -148,7 +151,7 @@ class LegTape:
             self._over = True
         elif name == "close":
             self.forget()
-        self._session.add(WireEvent(self._time(), self._leg, name, arguments, by_us))
+        self._entries.append(WireEvent(_microseconds(self._now()), self._leg, name, arguments, by_us))
 
     def forget(self) -> None:
         """Nothing of what came and was not read will be."""
@@ -163,40 +166,44 @@ class LegTape:
     # smtp.tape.Tape
 
     def came(self, octets: bytes) -> None:
-        if octets:
-            self._pending.append((self._time(), octets))
-            self._waiting += len(octets)
+        self._pending.append((self._now(), octets))
+        self._waiting += len(octets)
+        self._session.octets += len(octets)
 
     def read(self, unread: int, kind: Kind = "plain") -> None:
-        count = self._waiting - unread
-        if count <= 0:
+        if self._waiting <= unread:
             return
-        pieces = self._take(count)
-        arrow: Arrow = ">" if self._leg == "C" else "<"
+        if kind == "mail" and not self._out_of_step:
+            kind = "plain" if b"AUTH" not in b"".join([octets for _, octets in self._pending]).upper() else kind
+        pieces = self._take(unread)
         if kind == "plain" and self._session.hidden is None:
             self._data = None
             for time, octets in pieces:
-                self._session.add(WireOctets(time, self._leg, arrow, octets), len(octets))
+                self._entries.append(WireOctets(int(time * 1e6), self._leg, self._to_us, octets))
             return
-        self._add(pieces, arrow, self._spans(b"".join([octets for _, octets in pieces]), kind))
+        self._add(pieces, self._to_us, self._spans(b"".join([octets for _, octets in pieces]), kind))
 
     def read_data(self, unread: int, *, chunk: bool = False, dots: Sequence[int] = ()) -> None:
-        count = self._waiting - unread
-        if count > 0:
-            for time, octets in self._take(count):
+        if self._waiting > unread:
+            for time, octets in self._take(unread):
                 self._add_data(time, len(octets), chunk=chunk, dots=tuple(dots))
                 dots = ()
 
     def said(self, octets: bytes, kind: Kind = "plain") -> None:
-        arrow: Arrow = "<" if self._leg == "C" else ">"
-        spans = [] if kind == "plain" and self._session.hidden is None else self._spans(octets, kind)
-        self._add([(self._time(), octets)], arrow, spans)
+        if kind == "mail" and not self._out_of_step and b"AUTH" not in octets.upper():
+            kind = "plain"
+        if kind == "plain" and self._session.hidden is None:
+            if self._leg == "U":
+                self._data = None
+            self._entries.append(WireOctets(int(self._now() * 1e6), self._leg, self._from_us, octets))
+            return
+        self._add([(self._now(), octets)], self._from_us, self._spans(octets, kind))
 
     def said_data(self, octets: bytes, *, end: bool = False) -> None:
         dots = () if end else self._odd_dots(octets)
         self._data_said += len(octets)
         self._at_line_start = octets.endswith(b"\r\n")
-        self._add_data(self._time(), len(octets), dots=dots)
+        self._add_data(self._now(), len(octets), dots=dots)
 
     def _odd_dots(self, octets: bytes) -> tuple[int, ...]:
         """What the client's own stuffing put there passes as it came (PROTOCOL §1.5). A dot is never the last octet of a piece."""
@@ -210,14 +217,14 @@ class LegTape:
 
     # Entries.
 
-    def _take(self, count: int) -> list[tuple[int, bytes]]:
-        """The first so many octets that wait, in their reads."""
+    def _take(self, unread: int) -> list[tuple[float, bytes]]:
+        """The octets that wait, but for the last so many, in their reads."""
         pending = self._pending
-        self._waiting -= count
-        if self._waiting == 0:
-            self._pending = []
+        if not unread:
+            self._pending, self._waiting = [], 0
             return pending
-        taken: list[tuple[int, bytes]] = []
+        count, self._waiting = self._waiting - unread, unread
+        taken: list[tuple[float, bytes]] = []
         while count and count >= len(pending[0][1]):
             count -= len(pending[0][1])
             taken.append(pending.pop(0))
@@ -227,9 +234,9 @@ class LegTape:
             pending[0] = time, octets[count:]
         return taken
 
-    def _add(self, pieces: list[tuple[int, bytes]], arrow: Arrow, spans: list[Span]) -> None:
+    def _add(self, pieces: list[tuple[float, bytes]], arrow: Arrow, spans: list[Span]) -> None:
         """Pieces of lines, with these spans of their octets, joined, blanked."""
-        if (arrow == ">") == (self._leg == "C") or self._leg == "U":
+        if arrow == ">":
             self._data = None  # what follows is mail data again, and behind them
         start = 0
         for time, octets in pieces:
@@ -238,23 +245,23 @@ class LegTape:
                 (max(at, start), min(at + length, end)) for at, length in spans if at < end and at + length > start
             ]
             kept, gaps = _cut(octets, [(first - start, last - first) for first, last in inside])
-            self._session.add(WireOctets(time, self._leg, arrow, kept, gaps), len(kept))
+            self._entries.append(WireOctets(_microseconds(time), self._leg, arrow, kept, gaps))
             start = end
 
-    def _add_data(self, time: int, octets: int, *, chunk: bool = False, dots: tuple[int, ...] = ()) -> None:
-        session = self._session
-        last = None if self._data is None else session.at(self._data)
-        if (
-            self._data is not None
-            and isinstance(last, WireData)
-            and (last.leg, last.transaction, last.chunk) == (self._leg, self.transaction, chunk)
-            and (time - last.time < CLOSE or self._pieces >= PIECES)
-        ):
-            merged = WireData(last.time, self._leg, last.octets + octets, self.transaction, chunk, last.dots + dots)
-            session.replace(self._data, merged)
-            return
+    def _add_data(self, seconds: float, octets: int, *, chunk: bool = False, dots: tuple[int, ...] = ()) -> None:
+        session, time = self._session, _microseconds(seconds)
+        if self._data is not None:
+            last = session.at(self._data)
+            if (
+                isinstance(last, WireData)
+                and (last.leg, last.transaction, last.chunk) == (self._leg, self.transaction, chunk)
+                and (time - last.time < CLOSE or self._pieces >= PIECES)
+            ):
+                merged = WireData(last.time, self._leg, last.octets + octets, self.transaction, chunk, last.dots + dots)
+                session.replace(self._data, merged)
+                return
         self._pieces += 1
-        session.add(WireData(time, self._leg, octets, self.transaction, chunk, dots))
+        self._entries.append(WireData(time, self._leg, octets, self.transaction, chunk, dots))
         self._data = session.place()
 
     # What is blanked.
@@ -293,6 +300,10 @@ class LegTape:
                 return spans
             case _:
                 return [(0, len(content))] if self._leg == "C" or self._out_of_step else []
+
+
+def _microseconds(seconds: float) -> int:
+    return int(seconds * 1e6)
 
 
 def _arrow(entry: WireOctets | WireData) -> Arrow:
