@@ -217,8 +217,9 @@ def run(*arguments: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_on_a_terminal_list_is_a_table_and_show_is_coloured_and_obeyed_by_none() -> None:
-    for arguments, expected in ((("list",), b"\x1b[31mrejected  \x1b[m"), (("show", "01BT1"), b"\x1b[32mU< 250 2.0.0 queued\x1b[m"), (("show", "01BT1", "--message"), b"Subject: hi")):  # fmt: skip
+def test_on_a_terminal_list_is_a_table_and_show_is_coloured_and_obeyed_by_none(store: Path) -> None:
+    kept_in(store, TransactionWrite(record("01DS4", "01DT4"), message(HEADER + b"X: \x1b[5mblink\r\n"), final=True))
+    for arguments, expected in ((("list",), b"\x1b[31mrejected  \x1b[m"), (("show", "01BT1"), b"\x1b[32mU< 250 2.0.0 queued\x1b[m"), (("show", "01DT4", "--message"), b"X: \\x1b[5mblink"), (("show", "01DT4", "--headers"), b"X: \\x1b[5mblink")):  # fmt: skip
         ours, its = pty.openpty()
         environ = {**os.environ, "NO_COLOR": ""}
         subprocess.run(run(*arguments), stdout=its, stdin=subprocess.DEVNULL, check=True, timeout=30, env=environ)
@@ -232,6 +233,7 @@ def test_on_a_terminal_list_is_a_table_and_show_is_coloured_and_obeyed_by_none()
             shown += octets
         os.close(ours)
         assert expected in shown
+        assert b"\x1b[5m" not in shown
 
 
 @pytest.mark.slow
