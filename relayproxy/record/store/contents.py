@@ -7,8 +7,9 @@ silence. Where files are and who removes them does not belong here (bodies.py).
 from __future__ import annotations
 
 import sys
+from functools import partial
 from hashlib import sha256
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, Final
 
 if sys.version_info >= (3, 14):
     from compression.zstd import ZstdCompressor, ZstdDecompressor, ZstdError
@@ -17,6 +18,7 @@ else:
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 __all__ = ["PIECE", "RAW", "ZSTD", "Packer", "ZstdCompressor", "pieces", "unpack"]
 
@@ -50,9 +52,16 @@ def unpack(form: int, octets: bytes) -> bytes:
     return b"".join(_expanded(form, iter((octets,))))
 
 
-def pieces(form: int, source: bytes | BinaryIO, *, size: int, digest: bytes) -> Iterator[bytes]:
+def pieces(form: int, source: bytes | Path, *, size: int, digest: bytes) -> Iterator[bytes]:
     """What was packed, in pieces, of octets or of a file. Raises ValueError at the end, or before, where it is not what was put in; OSError."""
-    blocks = iter((source,)) if isinstance(source, bytes) else iter(lambda: source.read(PIECE), b"")
+    if isinstance(source, bytes):
+        yield from _checked(form, iter((source,)), size, digest)
+        return
+    with source.open("rb") as file:
+        yield from _checked(form, iter(partial(file.read, PIECE), b""), size, digest)
+
+
+def _checked(form: int, blocks: Iterator[bytes], size: int, digest: bytes) -> Iterator[bytes]:
     seen, hashed = 0, sha256()
     for piece in _expanded(form, blocks):
         hashed.update(piece)

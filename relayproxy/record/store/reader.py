@@ -18,8 +18,11 @@ import msgspec
 from relayproxy.record.report import TransactionRecord
 from relayproxy.record.store.connection import is_still, open_to_read, store_error
 from relayproxy.record.store.contents import pieces, unpack
+from relayproxy.record.store.index import text_of
 from relayproxy.record.store.interface import Kept, Stored, StoredSession, StoreError
 from relayproxy.record.store.rows import header_sent
+from relayproxy.record.store.sql import FUNCTIONS
+from relayproxy.record.store.sql import compile as compile_
 from relayproxy.record.wire import in_order
 
 if TYPE_CHECKING:
@@ -72,6 +75,8 @@ class SqliteReader:
         self._path = path
         self._bodies = bodies
         self._connection, self._immutable = open_to_read(path, patience=_PATIENCE)
+        for name, function in FUNCTIONS.items():
+            self._connection.create_scalar_function(name, function, deterministic=True)
 
     def transactions(
         self,
@@ -90,13 +95,13 @@ class SqliteReader:
             if left == 0:
                 return
 
-    def _selected(self, select: Select | None, *, newest_first: bool, after_revision: int) -> Iterator[Stored]:  # noqa: ARG002 - not an expression yet
-        condition, parameters = "1", ()
+    def _selected(self, select: Select | None, *, newest_first: bool, after_revision: int) -> Iterator[Stored]:
+        condition, parameters = ("1", ()) if select is None else compile_(select)
         order, beyond = ("DESC", "<") if newest_first else ("ASC", ">")
         # Who asks for what is new asks again, from the newest that it was given: nothing may be given that is newer than what was passed over.
         until = self.revision() if after_revision else _NO_END
         numbers = (
-            f"SELECT number FROM transactions WHERE {condition} AND revision > ? AND revision <= ?"
+            f"SELECT number FROM transactions WHERE ({condition}) AND revision > ? AND revision <= ?"
             f" AND (time, number) {beyond} (?, ?) ORDER BY time {order}, number {order} LIMIT {_PAGE}"
         )
         query = _COLUMNS.format(numbers=numbers, order=order)
@@ -104,7 +109,9 @@ class SqliteReader:
         while True:
             page = self._rows(query, (*parameters, after_revision, until, *place))
             for row in page:
-                yield self._stored(row)
+                stored = self._stored(row)
+                if select is None or select.matches(_Facts(self, stored)):
+                    yield stored
             if len(page) < _PAGE:
                 return
             place = page[-1].time, page[-1].number
@@ -168,11 +175,7 @@ class SqliteReader:
             raise StoreError(f"{self._path}: the body {digest.hex()} is not there any more")
         size, form, octets, name = row
         try:
-            if octets is not None:
-                yield from pieces(form, octets, size=size, digest=digest)
-                return
-            with (self._bodies / name).open("rb") as file:
-                yield from pieces(form, file, size=size, digest=digest)
+            yield from pieces(form, self._bodies / name if octets is None else octets, size=size, digest=digest)
         except FileNotFoundError as error:
             raise StoreError(
                 f"{self._bodies / name} is not there any more, and with it the body {digest.hex()}"
@@ -220,6 +223,24 @@ class SqliteReader:
             raise store_error(error, self._connection, self._path) from error
         if self._immutable and not is_still(self._path):
             raise StoreError(f"{self._path} was opened by somebody else who writes while it was read: try again")
+
+
+class _Facts:
+    """A transaction, as an expression asks for it: the body is read only where it is asked for."""
+
+    def __init__(self, reader: SqliteReader, stored: Stored) -> None:
+        self.record = stored.record
+        self._reader = reader
+        self._kept = stored.message
+
+    def header_section(self) -> bytes | None:
+        return None if self._kept is None else self._kept.header
+
+    def body_text(self) -> str:
+        kept = self._kept
+        if kept is None or kept.header is None or kept.body is None:
+            return ""
+        return text_of(kept.header, self._reader.body(kept.body))
 
 
 #: More than any time or revision.

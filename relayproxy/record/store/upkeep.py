@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import apsw
 
+from relayproxy.record.store.index import index_some
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -82,7 +84,7 @@ class Upkeep:
         """A piece; whether there is more. `busy`: writes come all the time, so only retention."""
         if self._retention(connection) or busy:
             return True
-        return self._sweep(connection) or self._give_back(connection)
+        return self._sweep(connection) or index_some(connection, self._bodies.folder) or self._give_back(connection)
 
     # Retention.
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from stored_things import HEADER, NOW, RECEIVED, SECOND, body, ids, message, record, session, transaction, whole
 
 from relayproxy.record.report import encode
+from relayproxy.record.select import parse
 from relayproxy.record.store.interface import Message, RecordError, StoreError, TransactionWrite
 from relayproxy.record.store.spool import Spool
 from relayproxy.record.store.sqlite import Keep
@@ -271,6 +272,60 @@ class StoreContract:
             assert first.record.transaction == "T000"
             assert rest[-1] == "T999"
 
+    @pytest.mark.parametrize(
+        ("expression", "found"),
+        [
+            ("sender:a@example.com", ["T1", "T2", "T3"]),
+            ("outcome:accepted", ["T1", "T3"]),
+            ("!outcome:accepted & size:>50B", ["T2"]),
+            ("subject:/^in.?voice/", ["T1"]),
+            ("recipient:*@customer.example & sent.recipient:b@x", ["T1", "T2", "T3"]),
+            ("header.X-Colour:red", ["T3"]),
+            ("text:invoice", ["T1", "T2"]),
+            ('text:"thousand PENGUINS" | text:"straße"', ["T2", "T3"]),
+            ("!text:penguins", ["T1", "T3"]),
+            ("text:penguin", []),
+            ("since:1h", ["T1", "T3"]),
+            ("client:10.0.0.0/8 & auth:app", ["T1", "T2", "T3"]),
+            ("session:S1", ["T1", "T2", "T3"]),
+        ],
+    )
+    def test_an_expression_finds_what_matches_with_an_index_and_without(
+        self, store: Any, expression: str, found: list[str]
+    ) -> None:
+        with closing(store.backend()) as backend, store.reader() as reader:
+            backend.write(
+                [
+                    transaction("T1", b"Please pay.\r\n", subject="Invoice 7"),
+                    transaction(
+                        "T2",
+                        b"An invoice for a thousand penguins." + b" and so on" * 9000 + noise(70_000),
+                        outcome="rejected",
+                        at=NOW - DAY,
+                    ),
+                    TransactionWrite(record("T3"), message("Straße 5\r\n".encode(), b"X-Colour: red\r\n"), final=True),
+                ],
+                durable=False,
+            )
+            select = parse(expression, now=NOW)
+            assert sorted(ids(reader, select=select)) == found
+            done(backend)
+            assert sorted(ids(reader, select=select)) == found
+            assert (
+                ids(reader, select=select, newest_first=True, limit=1)
+                == ids(reader, select=select, newest_first=True)[:1]
+            )
+
+    def test_words_go_when_the_message_does(self, store: Any) -> None:
+        with closing(store.backend()) as backend, store.reader() as reader:
+            backend.write([transaction("T1", b"penguins"), transaction("T2", None, final=False)], durable=False)
+            done(backend)
+            backend.write([transaction("T1", b"walruses")], durable=False)
+            for _ in range(2):
+                assert ids(reader, select=parse("text:penguins", now=NOW)) == []
+                assert ids(reader, select=parse("text:walruses", now=NOW)) == ["T1"]
+                done(backend)
+
     # Several at once.
 
     def test_two_may_write_at_once(self, store: Any) -> None:
@@ -344,7 +399,7 @@ class StoreContract:
             assert reader.session("S3") is not None
 
     def test_where_there_is_too_much_the_oldest_go_and_no_more_than_needed(self, store: Any) -> None:
-        with closing(store.backend(keep=Keep(bytes=1_000_000))) as backend, store.reader() as reader:
+        with closing(store.backend(keep=Keep(bytes=1_100_000))) as backend, store.reader() as reader:
             for number in range(8):
                 backend.write(
                     [transaction(f"T{number}", noise(200_000, number), at=NOW + number * SECOND)], durable=False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import closing, contextmanager
 from hashlib import sha256
@@ -33,18 +34,20 @@ def store(tmp_path: Path) -> SqliteStore:
 
 
 @contextmanager
-def mounted(folder: Path, options: str) -> Iterator[Path]:
-    """A small file system of its own."""
+def mounted(options: str) -> Iterator[Path]:
+    """A small file system of its own; not in pytest's folder, which could not be removed should we be killed."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount")
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(prefix="relayproxy-"))
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", folder], capture_output=True, check=False)
     if done.returncode:
+        folder.rmdir()
         pytest.skip(f"cannot mount here: {done.stderr.decode().strip()}")
     try:
         yield folder
     finally:
         subprocess.run(["umount", "-l", folder], check=True)
+        folder.rmdir()
 
 
 def read_only(folder: Path) -> None:
@@ -187,8 +190,8 @@ def test_a_body_that_was_altered_is_an_error(store: SqliteStore) -> None:
 # Where nothing can be written.
 
 
-def test_a_store_on_a_read_only_file_system_is_read(tmp_path: Path) -> None:
-    with mounted(tmp_path / "disk", "size=4m") as disk:
+def test_a_store_on_a_read_only_file_system_is_read() -> None:
+    with mounted("size=4m") as disk:
         store = open_store(f"sqlite:{disk}/store.db")
         with closing(store.backend()) as backend:
             backend.write([transaction("T1", noise(100_000))], durable=True)
@@ -202,7 +205,7 @@ def test_a_store_on_a_read_only_file_system_is_read(tmp_path: Path) -> None:
 
 
 def test_a_store_that_was_not_closed_is_not_guessed_at_where_nothing_can_be_written(tmp_path: Path) -> None:
-    with mounted(tmp_path / "disk", "size=4m") as disk:
+    with mounted("size=4m") as disk:
         store = open_store(f"sqlite:{tmp_path}/store.db")
         with closing(store.backend()) as backend:
             backend.write([transaction("T1")], durable=True)
@@ -213,8 +216,8 @@ def test_a_store_that_was_not_closed_is_not_guessed_at_where_nothing_can_be_writ
             open_store(f"sqlite:{disk}/store.db").reader()
 
 
-async def test_a_full_disk_is_told_as_such_and_nothing_is_left_of_what_did_not_fit(tmp_path: Path) -> None:
-    with mounted(tmp_path / "disk", "size=4m") as disk:
+async def test_a_full_disk_is_told_as_such_and_nothing_is_left_of_what_did_not_fit() -> None:
+    with mounted("size=4m") as disk:
         store = open_store(f"sqlite:{disk}/store.db")
         alarm = Alarm()
         writer = Writer(store.backend(), alarm=alarm)
