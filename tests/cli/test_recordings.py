@@ -62,6 +62,14 @@ def test_list_gives_the_records_the_newest_last(capsysbinary: pytest.CaptureFixt
     assert ids(out(capsysbinary, "list", "01as1")) == ["01BT1"]
 
 
+def test_an_expression_chooses(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert ids(out(capsysbinary, "list", "outcome:rejected | sender:nobody")) == ["01BT2"]
+    assert ids(out(capsysbinary, "export", "!outcome:rejected", "--format", "jsonl")) == ["01BT1"]
+    assert b"01AS2" not in out(capsysbinary, "show", "outcome:accepted")
+    assert out(capsysbinary, "list", "sender:nobody") == b""
+    assert out(capsysbinary, "show", "sender:nobody", status=1) == b"relayproxy: nothing matched\n"
+
+
 def test_list_of_nothing_is_no_failure(capsysbinary: pytest.CaptureFixture[bytes], tmp_path: Path) -> None:
     kept_in(tmp_path / "empty.db")
     assert out(capsysbinary, "list", "--store", "sqlite:empty.db") == b""
@@ -262,6 +270,5 @@ def test_a_quick_look_imports_nothing_slow(verb: str) -> None:
         "relayproxy.cli.config",
         "relayproxy.tls.facts",
         "rich.table",
-        "re2",
     }
     assert slow & set(done.stderr.split()) == set()
