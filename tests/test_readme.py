@@ -14,6 +14,7 @@ import pytest
 from dialog_runner import play
 
 from relayproxy.cli.config import load
+from relayproxy.record.dialog import parse, print_dialog
 from relayproxy.record.report import schema
 
 HERE = Path(__file__).parent
@@ -41,7 +42,9 @@ def test_the_record_fits_its_schema() -> None:
 
 def command_lines() -> list[str]:
     section = README.split("## Command line\n")[1].split("\n## ")[0]
-    return [line.strip() for line in section.splitlines() if line.startswith("    relayproxy ")]
+    recordings = (ROOT / "relayproxy" / "record" / "README.md").read_text(encoding="utf-8")
+    lines = [*section.splitlines(), *recordings.splitlines()]
+    return [line.partition(" #")[0].strip() for line in lines if line.startswith("    relayproxy ")]
 
 
 @pytest.mark.parametrize("line", command_lines())
@@ -81,3 +84,8 @@ def test_the_house_names_its_modules(room: str) -> None:
 def test_the_example_of_a_dialog_passes() -> None:
     (text,) = [block for block in blocks((HERE / "README.md").read_text(encoding="utf-8"), "") if "dialog 1" in block]
     play(text)
+
+
+def test_the_example_of_a_recorded_dialog_is_one() -> None:
+    (text,) = blocks((ROOT / "relayproxy" / "record" / "README.md").read_text(encoding="utf-8"), "")
+    assert print_dialog(parse(text)) == text

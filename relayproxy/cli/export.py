@@ -8,17 +8,17 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - cyclopts reads annotations when it runs
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from cyclopts import Parameter
 
-from relayproxy.cli.recordings import Select, Store  # noqa: TC001 - as Path
+from relayproxy.cli.recordings import SelectText, StoreUrl  # noqa: TC001 - as Path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from relayproxy.record.select import Selection
+    from relayproxy.cli.recordings import Named
     from relayproxy.record.store.interface import Reader, Stored
 
     Advance = Callable[[], None]
@@ -31,14 +31,14 @@ MESSAGES: Final = frozenset({"eml", "mbox", "maildir"})
 
 
 def export(
-    select: Select = None,
+    select: SelectText = None,
     /,
     *,
     format_: Annotated[Format, Parameter(name="--format")],
     output: Annotated[Path | None, Parameter(metavar="PATH")] = None,
     sent: Annotated[bool, Parameter(negative="")] = False,
     force: Annotated[bool, Parameter(negative="")] = False,
-    store: Store = None,
+    store: StoreUrl = None,
     config: Annotated[Path | None, Parameter(name="--config")] = None,
 ) -> int:
     """Export recordings.
@@ -62,8 +62,7 @@ def export(
 
     """
     from relayproxy.cli import Failed, in_words, say
-    from relayproxy.cli.recordings import NOTHING, reading, recorded, selected
-    from relayproxy.record.select import DialogFile
+    from relayproxy.cli.recordings import NOTHING, dialog_file, reading, recorded, selected
 
     if sent and format_ not in MESSAGES:
         raise Failed(f"expected --sent with eml, mbox or maildir, got it with {format_}")
@@ -71,18 +70,18 @@ def export(
         raise Failed("expected --output with maildir: a folder")
     if output is not None and format_ != "maildir" and os.path.lexists(output) and not force:
         raise Failed(f"{output} is there already; --force writes over it")
-    if format_ == "dialog" and isinstance(file := selected(select), DialogFile):
+    if format_ == "dialog" and (file := dialog_file(selected(select))) is not None:
         with in_words(), _target(output) as write:
-            write(_printed_again(Path(file.path)))
+            write(_printed_again(file))
         return 0
-    selection = recorded(select)
-    with reading(store, config) as reader, in_words(), _progress(reader, selection) as advance:
+    named = recorded(select)
+    with reading(store, config) as reader, in_words(), _progress(reader, named) as advance:
         messages = _Messages(reader, sent=sent)
         if output is not None and format_ == "maildir":
-            count = _write_maildir(reader, selection, messages, output, advance)
+            count = _write_maildir(reader, named, messages, output, advance)
         else:
             with _target(output) as write:
-                count = _WRITERS[format_](reader, selection, messages, write, advance)
+                count = _WRITERS[format_](reader, named, messages, write, advance)
                 if not count:
                     raise Failed(messages.told() or "nothing matched", NOTHING)
     if not count:
@@ -121,13 +120,13 @@ class _Messages:
         return "; ".join(f"{count} {what}" for count, what in said if count)
 
 
-def _write_dialog(reader: Reader, selection: Selection | None, _: _Messages, write: Write, advance: Advance) -> int:
+def _write_dialog(reader: Reader, named: Named, _: _Messages, write: Write, advance: Advance) -> int:
     from relayproxy.cli.recordings import sessions
     from relayproxy.record.dialog import HEADING
     from relayproxy.record.playback import dialog_lines
 
     count = 0
-    for session in sessions(reader, selection):
+    for session in sessions(reader, named):
         if not count:
             write(HEADING.encode() + b"\n")
         for line in dialog_lines(session, reader.of_session(session.id), reader):
@@ -137,12 +136,12 @@ def _write_dialog(reader: Reader, selection: Selection | None, _: _Messages, wri
     return count
 
 
-def _write_pcapng(reader: Reader, selection: Selection | None, _: _Messages, write: Write, advance: Advance) -> int:
+def _write_pcapng(reader: Reader, named: Named, _: _Messages, write: Write, advance: Advance) -> int:
     from relayproxy.cli.recordings import sessions
     from relayproxy.record.export.pcapng import blocks, heading
 
     count = 0
-    for session in sessions(reader, selection):
+    for session in sessions(reader, named):
         if not count:
             write(heading())
         for block in blocks(session, reader.of_session(session.id), reader, count):
@@ -152,37 +151,35 @@ def _write_pcapng(reader: Reader, selection: Selection | None, _: _Messages, wri
     return count
 
 
-def _write_jsonl(reader: Reader, selection: Selection | None, _: _Messages, write: Write, advance: Advance) -> int:
+def _write_jsonl(reader: Reader, named: Named, _: _Messages, write: Write, advance: Advance) -> int:
     from relayproxy.cli.recordings import transactions
 
     count = 0
-    for count, stored in enumerate(transactions(reader, selection), 1):  # noqa: B007 - how many there were
+    for count, stored in enumerate(transactions(reader, named), 1):  # noqa: B007 - how many there were
         write(stored.document + b"\n")
         advance()
     return count
 
 
-def _write_mbox(
-    reader: Reader, selection: Selection | None, messages: _Messages, write: Write, advance: Advance
-) -> int:
+def _write_mbox(reader: Reader, named: Named, messages: _Messages, write: Write, advance: Advance) -> int:
     from relayproxy.cli.recordings import transactions
     from relayproxy.record.export.mailboxes import mbox
 
     count = 0
-    for count, (stored, message) in enumerate(messages.of(transactions(reader, selection)), 1):  # noqa: B007
+    for count, (stored, message) in enumerate(messages.of(transactions(reader, named)), 1):  # noqa: B007
         for octets in mbox(stored.record, message, sent=messages.sent):
             write(octets)
         advance()
     return count
 
 
-def _write_eml(reader: Reader, selection: Selection | None, messages: _Messages, write: Write, advance: Advance) -> int:
+def _write_eml(reader: Reader, named: Named, messages: _Messages, write: Write, advance: Advance) -> int:
     from itertools import islice
 
     from relayproxy.cli import Failed
     from relayproxy.cli.recordings import transactions
 
-    found = [*islice(transactions(reader, selection), 2)]
+    found = [*islice(transactions(reader, named), 2)]
     if len(found) > 1:
         raise Failed("expected one transaction with eml, got several; mbox and maildir take them")
     count = 0
@@ -193,15 +190,13 @@ def _write_eml(reader: Reader, selection: Selection | None, messages: _Messages,
     return count
 
 
-def _write_maildir(
-    reader: Reader, selection: Selection | None, messages: _Messages, folder: Path, advance: Advance
-) -> int:
+def _write_maildir(reader: Reader, named: Named, messages: _Messages, folder: Path, advance: Advance) -> int:
     from relayproxy.cli.recordings import transactions
     from relayproxy.record.export.maildir import Maildir
 
     maildir: Maildir | None = None
     count = 0
-    for count, (stored, message) in enumerate(messages.of(transactions(reader, selection)), 1):  # noqa: B007
+    for count, (stored, message) in enumerate(messages.of(transactions(reader, named)), 1):  # noqa: B007
         maildir = maildir or Maildir(folder)
         maildir.add(stored.record, message)
         advance()
@@ -244,7 +239,7 @@ def _target(path: Path | None) -> Iterator[Write]:
 
 
 @contextmanager
-def _progress(reader: Reader, selection: Selection | None) -> Iterator[Advance]:
+def _progress(reader: Reader, named: Named) -> Iterator[Advance]:
     """A bar on a terminal's standard error; nothing elsewhere."""
     if not sys.stderr.isatty():
         yield lambda: None
@@ -254,7 +249,7 @@ def _progress(reader: Reader, selection: Selection | None) -> Iterator[Advance]:
 
     from relayproxy.cli.recordings import transactions
 
-    total = sum(1 for _ in transactions(reader, selection))
+    total = sum(1 for _ in transactions(reader, named))
     columns = "exporting", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=total)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 
-from relayproxy.cli.recordings import Select, Store  # noqa: TC001 - as Path
+from relayproxy.cli.recordings import SelectText, StoreUrl  # noqa: TC001 - as Path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -33,12 +33,12 @@ _COLUMNS: Final = (
 
 
 def listing(
-    select: Select = None,
+    select: SelectText = None,
     /,
     *,
     limit: Annotated[int | None, Parameter(metavar="N")] = None,
     json: Annotated[bool, Parameter(name="--json", negative="")] = False,
-    store: Store = None,
+    store: StoreUrl = None,
     config: Annotated[Path | None, Parameter(name="--config")] = None,
 ) -> int:
     """List recorded transactions.
@@ -70,9 +70,9 @@ def listing(
 
     if limit is not None and limit < 1:
         raise Failed(f"--limit: expected 1 or more, got {limit}")
-    selection = recorded(select)
+    named = recorded(select)
     with reading(store, config) as reader:
-        found: Iterable[Stored] = transactions(reader, selection, newest_first=limit is not None, limit=limit)
+        found: Iterable[Stored] = transactions(reader, named, newest_first=limit is not None, limit=limit)
         if limit is not None:
             found = reversed([*found])
         if json or not is_terminal():

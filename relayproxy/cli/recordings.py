@@ -9,7 +9,8 @@ import os
 import sys
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from cyclopts import Parameter
 
@@ -18,19 +19,21 @@ from relayproxy.cli.store_url import store_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     from relayproxy.record.dialog import Session
-    from relayproxy.record.select import IdPrefix, Selection
+    from relayproxy.record.select import DialogFile, IdPrefix, Select
     from relayproxy.record.store.interface import Reader, Stored, StoredSession
+
+    #: What a SELECT argument names; None: all.
+    Named = Literal["latest"] | IdPrefix | DialogFile | Select | None
 
 #: Exit status where nothing matched.
 NOTHING: Final = 1
 #: Ids that are named where a prefix is none of one alone.
 _NAMED: Final = 5
 
-Select = Annotated[str | None, Parameter(show_default=False)]
-Store = Annotated[str | None, Parameter(name="--store", metavar="URL")]
+SelectText = Annotated[str | None, Parameter(show_default=False)]
+StoreUrl = Annotated[str | None, Parameter(name="--store", metavar="URL")]
 
 
 @contextmanager
@@ -46,58 +49,78 @@ def reading(store: str | None, config: Path | None) -> Iterator[Reader]:
         raise Failed(str(error)) from error
 
 
-def selected(text: str | None) -> Selection | None:
-    """What a SELECT argument names; None: all."""
-    from relayproxy.record.select import SelectError, selection
-
+def selected(text: str | None) -> Named:
+    """What a SELECT argument names. None and latest take no parser, whose import takes a while."""
     if text is None:
         return None
+    if text.strip() == "latest":
+        return "latest"
+    from relayproxy.record.select import Latest, SelectError, selection
+
     try:
-        return selection(text, now=time.time_ns())
+        found = selection(text, now=time.time_ns())
     except SelectError as error:
         raise Failed(f"this is no SELECT:\n{error}") from error
+    return "latest" if isinstance(found, Latest) else found
 
 
-def recorded(text: str | None) -> Selection | None:
+def recorded(text: str | None) -> Named:
     """The same for verbs that read the store alone."""
-    from relayproxy.record.select import DialogFile
-
-    if isinstance(found := selected(text), DialogFile):
-        raise Failed(
-            f"expected recorded transactions, got the file {found.path}; show and export --format dialog read one"
-        )
+    if (file := dialog_file(found := selected(text))) is not None:
+        raise Failed(f"expected recorded transactions, got the file {file}; show and export --format dialog read one")
     return found
 
 
-def transactions(
-    reader: Reader, selection: Selection | None, *, newest_first: bool = False, limit: int | None = None
-) -> Iterator[Stored]:
-    """The transactions that are named. Raises Failed where an id is of none, or of several."""
-    from relayproxy.record.select import IdPrefix, Latest, Select
+def dialog_file(named: Named) -> Path | None:
+    """The file, where one is named."""
+    if named is None or named == "latest":
+        return None
+    from relayproxy.record.select import DialogFile
 
-    match selection:
-        case None | Select():
-            yield from reader.transactions(selection, newest_first=newest_first, limit=limit)
-        case Latest():
-            yield from reader.transactions(newest_first=True, limit=1)
-        case IdPrefix():
-            id_ = only_id(reader, selection)
-            stored = reader.transaction(id_)
-            found = reader.of_session(id_) if stored is None else [stored]
-            yield from (found[::-1] if newest_first else found)[:limit]
-        case _:
-            raise AssertionError(selection)
+    return Path(named.path) if isinstance(named, DialogFile) else None
 
 
-def sessions(reader: Reader, selection: Selection | None) -> Iterator[StoredSession]:
-    """The sessions that are named, or whose transactions are, each once."""
+def prefix(named: Named) -> str | None:
+    """How an id begins, where one is named."""
+    if named is None or named == "latest":
+        return None
     from relayproxy.record.select import IdPrefix
 
-    if isinstance(selection, IdPrefix) and (session := reader.session(only_id(reader, selection))) is not None:
+    return named.text if isinstance(named, IdPrefix) else None
+
+
+def expression(named: Named) -> Select | None:
+    """The expression, where there is one."""
+    if named is None or named == "latest":
+        return None
+    from relayproxy.record.select import Select
+
+    return named if isinstance(named, Select) else None
+
+
+def transactions(
+    reader: Reader, named: Named, *, newest_first: bool = False, limit: int | None = None
+) -> Iterator[Stored]:
+    """The transactions that are named. Raises Failed where an id is of none, or of several."""
+    if named == "latest":
+        yield from reader.transactions(newest_first=True, limit=1)
+    elif (beginning := prefix(named)) is not None:
+        id_ = only_id(reader, beginning)
+        stored = reader.transaction(id_)
+        found = reader.of_session(id_) if stored is None else [stored]
+        yield from (found[::-1] if newest_first else found)[:limit]
+    else:
+        yield from reader.transactions(expression(named), newest_first=newest_first, limit=limit)
+
+
+def sessions(reader: Reader, named: Named) -> Iterator[StoredSession]:
+    """The sessions that are named, or whose transactions are, each once."""
+    beginning = prefix(named)
+    if beginning is not None and (session := reader.session(only_id(reader, beginning))) is not None:
         yield session
         return
     seen: set[str] = set()
-    for stored in transactions(reader, selection):
+    for stored in transactions(reader, named):
         if stored.record.session not in seen:
             seen.add(stored.record.session)
             yield session_of(reader, stored)
@@ -112,17 +135,18 @@ def session_of(reader: Reader, stored: Stored) -> StoredSession:
     return reader.session(record.session) or without_wire
 
 
-def only_id(reader: Reader, prefix: IdPrefix) -> str:
+def only_id(reader: Reader, beginning: str) -> str:
     """The one id that begins so."""
-    ids = reader.ids(prefix.text, limit=_NAMED + 1)
+    ids = reader.ids(beginning, limit=_NAMED + 1)
     if not ids:
-        raise Failed(f"there is no transaction or session whose id begins with {prefix.text}", NOTHING)
-    if len(ids) > 1 and prefix.text.upper() not in [id_.upper() for id_ in ids]:
+        raise Failed(f"there is no transaction or session whose id begins with {beginning}", NOTHING)
+    whole = [id_ for id_ in ids if id_.upper() == beginning.upper()]
+    if len(ids) > 1 and not whole:
         more = ", ..." if len(ids) > _NAMED else ""
         raise Failed(
-            f"expected the beginning of one id, got {prefix.text}, which is that of {', '.join(ids[:_NAMED])}{more}"
+            f"expected the beginning of one id, got {beginning}, which is that of {', '.join(ids[:_NAMED])}{more}"
         )
-    return next((id_ for id_ in ids if id_.upper() == prefix.text.upper()), ids[0])
+    return (whole or ids)[0]
 
 
 def parsed(path: Path) -> list[Session]:

@@ -5,22 +5,22 @@ What is printed is a dialog again (record/view.py). Making it does not belong he
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - cyclopts reads annotations when it runs
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from relayproxy.cli.recordings import Select, Store  # noqa: TC001 - as Path
+from relayproxy.cli.recordings import SelectText, StoreUrl  # noqa: TC001 - as Path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from relayproxy.record.select import Selection
+    from relayproxy.cli.recordings import Named
     from relayproxy.record.store.interface import Reader, Stored, StoredSession
 
 
 def show(
-    select: Select = None,
+    select: SelectText = None,
     /,
     *,
     message: Annotated[bool, Parameter(negative="")] = False,
@@ -28,7 +28,7 @@ def show(
     sent: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(name="--json", negative="")] = False,
     only: Annotated[bool, Parameter(negative="")] = False,
-    store: Store = None,
+    store: StoreUrl = None,
     config: Annotated[Path | None, Parameter(name="--config")] = None,
 ) -> int:
     """Show recorded sessions.
@@ -54,35 +54,34 @@ def show(
 
     """
     from relayproxy.cli import Failed
-    from relayproxy.cli.recordings import NOTHING, reading, selected, transactions, write_octets
-    from relayproxy.record.select import DialogFile
+    from relayproxy.cli.recordings import NOTHING, dialog_file, reading, selected, transactions, write_octets
 
     if message + headers + json > 1:
         raise Failed("expected one of --message, --headers and --json")
     if sent and not (message or headers):
         raise Failed("expected --sent with --message or --headers")
-    selection = selected(select or "latest")
-    if isinstance(selection, DialogFile):
+    named = selected(select or "latest")
+    if (file := dialog_file(named)) is not None:
         if message or headers or json or only:
-            raise Failed(f"expected recorded transactions, got the file {selection.path}; without flags it is shown")
-        _show_file(Path(selection.path))
+            raise Failed(f"expected recorded transactions, got the file {file}; without flags it is shown")
+        _show_file(file)
         return 0
     with reading(store, config) as reader:
         if message or headers:
-            write_octets(_octets(reader, transactions(reader, selection), headers=headers, sent=sent))
-        elif not (_show_records if json else _show)(reader, selection, only=only):
+            write_octets(_octets(reader, transactions(reader, named), headers=headers, sent=sent))
+        elif not (_show_records if json else _show)(reader, named, only=only):
             raise Failed("nothing matched", NOTHING)
     return 0
 
 
-def _show(reader: Reader, selection: Selection | None, *, only: bool) -> bool:
+def _show(reader: Reader, named: Named, *, only: bool) -> bool:
     """The dialogs; whether there was any."""
     from relayproxy.cli.recordings import has_colour, write_lines
     from relayproxy.record.view import heading, view
 
     colour = has_colour()
     has_any = False
-    for session, transactions, shown in _parts(reader, selection, only=only):
+    for session, transactions, shown in _parts(reader, named, only=only):
         if not has_any:
             write_lines([heading(colour=colour)])
             has_any = True
@@ -93,27 +92,27 @@ def _show(reader: Reader, selection: Selection | None, *, only: bool) -> bool:
 _Part = tuple["StoredSession", "list[Stored]", "list[Stored]"]
 
 
-def _parts(reader: Reader, selection: Selection | None, *, only: bool) -> Iterator[_Part]:
+def _parts(reader: Reader, named: Named, *, only: bool) -> Iterator[_Part]:
     """What is shown: a session, or as much of it as a transaction takes; all of its transactions; those that are told of."""
     from relayproxy.cli.recordings import session_of, sessions, transactions
     from relayproxy.record.part import part
 
     if not only:
-        for session in sessions(reader, selection):
+        for session in sessions(reader, named):
             whole = reader.of_session(session.id)
             yield session, whole, whole
         return
-    for stored in transactions(reader, selection):
+    for stored in transactions(reader, named):
         whole = reader.of_session(stored.record.session)
         yield part(session_of(reader, stored), stored, whole), whole, [stored]
 
 
-def _show_records(reader: Reader, selection: Selection | None, *, only: bool) -> bool:
+def _show_records(reader: Reader, named: Named, *, only: bool) -> bool:
     from relayproxy.cli.recordings import sessions, transactions, write_documents
 
     if only:
-        return write_documents(transactions(reader, selection)) > 0
-    return sum(write_documents(reader.of_session(session.id)) for session in sessions(reader, selection)) > 0
+        return write_documents(transactions(reader, named)) > 0
+    return sum(write_documents(reader.of_session(session.id)) for session in sessions(reader, named)) > 0
 
 
 def _octets(reader: Reader, found: Iterator[Stored], *, headers: bool, sent: bool) -> Iterator[bytes]:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 
-from relayproxy.cli.recordings import Select, Store  # noqa: TC001 - as Path
+from relayproxy.cli.recordings import SelectText, StoreUrl  # noqa: TC001 - as Path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from relayproxy.record.select import Selection
+    from relayproxy.cli.recordings import Named
     from relayproxy.record.store.interface import Reader, Stored
 
 #: Milliseconds between looks at the store.
@@ -28,12 +28,12 @@ REMEMBERED: Final = 10_000
 
 
 def tail(
-    select: Select = None,
+    select: SelectText = None,
     /,
     *,
     last: Annotated[int, Parameter(name=["--last", "-n"], metavar="N")] = 0,
     json: Annotated[bool, Parameter(name="--json", negative="")] = False,
-    store: Store = None,
+    store: StoreUrl = None,
     config: Annotated[Path | None, Parameter(name="--config")] = None,
 ) -> int:
     """Show recorded transactions as they come, until Ctrl-C.
@@ -55,19 +55,18 @@ def tail(
     from relayproxy.cli import Failed
     from relayproxy.cli.recordings import has_colour, is_terminal, reading, recorded, write_documents, write_lines
     from relayproxy.record.console import console_line
-    from relayproxy.record.select import Latest
 
     if last < 0:
         raise Failed(f"-n: expected 0 or more, got {last}")
-    selection = recorded(select)
-    if isinstance(selection, Latest):
+    named = recorded(select)
+    if named == "latest":
         raise Failed("expected an expression or an id, got latest; tail -n 1 begins with the latest")
     as_json = json or not is_terminal()
     colour = has_colour()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with reading(store, config) as reader:
-            for news in _news(reader, selection, last):
+            for news in _news(reader, named, last):
                 if as_json:
                     write_documents(news)
                 else:
@@ -78,34 +77,29 @@ def tail(
     return 0
 
 
-def _news(reader: Reader, selection: Selection | None, last: int) -> Iterator[list[Stored]]:
+def _news(reader: Reader, named: Named, last: int) -> Iterator[list[Stored]]:
     """What is new and final, each once, oldest first; ends when nobody reads standard output."""
-    from relayproxy.cli.recordings import only_id, transactions
-    from relayproxy.record.select import IdPrefix
+    from relayproxy.cli.recordings import only_id, prefix, transactions
 
-    if isinstance(selection, IdPrefix):
-        selection = IdPrefix(only_id(reader, selection))  # what comes later with the like is not meant
+    beginning = prefix(named)
+    id_ = None if beginning is None else only_id(reader, beginning)  # what comes later with the like is not meant
     told: dict[str, None] = {}
     revision = reader.revision()
     if last:
-        earlier = transactions(reader, selection, newest_first=True, limit=last)
+        earlier = transactions(reader, named, newest_first=True, limit=last)
         yield _once([*earlier][::-1], told)
     while _wait():
         now = reader.revision()
         if now != revision:
-            yield _once(_since(reader, selection, revision), told)
+            yield _once(_since(reader, named, id_, revision), told)
             revision = now
 
 
-def _since(reader: Reader, selection: Selection | None, revision: int) -> Iterator[Stored]:
-    from relayproxy.record.select import IdPrefix, Select
+def _since(reader: Reader, named: Named, id_: str | None, revision: int) -> Iterator[Stored]:
+    from relayproxy.cli.recordings import expression
 
-    found = reader.transactions(selection if isinstance(selection, Select) else None, after_revision=revision)
-    if not isinstance(selection, IdPrefix):
-        yield from found
-        return
-    for stored in found:
-        if selection.text in (stored.record.transaction, stored.record.session):
+    for stored in reader.transactions(expression(named), after_revision=revision):
+        if id_ is None or id_ in (stored.record.transaction, stored.record.session):
             yield stored
 
 

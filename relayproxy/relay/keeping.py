@@ -93,7 +93,7 @@ class Keeping:
         body = repaired = None
         try:
             if self._spool is not None:
-                body = await self._spool.finish()
+                body = await self._spool.finish(intake.body_digest if self._whole else None)
             if self._repaired is not None and intake.repairs:
                 repaired = await self._repaired.finish()
         except RecordError as error:

@@ -33,7 +33,7 @@ class Objection(NamedTuple):
 class _AsReceived:
     """A message as it was before it was repaired, cut into header section and body where the repaired one is."""
 
-    __slots__ = ("_body", "_cut", "body", "header", "separator")
+    __slots__ = ("_cut", "body", "body_hash", "header", "separator")
 
     def __init__(self) -> None:
         self.header = b""  # until the cut all of it
@@ -41,11 +41,11 @@ class _AsReceived:
         #: Of the body, what was added last.
         self.body = b""
         self._cut = False
-        self._body = sha256()
+        self.body_hash = sha256()
 
     def add(self, content: bytes) -> None:
         if self._cut:
-            self._body.update(content)
+            self.body_hash.update(content)
             self.body = content
         else:
             self.header += content
@@ -56,7 +56,7 @@ class _AsReceived:
         lines, empty = repaired.count(b"\r\n", 0, end), repaired.count(b"\r\n", end, start)
         header, body = lines_before(raw, lines), lines_before(raw, lines + empty)
         self.header, self.separator, self.body = raw[:header], raw[header:body], raw[body:]
-        self._body.update(self.body)
+        self.body_hash.update(self.body)
 
     def forget(self) -> None:
         """The message is refused: no more of it is wanted."""
@@ -65,7 +65,7 @@ class _AsReceived:
 
     @property
     def digests(self) -> tuple[str, str]:
-        return sha256(self.header).hexdigest(), self._body.hexdigest()
+        return sha256(self.header).hexdigest(), self.body_hash.hexdigest()
 
 
 class Intake:
@@ -235,6 +235,11 @@ class Intake:
         if self.header is None or (field := self.header.first(name)) is None:
             return None
         return decode(field.value)
+
+    @property
+    def body_digest(self) -> bytes:
+        """SHA-256 of the body as received, of all that came."""
+        return (self._body if self._received is None else self._received.body_hash).digest()
 
     def digests(self) -> tuple[tuple[str, str], tuple[str, str]]:
         """SHA-256 of header section and body, without the empty line between them: as received, and as sent."""

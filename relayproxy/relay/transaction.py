@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec import UNSET
 
 from relayproxy.mail.envelope import Envelope
@@ -39,7 +40,7 @@ from relayproxy.smtp.parameters import get
 
 if TYPE_CHECKING:
     from relayproxy.record.recorder import Recording
-    from relayproxy.record.report import AuthRecord
+    from relayproxy.record.report import AuthRecord, Outcome
     from relayproxy.record.store.interface import Message
     from relayproxy.relay.client_leg import ClientLeg
     from relayproxy.relay.context import Context
@@ -53,7 +54,7 @@ class Transaction:
     """From MAIL on. `accepted` counts the recipients that upstream took."""
 
     __slots__ = (
-        "_auth", "_client", "_context", "_helo", "_intake", "_mail", "_progress", "_recipients", "_recording", "_reply", "_sent_mail", "_session", "_started", "_time", "_upstream", "accepted", "acknowledged", "id", "keeping", "upstream_seconds",
+        "_auth", "_client", "_context", "_helo", "_intake", "_intent", "_mail", "_progress", "_recipients", "_recording", "_reply", "_sent_mail", "_session", "_started", "_time", "_upstream", "accepted", "acknowledged", "id", "keeping", "upstream_seconds",
     )  # fmt: skip
 
     def __init__(
@@ -92,6 +93,7 @@ class Transaction:
         self._intake: Intake | None = None
         self._reply: Reply | None = None
         self._progress: Progress = "none"
+        self._intent: TransactionRecord | None = None
         self._started = started
         # When MAIL came, as durations have it, on the calendar's clock.
         self._time = time.time_ns() - int((context.now() - started) * 1e9)
@@ -198,10 +200,34 @@ class Transaction:
 
     # The record.
 
-    def record(self, progress: Progress | None = None) -> TransactionRecord:
-        """As things stand; or as they would if the message had come so far."""
+    def intent(self) -> TransactionRecord:
+        """What is told where we end behind its dot."""
+        self._intent = self._record("committed")
+        return self._intent
+
+    def record(self) -> TransactionRecord:
+        """As things stand."""
+        intent = self._intent
+        if intent is None or intent.reply is None or self._reply is None or self._progress != "answered":
+            return self._record(self._progress)
+        # What was told before the dot holds, and this came of it.
+        return msgspec.structs.replace(
+            intent,
+            reply=reply_of(self._reply),
+            outcome=self._outcome(self._progress),
+            acknowledged=self.acknowledged,
+            seconds=self._seconds(),
+        )
+
+    def _outcome(self, progress: Progress) -> Outcome:
+        heard = [reply for _, _, reply in self._recipients]
+        return outcome(self._mail[1], heard, self._reply, unknown=progress == "committed")
+
+    def _seconds(self) -> SecondsRecord:
+        return SecondsRecord(duration(self._context.now() - self._started), duration(self.upstream_seconds))
+
+    def _record(self, progress: Progress) -> TransactionRecord:
         context = self._context
-        progress = progress or self._progress
         client = self._client
         mail, mail_reply = self._mail
         heard = [reply for _, _, reply in self._recipients]
@@ -226,9 +252,9 @@ class Transaction:
             ),
             message=self._message_record(progress),
             reply=reply_of(reply),
-            outcome=outcome(mail_reply, heard, self._reply, unknown=progress == "committed"),
+            outcome=self._outcome(progress),
             acknowledged=self.acknowledged,
-            seconds=SecondsRecord(duration(context.now() - self._started), duration(self.upstream_seconds)),
+            seconds=self._seconds(),
         )
         return context.privacy.record(record)
 

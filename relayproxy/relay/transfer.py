@@ -78,7 +78,7 @@ class Passage:
     async def _end(self, octets: bytes) -> Reply:
         transaction, delivery = self._transaction, self._delivery
         if (keeping := transaction.keeping) is not None:
-            refusal = await keeping.commit(transaction.record("committed"))
+            refusal = await keeping.commit(transaction.intent())
             if refusal is not None:
                 delivery.give_up()
                 return refusal

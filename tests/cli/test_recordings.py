@@ -62,6 +62,14 @@ def test_list_gives_the_records_the_newest_last(capsysbinary: pytest.CaptureFixt
     assert ids(out(capsysbinary, "list", "01as1")) == ["01BT1"]
 
 
+def test_an_expression_chooses(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert ids(out(capsysbinary, "list", "outcome:rejected | sender:nobody")) == ["01BT2"]
+    assert ids(out(capsysbinary, "export", "!outcome:rejected", "--format", "jsonl")) == ["01BT1"]
+    assert b"01AS2" not in out(capsysbinary, "show", "outcome:accepted")
+    assert out(capsysbinary, "list", "sender:nobody") == b""
+    assert out(capsysbinary, "show", "sender:nobody", status=1) == b"relayproxy: nothing matched\n"
+
+
 def test_list_of_nothing_is_no_failure(capsysbinary: pytest.CaptureFixture[bytes], tmp_path: Path) -> None:
     kept_in(tmp_path / "empty.db")
     assert out(capsysbinary, "list", "--store", "sqlite:empty.db") == b""
@@ -217,8 +225,9 @@ def run(*arguments: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_on_a_terminal_list_is_a_table_and_show_is_coloured_and_obeyed_by_none() -> None:
-    for arguments, expected in ((("list",), b"\x1b[31mrejected  \x1b[m"), (("show", "01BT1"), b"\x1b[32mU< 250 2.0.0 queued\x1b[m"), (("show", "01BT1", "--message"), b"Subject: hi")):  # fmt: skip
+def test_on_a_terminal_list_is_a_table_and_show_is_coloured_and_obeyed_by_none(store: Path) -> None:
+    kept_in(store, TransactionWrite(record("01DS4", "01DT4"), message(HEADER + b"X: \x1b[5mblink\r\n"), final=True))
+    for arguments, expected in ((("list",), b"\x1b[31mrejected  \x1b[m"), (("show", "01BT1"), b"\x1b[32mU< 250 2.0.0 queued\x1b[m"), (("show", "01DT4", "--message"), b"X: \\x1b[5mblink"), (("show", "01DT4", "--headers"), b"X: \\x1b[5mblink")):  # fmt: skip
         ours, its = pty.openpty()
         environ = {**os.environ, "NO_COLOR": ""}
         subprocess.run(run(*arguments), stdout=its, stdin=subprocess.DEVNULL, check=True, timeout=30, env=environ)
@@ -232,6 +241,7 @@ def test_on_a_terminal_list_is_a_table_and_show_is_coloured_and_obeyed_by_none()
             shown += octets
         os.close(ours)
         assert expected in shown
+        assert b"\x1b[5m" not in shown
 
 
 @pytest.mark.slow
@@ -252,5 +262,13 @@ def test_a_reader_that_has_had_enough_is_no_failure(line: str, tmp_path: Path) -
 def test_a_quick_look_imports_nothing_slow(verb: str) -> None:
     script = f"import sys; from relayproxy.cli import main; main(['{verb}']); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30)
-    slow = {"trio", "pydantic", "structlog", "OpenSSL", "relayproxy.cli.config", "relayproxy.tls.facts", "rich.table"}
+    slow = {
+        "trio",
+        "pydantic",
+        "structlog",
+        "OpenSSL",
+        "relayproxy.cli.config",
+        "relayproxy.tls.facts",
+        "rich.table",
+    }
     assert slow & set(done.stderr.split()) == set()

@@ -71,6 +71,16 @@ def test_a_session_s_alone(tmp_path: Path) -> None:
         assert next_id(process.stdout) == "T3"
 
 
+def test_what_an_expression_chooses(tmp_path: Path) -> None:
+    store = tmp_path / "relayproxy.db"
+    kept_in(store, TransactionWrite(record("S1", "T1"), None, final=True))
+    with tailing(store, "outcome:rejected | transaction:T1", "-n", "9") as process:
+        assert next_id(process.stdout) == "T1"
+        kept_in(store, TransactionWrite(record("S2", "T2"), None, final=True))
+        kept_in(store, TransactionWrite(record("S2", "T3", outcome="rejected"), None, final=True))
+        assert next_id(process.stdout) == "T3"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_it(number: signal.Signals, tmp_path: Path) -> None:
     store = tmp_path / "relayproxy.db"

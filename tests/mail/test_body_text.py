@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from relayproxy.mail.body_text import PARTS, TEXT, body_text
+from relayproxy.mail.body_text import DEPTH, PARTS, TEXT, body_text
 
 MULTIPART = b"Content-Type: multipart/mixed; boundary=b\r\n"
 
@@ -71,6 +71,9 @@ def test_no_more_is_read_than_anybody_searches() -> None:
     assert len(body_text(b"", b"x" * (3 * TEXT))) == TEXT
     assert len(body_text(MULTIPART, (b"--b\r\n\r\n" + b"x" * (TEXT // 3) + b"\r\n") * 5)) == TEXT
     assert body_text(MULTIPART, b"--b\r\n\r\nx\r\n" * (2 * PARTS)).count("x") < PARTS
+    wrapped = b"Content-Type: message/rfc822\r\n"
+    assert body_text(wrapped, (wrapped + b"\r\n") * (DEPTH - 1) + b"\r\nx") == "x"
+    assert body_text(wrapped, (wrapped + b"\r\n") * DEPTH + b"\r\nx") == ""
 
 
 SLOW = [

@@ -7,7 +7,7 @@ import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import structs
 from stored import BODY, HEADER, TRACED, message, on_the_wire, reader_of, record, session, wire
@@ -135,6 +135,12 @@ def test_dots_that_need_not_have_been_there() -> None:
     assert lines[-3:] == ["     & C> |.hello", "     & C> |..a dot", "     & C> |."]
 
 
+def test_a_body_that_begins_with_a_dot_is_stuffed() -> None:
+    content = b".\r\n"
+    lines = told(WireData(0, "C", on_the_wire(HEADER + b"\r\n" + content), "T1"), content=content)
+    assert lines[-2:] == ["     & C> |..", "     & C> |."]
+
+
 def test_chunks_are_the_content_itself() -> None:
     content = HEADER + b"\r\n" + BODY
     lines = told(
@@ -194,7 +200,7 @@ def test_a_line_without_end_is_cut_and_nothing_is_lost() -> None:
 Told = tuple[WireEntry, bytes]
 
 octets = st.lists(
-    st.one_of(st.sampled_from([b"\r\n", b"\r", b"\n", b".", b"|", b"\\", b" ", b"<redacted 7>", b"\0", b"\xff"]), st.binary(max_size=5)),
+    st.one_of(st.sampled_from([b"\r\n", b"\r\n.", b".", b"\r", b"\n", b"|", b"\\", b" ", b"<redacted 7>", b"\0", b"\xff"]), st.binary(max_size=5)),
     max_size=12,
 ).map(b"".join)  # fmt: skip
 legs: st.SearchStrategy[Leg] = st.sampled_from(["C", "U"])
@@ -286,13 +292,12 @@ def test_any_session_is_the_same_when_it_is_printed_parsed_and_printed(
     assert [gap.length for line in lines for gap in line.redacted] == gaps
 
 
-@given(octets, st.lists(st.integers(1, 5), max_size=30))
-def test_however_content_is_cut_it_is_stuffed_alike(content: bytes, cuts: list[int]) -> None:
-    pieces, at = [], 0
-    for cut in cuts:
-        pieces.append(content[at : at + cut])
-        at += cut
-    assert b"".join(stuffed([*pieces, content[at:]])) == stuff(content)
+@given(octets)
+@example(b".a\r\n..\r\n\r\n.\r\r\n.\n.")
+def test_however_content_is_cut_it_is_stuffed_alike(content: bytes) -> None:
+    for at in range(len(content) + 1):
+        assert b"".join(stuffed([content[:at], b"", content[at:]])) == stuff(content)
+    assert b"".join(stuffed([content[at : at + 1] for at in range(len(content))])) == stuff(content)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 import msgspec
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from stored import BEGAN, HEADER, TRACED, message, reader_of, record, session, wire
 
@@ -90,12 +90,15 @@ def test_a_session_without_transactions() -> None:
 
 
 @given(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8"), min_size=1))
+@example("\u00a0\u3000", "\u00a0")
 def test_attack_22_whatever_a_peer_said_is_harmless_and_a_comment(said: str, name: str) -> None:
     told = msgspec.structs.replace(
         TOLD,
         client=ClientRecord("10.0.0.5", 1, said, ClientTlsRecord("TLSv1.3", "AES", said), AuthRecord(said, said)),
         upstream=UpstreamRecord(name, said, said, 587, UpstreamTlsRecord(said, "GCM", verified=False, why=said)),
     )
+    assert told.message
+    told = msgspec.structs.replace(told, message=msgspec.structs.replace(told.message, subject=said))
     header = f"X: {said}\r\n".encode()
     reader = reader_of(
         session(wire(header_sent=header, header=HEADER)),

@@ -59,7 +59,7 @@ def _quoted(pieces: Iterable[bytes]) -> Iterator[bytes]:
     for piece in pieces:
         octets = held + piece
         last = octets.rfind(b"\n") + 1
-        held = octets[last:] if (last or at_start) and _may_be_from(octets[last:]) else b""
+        held = octets[last:] if _may_be_from(octets[last:]) else b""
         octets = octets[: len(octets) - len(held)]
         if octets:
             within = 0 if at_start else octets.find(b"\n") + 1 or len(octets)

@@ -49,11 +49,11 @@ class Spool:
             self._file = _File(self._folder)
         await self._write(self._file, last=False)
 
-    async def finish(self) -> Body:
-        """All of it. Raises RecordError."""
+    async def finish(self, digest: bytes | None = None) -> Body:
+        """All of it; `digest`, where somebody has made it already: SHA-256. Raises RecordError."""
         if self._file is None:
-            octets = b"".join(self._pieces)
-            return Body(sha256(octets).digest(), len(octets), octets)
+            octets = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+            return Body(digest or sha256(octets).digest(), len(octets), octets)
         await self._write(self._file, last=True)
         return self._file.body()
 
