@@ -1,7 +1,8 @@
 """The thread that writes to the store: it takes all that waits, and writes it in one transaction (DESIGN §9.2, PROTOCOL §4 column DF).
 
 Theory of operation: what is to be written goes through one queue, so it is written in the order in which it was given. A batch is what came while the one before
-was written; the tasks that wait for it are woken with one call into trio a batch. Where nothing comes, the thread does the store's upkeep.
+was written; the tasks that wait for it are woken with one call into trio a batch. What is `put` does not wake the thread, unless it sleeps for long: it goes in with
+the next commit, or 50 ms later, since each wake-up costs both threads their turn. Where nothing comes, the thread does the store's upkeep.
 
 When a batch cannot be written, those who wait for it hear so, and what they gave is never written; what was `put` stays, in order, and is tried again each half
 second, and whenever somebody wants to commit. Where a single write is at fault (a bug, a number that no column takes), the others are written without it.
@@ -18,7 +19,6 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final
 
 import outcome
@@ -91,7 +91,11 @@ class Writer:
         self._backend = backend
         self._alarm = alarm or (lambda _: None)
         self._max_waiting = max_waiting
-        self._queue: SimpleQueue[_Item | None] = SimpleQueue()
+        self._arrived: deque[_Item] = deque()
+        # The bell is rung by the loop's thread, once for each time that the other has said it sleeps.
+        self._bell = threading.Lock()
+        self._bell.acquire()
+        self._asleep = self._dozing = False
         # Written by the loop's thread.
         self._put_octets = 0
         self._refused = 0
@@ -130,7 +134,9 @@ class Writer:
             if not item.files:
                 return
         self._put_octets += item.octets
-        self._queue.put(item)
+        self._arrived.append(item)
+        if self._dozing:
+            self._ring()
 
     async def commit(self, writes: Sequence[Write], *, durable: bool = False) -> None:
         """Return when they are in the store, all in one transaction; `durable`: they survive power loss. Raises RecordError.
@@ -140,7 +146,8 @@ class Writer:
         if self._closing_by is not None:
             raise RecordError("the store is closed")
         item = _Commit(writes, durable=durable, task=trio.lowlevel.current_task())
-        self._queue.put(item)
+        self._arrived.append(item)
+        self._ring()
 
         def abort(_: object) -> trio.lowlevel.Abort:
             item.task = None
@@ -148,13 +155,19 @@ class Writer:
 
         await trio.lowlevel.wait_task_rescheduled(abort)
 
+    def _ring(self) -> None:
+        if self._asleep:
+            self._asleep = self._dozing = False
+            if self._bell.locked():  # it may still ring from the time before
+                self._bell.release()
+
     def close(self, timeout: float) -> bool:
         """Write what waits, and end; False where it could not all be written within so many seconds. Blocks.
 
         Where the store cannot be written, it is tried once more.
         """
         self._closing_by = time.monotonic() + timeout
-        self._queue.put(None)
+        self._ring()
         self._thread.join(timeout)
         return not self._thread.is_alive() and self._put_octets == self._written_octets
 
@@ -202,13 +215,17 @@ class Writer:
 
     def _take(self, timeout: float) -> None:
         """Take all that has come; where there is nothing, wait for it that long."""
-        queue = self._queue
-        with suppress(Empty):
-            item = queue.get(timeout=timeout) if timeout else queue.get_nowait()
-            while True:
-                if item is not None:
-                    self._waiting.append(item)
-                item = queue.get_nowait()
+        if timeout and self._nothing_to_do():
+            self._dozing = timeout > _IDLE
+            self._asleep = True
+            # Asked again: it may have come before it could be seen that we sleep.
+            if not self._nothing_to_do() or not self._bell.acquire(timeout=timeout):
+                self._asleep = self._dozing = False
+        while self._arrived:
+            self._waiting.append(self._arrived.popleft())
+
+    def _nothing_to_do(self) -> bool:
+        return not self._arrived and self._closing_by is None
 
     def _is_awaited(self) -> bool:
         return any(isinstance(item, _Commit) for item in self._waiting)
