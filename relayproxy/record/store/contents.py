@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["PIECE", "RAW", "ZSTD", "Packer", "ZstdCompressor", "pieces", "unpack"]
+__all__ = ["PIECE", "RAW", "ZSTD", "Packer", "ZstdCompressor", "digest_of", "pieces", "unpack"]
 
 LEVEL: Final = 3
 #: Octets that are read, or given, at once.
@@ -59,6 +59,15 @@ def pieces(form: int, source: bytes | Path, *, size: int, digest: bytes) -> Iter
         return
     with source.open("rb") as file:
         yield from _checked(form, iter(partial(file.read, PIECE), b""), size, digest)
+
+
+def digest_of(form: int, path: Path) -> bytes:
+    """SHA-256 of what is packed in a file. Raises ValueError, OSError."""
+    hashed = sha256()
+    with path.open("rb") as file:
+        for piece in _expanded(form, iter(partial(file.read, PIECE), b"")):
+            hashed.update(piece)
+    return hashed.digest()
 
 
 def _checked(form: int, blocks: Iterator[bytes], size: int, digest: bytes) -> Iterator[bytes]:

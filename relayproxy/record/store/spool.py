@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 import trio
 
 from relayproxy.record.store.bodies import record_error
-from relayproxy.record.store.contents import LEVEL, ZstdCompressor
+from relayproxy.record.store.contents import LEVEL, ZSTD, ZstdCompressor, digest_of
 from relayproxy.record.store.interface import Body
 
 if TYPE_CHECKING:
@@ -55,7 +55,10 @@ class Spool:
             octets = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
             return Body(digest or sha256(octets).digest(), len(octets), octets)
         await self._write(self._file, last=True)
-        return self._file.body()
+        try:
+            return await trio.to_thread.run_sync(self._file.body, digest)
+        except OSError as error:
+            raise record_error(error, self._folder.folder) from error
 
     def discard(self) -> None:
         """Forget it, and remove its file where there is one; does not wait for that."""
@@ -78,7 +81,6 @@ class _File:
     def __init__(self, folder: Bodies) -> None:
         self._folder = folder
         self._compressor = ZstdCompressor(LEVEL)
-        self._hash = sha256()
         self._size = 0
         self._path: Path | None = None
         self._file: BinaryIO | None = None
@@ -89,9 +91,7 @@ class _File:
             self._file = os.fdopen(descriptor, "wb", buffering=0)
         block = b"".join(pieces)
         for at in range(0, len(block), BLOCK):
-            piece = block[at : at + BLOCK]
-            self._hash.update(piece)
-            self._write_all(self._compressor.compress(piece))
+            self._write_all(self._compressor.compress(block[at : at + BLOCK]))
         self._size += len(block)
         if last:
             self._write_all(self._compressor.flush())
@@ -102,8 +102,11 @@ class _File:
         while rest and self._file is not None:
             rest = rest[self._file.write(rest) :]
 
-    def body(self) -> Body:
-        return Body(self._hash.digest(), self._size, None, self._path)
+    def body(self, digest: bytes | None) -> Body:
+        """Whoever brought it all has mostly hashed it, too; what was cut off is read again."""
+        if self._path is None:
+            raise AssertionError("a file in which nothing was written")
+        return Body(digest or digest_of(ZSTD, self._path), self._size, None, self._path)
 
     def discard(self) -> None:
         if self._file is not None:
