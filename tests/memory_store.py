@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from relayproxy.record.store.interface import SessionWrite, TransactionWrite
+from relayproxy.record.report import encode
+from relayproxy.record.store.interface import Kept, SessionWrite, Stored, StoredSession, TransactionWrite
+from relayproxy.record.wire import in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from relayproxy.record.store.interface import RecordError, Write
+    from relayproxy.record.store.interface import Message, RecordError, Write
 
 
 class MemoryWriter:
@@ -49,3 +51,46 @@ class MemoryWriter:
                 message = write.message or (None if before is None else before.message)
                 found[write.record.transaction] = write._replace(message=message)
         return found
+
+
+class MemoryReader:
+    """What was written, for who plays a session back: no more of a `Reader` than that takes."""
+
+    def __init__(self, writer: MemoryWriter) -> None:
+        self._writer = writer
+        self._bodies: dict[bytes, bytes] = {}
+
+    def session(self, id_: str) -> StoredSession | None:
+        writes = [write for write in self._writer.writes if isinstance(write, SessionWrite) and write.id == id_]
+        if not writes:
+            return None
+        last = writes[-1]
+        wire = list(in_order(self._writer.wire(id_)))
+        return StoredSession(id_, last.listener, last.client, last.began, last.ended, last.why, wire)
+
+    def of_session(self, id_: str) -> list[Stored]:
+        return [
+            Stored(number, write.record, encode(write.record), write.final, self._kept(write.message))
+            for number, write in enumerate(self._writer.transactions().values(), 1)
+            if write.record.session == id_
+        ]
+
+    def _kept(self, message: Message | None) -> Kept | None:
+        if message is None:
+            return None
+        for body in (message.body, message.body_sent):
+            if body is not None and body.octets is not None:
+                self._bodies[body.digest] = body.octets
+        return Kept(
+            message.header,
+            message.separator,
+            None if message.body is None else message.body.digest,
+            0 if message.body is None else message.body.size,
+            message.header_sent,
+            None if message.body_sent is None else message.body_sent.digest,
+            message.whole,
+            message.exact,
+        )
+
+    def body(self, digest: bytes) -> Iterator[bytes]:
+        yield self._bodies[digest]

@@ -71,7 +71,8 @@ class MailData:
         sent = entry.leg == "U"
         body = kept.body_sent if sent and kept.body_sent is not None else kept.body
         header = kept.header_sent if sent and kept.header_sent is not None else kept.header
-        content = chain((header, kept.separator), () if body is None else self._reader.body(body))
+        separator = kept.separator_sent if sent else kept.separator
+        content = chain((header, separator), () if body is None else self._reader.body(body))
         wire: Iterable[bytes] = content if entry.chunk else stuffed(content)
         if kept.whole and body is not None and not entry.chunk:
             wire = chain(wire, (END_OF_DATA,))

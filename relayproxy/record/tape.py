@@ -284,8 +284,8 @@ class LegTape:
             case "mail":
                 self._out_of_step = False
                 return _found(content, redact(content)) if b"auth" in content.lower() else []
-            case "auth":
-                self._out_of_step = True
+            case "auth" | "free":
+                self._out_of_step = self._out_of_step or kind == "auth"
                 return _found(content, redact(content))
             case "sasl":
                 start = 4 if content.startswith(b"334 ") else 0

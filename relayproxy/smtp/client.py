@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _SASL_CODES: Final = frozenset({235, 334})
 _SASL_EVENTS: Final = frozenset({"AUTH", "RESPONSE"})
 #: Commands that are told as more than plain lines (tape.py).
-_SAID: Final[dict[str, Kind]] = {"AUTH": "auth", "RESPONSE": "sasl", "CANCEL": "sasl", "MAIL": "mail"}
+_SAID: Final[dict[str, Kind]] = {"AUTH": "auth", "RESPONSE": "sasl", "CANCEL": "sasl", "MAIL": "mail", "VRFY": "free"}
 
 
 class ClientProtocol:

@@ -45,7 +45,7 @@ EXTENSIONS = {
 #: RFC 3207 §4, and what resets or tells nothing: all that is carried out where TLS is asked for and has not begun.
 BEFORE_TLS = frozenset({"EHLO", "HELO", "HELP", "NOOP", "QUIT", "RSET", "STARTTLS"})
 #: Commands that are told as more than plain lines (tape.py).
-_TOLD: Final[dict[str, Kind]] = {"AUTH": "auth", "MAIL": "mail"}
+_TOLD: Final[dict[str, Kind]] = {"AUTH": "auth", "MAIL": "mail", "NOOP": "free", "HELP": "free", "VRFY": "free"}
 _SASL: Final = frozenset({"AUTH", "RESPONSE", "CANCEL"})
 #: The first octet of a ClientHello (RFC 8446 §5.1), and what is told of a client that begins with it.
 TLS_HANDSHAKE = 22

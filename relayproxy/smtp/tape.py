@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: As what octets were read or said: plain lines; MAIL, which ends what an AUTH began; AUTH; a line of a SASL exchange, a challenge or a response;
-#: the reply that ends one; a line that was refused, whatever it is; octets that were never read.
-Kind = Literal["plain", "mail", "auth", "sasl", "sasl-end", "refused", "unread"]
+#: As what octets were read or said: plain lines; MAIL, which ends what an AUTH began; a command whose argument is free text; AUTH; a line of a SASL
+#: exchange, a challenge or a response; the reply that ends one; a line that was refused, whatever it is; octets that were never read.
+Kind = Literal["plain", "mail", "free", "auth", "sasl", "sasl-end", "refused", "unread"]
 
 
 class Tape(Protocol):

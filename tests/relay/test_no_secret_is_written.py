@@ -1,23 +1,30 @@
 """DESIGN §9.6, PROTOCOL I10, attack 21: all mechanisms, however they go, and nothing that is written holds a secret, in any form.
 
-The relay is a real one, on memory streams and virtual time. What it writes (the log at level debug, JSON and text; the state folder; standard output
-and error) is searched for each secret: as it is, as JSON has it, in hexadecimal, and in base64 whatever stood before and behind it.
+The relay is a real one, on memory streams and virtual time. What it writes (the log at level debug, JSON and text; the store: records, wire and dialogs; the state folder; standard
+output and error) is searched for each secret: as it is, as JSON has it, in hexadecimal, and in base64 whatever stood before and behind it.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import pytest
 import trio
 from dialog_relay import MemoryTarget
 from dialog_wire import Leg
+from memory_store import MemoryReader, MemoryWriter
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from relayproxy.net.stream import TrioStream
+from relayproxy.record.dialog import print_dialog
 from relayproxy.record.log import Reporter
+from relayproxy.record.playback import dialog_of
+from relayproxy.record.recorder import Policy, Recorder
+from relayproxy.record.report import encode
+from relayproxy.record.store.bodies import Bodies
+from relayproxy.record.store.spool import Spool
 from relayproxy.relay.service import Relay
 from relayproxy.relay.settings import Config
 
@@ -28,6 +35,7 @@ if TYPE_CHECKING:
 
     from relayproxy.net.dial import UpstreamUrl
     from relayproxy.net.stream import DeadlineStream
+    from relayproxy.record.store.interface import Reader
 
 USER: Final = b"app@example.test"
 PASSWORDS: Final = (b"Wh4tEv3rItTak3s", 'Zürich "42"\\ ö'.encode())
@@ -213,15 +221,28 @@ def no_sockets(sock: socket) -> DeadlineStream:
     raise AssertionError(sock)
 
 
-def everything(folder: Path, target: MemoryTarget, reporter: Reporter) -> bytes:
-    """All that was written, once the log has been written to its end."""
+def everything(folder: Path, target: MemoryTarget, reporter: Reporter, store: MemoryWriter) -> bytes:
+    """All that was written, once the log has been written to its end, and how the store's sessions are shown."""
     assert reporter.close(5.0)
-    return target.written + b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
+    reader = MemoryReader(store)
+    shown = b""
+    for id_ in store.sessions():
+        session = reader.session(id_)
+        assert session is not None
+        shown += b"".join(store.wire(id_))
+        shown += print_dialog([dialog_of(session, reader.of_session(id_), cast("Reader", reader))]).encode()
+    for write in store.transactions().values():
+        shown += encode(write.record) + (b"" if write.message is None else write.message.header)
+    return target.written + shown + b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def recorder(store: MemoryWriter, folder: Path) -> Recorder:
+    return Recorder(store, Policy(), lambda: Spool(Bodies(folder / "bodies"), 1 << 30))
 
 
 def run(folder: Path, mechanism: bytes, format_: Literal["json", "text"]) -> bytes:
     """Play all scripts; all that was written."""
-    target = MemoryTarget()
+    target, store = MemoryTarget(), MemoryWriter()
     reporter = Reporter(target, format_=format_, level="debug")
     config = Config.model_validate(
         {
@@ -246,11 +267,13 @@ def run(folder: Path, mechanism: bytes, format_: Literal["json", "text"]) -> byt
                         if listener.name == "any" and name == "another mechanism's":
                             continue  # LOGIN takes a password for a user there, and nobody can know
                         session = Session(mechanism, verdict)
-                        relay = Relay(config, reporter, dial=session.dial, adopt=no_sockets)
+                        relay = Relay(
+                            config, reporter, dial=session.dial, adopt=no_sockets, recorder=recorder(store, folder)
+                        )
                         await session.play(relay, listener, pieces, hello="EHLO" not in name)
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
-    return everything(folder, target, reporter)
+    return everything(folder, target, reporter, store)
 
 
 @pytest.mark.slow
@@ -278,7 +301,7 @@ def test_no_secret_of_ours_is_written(
     credentials = {"user": USER.decode(), "password_env": "SECRET_OF_OURS", "mechanism": mechanism}
     upstream = {"url": ["smtp://127.0.0.1"], "credentials": credentials}
     config = Config.model_validate({"hostname": "relay.test", "state": str(tmp_path), "upstream": {"server": upstream}})
-    target = MemoryTarget()
+    target, store = MemoryTarget(), MemoryWriter()
     reporter = Reporter(target, format_=format_, level="debug")
 
     async def main() -> None:
@@ -286,11 +309,11 @@ def test_no_secret_of_ours_is_written(
             for password in PASSWORDS:
                 monkeypatch.setenv("SECRET_OF_OURS", password.decode())
                 session = Session(mechanism.encode(), verdict)
-                relay = Relay(config, reporter, dial=session.dial, adopt=no_sockets)
+                relay = Relay(config, reporter, dial=session.dial, adopt=no_sockets, recorder=recorder(store, tmp_path))
                 await session.play(relay, config.listener[0], [b"MAIL FROM:<a@b.test>\r\n"], hello=True)
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
-    written = everything(tmp_path, target, reporter)
+    written = everything(tmp_path, target, reporter, store)
     assert found(written) == []
     assert written.count(mechanism.encode()) >= len(VERDICTS)
     assert USER in written

@@ -138,6 +138,11 @@ class Kept(NamedTuple):
     whole: bool
     exact: bool
 
+    @property
+    def separator_sent(self) -> bytes:
+        """The empty line as it left: line endings may have been repaired."""
+        return b"\r\n" if self.separator else b""
+
 
 class Stored(NamedTuple):
     """A stored transaction. `revision`: grows with every write to any transaction of the store; `document`: the record's JSON, as in the log."""

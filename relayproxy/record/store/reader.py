@@ -160,7 +160,7 @@ class SqliteReader:
         if message is None or message.size.sent is None:
             return None
         header = kept.header if kept.header_sent is None else kept.header_sent
-        return self._message(header, kept.separator, kept.body if kept.body_sent is None else kept.body_sent)
+        return self._message(header, kept.separator_sent, kept.body if kept.body_sent is None else kept.body_sent)
 
     def _message(self, header: bytes, separator: bytes, digest: bytes) -> Iterator[bytes]:
         body = self.body(digest)
