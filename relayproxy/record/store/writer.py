@@ -1,7 +1,7 @@
 """The thread that writes to the store: it takes all that waits, and writes it in one transaction (DESIGN §9.2, PROTOCOL §4 column DF).
 
 Theory of operation: what is to be written goes through one queue, so it is written in the order in which it was given. A batch is what came while the one before
-was written; the tasks that wait for it are woken with one call into trio a batch. What is `put` does not wake the thread, unless it sleeps for long: it goes in with
+was written, and where several wait at once, shortly after it; the tasks that wait for it are woken with one call into trio a batch. What is `put` does not wake the thread, unless it sleeps for long: it goes in with
 the next commit, or 50 ms later, since each wake-up costs both threads their turn. Where nothing comes, the thread does the store's upkeep.
 
 When a batch cannot be written, those who wait for it hear so, and what they gave is never written; what was `put` stays, in order, and is tried again each half
@@ -39,6 +39,8 @@ _BATCH: Final = 256
 _BATCH_OCTETS: Final = 8 << 20
 #: Octets of a write besides its message and wire, roughly.
 _RECORD: Final = 2048
+#: Seconds that others have to join a batch, where the last one was not for one alone: a batch costs both threads much, and one more in it little.
+_GATHER: Final = 0.003
 #: Seconds between tries to write what could not be written.
 _RETRY: Final = 0.5
 #: Seconds without a write until upkeep begins, and between pieces of it where writes come all the time.
@@ -109,6 +111,7 @@ class Writer:
         self._next_try = 0.0
         self._next_upkeep = 0.0
         self._last_upkeep = 0.0
+        self._crowd = 0  # how many commits the last batch had
         self._more = True  # for upkeep to do
         self._thread = threading.Thread(target=self._run, name="relayproxy-store", daemon=True)
         self._thread.start()
@@ -221,6 +224,8 @@ class Writer:
             # Asked again: it may have come before it could be seen that we sleep.
             if not self._nothing_to_do() or not self._bell.acquire(timeout=timeout):
                 self._asleep = self._dozing = False
+        if self._crowd >= 2 and self._arrived and self._closing_by is None:
+            time.sleep(_GATHER)
         while self._arrived:
             self._waiting.append(self._arrived.popleft())
 
@@ -233,6 +238,7 @@ class Writer:
     def _write(self) -> None:
         """Write a batch; those who wait hear how it went."""
         batch = self._batch()
+        self._crowd = sum([isinstance(item, _Commit) for item in batch])
         writes = [write for item in batch for write in item.writes]
         try:
             if writes:
