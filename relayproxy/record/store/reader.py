@@ -99,15 +99,16 @@ class SqliteReader:
         condition, parameters = ("1", ()) if select is None else compile_(select)
         order, beyond = ("DESC", "<") if newest_first else ("ASC", ">")
         # Who asks for what is new asks again, from the newest that it was given: nothing may be given that is newer than what was passed over.
-        until = self.revision() if after_revision else _NO_END
+        # Else the clause would only lead the planner from the index by time, which the order is of, to the one by revision.
+        revisions = (after_revision, self.revision()) if after_revision else ()
         numbers = (
-            f"SELECT number FROM transactions WHERE ({condition}) AND revision > ? AND revision <= ?"
+            f"SELECT number FROM transactions WHERE ({condition}) {'AND revision > ? AND revision <= ?' if revisions else ''}"
             f" AND (time, number) {beyond} (?, ?) ORDER BY time {order}, number {order} LIMIT {_PAGE}"
         )
         query = _COLUMNS.format(numbers=numbers, order=order)
         place = (_NO_END, _NO_END) if newest_first else (-_NO_END, 0)
         while True:
-            page = self._rows(query, (*parameters, after_revision, until, *place))
+            page = self._rows(query, (*parameters, *revisions, *place))
             for row in page:
                 stored = self._stored(row)
                 if select is None or select.matches(_Facts(self, stored)):
