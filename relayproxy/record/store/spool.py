@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from relayproxy.record.store.bodies import Bodies
 
 #: Octets that are given to a worker thread at once.
-BLOCK: Final = 1 << 18
+BLOCK: Final = 1 << 20
 
 
 class Spool:

@@ -43,8 +43,10 @@ _RECORD: Final = 2048
 _GATHER: Final = 0.003
 #: Seconds between tries to write what could not be written.
 _RETRY: Final = 0.5
+#: Seconds that what was put may wait for a commit to go in with.
+_LAG: Final = 0.05
 #: Seconds without a write until upkeep begins, and between pieces of it where writes come all the time.
-_IDLE: Final = 0.05
+_IDLE: Final = 0.25
 _SELDOM: Final = 0.1
 #: Seconds between looks whether there is anything for upkeep, and after one that failed.
 _LOOK: Final = 10.0
@@ -111,6 +113,7 @@ class Writer:
         self._next_try = 0.0
         self._next_upkeep = 0.0
         self._last_upkeep = 0.0
+        self._last_write = 0.0
         self._crowd = 0  # how many commits the last batch had
         self._more = True  # for upkeep to do
         self._thread = threading.Thread(target=self._run, name="relayproxy-store", daemon=True)
@@ -214,12 +217,13 @@ class Writer:
             return 0
         else:
             due = self._next_upkeep
-        return max(0.0, due - time.monotonic())
+        patience = max(0.0, due - time.monotonic())
+        return min(patience, _LAG) if due - self._last_write <= _IDLE else patience
 
     def _take(self, timeout: float) -> None:
         """Take all that has come; where there is nothing, wait for it that long."""
         if timeout and self._nothing_to_do():
-            self._dozing = timeout > _IDLE
+            self._dozing = timeout > _LAG
             self._asleep = True
             # Asked again: it may have come before it could be seen that we sleep.
             if not self._nothing_to_do() or not self._bell.acquire(timeout=timeout):
@@ -256,7 +260,7 @@ class Writer:
         if self._neglect is None:
             if self._more and now - self._last_upkeep >= _SELDOM:
                 self._upkeep(busy=True)
-            self._more, self._next_upkeep = True, now + _IDLE
+            self._more, self._next_upkeep, self._last_write = True, now + _IDLE, now
 
     def _batch(self) -> list[_Item]:
         batch: list[_Item] = []
