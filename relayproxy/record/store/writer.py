@@ -40,7 +40,7 @@ _BATCH_OCTETS: Final = 8 << 20
 #: Octets of a write besides its message and wire, roughly.
 _RECORD: Final = 2048
 #: Seconds that others have to join a batch, where the last one was not for one alone: a batch costs both threads much, and one more in it little.
-_GATHER: Final = 0.003
+_GATHER: Final = 0.004
 #: Seconds between tries to write what could not be written.
 _RETRY: Final = 0.5
 #: Seconds that what was put may wait for a commit to go in with.
