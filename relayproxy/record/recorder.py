@@ -86,9 +86,8 @@ class Recording:
         self._client = client
         self._began = recorder.clock()
         self._part = 0
-        began, now = recorder.now(), recorder.now
         privacy = recorder.policy.privacy
-        self.tape = SessionTape(lambda: now() - began, privacy.spans if privacy.addresses else None)
+        self.tape = SessionTape(recorder.now, privacy.spans if privacy.addresses else None)
 
     @property
     def policy(self) -> Policy:
@@ -121,9 +120,9 @@ class Recording:
             self._recorder.writer.put(write)
         self._recorder.writer.put(TransactionWrite(record, message, final=True))
 
-    def spill(self) -> None:
-        """Called now and then: what a session without transactions says is bounded in memory too."""
-        if self.tape.octets > WIRE:
+    def spill(self, most: int = WIRE) -> None:
+        """Called now and then: what a session says without a transaction is bounded in memory, too, and can be looked at while it is open."""
+        if self.tape.octets > most:
             for write in self._wire():
                 self._recorder.writer.put(write)
 

@@ -48,7 +48,7 @@ class SessionTape:
     __slots__ = ("_has_empty", "_taken", "client", "entries", "hidden", "octets", "upstream")
 
     def __init__(self, now: Callable[[], float], hidden: Callable[[bytes], list[Span]] | None = None) -> None:
-        """`now`: seconds since the session began; `hidden`: which octets of lines are blanked besides secrets (privacy.py)."""
+        """The session begins. `now`: a clock, in seconds; `hidden`: which octets of lines are blanked besides secrets (privacy.py)."""
         #: What has gathered; always the same list.
         self.entries: list[WireEntry] = []
         self._has_empty = False
@@ -56,8 +56,9 @@ class SessionTape:
         #: Octets that have come meanwhile, mail data included: what is held is not more than about that.
         self.octets = 0
         self.hidden = hidden
-        self.client = LegTape(self, "C", now)
-        self.upstream = LegTape(self, "U", now)
+        began = now()
+        self.client = LegTape(self, "C", now, began)
+        self.upstream = LegTape(self, "U", now, began)
 
     def place(self) -> int:
         """Where the entry is that was added last; until `take` another may take its place."""
@@ -105,6 +106,7 @@ class LegTape:
 
     __slots__ = (
         "_at_line_start",
+        "_began",
         "_data",
         "_data_said",
         "_entries",
@@ -121,13 +123,14 @@ class LegTape:
         "transaction",
     )
 
-    def __init__(self, session: SessionTape, leg: Leg, now: Callable[[], float]) -> None:
+    def __init__(self, session: SessionTape, leg: Leg, now: Callable[[], float], began: float) -> None:
         self._session = session
         self._entries = session.entries
         self._leg: Leg = leg
         self._to_us: Arrow = ">" if leg == "C" else "<"
         self._from_us: Arrow = "<" if leg == "C" else ">"
         self._now = now
+        self._began = began
         #: Whose message the mail data is; "": nobody's, it was refused.
         self.transaction = ""
         self._pending: list[
@@ -151,7 +154,7 @@ class LegTape:
             self._over = True
         elif name == "close":
             self.forget()
-        self._entries.append(WireEvent(_microseconds(self._now()), self._leg, name, arguments, by_us))
+        self._entries.append(WireEvent(_microseconds(self._now() - self._began), self._leg, name, arguments, by_us))
 
     def forget(self) -> None:
         """Nothing of what came and was not read will be."""
@@ -166,16 +169,23 @@ class LegTape:
     # smtp.tape.Tape
 
     def came(self, octets: bytes) -> None:
-        self._pending.append((self._now(), octets))
+        if self._pending is None:
+            self._pending = [(self._now() - self._began, octets)]
+        else:
+            self._pending.append((self._now() - self._began, octets))
         self._waiting += len(octets)
         self._session.octets += len(octets)
 
     def read(self, unread: int, kind: Kind = "plain") -> None:
         if self._waiting <= unread:
             return
-        if kind == "mail" and not self._out_of_step:
-            kind = "plain" if b"AUTH" not in b"".join([octets for _, octets in self._pending]).upper() else kind
         pieces = self._take(unread)
+        if (
+            kind == "mail"
+            and not self._out_of_step
+            and b"AUTH" not in b"".join([octets for _, octets in pieces]).upper()
+        ):
+            kind = "plain"
         if kind == "plain" and self._session.hidden is None:
             self._data = None
             for time, octets in pieces:
@@ -195,15 +205,15 @@ class LegTape:
         if kind == "plain" and self._session.hidden is None:
             if self._leg == "U":
                 self._data = None
-            self._entries.append(WireOctets(int(self._now() * 1e6), self._leg, self._from_us, octets))
+            self._entries.append(WireOctets(int((self._now() - self._began) * 1e6), self._leg, self._from_us, octets))
             return
-        self._add([(self._now(), octets)], self._from_us, self._spans(octets, kind))
+        self._add([(self._now() - self._began, octets)], self._from_us, self._spans(octets, kind))
 
     def said_data(self, octets: bytes, *, end: bool = False) -> None:
         dots = () if end else self._odd_dots(octets)
         self._data_said += len(octets)
         self._at_line_start = octets.endswith(b"\r\n")
-        self._add_data(self._now(), len(octets), dots=dots)
+        self._add_data(self._now() - self._began, len(octets), dots=dots)
 
     def _odd_dots(self, octets: bytes) -> tuple[int, ...]:
         """What the client's own stuffing put there passes as it came (PROTOCOL §1.5). A dot is never the last octet of a piece."""
@@ -219,12 +229,14 @@ class LegTape:
 
     def _take(self, unread: int) -> list[tuple[float, bytes]]:
         """The octets that wait, but for the last so many, in their reads."""
-        pending = self._pending
         if not unread:
-            self._pending, self._waiting = [], 0
-            return pending
+            taken = self._pending or []
+            self._pending = None
+            self._waiting = 0
+            return taken
+        pending = self._pending or []
         count, self._waiting = self._waiting - unread, unread
-        taken: list[tuple[float, bytes]] = []
+        taken = []
         while count and count >= len(pending[0][1]):
             count -= len(pending[0][1])
             taken.append(pending.pop(0))

@@ -146,7 +146,9 @@ class Session:
             self._client.peer.expire()
 
     def look_after_client(self) -> None:
-        """Called now and then: who left while all wait for upstream is not waited for (PROTOCOL §4, S0, S6)."""
+        """Called now and then: what was said is recorded, and who left while all wait for upstream is not waited for (PROTOCOL §4, S0, S6)."""
+        if self._idle:  # not while a reply is on its way, which may yet be taken back
+            self._transactions.spill()
         if self._leg.alone and not self._client.protocol.unread and self._client.peer.gone:
             self._leg.stop_waiting()
 

@@ -87,6 +87,11 @@ class Transactions:
                 transaction.acknowledged = True
             self.tell()
 
+    def spill(self) -> None:
+        """Have it recorded what was said so far, if no transaction is open that it would go with."""
+        if self._recording is not None and self.open is None:
+            self._recording.spill(-1)
+
     async def settle(self) -> None:
         """No message goes on: what there is of each can be told."""
         for transaction in (*self._ended, self.open):

@@ -64,6 +64,8 @@ SCENARIOS = {
     "S9": Scenario("as S1 with 500 clients", clients=500, by_default=False),
 }
 # A process or two a session: what one costs shows with fewer, and two thousand would only wear the machine out.
+#: Seconds that idle sessions are held.
+HOLD = 8
 IDLE_SESSIONS = {"postfix-prequeue": 100}
 
 
@@ -354,7 +356,7 @@ class _Run:
     def _hold(self) -> Held | Failed:
         pid = self.proxy.pid if self.proxy else self.sink.pid
         before, handshakes = memory_of(pid), self.sink.stats().tls
-        arguments = [*self._target(), "--sessions", str(self.idle), "--hold", "2", "--timeout", "60"]
+        arguments = [*self._target(), "--sessions", str(self.idle), "--hold", str(HOLD), "--timeout", "60"]
         with on_cpus(self.rig_cpus):
             process = subprocess.Popen(
                 [self.binary, "idle", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
@@ -364,7 +366,7 @@ class _Run:
                 raise RuntimeError("no pipe")
             try:
                 opened = msgspec.json.decode(process.stdout.readline() or b"{}", type=Idle)
-                time.sleep(0.5)
+                time.sleep(HOLD - 1.5)  # they are idle only once what follows a beginning has been done
                 held = memory_of(pid)
                 output, _ = process.communicate(timeout=120)
             except subprocess.TimeoutExpired:

@@ -1,6 +1,6 @@
 """kill -9 of a relay under load, at any moment (DESIGN §9.2): no message whose 250 a client has seen is missing from the store, nor any that upstream has seen the dot of.
 
-RELAYPROXY_KILLS: how often, 10 by default.
+KILLS: how often, 10 by default.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from relay_on_sockets import Process
 
-KILLS = int(os.environ.get("RELAYPROXY_KILLS", "10"))
+KILLS = int(os.environ.get("KILLS", "10"))
 CLIENTS = 8
 
 

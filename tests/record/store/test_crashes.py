@@ -1,4 +1,4 @@
-"""kill -9 at any moment: what was committed is in the store and whole (DESIGN §9.2). RELAYPROXY_KILLS: how often, 10 by default."""
+"""kill -9 at any moment: what was committed is in the store and whole (DESIGN §9.2). KILLS: how often, 10 by default."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stored_things import HEADER, NOW, SECOND, transaction, whole
 from relayproxy.record.store.interface import StoreError
 from relayproxy.record.store.sqlite import Keep, SqliteStore, open_store
 
-KILLS = int(os.environ.get("RELAYPROXY_KILLS", "10"))
+KILLS = int(os.environ.get("KILLS", "10"))
 
 
 def write_and_die(store: SqliteStore, *names: str, lines: int) -> list[str]:
