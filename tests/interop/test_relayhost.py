@@ -54,6 +54,10 @@ def test_one_of_several_recipients_is_refused(
     start_sender: StartSender, name: str, tls: Tls, start_secure: StartSecure, secure_route: SecureRoutes
 ) -> None:
     """It pipelines in front of an upstream that cannot, and of one that can. Whoever sent the message gets a notice, the same way."""
+    if DIRECT and (start_sender, name, tls) == (SENDERS["exim"], "haraka", "off"):
+        pytest.skip(
+            "Exim closes its side behind its QUIT, and then Haraka answers no more: with us in between they get on"
+        )
     upstream = start_secure(name)
     recipients = (KNOWN[0], UNKNOWN, KNOWN[1])
     scheme: Scheme = "smtp" if tls == "off" else "smtp+starttls"
