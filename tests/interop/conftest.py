@@ -51,8 +51,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
-def pytest_sessionfinish() -> None:
-    if TABLE and not DIRECT:
+def pytest_sessionfinish(exitstatus: int) -> None:
+    """A run that came to its end, whatever it found, tells what it found."""
+    if TABLE and not DIRECT and exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
         real_cast.write()
 
 
