@@ -133,9 +133,8 @@ class LegTape:
         self._began = began
         #: Whose message the mail data is; "": nobody's, it was refused.
         self.transaction = ""
-        self._pending: list[
-            tuple[float, bytes]
-        ] = []  # reads, or what is left of them, that were not told to be anything
+        # Reads, or what is left of them, that were not told to be anything.
+        self._pending: list[tuple[float, bytes]] | None = None
         self._waiting = 0  # octets in them
         self._out_of_step = False  # there was an AUTH, and no MAIL since: what is no command may be a line meant for it
         self._pieces = 0

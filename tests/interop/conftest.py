@@ -12,23 +12,49 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import pytest
+import real_cast
+import real_dovecot
 import real_exim
+import real_haraka
+import real_opensmtpd
 import real_postfix
 import real_process
 import real_stunnel
 import real_upstreams
-from real_certificates import Certificates
+from real_certificates import Certificates, Files
 from real_clients import CLIENTS, Client, Tls
 from real_relay import Relay, Setting, export, running
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterator, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from real_haraka import HarakaUpstream
     from real_postfix import PostfixUpstream
 
 DIRECT = os.environ.get("RELAYPROXY_INTEROP_DIRECT") == "1"
+TABLE = os.environ.get("RELAYPROXY_INTEROP_TABLE") == "1"
+
+
+def pytest_runtest_setup() -> None:
+    real_cast.begins()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Who took part in a test that passed or failed; of one that is skipped nothing is told."""
+    report = yield
+    if report.failed or (report.when == "call" and report.passed):
+        area = item.path.stem.removeprefix("test_").replace("_", " ")
+        real_cast.ended(area, passed=report.passed)
+    return report
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    """A run that came to its end, whatever it found, tells what it found."""
+    if TABLE and not DIRECT and exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
+        real_cast.write()
 
 
 @dataclass(frozen=True)
@@ -67,21 +93,33 @@ def postfix(certificates: Certificates) -> Iterator[PostfixUpstream]:
         yield upstream
 
 
+@pytest.fixture(scope="session")
+def haraka(certificates: Certificates) -> Iterator[HarakaUpstream]:
+    with real_haraka.haraka(certificates.server()) as upstream:
+        yield upstream
+
+
 @pytest.fixture
 def start_upstream(request: pytest.FixtureRequest) -> Iterator[StartUpstream]:
     """Starts an upstream by its name."""
+    fresh: dict[str, Callable[[Files], AbstractContextManager[real_upstreams.SecureUpstream]]] = {
+        "exim": real_exim.exim,
+        "dovecot-submission": real_dovecot.submission,
+    }
     with ExitStack() as stack:
 
         def start(name: str, refuses: real_upstreams.Refuses = "nothing") -> real_upstreams.Upstream:
-            if name == "postfix":
-                shared: PostfixUpstream = request.getfixturevalue("postfix")
+            if name in {"postfix", "haraka"}:
+                shared: PostfixUpstream | HarakaUpstream = request.getfixturevalue(name)
                 shared.clear()
                 return shared
             if name == "aiosmtpd":
                 return stack.enter_context(real_upstreams.aiosmtpd())
-            if name == "exim":
+            if name == "opensmtpd":
+                return stack.enter_context(real_opensmtpd.opensmtpd())
+            if name in fresh:
                 certificates: Certificates = request.getfixturevalue("certificates")
-                return stack.enter_context(real_exim.exim(certificates.server()))
+                return stack.enter_context(fresh[name](certificates.server()))
             return stack.enter_context(real_upstreams.smtp_sink(refuses))
 
         yield start
@@ -98,16 +136,16 @@ def start_secure(start_upstream: StartUpstream, certificates: Certificates) -> I
 
         def start(name: str) -> real_upstreams.SecureUpstream:
             files = certificates.server()
-            if name in {"postfix", "exim"}:
-                return cast("real_upstreams.SecureUpstream", start_upstream(name))
+            if name == "aiosmtpd":
+                return stack.enter_context(real_upstreams.aiosmtpd(files))
             if name == "stunnel":
                 return stack.enter_context(real_stunnel.stunnel(files))
-            return stack.enter_context(real_upstreams.aiosmtpd(files))
+            return cast("real_upstreams.SecureUpstream", start_upstream(name))
 
         yield start
 
 
-@pytest.fixture(params=["postfix", "exim", "aiosmtpd", "smtp-sink"])
+@pytest.fixture(params=["postfix", "exim", "opensmtpd", "haraka", "aiosmtpd", "smtp-sink"])
 def upstream(request: pytest.FixtureRequest, start_upstream: StartUpstream) -> real_upstreams.Upstream:
     """Each of them in turn."""
     return start_upstream(request.param)

@@ -11,7 +11,9 @@ import ssl
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, Self
+from urllib.parse import quote
 
+from real_cast import took_part
 from real_process import PEERS, missing, program
 
 if TYPE_CHECKING:
@@ -85,6 +87,7 @@ def _decided(done: subprocess.CompletedProcess[str], transcript: str, reply: str
 
 
 def with_smtplib(port: int, mail: Mail, work: Path, way: Way = CLEAR) -> Said:  # noqa: ARG001 - it needs no file
+    took_part("smtplib", "client")
     context = ssl.create_default_context(cafile=way.ca)
     if way.certificate:
         context.load_cert_chain(way.certificate.certificate, way.certificate.key)
@@ -125,6 +128,7 @@ def _send(smtp: smtplib.SMTP, mail: Mail) -> Said:
 
 def _swaks(port: int, mail: Mail, work: Path, way: Way, *options: str) -> Said:
     """Its --no-data-fixup sends a file as it stands, so the dots are ours to double and to end."""
+    took_part("swaks", "client")
     path = work / "swaks.eml"
     stuffed = re.sub(rb"(?m)^\.", b"..", mail.message)
     path.write_bytes(stuffed + b".\r\n")
@@ -152,6 +156,7 @@ def with_swaks_pipelining(port: int, mail: Mail, work: Path, way: Way = CLEAR) -
 
 
 def with_curl(port: int, mail: Mail, work: Path, way: Way = CLEAR) -> Said:
+    took_part("curl", "client")
     path = work / "curl.eml"
     path.write_bytes(mail.message)
     argv = [program("curl"), "--disable", "--silent", "--show-error", "--verbose", "--max-time", "60", "--noproxy", "*"]
@@ -172,6 +177,7 @@ def with_curl(port: int, mail: Mail, work: Path, way: Way = CLEAR) -> Said:
 
 def with_msmtp(port: int, mail: Mail, work: Path, way: Way = CLEAR) -> Said:
     """It wants LF lines, and secrets in a file that nobody else reads."""
+    took_part("msmtp", "client")
     settings = {"host": "localhost", "port": port, "domain": "client.test", "from": mail.sender, "timeout": 60}
     settings |= {"set_from_header": "off", "set_date_header": "off"}
     if way.tls != "off":
@@ -191,8 +197,36 @@ def with_msmtp(port: int, mail: Mail, work: Path, way: Way = CLEAR) -> Said:
     return _decided(done, done.stdout, "<-- ", "^--> QUIT\n<-- ")  # it shows the message too, which says QUIT
 
 
+def with_s_nail(port: int, mail: Mail, work: Path, way: Way = CLEAR) -> Said:
+    """Its Resend gives a message of a mailbox on as it is, but for an empty line at the end; secrets are in a file that nobody else reads."""
+    took_part("s-nail", "client")
+    for name in ("new", "tmp", "cur"):
+        (work / "mailbox" / name).mkdir(parents=True, exist_ok=True)
+    (work / "mailbox/cur/1.mail:2,S").write_bytes(mail.message.replace(b"\r\n", b"\n") + b"\n")
+    scheme = "smtps" if way.tls == "implicit" else "smtp"
+    settings = {"hostname": "client.test", "ttycharset": "utf-8", "smtp-auth": "none", "socket-connect-timeout": "60"}
+    settings["mta"] = f"{scheme}://localhost:{port}"
+    if way.tls != "off":
+        settings |= {"tls-ca-file": str(way.ca), "tls-ca-no-defaults": "", "tls-verify": "strict"}
+    if way.tls == "starttls":
+        settings["smtp-use-starttls"] = ""
+    if way.login:
+        user, secret = quote(way.login.user, safe=""), quote(way.login.secret, safe="")
+        settings["mta"] = f"{scheme}://{user}:{secret}@localhost:{port}"
+        settings["smtp-auth"] = way.login.mechanism.lower()
+    conf = work / "s-nail.rc"
+    conf.touch(mode=0o600)
+    lines = ["v15-compat", *(f"{key}={value}" for key, value in settings.items())]
+    conf.write_text("".join(f"set {line}\n" for line in lines))
+    argv = [program("s-nail"), "-:u", "-vv", "-R", "-#", "-r", mail.sender, "-f", f"maildir://{work / 'mailbox'}"]
+    given = f"Resend 1 {mail.recipient}\nxit $?\n".encode()
+    done = _run(argv, given, {"MAILRC": str(conf)})
+    return _decided(done, done.stderr, "s-nail: >>> SERVER: ", r"^s-nail: >>> QUIT\n(?=s-nail: >>> SERVER: )")
+
+
 def with_nodemailer(port: int, mail: Mail, work: Path, way: Way = CLEAR) -> Said:
     """A script of a few lines, since nodemailer is a library; it is told all in JSON."""
+    took_part("nodemailer", "client")
     path = work / "nodemailer.eml"
     path.write_bytes(mail.message)
     job: dict[str, object] = {"port": port, "tls": way.tls, "ca": str(way.ca), "message": str(path)}
@@ -248,6 +282,7 @@ class _Openssl:
 
 def with_openssl(port: int, mail: Mail, work: Path, way: Way = CLEAR, *options: str) -> Said:
     """Under TLS only; what was said before STARTTLS it keeps to itself."""
+    took_part("openssl s_client", "client")
     with _Openssl(port, work, way, options) as session:
         if way.tls == "implicit":
             assert session.reply().code == 220
@@ -274,6 +309,7 @@ def with_smtp_source(port: int, mail: Mail, work: Path, way: Way = CLEAR) -> Sai
     It says nothing when all went well; it can do no TLS.
     """
     assert way == CLEAR
+    took_part("smtp-source", "client")
     assert mail.message.endswith(b"\r\n\r\n"), "smtp-source cannot send a message that ends otherwise"
     path = work / "smtp-source.eml"
     path.write_bytes(mail.message.removesuffix(b"\r\n").replace(b"\r\n", b"\n"))
@@ -293,6 +329,7 @@ CLIENTS: dict[str, Client] = {
     "curl": with_curl,
     "msmtp": with_msmtp,
     "nodemailer": with_nodemailer,
+    "s-nail": with_s_nail,
     "smtp-source": with_smtp_source,
 }
 SECURE_CLIENTS: dict[str, Client] = {
@@ -302,4 +339,5 @@ SECURE_CLIENTS: dict[str, Client] = {
     "curl": with_curl,
     "msmtp": with_msmtp,
     "nodemailer": with_nodemailer,
+    "s-nail": with_s_nail,
 }

@@ -12,6 +12,7 @@ import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from real_cast import took_part
 from real_process import PEERS, folder, free_port, missing, started, until, wait_for_listener
 from real_upstreams import KNOWN, SECRET, UNWANTED, USER, Arrived, cut
 
@@ -131,8 +132,8 @@ class EximUpstream:
         return Arrived(sender, tuple(recipients.split(", ")), content, version or None, user or None)
 
 
-@contextmanager
-def exim(files: Files) -> Iterator[EximUpstream]:
+def needed() -> Path:
+    """The program, if all is there that it takes."""
     binary = PEERS / "exim/usr/sbin/exim4"
     if not binary.exists():
         missing(f"Exim is not unpacked in {PEERS / 'exim'}")
@@ -142,6 +143,13 @@ def exim(files: Files) -> Iterator[EximUpstream]:
         missing(f"Exim runs as {ACCOUNT}, and there is no such user")
     if os.geteuid() != 0:
         missing("Exim becomes another user, which needs root")
+    return binary
+
+
+@contextmanager
+def exim(files: Files) -> Iterator[EximUpstream]:
+    binary = needed()
+    took_part("Exim", "upstream")
     with folder() as work:
         upstream = EximUpstream(work)
         (work / "conf").write_text(

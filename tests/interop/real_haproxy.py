@@ -6,6 +6,7 @@ import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
+from real_cast import took_part
 from real_process import folder, free_port, program, started, until, wait_for_listener
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Haproxy:
 def haproxy(target: int, *, says: Says | None = None, hears: bool = False) -> Iterator[Haproxy]:
     """In front of a port: `says` a PROXY header to it, or `hears` one from its own clients, of either version."""
     path = program("haproxy")
+    took_part("haproxy", "in front, and behind")
     with folder() as work:
         log = work / "log"
         one = Haproxy(log)

@@ -12,11 +12,13 @@ import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Literal
 
+from real_cast import took_part
 from real_process import SEARCH, folder, free_port, missing, program, started, until, wait_for_listener
 from real_upstreams import KNOWN, SECRET, UNWANTED, USER, Arrived, cut
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from real_certificates import Files
@@ -51,6 +53,8 @@ class PostfixUpstream:
         self.maildir = work / "mail/inbox/new"
 
     def clear(self) -> None:
+        """Before each test."""
+        took_part("Postfix", "upstream")
         for path in self.maildir.glob("*"):
             path.unlink()
 
@@ -118,7 +122,10 @@ smtpd_sasl_authenticated_header = yes
 MASTER_CF = """\
 127.0.0.1:{port} inet n - n - - smtpd -o smtpd_sasl_auth_enable={sasl}
 127.0.0.1:{wrapped} inet n - n - - smtpd -o smtpd_sasl_auth_enable={sasl} -o smtpd_tls_wrappermode=yes
-tlsmgr    unix - - n 1000? 1 tlsmgr
+virtual   unix - n n - - virtual
+"""
+#: What every Postfix has.
+SERVICES: Final = """\
 pickup    unix n - n 60 1 pickup
 cleanup   unix n - n - 0 cleanup
 qmgr      unix n - n 300 1 qmgr
@@ -126,9 +133,9 @@ rewrite   unix - - n - - trivial-rewrite
 bounce    unix - - n - 0 bounce
 defer     unix - - n - 0 bounce
 trace     unix - - n - 0 bounce
+tlsmgr    unix - - n 1000? 1 tlsmgr
 proxymap  unix - - n - - proxymap
 anvil     unix - - n - 1 anvil
-virtual   unix - n n - - virtual
 error     unix - - n - - error
 retry     unix - - n - - error
 postlog   unix-dgram n - n - 1 postlogd
@@ -143,24 +150,40 @@ mech_list: {mechanisms}
 MECHANISMS = frozenset({"PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256"})
 
 
+def needed() -> None:
+    """Skip, where it is not there or cannot be started."""
+    program("postconf")
+    if os.geteuid() != 0:
+        missing("Postfix's master runs as root only")
+
+
+def installed(key: str) -> str:
+    """What it was built with."""
+    argv = [program("postconf"), "-dh", key]
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def master(work: Path) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    """Itself, in the foreground: `postfix start-fg` would check the system's own installation."""
+    argv = [f"{installed('daemon_directory')}/master", "-c", str(work / "conf"), "-d"]
+    return started(argv, work / "log", {"MAIL_CONFIG": str(work / "conf")})
+
+
 @contextmanager
 def postfix(files: Files) -> Iterator[PostfixUpstream]:
     """One for all tests: it takes most of a second to start, and refuses by recipient and subject.
 
     AUTH needs Cyrus SASL's saslpasswd2, which makes the file of passwords.
     """
-    postconf = program("postconf")
-    if os.geteuid() != 0:
-        missing("Postfix's master runs as root only")
-
-    def installed(key: str) -> str:
-        return subprocess.run([postconf, "-dh", key], check=True, capture_output=True, text=True).stdout.strip()
-
+    needed()
     daemons, commands, nobody = installed("daemon_directory"), installed("command_directory"), pwd.getpwnam("nobody")
     saslpasswd = shutil.which("saslpasswd2", path=SEARCH)
     with folder() as work:
         upstream = PostfixUpstream(work, MECHANISMS if saslpasswd else frozenset())
-        _lay_out(work)
+        lay_out(work)
+        for name in ("mail", "mail/inbox", *(f"mail/inbox/{part}" for part in ("new", "cur", "tmp"))):
+            (work / name).mkdir()
+            shutil.chown(work / name, "nobody")
         (work / "conf/main.cf").write_text(
             MAIN_CF.format(
                 work=work, daemons=daemons, commands=commands, uid=nobody.pw_uid, gid=nobody.pw_gid, files=files
@@ -171,13 +194,12 @@ def postfix(files: Files) -> Iterator[PostfixUpstream]:
         sasl = "yes" if saslpasswd else "no"
         (work / "conf/master.cf").write_text(
             MASTER_CF.format(port=upstream.port, wrapped=upstream.ports["smtps"], sasl=sasl)
+            + SERVICES
             + "".join(f"127.0.0.1:{upstream.trusting[trust]} inet n - n - - smtpd {TRUST[trust]}\n" for trust in TRUST)
         )
         if saslpasswd:
             _make_passwords(saslpasswd, work)
-        # master itself, in the foreground: `postfix start-fg` would check the system's own installation
-        argv = [f"{daemons}/master", "-c", str(work / "conf"), "-d"]
-        with started(argv, work / "log", {"MAIL_CONFIG": str(work / "conf")}) as process:
+        with master(work) as process:
             for port in (upstream.port, upstream.ports["smtps"]):
                 wait_for_listener(process, port, work / "maillog")
             yield upstream
@@ -193,12 +215,10 @@ def _make_passwords(saslpasswd: str, work: Path) -> None:
     shutil.chown(work / "conf/sasldb", "postfix")
 
 
-def _lay_out(work: Path) -> None:
+def lay_out(work: Path) -> None:
     """The folders that Postfix expects, with the owners that it insists on."""
-    for name in ("conf", "state", "mail/inbox/new", "mail/inbox/cur", "mail/inbox/tmp", "spool"):
-        (work / name).mkdir(parents=True)
-    for path in (work / "mail", *(work / "mail").rglob("*")):
-        shutil.chown(path, "nobody")
+    for name in ("conf", "state", "spool"):
+        (work / name).mkdir()
     shutil.chown(work / "state", "postfix")
     queues = ("active", "bounce", "corrupt", "defer", "deferred", "flush", "hold", "incoming", "saved", "trace")
     for name in (*queues, "private"):

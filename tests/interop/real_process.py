@@ -36,9 +36,14 @@ def missing(why: str) -> NoReturn:
     pytest.skip(why)
 
 
+def find(name: str) -> str | None:
+    """Where a program is, if it is."""
+    return shutil.which(name, path=SEARCH)
+
+
 def program(name: str) -> str:
-    """Where a program is."""
-    return shutil.which(name, path=SEARCH) or missing(f"{name} is not installed")
+    """Where a program is; without it there is no test."""
+    return find(name) or missing(f"{name} is not installed")
 
 
 def free_port() -> int:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from real_cast import took_part
 from real_process import folder, free_port, program, started, wait_for_listener
 from real_upstreams import Arrived, SinkUpstream, smtp_sink
 
@@ -60,6 +61,7 @@ class StunnelUpstream:
 def stunnel(files: Files, client_ca: Path | None = None) -> Iterator[StunnelUpstream]:
     """With `client_ca`, whoever shows no certificate of that authority is refused."""
     path = program("stunnel")
+    took_part("stunnel", "upstream")
     with smtp_sink() as sink, folder() as work:
         upstream = StunnelUpstream(sink, work / "log")
         demand = DEMAND.format(ca=client_ca) if client_ca else ""

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from real_cast import took_part
 from real_process import folder, free_port, missing, program, started, until, wait_for_listener
 
 if TYPE_CHECKING:
@@ -96,10 +97,13 @@ class AiosmtpdUpstream:
     denied = "535 5.7.8"
     mechanisms = frozenset({"PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2", "OAUTHBEARER"})
 
-    def __init__(self) -> None:
-        self.port, wrapped = free_port(), free_port()
+    def __init__(self, port: int | None = None) -> None:
+        self.port, wrapped = port or free_port(), free_port()
         self.ports: Mapping[Scheme, int] = {"smtp": self.port, "smtp+starttls": self.port, "smtps": wrapped}
         self.messages: list[Arrived] = []
+        #: What is put off when it comes for the first time: each recipient's address, or each message; and what was.
+        self.puts_off: Refuses = "nothing"
+        self.put_off: list[str] = []
 
     def arrived(self) -> list[Arrived]:
         return list(self.messages)
@@ -109,6 +113,8 @@ class AiosmtpdUpstream:
     ) -> str:
         if address == UNKNOWN:
             return self.unknown
+        if self.puts_off == "recipient" and self._is_new(address):
+            return "451 4.3.0 come again"
         envelope.rcpt_tos.append(address)
         return "250 2.1.5 ok"
 
@@ -117,13 +123,23 @@ class AiosmtpdUpstream:
         assert isinstance(content, bytes)
         if UNWANTED in content:
             return self.unwanted
+        if self.puts_off == "message" and self._is_new(
+            re.findall(r"(?mi)^Message-ID: (.*)$", content.decode("latin-1"))[0]
+        ):
+            return "451 4.3.0 come again"
         assert server.transport
         tls = server.transport.get_extra_info("ssl_object")
         user = session.login_data and bytes(session.login_data).decode()
-        sender = envelope.mail_from or ""
+        sender = (envelope.mail_from or "").removeprefix("<>")
         message = Arrived(sender, tuple(envelope.rcpt_tos), content, tls and tls.version(), user)
         self.messages.append(message)
         return "250 2.0.0 taken"
+
+    def _is_new(self, what: str) -> bool:
+        if what in self.put_off:
+            return False
+        self.put_off.append(what)
+        return True
 
     def authenticated(self, user: bytes, *, right: bool) -> AuthResult:
         from aiosmtpd.smtp import AuthResult, LoginPassword
@@ -169,13 +185,14 @@ class AiosmtpdUpstream:
 
 
 @contextmanager
-def aiosmtpd(files: Files | None = None) -> Iterator[AiosmtpdUpstream]:
-    """With a certificate it does TLS, and AUTH in clear too."""
+def aiosmtpd(files: Files | None = None, port: int | None = None) -> Iterator[AiosmtpdUpstream]:
+    """With a certificate it does TLS, and AUTH in clear too; `port` is the one in clear, if it is to be a certain one."""
     try:
         from aiosmtpd.controller import Controller
     except ImportError:
         missing("aiosmtpd is not installed")
-    upstream = AiosmtpdUpstream()
+    took_part("aiosmtpd", "upstream")
+    upstream = AiosmtpdUpstream(port)
     options: dict[str, Any] = {"data_size_limit": 64 << 20, "server_hostname": "mx.test"}
     controllers = []
     if files:
@@ -230,6 +247,7 @@ class SinkUpstream:
 def smtp_sink(refuses: Refuses = "nothing", *, slow: bool = False) -> Iterator[SinkUpstream]:
     """A fresh one: what it refuses, and whether it thinks for a second after the final dot, is said when it starts."""
     path = program("smtp-sink")
+    took_part("smtp-sink", "upstream")
     with folder() as work:
         dumps = work / "dumps"
         dumps.mkdir()

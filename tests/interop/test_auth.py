@@ -52,10 +52,20 @@ CLIENTS = [
     ("nodemailer", "LOGIN", "postfix"),
     ("nodemailer", "CRAM-MD5", "exim"),
     ("nodemailer", "XOAUTH2", "aiosmtpd"),
+    ("s-nail", "PLAIN", "postfix"),
+    ("s-nail", "LOGIN", "haraka"),
+    ("s-nail", "CRAM-MD5", "dovecot-submission"),
+    ("smtplib", "PLAIN", "haraka"),
+    ("curl", "CRAM-MD5", "haraka"),
+    ("nodemailer", "PLAIN", "dovecot-submission"),
+    ("curl", "LOGIN", "dovecot-submission"),
+    ("msmtp", "SCRAM-SHA-256", "dovecot-submission"),
 ]
 UPSTREAMS = [
     *(("postfix", mechanism) for mechanism in ("PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256")),
     *(("exim", mechanism) for mechanism in ("PLAIN", "LOGIN", "CRAM-MD5")),
+    *(("haraka", mechanism) for mechanism in ("PLAIN", "LOGIN", "CRAM-MD5")),
+    *(("dovecot-submission", mechanism) for mechanism in ("PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256")),
     *(("aiosmtpd", mechanism) for mechanism in ("PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2")),
 ]
 

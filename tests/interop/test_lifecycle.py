@@ -8,6 +8,7 @@ import socket
 from typing import TYPE_CHECKING
 
 import pytest
+from real_cast import took_part
 from real_process import free_port, listens, until
 from real_relay import Relay, Setting, running
 from real_upstreams import KNOWN, Upstream, smtp_sink, wait_for
@@ -27,6 +28,7 @@ REST = b"and the rest\r\n.\r\n"
 @contextlib.contextmanager
 def session(relay: Relay) -> Iterator[smtplib.SMTP]:
     """A client that has been greeted; it hangs up where the test leaves it."""
+    took_part("smtplib", "client")
     smtp = smtplib.SMTP("127.0.0.1", relay.port, local_hostname="client.test", timeout=30)
     try:
         smtp.ehlo()

@@ -6,6 +6,7 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from real_cast import took_part
 from real_process import program
 from stored import TRACED, message, reader_of, record, session, wire
 
@@ -39,6 +40,7 @@ def read(tmp_path: Path, reader: Reader, *fields: str, only: str = "frame") -> l
     path = tmp_path / "session.pcapng"
     path.write_bytes(heading() + b"".join(blocks(stored, reader.of_session("S1"), reader, 0)))
     told = [argument for field in fields for argument in ("-e", field)]
+    took_part("tshark", "reader")
     argv = [program("tshark"), "-r", str(path), "-n", "-Y", only, "-T", "fields", *told]
     argv += ["-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE"]
     done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60)

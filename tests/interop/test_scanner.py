@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from conftest import DIRECT
+from real_cast import took_part
 from real_process import program
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ MEANT = {
 def scan(port: int, ca: Path, work: Path, *options: str) -> dict[str, tuple[str, str]]:
     """What it found out: severity and words."""
     path = work / "testssl.json"
+    took_part("testssl.sh", "scanner")
     argv = [program("testssl"), "--quiet", "--color", "0", "--warnings", "off", "--nodns", "none", "--ip", "127.0.0.1"]
     argv += ["--add-ca", str(ca), "--jsonfile", str(path), *options, f"localhost:{port}"]
     done = subprocess.run(argv, check=False, capture_output=True, stdin=subprocess.DEVNULL, cwd=work, timeout=280)

@@ -30,12 +30,12 @@ VERSIONS = {"TLSv1.2", "TLSv1.3"}
 
 
 def check_arrived(
-    upstream: SecureUpstream, way: Route, tls: Tls, scheme: Scheme, message: bytes = MESSAGE
+    upstream: SecureUpstream, way: Route, tls: Tls, scheme: Scheme, message: bytes = MESSAGE, *, protocol: str = ""
 ) -> list[Arrived]:
     """Once, byte for byte, and upstream knows of TLS where there was some. Without the relay it has the client's."""
     arrived = wait_for(upstream, 1)
     assert [(m.sender, m.recipients) for m in arrived] == [(SENDER, (KNOWN[0],))]
-    check_content(arrived[0].content, message, way, "ESMTP" if tls == "off" else "ESMTPS")
+    check_content(arrived[0].content, message, way, protocol or ("ESMTP" if tls == "off" else "ESMTPS"))
     if way.relay:
         assert (arrived[0].tls in VERSIONS) == (scheme != "smtp"), arrived[0].tls
     return arrived
@@ -70,13 +70,14 @@ def test_clients_get_in(
     upstream = start_secure("aiosmtpd")
     with secure_route(upstream.ports, "smtp+starttls", tls) as way:
         assert SECURE_CLIENTS[name](way.port, MAIL, tmp_path, Way(tls, way.ca)).code == 250
-        arrived = check_arrived(upstream, way, tls, "smtp+starttls")
+        protocol = "SMTP" if name == "s-nail" else "ESMTPS"  # behind TLS, too, it says HELO where it need not log in
+        arrived = check_arrived(upstream, way, tls, "smtp+starttls", protocol=protocol)
         if way.relay:
             line = check_told(way, upstream, tls, "smtp+starttls")
             assert line["upstream"]["tls"]["version"] == arrived[0].tls
 
 
-@pytest.mark.parametrize("name", ["postfix", "exim", "aiosmtpd", "stunnel"])
+@pytest.mark.parametrize("name", ["postfix", "exim", "haraka", "aiosmtpd", "stunnel"])
 @pytest.mark.parametrize("scheme", ["smtp+starttls", "smtps"])
 def test_upstreams_are_met(
     name: str, scheme: Scheme, start_secure: StartSecure, secure_route: SecureRoutes, tmp_path: Path

@@ -8,6 +8,7 @@ import ssl
 from typing import TYPE_CHECKING
 
 import pytest
+from real_cast import took_part
 from real_haproxy import haproxy
 from real_relay import Setting, running
 from real_upstreams import KNOWN, wait_for
@@ -33,6 +34,7 @@ LOGGED = re.compile(
 
 def send(port: int, implicit: ssl.SSLContext | None = None) -> None:
     """One message, as CLIENT."""
+    took_part("smtplib", "client")
     source = (CLIENT, 0)
     with (
         smtplib.SMTP_SSL("localhost", port, "client.test", timeout=60, source_address=source, context=implicit)
