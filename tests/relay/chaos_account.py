@@ -34,6 +34,8 @@ class Log:
     def __init__(self) -> None:
         #: By attempt.
         self.told: dict[str, list[Told]] = {}
+        #: By transaction's id.
+        self.outcome_of: dict[str, str] = {}
         self.opened: set[str] = set()
         #: How many there were of each session that was closed.
         self.transactions: dict[str, int] = {}
@@ -56,6 +58,7 @@ class Log:
         match line:
             case {"event": "transaction"}:
                 sender = line["envelope"]["received"]["sender"]
+                self.outcome_of[line["transaction"]] = line["outcome"]
                 self.told.setdefault(sender.partition("@")[0], []).append(_told(line))
             case {"event": "session", "state": "opened"}:
                 self.opened.add(line["session"])

@@ -21,6 +21,8 @@ from chaos_sink import TOO_LATE, sink_server
 from chaos_tls import MODES, Security
 from relay_on_sockets import relay_process
 
+from relayproxy.record.store.sqlite import SqliteStore
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -116,6 +118,9 @@ async def test_client_sink_and_log_agree(tmp_path: Path, capfd: pytest.CaptureFi
     found = [*disagreements(load.attempts, sink, log)]
     assert not found, "\n".join(found)
     assert log.errors == []
+    with SqliteStore(tmp_path / "relayproxy.db").reader() as reader:
+        stored = {one.record.transaction: (one.record.outcome, one.final) for one in reader.transactions()}
+    assert stored == {id_: (outcome, True) for id_, outcome in log.outcome_of.items()}
     beginning, listening, ending = said.splitlines()
     assert "configuration" in beginning
     assert "listening on" in listening
