@@ -23,7 +23,8 @@ PROGRAM: Final = PEERS / "node/node_modules/Haraka/haraka.js"
 FILES = {
     "me": "mx.test\n",
     "plugins": "tls\nauth/flat_file\nsink\n",
-    "smtp.ini": "listen=127.0.0.1:{ports[smtp]},127.0.0.1:{ports[smtps]}\nsmtps_port={ports[smtps]}\n",
+    # one process, which serves itself
+    "smtp.ini": "listen=127.0.0.1:{ports[smtp]},127.0.0.1:{ports[smtps]}\nsmtps_port={ports[smtps]}\nnodes=0\n",
     "tls.ini": "cert={files.certificate}\nkey={files.key}\n",
     "auth_flat_file.ini": "[core]\nmethods={mechanisms}\nconstrain_sender=false\n[users]\n{user}={secret}\n",
 }
