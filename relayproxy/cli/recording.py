@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from relayproxy.record.log import Reporter
     from relayproxy.record.store.interface import RecordError
+    from relayproxy.record.store.writer import Fails
     from relayproxy.relay.settings import Config
 
 #: Seconds that the store has to write what waits when everything else has ended.
@@ -40,21 +41,39 @@ def recording(config: Config, reporter: Reporter) -> Iterator[Recorder | None]:
     loop = trio.lowlevel.current_trio_token()
     writer = Writer(backend, alarm=partial(_tell, loop, reporter, refused=record.on_failure == "refuse"))
     policy = Policy(record.commit == "before-dot", record.on_failure == "refuse", record.messages, record.privacy)
+    recorder = Recorder(writer, policy, partial(Spool, store.bodies, config.limits.spool_memory))
     try:
-        yield Recorder(writer, policy, partial(Spool, store.bodies, config.limits.spool_memory))
+        yield recorder
     finally:
         # Nothing else runs any more, so that it may block.
-        if not writer.close(LAST_WRITES):
+        recorder.complete = writer.close(LAST_WRITES) and not writer.dropped
+        if not recorder.complete:
             say("relayproxy: the store could not be written to its end")
+        if writer.dropped:
+            say(f"relayproxy: what was not written to the store: {writer.dropped} records or parts of sessions")
 
 
-def _tell(loop: trio.lowlevel.TrioToken, reporter: Reporter, trouble: RecordError | None, *, refused: bool) -> None:
-    """The store's thread says that it cannot be written, and that it can again."""
+def _tell(
+    loop: trio.lowlevel.TrioToken, reporter: Reporter, what: Fails, trouble: RecordError | None, *, refused: bool
+) -> None:
+    """The store's thread says what fails, and that it goes on."""
     if trouble is None:
-        say("relayproxy: the store can be written again")
+        say(
+            "relayproxy: the store can be written again"
+            if what == "writing"
+            else "relayproxy: the store's upkeep goes on"
+        )
         return
-    say(
-        f"relayproxy: {trouble.what}; {'mail is refused' if refused else 'nothing is recorded'} until it can be written"
-    )
+    say(f"relayproxy: {_in_words(what, trouble, refused=refused)}")
     with suppress(trio.RunFinishedError):  # then nobody listens any more
         loop.run_sync_soon(partial(reporter.error, "record", trouble.what))
+
+
+def _in_words(what: Fails, trouble: RecordError, *, refused: bool) -> str:
+    match what:
+        case "writing":
+            return f"{trouble.what}; {'mail is refused' if refused else 'nothing is recorded'} until it can be written"
+        case "upkeep":
+            return f"{trouble.what}; the store is neither indexed nor kept small"
+        case "one":
+            return f"a record cannot be written, and is in the log alone: {trouble.what}"

@@ -141,7 +141,8 @@ async def _serve(config: Config, path: Path | None, reporter: Reporter) -> int:
 
     _raise_descriptor_limit()
     with recording(config, reporter) as recorder:
-        return await _relay(config, path, reporter, recorder)
+        status = await _relay(config, path, reporter, recorder)
+    return status if recorder is None or recorder.complete else 1
 
 
 async def _relay(config: Config, path: Path | None, reporter: Reporter, recorder: Recorder | None) -> int:

@@ -137,9 +137,8 @@ def _octets(reader: Reader, found: Iterator[Stored], *, headers: bool, sent: boo
 
 
 def _header(stored: Stored, *, sent: bool) -> Iterator[bytes] | None:
-    kept = stored.message
-    header = None if kept is None else kept.header_sent if sent and kept.header_sent is not None else kept.header
-    return None if header is None else iter([header])
+    kept = stored.left if sent else stored.message
+    return None if kept is None or kept.header is None else iter([kept.header])
 
 
 def _show_file(path: Path) -> None:

@@ -50,4 +50,4 @@ def _written(path: Path) -> str:
 
 def _rebased(url: str, folder: Path) -> str:
     scheme, colon, path = url.partition(":")
-    return f"{scheme}:{folder / path}" if colon and scheme == "sqlite" else url
+    return f"{scheme}:{folder / Path(path).expanduser()}" if colon and path and scheme == "sqlite" else url

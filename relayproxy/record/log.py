@@ -164,7 +164,7 @@ class Reporter:
                 session=session,
                 listener=listener,
                 state="closed",
-                client=client,
+                client=self._privacy.client(client),
                 why=why,
                 transactions=transactions,
                 seconds=duration(seconds),

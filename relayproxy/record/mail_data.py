@@ -68,11 +68,9 @@ class MailData:
         octets = self._left[entry.transaction, entry.leg]
         if kept is None or kept.header is None:
             return _Message(octets, (), whole=kept is not None and kept.whole, exact=True)
-        sent = entry.leg == "U"
-        body = kept.body_sent if sent and kept.body_sent is not None else kept.body
-        header = kept.header_sent if sent and kept.header_sent is not None else kept.header
-        separator = kept.separator_sent if sent else kept.separator
-        content = chain((header, separator), () if body is None else self._reader.body(body))
+        shown = kept.as_left() if entry.leg == "U" else kept
+        body = shown.body
+        content = chain((shown.header or b"", shown.separator), () if body is None else self._reader.body(body))
         wire: Iterable[bytes] = content if entry.chunk else stuffed(content)
         if kept.whole and body is not None and not entry.chunk:
             wire = chain(wire, (END_OF_DATA,))

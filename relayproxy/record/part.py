@@ -1,8 +1,7 @@
 """A transaction's part of its session's wire: from its MAIL to the reply that ended it, on both legs.
 
-It is found by its MAIL and by its time: transactions of one session follow each other, and each record says when its MAIL came and how long it took. Where
-a client pipelines, the last read of one transaction may hold the first commands of the next; those stand in the parts of both.
-Pure. Showing it does not belong here.
+Its commands are those from its MAIL to the next transaction's, and its mail data says whose it is. What was answered, and what passed upstream, is found by time: where a
+client pipelines several transactions, replies that left in one write stand in the parts of all of them. Pure. Showing it does not belong here.
 """
 
 from __future__ import annotations
@@ -13,29 +12,55 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import structs
 
-from relayproxy.record.wire import WireOctets
+from relayproxy.record.text import text
+from relayproxy.record.wire import WireData, WireOctets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from relayproxy.record.store.interface import Stored, StoredSession
+    from relayproxy.record.wire import WireEntry
 
-_MAIL: Final = re.compile(rb"(?i)(?:^|(?<=\n))[ \t]*MAIL[ \t]+FROM[ \t]*:")
+_MAIL: Final = re.compile(rb"(?i)(?:^|(?<=\n))[ \t]*MAIL[ \t]+FROM[ \t]*:[ \t]*<([^>\r\n]*)")
 _1970: Final = datetime(1970, 1, 1, tzinfo=UTC)
 #: Microseconds by which a record's clock and the wire's may differ.
 _SLACK: Final = 1000
 
+#: The entry in which a MAIL stands, and where in it.
+Place = tuple[int, int]
+
 
 def part(session: StoredSession, stored: Stored, transactions: Sequence[Stored]) -> StoredSession:
     """The session with that much of its wire. `transactions`: all of the session's, in order."""
-    began = _when(session, stored)
-    ended = began + round(stored.record.seconds.total * 1_000_000) + _SLACK
-    index, offset = _start(session, stored, transactions)
-    wire = [entry for entry in session.wire[index:] if entry.time <= ended]
-    if wire and offset and isinstance(first := wire[0], WireOctets):
-        gaps = tuple([(at - offset, length) for at, length in first.gaps if at >= offset])
-        wire[0] = structs.replace(first, octets=first.octets[offset:], gaps=gaps)
+    starts = _starts(session.wire, transactions)
+    ids = [one.record.transaction for one in transactions]
+    number = ids.index(stored.record.transaction)
+    index, offset = starts[number]
+    end = starts[number + 1] if number + 1 < len(starts) else None
+    began = session.wire[index].time if index < len(session.wire) else 0
+    ended = max(began, _when(session, stored)) + round(stored.record.seconds.total * 1_000_000) + _SLACK
+    wire: list[WireEntry] = []
+    for at, entry in enumerate(session.wire):
+        if isinstance(entry, WireData):
+            if entry.transaction == stored.record.transaction:
+                wire.append(entry)
+        elif isinstance(entry, WireOctets) and (entry.leg, entry.arrow) == ("C", ">"):
+            if index <= at and entry.time <= ended and (end is None or at <= end[0]):
+                cut = _cut(entry, offset if at == index else 0, end[1] if end is not None and at == end[0] else None)
+                wire += [cut] if cut.octets or cut.gaps else []
+        elif began <= entry.time <= ended:
+            wire.append(entry)
     return session._replace(wire=wire)
+
+
+def _cut(entry: WireOctets, start: int, end: int | None) -> WireOctets:
+    if not start and end is None:
+        return entry
+    end = len(entry.octets) if end is None else end
+    gaps = tuple(
+        [(at - start, length) for at, length in entry.gaps if start <= at < end or at == end == len(entry.octets)]
+    )
+    return structs.replace(entry, octets=entry.octets[start:end], gaps=gaps)
 
 
 def _when(session: StoredSession, stored: Stored) -> int:
@@ -44,23 +69,20 @@ def _when(session: StoredSession, stored: Stored) -> int:
     return max(since - session.began // 1000, 0)
 
 
-def _start(session: StoredSession, stored: Stored, transactions: Sequence[Stored]) -> tuple[int, int]:
-    """The entry in which its MAIL stands, and where in it."""
+def _starts(wire: Sequence[WireEntry], transactions: Sequence[Stored]) -> list[Place]:
+    """Where the MAIL of each stands: the next one with its sender; or, where senders are not told, the next one."""
     mails = [
-        (index, match.start())
-        for index, entry in enumerate(session.wire)
+        (index, match.start(), text(match[1]))
+        for index, entry in enumerate(wire)
         if isinstance(entry, WireOctets) and (entry.leg, entry.arrow) == ("C", ">")
         for match in _MAIL.finditer(entry.octets)
     ]
-    found = (0, 0)
+    starts: list[Place] = []
     for one in transactions:
-        until = _when(session, one) + _SLACK
-        came = [place for place in mails if session.wire[place[0]].time <= until]
-        # Several in the last read: each transaction has the next of them.
-        last = [place for place in came if place[0] == came[-1][0]]
-        if last:
-            found = last[0]
-            mails = [place for place in mails if place > found]
-        if one.record.transaction == stored.record.transaction:
-            break
-    return found
+        sender = one.record.envelope.received.sender
+        # In front of it may stand a source route, which is no part of the sender.
+        fits = (at for at, (_, _, told) in enumerate(mails) if told == sender or told.endswith(f":{sender}"))
+        found = next(fits, 0)
+        starts.append(mails[found][:2] if mails else (len(wire), 0))
+        del mails[: found + 1]
+    return starts

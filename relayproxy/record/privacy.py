@@ -21,11 +21,13 @@ from relayproxy.record.report import TransactionRecord
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from relayproxy.record.report import ClientRecord
     from relayproxy.record.store.interface import Message
 
 #: A local part, quoted or not, "@", and a domain or an address literal; begun where an address can begin, so that no octet is looked at twice.
+#: "+40" is an "@" in xtext (RFC 3461 §4); a backslash may be doubled, as it is in records.
 _ADDRESS: Final = re.compile(
-    rb"""(?:"(?:[^"\\\r\n]|\\[^\r\n])*+"|(?<![^\s<>()\[\],:;"=@])[^\s<>()\[\],:;"=@]++)@(?:\[[^\]\s]*+\]|[^\s<>()\[\],:;"=@]++)"""
+    rb"""(?:"(?:[^"\\\r\n]|\\{1,2}[^\r\n])*+"|(?<![^\s<>()\[\],:;"@])(?:(?!\+40)[^\s<>()\[\],:;"@])++)(?:@|\+40)(?:\[[^\]\s]*+\]|[^\s<>()\[\],:;"@]++)"""
 )
 _FIELD_NAME: Final = re.compile(r"header\.[!-9;-~]+")
 #: Identifiers that have the form of an address.
@@ -53,15 +55,24 @@ class Privacy(NamedTuple):
 
     def spans(self, octets: bytes) -> list[tuple[int, int]]:
         """Offset and length of what is left out of some lines of the wire."""
-        if not self.addresses or b"@" not in octets:
+        if not self.addresses:
             return []
         return [(match.start(), match.end() - match.start()) for match in _ADDRESS.finditer(octets)]
 
     def text(self, text: str) -> str:
         """The same of a text in a record."""
-        if not self.addresses or "@" not in text:
+        if not self.addresses:
             return text
         return _hide(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
+
+    def client(self, client: ClientRecord) -> ClientRecord:
+        """Who a session's client says it is."""
+        if not self.addresses:
+            return client
+        helo = None if client.helo is None else self.text(client.helo)
+        user = None if client.auth is None or client.auth.user is None else self.text(client.auth.user)
+        auth = None if client.auth is None else msgspec.structs.replace(client.auth, user=user)
+        return msgspec.structs.replace(client, helo=helo, auth=auth)
 
     def record(self, record: TransactionRecord) -> TransactionRecord:
         """What is told of a transaction."""

@@ -61,6 +61,8 @@ class Recorder:
         self.writer = writer
         self.policy = policy
         self.new_spool = new_spool
+        #: Whether, at the end, the store has all that it was given.
+        self.complete = True
         self.clock = clock
         self.now = now
 
@@ -112,7 +114,15 @@ class Recording:
         Its wire follows with its outcome: it is not waited for.
         `durable`: nobody else will have it, so it has to survive power loss.
         """
-        await self._recorder.writer.commit([TransactionWrite(record, message)], durable=durable)
+        writer, policy = self._recorder.writer, self._recorder.policy
+        if not durable and not policy.refuse and (trouble := writer.trouble) is not None:
+            raise RecordError(
+                trouble.what, full=trouble.full
+            )  # it passes all the same: it need not wait for what fails
+        writes: list[Write] = [TransactionWrite(record, message)]
+        if not self._part:
+            writes.insert(0, self._write(None))  # so that it is known whose the transaction is
+        await writer.commit(writes, durable=durable)
 
     def told(self, record: TransactionRecord, message: Message | None = None) -> None:
         """It is over. Never waits, never fails."""

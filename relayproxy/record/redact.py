@@ -29,7 +29,7 @@ _WORD: Final = re.compile(rb"[^ \t:<=]*")
 _SPACE: Final = re.compile(rb"[ \t:]*")
 # Behind another verb: a parameter whose keyword may be AUTH, misspelled or not (what is
 # blanked already stays as it is); and AUTH as a word of its own.
-_PARAMETER: Final = re.compile(rb"(?<![^ \t])([A-Za-z]{3,5})([ \t]*=[ \t]*)(?!<redacted [0-9]+>)([^ \t]+)")
+_PARAMETER: Final = re.compile(rb"(?<![^ \t>])([A-Za-z]{3,5})([ \t]*=[ \t]*)(?!<redacted [0-9]+>)([^ \t]+)")
 _INNER_WORD: Final = re.compile(rb"(?<![A-Za-z])[A-Za-z]{3,}")
 _REDACTED: Final = re.compile(rb"<redacted [0-9]+>")
 

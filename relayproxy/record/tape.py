@@ -16,6 +16,7 @@ import msgspec
 
 from relayproxy.record.redact import looks_like_auth, redact, redact_sasl
 from relayproxy.record.wire import WireData, WireEvent, WireOctets, encode
+from relayproxy.smtp.data import MOST_DOTS, odd_dots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,11 +33,6 @@ CLOSE: Final = 1000
 _REDACTED: Final = re.compile(rb"<redacted ([0-9]+)>")
 #: What a reply to a SASL exchange may be shown of: its code, and its enhanced status code.
 _CODES: Final = re.compile(rb"[0-9]{3}[ -](?:[245]\.[0-9]{1,3}\.[0-9]{1,3}(?: |\Z))?")
-
-#: A dot that stuffing would not put there.
-_ODD_DOT: Final = re.compile(rb"\r\n\.(?!\.)")
-#: Of those, how many of a piece are remembered.
-_MOST_DOTS: Final = 10_000
 
 #: Octets of a line that are blanked: offset and length.
 Span = tuple[int, int]
@@ -109,6 +105,7 @@ class LegTape:
         "_began",
         "_data",
         "_data_said",
+        "_dots_said",
         "_entries",
         "_from_us",
         "_leg",
@@ -140,7 +137,7 @@ class LegTape:
         self._pieces = 0
         self._data: int | None = None  # where the piece is that a further one may be part of
         self._over = False  # the peer's end was told
-        self._data_said = 0  # octets of the message that is being sent
+        self._data_said = self._dots_said = 0  # octets of the message that is being sent, and odd dots in them
         self._at_line_start = True  # so far they end a line
 
     def event(self, name: EventName, *arguments: str, by_us: bool = False) -> None:
@@ -162,7 +159,7 @@ class LegTape:
     def begin_message(self, transaction: str) -> None:
         """What mail data comes or leaves from here on is this transaction's."""
         self.transaction = transaction
-        self._pieces = self._data_said = 0
+        self._pieces = self._data_said = self._dots_said = 0
         self._at_line_start = True
 
     # smtp.tape.Tape
@@ -209,16 +206,13 @@ class LegTape:
         self._add([(self._now() - self._began, octets)], self._from_us, self._spans(octets, kind))
 
     def said_data(self, octets: bytes, *, end: bool = False) -> None:
-        dots = () if end else self._odd_dots(octets)
+        # What the client's own stuffing put there passes as it came (PROTOCOL §1.5).
+        found = [] if end else odd_dots(octets, at_line_start=self._at_line_start, most=MOST_DOTS - self._dots_said)
+        dots = tuple([self._data_said + at for at in found])
+        self._dots_said += len(found)
         self._data_said += len(octets)
         self._at_line_start = octets.endswith(b"\r\n")
         self._add_data(self._now() - self._began, len(octets), dots=dots)
-
-    def _odd_dots(self, octets: bytes) -> tuple[int, ...]:
-        """What the client's own stuffing put there passes as it came (PROTOCOL §1.5). A dot is never the last octet of a piece."""
-        first = self._at_line_start and octets.startswith(b".") and not octets.startswith(b"..")
-        found = [match.end() - 1 for match in _ODD_DOT.finditer(octets)] if b"\r\n." in octets else []
-        return tuple([self._data_said + at for at in ([0, *found] if first else found)[:_MOST_DOTS]])
 
     def unsay(self, octets: int) -> None:
         """So many octets, at the end of what was said, have not left after all."""
@@ -290,13 +284,16 @@ class LegTape:
             start += len(line) + 2
         return spans
 
-    def _blank(self, content: bytes, kind: Kind) -> list[Span]:
+    def _blank(self, content: bytes, kind: Kind) -> list[Span]:  # noqa: PLR0911  one a kind
         match kind:
             case "mail":
                 self._out_of_step = False
                 return _found(content, redact(content)) if b"auth" in content.lower() else []
-            case "auth" | "free":
-                self._out_of_step = self._out_of_step or kind == "auth"
+            case "free":
+                argued = self._out_of_step and b" " in content.strip()
+                return _found(content, redact_sasl(content) if argued else redact(content))
+            case "auth":
+                self._out_of_step = True
                 return _found(content, redact(content))
             case "sasl":
                 start = 4 if content.startswith(b"334 ") else 0

@@ -129,7 +129,7 @@ def _word(value: str) -> str:
 
 def _differences(shown: Sequence[Stored]) -> Iterator[str]:
     for stored in shown:
-        if (kept := stored.message) is None:
+        if (kept := stored.message) is None or stored.left is None:
             continue
         of = f" of {stored.record.transaction}" if len(shown) > 1 else ""
         lines = list(_header_differences(kept))

@@ -98,6 +98,8 @@ class Keeping:
                 repaired = await self._repaired.finish()
         except RecordError as error:
             self.trouble = error
+            self._drop_bodies()
+            body = repaired = None
         header, separator, _ = intake.received
         whole = self._whole and self.trouble is None
         message = Message(header, separator, body, intake.header_sent, repaired, whole=whole)

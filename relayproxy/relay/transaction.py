@@ -201,8 +201,8 @@ class Transaction:
     # The record.
 
     def intent(self) -> TransactionRecord:
-        """What is told where we end behind its dot."""
-        self._intent = self._record("committed")
+        """What is told where we end behind its dot: nobody has heard anything of it."""
+        self._intent = msgspec.structs.replace(self._record("committed"), reply=None, acknowledged=False)
         return self._intent
 
     def record(self) -> TransactionRecord:

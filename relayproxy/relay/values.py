@@ -19,6 +19,7 @@ from relayproxy.mail import units
 from relayproxy.net.address import Address, parse_address
 from relayproxy.net.dial import UpstreamUrl
 from relayproxy.record.privacy import Privacy
+from relayproxy.record.store.location import EXPECTED, path_of
 
 
 def seconds(value: object) -> float:
@@ -100,12 +101,9 @@ _VERIFY: Final = re.compile(r"full|ca|none|pin:sha256:[0-9A-Fa-f]{64}")
 
 def _store(value: object) -> object:
     """A store's file; None: there is none."""
-    if value == "none":
-        return None
-    kind, colon, path = value.partition(":") if isinstance(value, str) else ("", "", "")
-    if kind != "sqlite" or not colon or not path or path.startswith((":", "file:")) or path.endswith("/"):
-        raise ValueError('a store: sqlite:PATH, or "none"')
-    return path
+    if not isinstance(value, str):
+        raise ValueError(EXPECTED)  # noqa: TRY004 - pydantic's way to refuse a value
+    return path_of(value)
 
 
 StorePath = Annotated[

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import io
 import re
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -34,7 +35,7 @@ _STRAY: Final = re.compile(rb"\r(?!\n)|(?<!\r)\n|\0")
 #: A dot that unstuffing takes away, and that stuffing would not put there.
 _ODD_DOT: Final = re.compile(rb"\r\n\.(?!\.)")
 #: Of those, how many of a message are remembered.
-_MOST_DOTS: Final = 10_000
+MOST_DOTS: Final = 10_000
 _NAMES: Final = {b"\r": "a bare CR", b"\n": "a bare LF", b"\0": "a NUL"}
 #: What io.IncrementalNewlineDecoder has seen where all lines end in CRLF.
 _CLEAN: Final = (None, "\r\n")
@@ -145,9 +146,8 @@ class DataReader(ContentReader):
         return dots
 
     def _find_odd_dots(self, wire: bytes, *, dotted: bool) -> None:
-        found = [0] if dotted and not wire.startswith(b"..") else []
-        found += [match.end() - 1 for match in _ODD_DOT.finditer(wire)]
-        self._dots += [self._offset + at for at in found[: _MOST_DOTS - self._dots_found]]
+        found = odd_dots(wire, at_line_start=dotted, most=MOST_DOTS - self._dots_found)
+        self._dots += [self._offset + at for at in found]
         self._dots_found += len(found)
 
     def feed(self, data: bytes) -> DataSlice:
@@ -255,6 +255,17 @@ class ChunkReader(ContentReader):
         self._ended_bare = content.endswith(b"\n")
         self._note(content, content)
         return DataSlice(wire, content, ended=ended, rest=b"")
+
+
+def odd_dots(wire: bytes, *, at_line_start: bool, most: int) -> list[int]:
+    """Where in mail data a dot stands that unstuffing takes away and that stuffing would not put there, the first so many (RFC 5321 §4.5.2 lets it pass).
+
+    A line's dot is never the last octet of a slice.
+    """
+    found = [0] if at_line_start and wire.startswith(b".") and not wire.startswith(b"..") else []
+    if b"\r\n." in wire:
+        found += [match.end() - 1 for match in islice(_ODD_DOT.finditer(wire), most)]
+    return found[:most]
 
 
 def stuff(content: bytes) -> bytes:

@@ -118,6 +118,19 @@ def test_addresses_on_the_wire() -> None:
     assert Privacy().spans(octets) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("bounce-jane7=cust.test@list.test x", "<redacted 32> x"),
+        ("ORCPT=rfc822;jane7+40cust.test", "ORCPT=rfc822;<redacted 17>"),
+        (r'"jane\"7"@cust.test', "<redacted 19>"),
+        ("jane7@cust.test", "<redacted 15>"),
+    ],
+)
+def test_addresses_of_all_sorts(text: str, left: str) -> None:
+    assert Privacy.parse(["addresses"]).text(text) == left
+
+
 @given(local=st.text(alphabet="abcäöü.+-_%!", min_size=1), domain=st.text(alphabet="abcü.-", min_size=1))
 def test_no_address_is_left(local: str, domain: str) -> None:
     address = f"{local}@{domain}"

@@ -149,7 +149,10 @@ def test_transactions_that_came_in_one_read_are_told_apart() -> None:
         TransactionWrite(at("T1", 10_100, 0.001), None), TransactionWrite(at("T2", 10_200, 0.001), None)
     )  # fmt: skip
     own = reader.of_session("S1")
-    assert [octets_of(part(stored, one, own)) for one in own] == [[read], [b"MAIL FROM:<b@x>\r\n"]]
+    assert [octets_of(part(stored, one, own)) for one in own] == [
+        [b"MAIL FROM:<a@x>\r\nRSET\r\n"],
+        [b"MAIL FROM:<b@x>\r\n"],
+    ]
 
 
 def test_a_part_has_its_mail_data_and_what_was_blanked_in_it() -> None:

@@ -121,7 +121,8 @@ class _Leg:
 
 
 def _split(place: str) -> tuple[Ip, int]:
-    """Address and port of `10.0.0.5:25`, `[::1]:25` or an address; loopback for what has none (a Unix socket); port 0 where it is not known."""
+    """Address and port of `10.0.0.5:25`, `[::1]:25`, a url of them, or an address; loopback for what has none (a Unix socket); port 0 where it is not known."""
+    place = place.rpartition("//")[2]
     try:
         return ip_address(place.strip("[]")), 0
     except ValueError:

@@ -14,6 +14,7 @@ import fcntl
 import os
 import re
 import secrets
+import threading
 import time
 from contextlib import suppress
 from itertools import count
@@ -51,23 +52,27 @@ class Bodies:
         self._count = count()
         self._name = ""
         self._lock = -1
+        # The writer's thread opens and closes; those who spool ask for names in threads of trio's.
+        self._guard = threading.RLock()
 
     def new(self) -> Path:
         """A path where nothing is, and nobody but the caller will make anything."""
-        if self._lock < 0:
-            self.open()
-        return self.folder / f"{self._name}-{next(self._count)}.zst"
+        with self._guard:
+            if self._lock < 0:
+                self.open()
+            return self.folder / f"{self._name}-{next(self._count)}.zst"
 
     def open(self) -> None:
         """Make the folder and this process's lock where they are not there (any more)."""
-        if self._lock >= 0 and (self.folder / f"{self._name}.lock").exists():
-            return
-        self.close()
-        self.folder.mkdir(mode=0o700, exist_ok=True)
-        name = secrets.token_hex(8)
-        lock = os.open(self.folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        self._name, self._lock = name, lock
+        with self._guard:
+            if self._lock >= 0 and (self.folder / f"{self._name}.lock").exists():
+                return
+            self.close()
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+            name = secrets.token_hex(8)
+            lock = os.open(self.folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._name, self._lock = name, lock
 
     def create(self) -> tuple[Path, int]:
         """A new file, and its descriptor to write to it."""

@@ -6,14 +6,14 @@
     writer.put(TransactionWrite(record, message, final=True))     # behind: tried until it is in
 
     with store.reader() as reader:
-        for stored in reader.transactions(parse("outcome:accepted & since:1h"), newest_first=True):
+        for stored in reader.transactions(parse("outcome:accepted & since:1h", now=time_ns()), newest_first=True):
             print(stored.record.envelope.received.sender)
             content = b"".join(reader.message(stored))
         session = reader.session(stored.record.session)
 
 Invariants: what `Backend.write` was given is in the store whole or not at all. A transaction is known by its id: written again it replaces what was there,
-but for a message, which stays where the later write has none. What stays not `final` when its writer is gone reads as it was written last: `unknown` for what was
-committed before its dot, `aborted` for what was not (PROTOCOL §4). Bodies are kept once, by the SHA-256 of their octets.
+but for a message, which stays where the later write has none. What stays not `final` when its writer is gone reads as it was written last: the relay writes `unknown`
+before the dot (PROTOCOL §4), and what was cut off before that is not here. Bodies are kept once, by the SHA-256 of their octets.
 What is written when does not belong here (record/recorder.py), nor how things look (cli/).
 """
 
@@ -138,10 +138,13 @@ class Kept(NamedTuple):
     whole: bool
     exact: bool
 
-    @property
-    def separator_sent(self) -> bytes:
-        """The empty line as it left: line endings may have been repaired."""
-        return b"\r\n" if self.separator else b""
+    def as_left(self) -> Kept:
+        """The same with what left in the place of what came."""
+        return self._replace(
+            header=self.header if self.header_sent is None else self.header_sent,
+            separator=b"\r\n" if self.separator else b"",  # line endings may have been repaired
+            body=self.body if self.body_sent is None else self.body_sent,
+        )
 
 
 class Stored(NamedTuple):
@@ -152,6 +155,13 @@ class Stored(NamedTuple):
     document: bytes
     final: bool
     message: Kept | None
+
+    @property
+    def left(self) -> Kept | None:
+        """The message as it left; None where it did not, as a whole."""
+        told = self.record.message
+        gone = told is not None and told.size.sent is not None
+        return self.message.as_left() if gone and self.message is not None else None
 
 
 class StoredSession(NamedTuple):

@@ -152,16 +152,10 @@ class SqliteReader:
         return [self._stored(row) for row in rows]
 
     def message(self, stored: Stored, *, sent: bool = False) -> Iterator[bytes] | None:
-        kept = stored.message
+        kept = stored.left if sent else stored.message
         if kept is None or kept.header is None or kept.body is None:
             return None
-        if not sent:
-            return self._message(kept.header, kept.separator, kept.body)
-        message = stored.record.message
-        if message is None or message.size.sent is None:
-            return None
-        header = kept.header if kept.header_sent is None else kept.header_sent
-        return self._message(header, kept.separator_sent, kept.body if kept.body_sent is None else kept.body_sent)
+        return self._message(kept.header, kept.separator, kept.body)
 
     def _message(self, header: bytes, separator: bytes, digest: bytes) -> Iterator[bytes]:
         body = self.body(digest)

@@ -6,13 +6,13 @@ What is in the file does not belong here (schema.py).
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from relayproxy.record.store.backend import SqliteBackend
 from relayproxy.record.store.bodies import Bodies
 from relayproxy.record.store.interface import StoreError
+from relayproxy.record.store.location import path_of
 from relayproxy.record.store.reader import SqliteReader
 from relayproxy.record.store.upkeep import Keep
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Keep", "SqliteStore", "open_store"]
 
-_EXPECTED: Final = "expected sqlite:PATH, such as sqlite:relayproxy.db or sqlite:/var/lib/relayproxy/relayproxy.db"
 _KEEP_ALL: Final = Keep()
 #: Seconds that a write waits for others who write before it fails.
 PATIENCE: Final = 5.0
@@ -46,11 +45,10 @@ class SqliteStore:
 
 def open_store(url: str) -> SqliteStore:
     """The store of that url. Raises StoreError where it is none that we know; nothing is opened yet."""
-    kind, colon, path = url.partition(":")
-    if kind in {"postgresql", "postgres"}:
-        raise StoreError(f"{re.sub('//[^/]*@', '//', url)}: postgresql: is not built yet; {_EXPECTED}")
-    if kind != "sqlite" or not colon:
-        raise StoreError(f"{url!r} is no store: {_EXPECTED}")
-    if not path or path.startswith((":", "file:")) or path.endswith("/") or "\0" in path:
-        raise StoreError(f"{url!r} names no file: {_EXPECTED}")
-    return SqliteStore(Path(path).absolute())
+    try:
+        path = path_of(url)
+    except ValueError as error:
+        raise StoreError(f"{url!r} is no store: expected {error}") from None
+    if path is None:
+        raise StoreError("there is no store: nothing is recorded (record.store is none)")
+    return SqliteStore(Path(path).expanduser().absolute())

@@ -18,8 +18,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import outcome
 import trio
@@ -27,7 +28,7 @@ import trio
 from relayproxy.record.store.interface import RecordError, TransactionWrite
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from relayproxy.record.store.interface import Backend, Write
@@ -50,6 +51,12 @@ _IDLE: Final = 0.25
 _SELDOM: Final = 0.1
 #: Seconds between looks whether there is anything for upkeep, and after one that failed.
 _LOOK: Final = 10.0
+
+
+#: "writing": nothing can be written now; "upkeep": index or retention fails; "one": a write that was put is at fault itself, and never will be in the store.
+Fails = Literal["writing", "upkeep", "one"]
+#: Hears what fails and why; None: it goes on.
+Alarm = Callable[[Fails, "RecordError | None"], None]
 
 
 class _Commit:
@@ -88,12 +95,12 @@ class Writer:
         self,
         backend: Backend,
         *,
-        alarm: Callable[[RecordError | None], None] | None = None,
+        alarm: Alarm | None = None,
         max_waiting: int = MAX_WAITING,
     ) -> None:
-        """`alarm` hears from the thread, once, why nothing can be written (or upkeep cannot be done), and None when it can again."""
+        """`alarm` hears from the thread what fails, once, and when it goes on."""
         self._backend = backend
-        self._alarm = alarm or (lambda _: None)
+        self._alarm = alarm or (lambda _what, _error: None)
         self._max_waiting = max_waiting
         self._arrived: deque[_Item] = deque()
         # The bell is rung by the loop's thread, once for each time that the other has said it sleeps.
@@ -135,6 +142,8 @@ class Writer:
         """Have it written, behind what was given before. The files of its bodies are the writer's from here on."""
         item = _Put(write)
         if self._closing_by is not None or self._put_octets - self._written_octets + item.octets > self._max_waiting:
+            if not self._refused:
+                self._tell("one", RecordError(f"more than {self._max_waiting} octets wait for the store"))
             self._refused += 1
             item.writes, item.octets = (), 0
             if not item.files:
@@ -286,6 +295,7 @@ class Writer:
                     item.error = _fault(error)
                 else:
                     self._spoilt += 1
+                    self._tell("one", _fault(error))
             self._done([item])
         return True
 
@@ -309,7 +319,7 @@ class Writer:
         self._next_try = time.monotonic() + _RETRY
         self._refuse(error)
         if before is None:
-            self._tell(error)
+            self._tell("writing", error)
 
     def _refuse(self, error: RecordError) -> None:
         commits = [item for item in self._waiting if isinstance(item, _Commit)]
@@ -324,7 +334,7 @@ class Writer:
     def _recover(self) -> None:
         if self._trouble is not None:
             self._trouble = None
-            self._tell(None)
+            self._tell("writing", None)
 
     def _probe(self) -> None:
         try:
@@ -342,16 +352,16 @@ class Writer:
             self._more = False
             if self._neglect is None:
                 self._neglect = error if isinstance(error, RecordError) else _fault(error)
-                self._tell(self._neglect)
+                self._tell("upkeep", self._neglect)
         else:
             if self._neglect is not None:
                 self._neglect = None
-                self._tell(None)
+                self._tell("upkeep", None)
         self._next_upkeep = now if self._more else now + _LOOK
 
-    def _tell(self, error: RecordError | None) -> None:
+    def _tell(self, what: Fails, error: RecordError | None) -> None:
         with suppress(Exception):  # whoever hears it must not stop what is written
-            self._alarm(error)
+            self._alarm(what, error)
 
 
 def _fault(error: Exception) -> RecordError:

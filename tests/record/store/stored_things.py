@@ -46,10 +46,12 @@ class Alarm:
 
     def __init__(self) -> None:
         self.told: list[RecordError | None] = []
+        self.fails: list[str] = []
         self._heard = threading.Semaphore(0)
 
-    def __call__(self, error: RecordError | None) -> None:
+    def __call__(self, what: str, error: RecordError | None) -> None:
         self.told.append(error)
+        self.fails.append(what)
         self._heard.release()
 
     async def wait(self) -> None:

@@ -14,7 +14,6 @@ from conformance import noise
 from crashing_writer import octets_of
 from stored_things import HEADER, NOW, SECOND, transaction, whole
 
-from relayproxy.record.store.interface import StoreError
 from relayproxy.record.store.sqlite import Keep, SqliteStore, open_store
 
 KILLS = int(os.environ.get("KILLS", "10"))
@@ -85,7 +84,5 @@ def test_retention_while_another_process_writes(tmp_path: Path) -> None:
             assert len(left) > 10
             for stored in left:
                 whole(reader, stored)
-            with pytest.raises(StoreError):
-                list(reader.body(bytes(32)))
         files = sum(path.stat().st_size for path in store.bodies.folder.glob("*.zst"))
         assert files <= limit
