@@ -16,6 +16,7 @@ import pytest
 from relay_on_sockets import END_OF_DATA, relay_process, upstream_server
 
 from relayproxy.record.dialog import Event, Line, Note, parse
+from relayproxy.record.store.sqlite import SqliteStore
 
 if TYPE_CHECKING:
     from relay_on_sockets import Client
@@ -264,3 +265,9 @@ async def test_cell_of_a_process(tmp_path: Path, stage: str) -> None:
         await relay.ended()
         assert not [line for line in relay.lines if PASSWORD.decode() in str(line)]
         assert not secret_in(tmp_path)
+    if stage == "S7":
+        with SqliteStore(tmp_path / "relayproxy.db").reader() as reader:
+            (stored,) = reader.transactions()
+            assert (stored.record.outcome, stored.record.reply, stored.record.acknowledged) == ("unknown", None, False)
+            assert reader.ids(stored.record.session) == [stored.record.session]
+            assert b"half of it" in b"".join(reader.message(stored) or ())
