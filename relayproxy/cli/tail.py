@@ -63,7 +63,8 @@ def tail(
         raise Failed("expected an expression or an id, got latest; tail -n 1 begins with the latest")
     as_json = json or not is_terminal()
     colour = has_colour()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs begin with the first ignored
+        signal.signal(number, signal.default_int_handler)
     try:
         with reading(store, config) as reader:
             for news in _news(reader, named, last):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from relayproxy.net.stream import DeadlineStream
+    from relayproxy.record.recorder import Recorder
 
 END_OF_DATA: Final = b"\r\n.\r\n"
 #: What no test takes, so that a relay that hangs fails it and does not stop it.
@@ -234,8 +235,9 @@ async def upstream_server() -> AsyncIterator[Upstream]:
 class Running:
     """A relay that serves, in this process."""
 
-    def __init__(self, relay: Relay, log: Log, reporter: Reporter) -> None:
+    def __init__(self, relay: Relay, log: Log, reporter: Reporter, recorder: Recorder | None) -> None:
         self.relay = relay
+        self._recorder = recorder
         self.log = log
         self.reporter = reporter
         self.addresses: list[str] = []
@@ -255,6 +257,12 @@ class Running:
         sock.setblocking(False)
         self._clients.append(Client(trio.SocketStream(trio.socket.from_stdlib_socket(sock))))
         return self._clients[-1]
+
+    async def recorded(self) -> None:
+        """All that was told so far is in the store, and its writer is done with it."""
+        if self._recorder is not None:
+            for _ in range(2):  # what goes in with the first is held until that has returned
+                await self._recorder.writer.commit([])
 
     async def serve(self) -> None:
         with self.scope:
@@ -317,7 +325,7 @@ async def serving(
     await trio.Path(state).mkdir(exist_ok=True)
     with recording(settings, reporter) as recorder:
         relay = Relay(settings, reporter, dial=partial(dial, adopt=poller.adopt), adopt=adopt, recorder=recorder)
-        async with _running(Running(relay, log, reporter), poller, len(addresses)) as running:
+        async with _running(Running(relay, log, reporter, recorder), poller, len(addresses)) as running:
             yield running
 
 

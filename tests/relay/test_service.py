@@ -492,6 +492,7 @@ async def test_a_thousand_sessions_at_once_and_gone_leave_nothing(tmp_path: Path
                     nursery.start_soon(hold, number, all_here, arrived)
             await log.wait_for("session", at_once, state="closed")
             await upstream.until(lambda: upstream.open == 0)
+            await relay.recorded()
             await wait_all_tasks_blocked()
             log.lines.clear()
             objects = _objects()
