@@ -70,7 +70,7 @@ def build() -> App:
     return app
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911  one a way to end
     """Run the verb that the arguments name; the exit status."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     if given[:1] == ["run"]:
@@ -92,6 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Who read our output has had enough (`| head`); Python flushes standard output once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
+    except OSError as error:
+        say(f"relayproxy: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
+        return 1
     except Exception as error:  # noqa: BLE001 - a fault of ours, and still nobody's traceback
         say(f"relayproxy: a fault in relayproxy, please report it: {_where(error)}")
         return 1

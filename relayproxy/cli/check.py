@@ -73,8 +73,6 @@ def written(config: Config) -> str:
 #: What None means, of the settings that may be left out.
 _ABSENT: Final = {
     ("Listener", "clients"): "everybody that can connect",
-    ("Keep", "age"): "for ever",
-    ("Keep", "bytes"): "without bound",
     ("Log", "format"): "json; text on a terminal",
     ("Upstream", "credentials"): "none: clients log in themselves, if at all",
     ("Tls", "certificate"): "minted, signed by the authority in state",
@@ -92,7 +90,6 @@ def _scalars(table: Any, left_out: Sequence[str] = ()) -> Iterator[str]:
     from pydantic import BaseModel
 
     from relayproxy.relay.settings import Credentials
-    from relayproxy.relay.values import Duration, Rate, Size
 
     hints = get_type_hints(type(table), include_extras=True)
     for name, value in table:
@@ -102,20 +99,25 @@ def _scalars(table: Any, left_out: Sequence[str] = ()) -> Iterator[str]:
             continue
         if isinstance(value, BaseModel | dict) or name == "listener" or name in left_out:
             continue
-        if name == "file":
-            yield f"file = {_text(str(value or '-'))}"
-        elif name == "store":
-            yield f"store = {_text('none' if value is None else f'sqlite:{value}')}"
-        elif value is None:
-            yield f"# {name}: {_ABSENT[type(table).__name__, name]}"
-        elif hints[name] in (Duration, Duration | None):
-            yield f'{name} = "{_duration(value)}"'
-        elif hints[name] in (Size, Size | None):
-            yield f'{name} = "{_size(value)}"'
-        elif hints[name] == Rate:
-            yield f'{name} = "{_size(value)}/s"'
-        else:
-            yield f"{name} = {_value(value)}"
+        yield _line(type(table).__name__, name, value, hints[name])
+
+
+def _line(table: str, name: str, value: Any, hint: Any) -> str:  # noqa: PLR0911  one a kind of setting
+    from relayproxy.relay.values import Age, Duration, Rate, Room, Size
+
+    if name == "file":
+        return f"file = {_text(str(value or '-'))}"
+    if name == "store":
+        return f"store = {_text('none' if value is None else f'sqlite:{value}')}"
+    if value is None:
+        return f'{name} = "none"' if hint in (Age, Room) else f"# {name}: {_ABSENT[table, name]}"
+    if hint in (Duration, Age):
+        return f'{name} = "{_duration(value)}"'
+    if hint in (Size, Room):
+        return f'{name} = "{_size(value)}"'
+    if hint == Rate:
+        return f'{name} = "{_size(value)}/s"'
+    return f"{name} = {_value(value)}"
 
 
 def _value(value: object) -> str:

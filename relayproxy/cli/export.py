@@ -30,6 +30,24 @@ Format = Literal["dialog", "eml", "mbox", "maildir", "jsonl", "pcapng"]
 MESSAGES: Final = frozenset({"eml", "mbox", "maildir"})
 
 
+def _check(format_: str, output: Path | None, *, sent: bool, force: bool) -> None:
+    """What does not go together. Raises Failed."""
+    from relayproxy.cli import Failed
+
+    if sent and format_ not in MESSAGES:
+        raise Failed(f"expected --sent with eml, mbox or maildir, got it with {format_}")
+    if output is None:
+        if format_ == "maildir":
+            raise Failed("expected --output with maildir: a folder")
+        if format_ == "pcapng" and sys.stdout.isatty():
+            raise Failed("expected --output with pcapng on a terminal: packets are no text")
+    elif format_ != "maildir":
+        if output.is_dir():
+            raise Failed(f"{output}: expected the name of a file, found a folder")
+        if os.path.lexists(output) and not force:
+            raise Failed(f"{output} is there already; --force writes over it")
+
+
 def export(
     select: SelectText = None,
     /,
@@ -64,12 +82,7 @@ def export(
     from relayproxy.cli import Failed, in_words, say
     from relayproxy.cli.recordings import NOTHING, dialog_file, reading, recorded, selected
 
-    if sent and format_ not in MESSAGES:
-        raise Failed(f"expected --sent with eml, mbox or maildir, got it with {format_}")
-    if output is None and format_ == "maildir":
-        raise Failed("expected --output with maildir: a folder")
-    if output is not None and format_ != "maildir" and os.path.lexists(output) and not force:
-        raise Failed(f"{output} is there already; --force writes over it")
+    _check(format_, output, sent=sent, force=force)
     if format_ == "dialog" and (file := dialog_file(selected(select))) is not None:
         with in_words(), _target(output) as write:
             write(_printed_again(file))

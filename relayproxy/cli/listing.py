@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _GAP: Final = "  "
 #: Name, width (0: shares what is left), and how many columns a terminal must have for it.
 _COLUMNS: Final = (
-    ("time", 14, 0),
+    ("time (UTC)", 14, 0),
     ("outcome", 10, 0),
     ("sender", 0, 0),
     ("recipients", 0, 0),
@@ -112,7 +112,7 @@ def _cells(stored: Stored) -> dict[str, str]:
     more = f" +{len(recipients) - 1}" if len(recipients) > 1 else ""
     message = record.message
     return {
-        "time": f"{record.time[5:10]} {record.time[11:19]}",
+        "time (UTC)": f"{record.time[5:10]} {record.time[11:19]}",
         "outcome": record.outcome,
         "sender": record.envelope.received.sender or "<>",
         "recipients": (recipients[0] if recipients else "nobody") + more,

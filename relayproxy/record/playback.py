@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from relayproxy.record.dialog import Event, Gap, Line, Note, Session, print_entries, print_session
 from relayproxy.record.mail_data import MailData, Redacted, Unkept
+from relayproxy.record.report import timestamp
 from relayproxy.record.wire import WireData, WireEvent, WireOctets
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ def dialog_of(session: StoredSession, transactions: Iterable[Stored], reader: Re
 
 
 def attributes(session: StoredSession) -> tuple[tuple[str, str], ...]:
-    """Those that stand on the session's line."""
-    return (("listener", session.listener),)
+    """Those that stand on the session's line: times in it are since `began`."""
+    return (("listener", session.listener), ("began", timestamp(session.began)))
 
 
 def entries(session: StoredSession, transactions: Iterable[Stored], reader: Reader) -> Iterator[Entry]:

@@ -170,6 +170,8 @@ def _id(value: Value) -> str:
 
 
 def _words(value: Value) -> Condition:
+    if not value.quoted and (set(value.text) & set("*?") or value.text.startswith("/")):
+        raise ValueError(f"expected whole words, as there are no patterns here, found {shown(value.text)}")
     found = frozenset(words(value.text))
     if not found:
         raise ValueError(f"expected a word, found {shown(value.text)}")

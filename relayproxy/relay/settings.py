@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from relayproxy.record.privacy import Privacy
 from relayproxy.relay.values import (
+    Age,
     Command,
     Count,
     Duration,
@@ -24,6 +25,7 @@ from relayproxy.relay.values import (
     Network,
     Rate,
     Redacted,
+    Room,
     Size,
     StorePath,
     Urls,
@@ -244,8 +246,10 @@ class Tls(Settings):
 class Keep(Settings):
     """How long the store keeps what it has: the oldest goes first, but never a message that is held."""
 
-    age: Duration | None = Field(default=None, description="since its MAIL; default: for ever")
-    bytes: Size | None = Field(default=None, description="of bodies and database; default: without bound")
+    age: Age = Field(default="14d", validate_default=True, description='since its MAIL; "none": for ever')
+    bytes: Room = Field(
+        default="10GiB", validate_default=True, description='of bodies and database; "none": without bound'
+    )
 
 
 class Record(Settings):
@@ -273,11 +277,7 @@ class Record(Settings):
         default=(),
         description='more to leave out than secrets: "subject", "header.NAME", "body", "addresses"; of log, store and exports',
     )
-    keep: Keep = Field(
-        default={"age": "14d", "bytes": "10GiB"},
-        validate_default=True,
-        description="how long it is kept; {} for ever",
-    )
+    keep: Keep = Keep()
 
     @property
     def privacy(self) -> Privacy:

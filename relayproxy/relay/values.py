@@ -11,7 +11,7 @@ import shlex
 import socket
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
@@ -20,6 +20,9 @@ from relayproxy.net.address import Address, parse_address
 from relayproxy.net.dial import UpstreamUrl
 from relayproxy.record.privacy import Privacy
 from relayproxy.record.store.location import EXPECTED, path_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def seconds(value: object) -> float:
@@ -68,6 +71,23 @@ Network = Annotated[
     IPv4Network | IPv6Network,
     BeforeValidator(_network),
     WithJsonSchema({"type": "string", "examples": ["127.0.0.0/8", "::1"]}),
+]
+
+
+def _or_none(read: Callable[[object], object]) -> Callable[[object], object]:
+    return lambda value: None if value == "none" else read(value)
+
+
+#: "none": for ever, and as much as there is.
+Age = Annotated[
+    float | None,
+    BeforeValidator(_or_none(seconds)),
+    WithJsonSchema({"type": "string", "pattern": rf"^(none|{units.DURATION.pattern})$", "examples": ["14d", "none"]}),
+]
+Room = Annotated[
+    int | None,
+    BeforeValidator(_or_none(octets)),
+    WithJsonSchema({"type": "string", "pattern": rf"^(none|{units.SIZE.pattern})$", "examples": ["10GiB", "none"]}),
 ]
 Count = Annotated[int, Field(ge=1, strict=True)]
 #: Of a listener or an upstream.

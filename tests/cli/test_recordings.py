@@ -108,7 +108,9 @@ def test_show_is_a_dialog_of_the_latest_session(capsysbinary: pytest.CaptureFixt
 
 
 def test_a_session_without_transactions_is_shown_by_its_id(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    assert b"@ session 01CS3 listener=submission\n+0.000 C open" in out(capsysbinary, "show", "01c")
+    assert b"@ session 01CS3 listener=submission began=2026-01-02T03:04:05.100000Z\n+0.000 C open" in out(
+        capsysbinary, "show", "01c"
+    )
 
 
 def test_show_of_a_message(capsysbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from relayproxy.record.store.interface import Reader
 
 WHOLE = r"""relayproxy dialog 1
-@ session S1 listener=submission
+@ session S1 listener=submission began=2026-01-02T03:04:05.100000Z
 +0.000 C open 10.0.0.5:53122
 +0.004 U open 203.0.113.5:587
 +0.012 U< 220 smtp.example.com ESMTP

@@ -250,3 +250,9 @@ def test_the_longest_expression_is_read_and_judged_at_once() -> None:
     select = parse("(" * MAX_DEPTH + "|".join(["sender:*a*"] * MAX_COMPARISONS) + ")" * MAX_DEPTH, now=NOW)
     select.matches(BARE)
     assert time.perf_counter() - started < 0.25
+
+
+@pytest.mark.parametrize("text", ["text:pass*", "text:pa?s", "text:/pass/"])
+def test_patterns_have_no_place_in_a_search_for_words(text: str) -> None:
+    with pytest.raises(SelectError, match="expected whole words, as there are no patterns here"):
+        parse(text, now=0)

@@ -47,7 +47,7 @@ def test_what_is_told_stands_before_the_dialog() -> None:
     lines = seen(reader)
     assert lines[:12] == [
         "relayproxy dialog 1",
-        "@ session S1 listener=submission",
+        "@ session S1 listener=submission began=2026-01-02T03:04:05.100000Z",
         f"# {console_line(TOLD)}",
         "# client 10.0.0.5:53122 (app-1): TLSv1.3 AES, for relay, PLAIN app",
         "# upstream p smtp.example.com 203.0.113.5:587: TLSv1.2 GCM, certificate CN=smtp.example.com, not verified: expired",

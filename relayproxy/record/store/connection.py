@@ -113,6 +113,7 @@ def _set_up(connection: apsw.Connection, path: Path, sync: Sync, patience: float
         raise StoreError(f"{path}: SQLite cannot keep a write-ahead log there: expected a local file system")
     connection.pragma("synchronous", sync)
     connection.pragma("temp_store", "memory")
+    connection.pragma("secure_delete", True)
     connection.pragma("journal_size_limit", _LOG_KEEPS)
     connection.wal_autocheckpoint(_CHECKPOINT)
 
