@@ -7,7 +7,6 @@ Pure. How conditions are written does not belong here (select_fields.py), nor ho
 from __future__ import annotations
 
 import operator
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import msgspec
@@ -15,6 +14,7 @@ import msgspec
 from relayproxy.mail.header import HeaderSection, decode
 from relayproxy.mail.ip import is_in
 from relayproxy.record.full_text import summary, words
+from relayproxy.record.times import microseconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -47,7 +47,6 @@ _COMPARED: Final[dict[Comparison, Callable[[int, int], bool]]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -250,8 +249,3 @@ _TEXTS: Final[dict[TextField, Callable[[TransactionRecord], Iterable[str | None]
 def address_matches(pattern: AddressPattern, recorded: str) -> bool:
     """Whether an address as it stands in a record is as a pattern has it."""
     return pattern.matches(recorded.replace(r"\\", "\\") if "\\" in recorded else recorded)
-
-
-def microseconds(time: str) -> int:
-    """Since 1970, of a record's time."""
-    return (datetime.fromisoformat(time) - _EPOCH) // timedelta(microseconds=1)

@@ -7,12 +7,12 @@ client pipelines several transactions, replies that left in one write stand in t
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from msgspec import structs
 
 from relayproxy.record.text import text
+from relayproxy.record.times import microseconds
 from relayproxy.record.wire import WireData, WireOctets
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from relayproxy.record.wire import WireEntry
 
 _MAIL: Final = re.compile(rb"(?i)(?:^|(?<=\n))[ \t]*MAIL[ \t]+FROM[ \t]*:[ \t]*<([^>\r\n]*)")
-_1970: Final = datetime(1970, 1, 1, tzinfo=UTC)
 #: Microseconds by which a record's clock and the wire's may differ.
 _SLACK: Final = 1000
 
@@ -65,8 +64,7 @@ def _cut(entry: WireOctets, start: int, end: int | None) -> WireOctets:
 
 def _when(session: StoredSession, stored: Stored) -> int:
     """Microseconds from the session's beginning to the transaction's MAIL."""
-    since = (datetime.fromisoformat(stored.record.time) - _1970) // timedelta(microseconds=1)
-    return max(since - session.began // 1000, 0)
+    return max(microseconds(stored.record.time) - session.began // 1000, 0)
 
 
 def _starts(wire: Sequence[WireEntry], transactions: Sequence[Stored]) -> list[Place]:

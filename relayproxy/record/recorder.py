@@ -1,6 +1,6 @@
 """Recording: what the store is given of each session, and when (DESIGN §5 `[record]`, §9.2; PROTOCOL §4, "write order").
 
-    recording = recorder.session(id, "submission", "10.0.0.5")
+    recording = recorder.session(id, "submission", "10.0.0.5:53122")
     recording.tape.client ...                              # told by the protocols (smtp/tape.py)
     spool = recording.spool()                              # a message's body on its way in
     await recording.before_dot(record, message)            # in the store, or RecordError: then no dot leaves
@@ -8,7 +8,7 @@
     recording.closed("QUIT")
 
 Invariants: recording is one-way and never changes the mail. Before the dot it may refuse, behind it never: what comes then is tried until it is in. The wire of a
-session goes in parts, each with the transaction that it belongs to, so what is held of it is bounded.
+session goes in parts, with each outcome and now and then in between, so what is held of it is bounded.
 What a failure means for the client does not belong here (relay/keeping.py), nor how things are kept (store/).
 """
 
@@ -94,10 +94,6 @@ class Recording:
     @property
     def policy(self) -> Policy:
         return self._recorder.policy
-
-    @property
-    def trouble(self) -> RecordError | None:
-        return self._recorder.trouble
 
     def begin_message(self, transaction: str) -> None:
         """What mail data comes and leaves from here on is this transaction's."""

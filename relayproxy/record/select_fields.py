@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Final, NamedTuple, get_args
 
@@ -30,13 +30,13 @@ from relayproxy.record.conditions import (
 )
 from relayproxy.record.full_text import words
 from relayproxy.record.report import Outcome
+from relayproxy.record.times import microseconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from relayproxy.record.conditions import Comparison, Condition, TextField
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _HEADER: Final = "header."
 #: RFC 5322 §3.6.8 ftext.
 _FIELD_NAME: Final = re.compile(r"[!-9;-~]+")
@@ -144,7 +144,7 @@ def _microseconds(value: Value) -> int:
         ) from None
     if time.tzinfo is None:
         time = time.replace(tzinfo=UTC)
-    return (time - _EPOCH) // timedelta(microseconds=1)
+    return microseconds_of(time)
 
 
 def _client(value: Value) -> Condition:

@@ -1,6 +1,6 @@
 """A message on its way into the store, beside its way to upstream (DESIGN §5 `[record]`, PROTOCOL §4 column DF).
 
-Follows the intake (message.py) slice by slice; before the dot leaves, the message and the record of its transaction are committed. What cannot be recorded is refused, 452
+Follows the intake (message.py) slice by slice; before the dot leaves, the message and the record of its transaction are committed (or, as `commit` says, some time later). What cannot be recorded is refused, 452
 for want of space and 451 for all else, or passes all the same where `on_failure` says so: then it is told, and marked `truncated`.
 Invariants: a message that nobody else holds (capture:) is kept whole and durable, whatever the configuration leaves out of records, or it is refused.
 What is written when does not belong here (record/recorder.py).

@@ -208,8 +208,8 @@ class Transaction:
     def record(self) -> TransactionRecord:
         """As things stand."""
         intent = self._intent
-        told = self.keeping is not None and self.keeping.trouble is None
-        if intent is None or self._reply is None or self._progress != "answered" or not told:
+        kept = self.keeping is not None and self.keeping.trouble is None
+        if intent is None or self._reply is None or self._progress != "answered" or not kept:
             return self._record(self._progress)
         # What was told before the dot holds, and this came of it.
         return msgspec.structs.replace(

@@ -1,7 +1,7 @@
 """Octets as they are kept: compressed where that is smaller, in a row or in a file beside, and given back whole or not at all.
 
-Invariants: what `unpack` and `pieces` give was compared with its size and digest at the end: what is cut off or altered is a ValueError, never half of it in
-silence. Where files are and who removes them does not belong here (bodies.py).
+Invariants: what `pieces` gives was compared with its size and digest at the end: what is cut off or altered is a ValueError, never half of it in silence. `unpack`,
+for what has neither, notices only what cannot be unpacked. Where files are and who removes them does not belong here (bodies.py).
 """
 
 from __future__ import annotations

@@ -6,19 +6,16 @@ Bodies do not belong here: who has them makes columns of them (backend.py).
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from functools import lru_cache
-from typing import TYPE_CHECKING, Final, overload
+from typing import TYPE_CHECKING, overload
 
 from relayproxy.record.report import encode
+from relayproxy.record.times import microseconds
 
 if TYPE_CHECKING:
     from relayproxy.record.report import EnvelopeRecord
     from relayproxy.record.store.interface import Message, SessionWrite, TransactionWrite
 
     Value = str | bytes | int | None
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def transaction_columns(write: TransactionWrite) -> list[Value]:
@@ -82,16 +79,6 @@ def _header_sent(message: Message) -> tuple[bytes | None, int | None]:
 def header_sent(kept: bytes | None, follows: int | None, header: bytes) -> bytes | None:
     """The header section that left, of its two columns and the one that came."""
     return kept + header if kept is not None and follows else kept
-
-
-def microseconds(time: str) -> int:
-    """Since 1970, of a record's `time`."""
-    return _second(time[:19]) * 1_000_000 + int(time[20:26])
-
-
-@lru_cache(maxsize=4)  # a busy relay writes thousands of lines in one second
-def _second(time: str) -> int:
-    return int((datetime.fromisoformat(time).replace(tzinfo=UTC) - _EPOCH).total_seconds())
 
 
 def _recipients(envelope: EnvelopeRecord) -> str:

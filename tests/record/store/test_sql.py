@@ -11,12 +11,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from recorded import Given, recorded
 
-from relayproxy.record.conditions import microseconds
 from relayproxy.record.full_text import searchable
 from relayproxy.record.report import AuthRecord
 from relayproxy.record.select import MAX_COMPARISONS, MAX_DEPTH, parse
 from relayproxy.record.store import sql
 from relayproxy.record.store.sql_patterns import required_literal
+from relayproxy.record.times import microseconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
