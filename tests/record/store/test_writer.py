@@ -301,5 +301,7 @@ async def test_upkeep_is_done_when_nothing_comes_and_its_failure_is_told_once(le
 async def test_upkeep_comes_after_writes(ledger: Ledger, start: Start) -> None:
     writer = start()
     await until(ledger.kept_up)
+    began = trio.current_time()
     await writer.commit([transaction("T1")])
     await until(ledger.kept_up)
+    assert trio.current_time() - began < 5, "because of the write, and not when it is looked at again anyway"
