@@ -1,0 +1,99 @@
+"""What rules can know of a session and its mail, as far as it has come (DESIGN §6 "Conditions").
+
+Whoever evaluates rules makes these: the relay of what passes, a [[test]] case and a backtest of what is written down. Invariants: facts do not change;
+what rules did to the mail is in new ones (`Decision.facts`), so that each rule sees the mail as the rules before it left it.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from relayproxy.mail.edits import HeaderEdit
+    from relayproxy.mail.header import HeaderSection
+
+
+class Stage(IntEnum):
+    """When rules run, in order: as in milter, at the command of that name; eoh is the end of the header section, eom the end of the message."""
+
+    CONNECT = 0
+    HELO = 1
+    MAIL = 2
+    RCPT = 3
+    DATA = 4
+    EOH = 5
+    EOM = 6
+
+
+class Recipient(msgspec.Struct, frozen=True, gc=False):
+    """One forward-path as the rules left it.
+
+    `address` is text of what stands between the angle brackets. `origin`: which of the client's RCPTs it comes of, from 0 in the order of those that
+    were not refused; -1 where a rule added it. `parameters`: that RCPT's, by keywords in upper case.
+    """
+
+    address: str
+    origin: int = -1
+    parameters: Mapping[str, str | None] = {}
+
+
+class Content(Protocol):
+    """The message at its end, as received."""
+
+    @property
+    def size(self) -> int:
+        """Octets, as RFC 1870 counts them."""
+
+    @property
+    def text(self) -> str:
+        """Decoded text parts (mail/body_text.py)."""
+
+    @property
+    def attachments(self) -> tuple[str, ...]:
+        """File names, decoded."""
+
+
+class Draws(Protocol):
+    """What no rule can know by itself (DESIGN §6: "facts drawn by the caller so that rules stay pure"). `rule` is its name and the place of the condition in it."""
+
+    def chance(self, rule: str) -> float:
+        """From 0 to less than 1."""
+
+    def first(self, rule: str, key: tuple[str, ...], *, times: int, within: float) -> bool:
+        """Whether this key has come no more than so many times within so many seconds, this time included."""
+
+    def every(self, rule: str, n: int) -> bool:
+        """Whether this is the n-th time, and each n-th from there."""
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known; what is not yet known has its default.
+
+    `client`: IP address, "" on a Unix socket. `tls`: version, None in clear. `user`: None where nobody has logged in, "" where the mechanism showed none.
+    `parameters`: MAIL's, by keywords in upper case.
+    """
+
+    listener: str
+    client: str
+    session: str = ""
+    helo: str = ""
+    tls: str | None = None
+    user: str | None = None
+    transaction: str = ""
+    sender: str = ""
+    parameters: Mapping[str, str | None] = {}
+    recipients: tuple[Recipient, ...] = ()
+    #: From eoh on, as the rules left it.
+    header: HeaderSection | None = None
+    #: From eom on.
+    content: Content | None = None
+    # What rules have left for later.
+    #: Before eoh: to be made when the header section is there, in order.
+    edits: tuple[HeaderEdit, ...] = ()
+    #: A rule said `accept`: no further one runs, for the message, or, at connect and helo, for the session.
+    accepted: bool = False
