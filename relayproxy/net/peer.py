@@ -245,6 +245,13 @@ class Peer:
             tape.event("close", by_us=True)
         self.stream.close()
 
+    def reset(self) -> None:
+        """Close so that the peer sees a reset."""
+        tape, self._tape = self._tape, None
+        if tape is not None:
+            tape.event("reset", by_us=True)
+        self.stream.reset()
+
     def expire(self) -> None:
         """The grace of a shutdown is over: waits that have begun raise PeerStalled, and so do later ones, but for last words."""
         self.expired = True

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Final, assert_never
 from relayproxy.record.report import (
     AuthenticationRecord,
     ErrorRecord,
+    GuardRecord,
     LimitRecord,
     ListeningRecord,
     ReloadRecord,
+    RuleErrorRecord,
     SessionRecord,
     TlsRecord,
     TransactionRecord,
@@ -86,7 +88,7 @@ def _identity(record: Record) -> str:
     match record:
         case TransactionRecord():
             return record.transaction
-        case ViolationRecord() | LimitRecord() | ErrorRecord():
+        case ViolationRecord() | LimitRecord() | ErrorRecord() | RuleErrorRecord() | GuardRecord():
             return record.transaction or record.session or ""
         case SessionRecord() | TlsRecord():
             return record.session
@@ -124,6 +126,10 @@ def _parts(record: Record) -> list[str]:  # noqa: PLR0911 - one a kind of record
             faults = record.faults if isinstance(record.faults, tuple) else ()
             places = [f"{fault.type} at {fault.where[-1] if fault.where else '?'}" for fault in faults]
             return [f"{_cut(record.where)}: {_cut(record.what, _WORDS)}", *places]
+        case RuleErrorRecord():
+            return [_cut(record.what, _WORDS), reply_text(record.reply)]
+        case GuardRecord():
+            return [_cut(record.recipient, _ADDRESS), "captured" if record.captured else "refused"]
         case ReloadRecord():
             return [_cut(record.what, _WORDS), _cut(record.error, _WORDS)]
     assert_never(record)

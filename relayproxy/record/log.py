@@ -26,10 +26,12 @@ from relayproxy.record.report import (
     AuthenticationRecord,
     ClientRecord,
     ErrorRecord,
+    GuardRecord,
     FaultRecord,
     LimitRecord,
     ListeningRecord,
     ReloadRecord,
+    RuleErrorRecord,
     SessionRecord,
     TlsRecord,
     TransactionRecord,
@@ -284,6 +286,28 @@ class Reporter:
             faults=UNSET if exception is None else faults_of(exception),
         )
         (self._log.error if level == "error" else self._log.warning)("error", record=record)
+
+    def rule_error(self, what: str, *, session: str, transaction: str | None, reply: Reply | None) -> None:
+        """A rule went wrong; `what` may have words of the message's in it."""
+        record = RuleErrorRecord(
+            time=self.time(),
+            session=session,
+            transaction=transaction,
+            what=self._privacy.text(what),
+            reply=None if reply is None else reply_of(reply),
+        )
+        self._log.warning("rule-error", record=record)
+
+    def guard(self, recipient: bytes, *, captured: bool, session: str, transaction: str | None) -> None:
+        """This recipient is not reached."""
+        record = GuardRecord(
+            time=self.time(),
+            session=session,
+            transaction=transaction,
+            recipient=self._privacy.text(text(recipient)),
+            captured=captured,
+        )
+        self._log.warning("guard", record=record)
 
     # The log itself.
 

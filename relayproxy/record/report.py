@@ -328,8 +328,34 @@ class ErrorRecord(Part, frozen=True, gc=False, kw_only=True):
     faults: tuple[FaultRecord, ...] | UnsetType = UNSET
 
 
+class RuleErrorRecord(Part, frozen=True, gc=False, kw_only=True):
+    """A rule went wrong: its stage's edits were not made."""
+
+    v: Version = 1
+    event: Literal["rule-error"] = "rule-error"
+    time: Time
+    level: Level = "warning"
+    session: SessionId | None
+    transaction: TransactionId | None
+    what: Annotated[str, Meta(description="which rule, and how")]
+    reply: Annotated[ReplyRecord | None, Meta(description="what the client heard for it")]
+
+
+class GuardRecord(Part, frozen=True, gc=False, kw_only=True):
+    """The guard kept a recipient from being reached."""
+
+    v: Version = 1
+    event: Literal["guard"] = "guard"
+    time: Time
+    level: Level = "warning"
+    session: SessionId | None
+    transaction: TransactionId | None
+    recipient: str
+    captured: Annotated[bool, Meta(description="its copy is in the store; else it was refused")]
+
+
 class ReloadRecord(Part, frozen=True, gc=False, kw_only=True):
-    """SIGHUP: something was read or opened anew."""
+    """Something was read or opened anew."""
 
     v: Version = 1
     event: Literal["reload"] = "reload"
@@ -339,7 +365,7 @@ class ReloadRecord(Part, frozen=True, gc=False, kw_only=True):
     error: Annotated[str | None, Meta(description="why the old one is kept; null where the new one is in use")] = None
 
 
-Record = TransactionRecord | ListeningRecord | SessionRecord | TlsRecord | AuthenticationRecord | ViolationRecord | LimitRecord | ErrorRecord | ReloadRecord  # fmt: skip
+Record = TransactionRecord | ListeningRecord | SessionRecord | TlsRecord | AuthenticationRecord | ViolationRecord | LimitRecord | ErrorRecord | RuleErrorRecord | GuardRecord | ReloadRecord  # fmt: skip
 
 
 # Of what was parsed.

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from relayproxy.relay.upstream import UNASKED
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.capabilities import Capabilities
+from relayproxy.smtp.commands import Rcpt
 from relayproxy.smtp.replies import Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from relayproxy.net.dial import Kind
     from relayproxy.relay.upstream import Progress, Violation
@@ -42,7 +43,9 @@ class CaptureUpstream:
     tls: TlsFacts | None = None
     withheld: Sequence[Command] = ()
 
-    def __init__(self) -> None:
+    def __init__(self, admits: Callable[[bytes], bool] | None = None) -> None:
+        """`admits`: the guard, by address: what it refuses is refused here too, so that a set-up can be tried."""
+        self._admits = admits
         self.capabilities = CAPABILITIES
         self.progress: Progress = "none"
         self._id = ""
@@ -52,7 +55,13 @@ class CaptureUpstream:
 
     async def exchange(self, commands: Sequence[Command], *, deadline: float | None = None) -> list[Reply]:
         del deadline  # nothing waits
-        return [UNASKED[command.verb] for command in commands]
+        admits = self._admits
+        return [
+            local_replies.GUARDED
+            if admits is not None and isinstance(command, Rcpt) and not admits(command.path.address)
+            else UNASKED[command.verb]
+            for command in commands
+        ]
 
     async def start_data(self, transaction: str) -> Reply:
         self.progress = "begun"

@@ -140,6 +140,11 @@ class ClientLeg:
                 break
         await self.peer.send(octets, self._timeouts.write)
 
+    def swallow(self, replies: Iterable[Reply]) -> None:
+        """Have said these, as far as the dialogue goes, and say nothing."""
+        for reply in replies:
+            self.protocol.pass_over(reply)
+
     @property
     def closing(self) -> bool:
         return self.protocol.dialogue.channel == "closing"

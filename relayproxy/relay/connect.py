@@ -78,11 +78,12 @@ async def connect(
     login: SessionLogin | None = None,
     introduction: Introduction | None = None,
     tape: LegTape | None = None,
+    admits: Callable[[bytes], bool] | None = None,
 ) -> SmtpUpstream:
     """The first server of `urls` that will have us. Raises UpstreamUnavailable.
 
     `tls` may be None where no url asks for it; `login`: where we have credentials there; `introduction`: where it is told who the client is;
-    `tape`: where it is recorded.
+    `tape`: where it is recorded; `admits`: the guard.
     """
     deadline = trio.current_time() + timeouts.setup
     failed: UpstreamUnavailable | None = None
@@ -93,7 +94,7 @@ async def connect(
         try:
             stream = await dial(url, min(timeouts.connect, left))
             approach = _Approach(url, stream, ehlo, timeouts, limits, deadline, introduction, tape)
-            return await approach.make(name, tls, tell_tls, login)
+            return await approach.make(name, tls, tell_tls, login, admits)
         except DialError as error:
             if tape is not None:
                 tape.event(error.reason, str(url))
@@ -135,7 +136,12 @@ class _Approach:
         self._deadline = deadline
 
     async def make(
-        self, name: str, tls: ClientTls | None, tell_tls: TellTls, login: SessionLogin | None
+        self,
+        name: str,
+        tls: ClientTls | None,
+        tell_tls: TellTls,
+        login: SessionLogin | None,
+        admits: Callable[[bytes], bool] | None,
     ) -> SmtpUpstream:
         """The server, ready for mail. The connection is closed where there is none."""
         try:
@@ -159,6 +165,7 @@ class _Approach:
             self._timeouts,
             facts,
             None if login is None else login.alarm,
+            admits,
         )
 
     async def _greet(self, tls: ClientTls | None, tell_tls: TellTls) -> tuple[TlsFacts | None, Capabilities]:

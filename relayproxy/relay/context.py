@@ -17,12 +17,15 @@ from relayproxy.smtp.capabilities import Capabilities
 if TYPE_CHECKING:
     from relayproxy.record.log import Reporter
     from relayproxy.record.recorder import Recorder
+    from relayproxy.relay.rulebook import Rulebook
     from relayproxy.relay.settings import Auth, Limits, Timeouts
     from relayproxy.relay.upstream import Upstream
     from relayproxy.smtp.replies import Reply
 
 #: Nothing is left out but secrets.
 _NO_MORE = Privacy()
+#: Octets of a few fields.
+EDIT_MARGIN = 4096
 #: Distinct upstream capability lists whose offers are kept; there is one a server, seldom more.
 _OFFERS = 64
 
@@ -49,7 +52,8 @@ class Context:
         instance: str,
         trace: bool,
         says_client_name: bool,
-        forwards: bool,
+        upstream: str,
+        forwarding: frozenset[str],
         auth: Auth,
         auth_in_clear: bool,
         normalise: bool,
@@ -59,6 +63,7 @@ class Context:
         tls: Literal["off", "starttls", "implicit"] = "off",
         recorder: Recorder | None = None,
         privacy: Privacy = _NO_MORE,
+        rulebook: Rulebook,
     ) -> None:
         self.listener = listener
         self.hostname = hostname
@@ -69,8 +74,11 @@ class Context:
         #: Where TLS with clients begins.
         self.tls = tls
         self.says_client_name = says_client_name
-        #: Upstream is told with each transaction who the client is (XFORWARD).
-        self.forwards = forwards
+        #: The listener's own, by its name.
+        self.upstream = upstream
+        #: Those that are told with each transaction who the client is (XFORWARD).
+        self.forwarding = forwarding
+        self.rulebook = rulebook
         self.auth = auth
         self.auth_in_clear = auth_in_clear
         #: Bare CR and LF in mail data are made CRLF, not refused.
@@ -85,11 +93,12 @@ class Context:
         self.greeting = local_replies.greeting(self.ehlo_name)
         self.hello = local_replies.hello(self.ehlo_name)
         self.nothing = Capabilities()
-        self._offers: dict[tuple[int, bytes, bool], tuple[Capabilities, Offer]] = {}
+        self._offers: dict[tuple[int, bytes, bool, int], tuple[Capabilities, Offer]] = {}
 
     def offer(self, upstream: Capabilities, mechanisms: bytes = b"", *, under_tls: bool = False) -> Offer:
         """What a client may be offered in front of such an upstream (PROTOCOL §1.4), with these mechanisms of AUTH."""
-        key = id(upstream), mechanisms, under_tls
+        margin = self.edit_margin + (TRACE_MARGIN if self.trace else 0)
+        key = id(upstream), mechanisms, under_tls, margin
         kept = self._offers.get(key)
         if kept is not None:
             return kept[1]
@@ -97,7 +106,7 @@ class Context:
             self._offers.clear()
         capabilities = upstream.offer(
             message_bytes=self.limits.message_bytes,
-            margin=TRACE_MARGIN if self.trace else 0,
+            margin=margin,
             mechanisms=mechanisms,
             starttls=self.tls == "starttls" and not under_tls,
         )
@@ -106,6 +115,11 @@ class Context:
         )
         self._offers[key] = (upstream, offer)  # the list is kept too, so that its id stays its own
         return offer
+
+    @property
+    def edit_margin(self) -> int:
+        """Octets by which rules may make a message grow, as far as that is told beforehand (PROTOCOL §1.4, SIZE)."""
+        return EDIT_MARGIN if self.rulebook.rules.rules else 0
 
     @property
     def unrecorded(self) -> Reply | None:

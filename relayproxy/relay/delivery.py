@@ -1,14 +1,12 @@
-"""How a transaction leaves: the only place that knows the two gates (DESIGN §3, §6), the envelope's and the data's.
+"""How a transaction leaves where no rule has a say: a command goes upstream when it comes, and upstream's reply is the answer; mail data leaves as it is read.
 
-Both gates are open here: a command goes upstream when it comes, and upstream's reply is the answer; mail data leaves as it is read.
-A gate that a rule closes will note the command, answer locally, and play `outgoing` upstream when it opens: what a caller sees, a
-reply to each command and at most one verdict on the message, stays the same.
-Invariants: the envelope that leaves is made here and nowhere else; mail data leaves only between a 3yz and `end` or `give_up`.
+What a caller sees, a reply to each command and at most one verdict on the message, is the same where rules close a gate (gated.py).
+Invariants: mail data leaves only between a 3yz and `end` or `give_up`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 
@@ -20,7 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
     from relayproxy.relay.carriers import Forwarding
-    from relayproxy.relay.upstream import Upstream
+    from relayproxy.relay.message import Intake
+    from relayproxy.relay.plan import Plan
+    from relayproxy.relay.transaction import Transaction
+    from relayproxy.relay.upstream import Progress, Upstream
     from relayproxy.smtp.commands import Command
     from relayproxy.smtp.parameters import Parameters
     from relayproxy.smtp.replies import Reply
@@ -28,19 +29,76 @@ if TYPE_CHECKING:
 Asked = TypeVar("Asked", bound="Command")
 
 
+class Passed:
+    """A command of the client's, what left in its place, and what it is answered. What a gate holds back leaves later, and is then in `sent`.
+
+    `captured`: of a recipient, the guard keeps its copy; `plan`: of MAIL, what rules and guard want of the transaction.
+    """
+
+    __slots__ = ("captured", "plan", "received", "reply", "sent")
+
+    def __init__(self, received: Command, sent: Sequence[Command], reply: Reply, plan: Plan | None = None) -> None:
+        self.received = received
+        self.sent = sent
+        self.reply = reply
+        self.captured = False
+        self.plan = plan
+
+
+class Way(Protocol):
+    """What a session passes its transactions to: a Delivery, or a GatedDelivery (gated.py)."""
+
+    @property
+    def upstream(self) -> Upstream: ...
+    @property
+    def streaming(self) -> bool: ...
+    @property
+    def progress(self) -> Progress:
+        """How far the message has come on its way there."""
+    @property
+    def holds_header(self) -> bool:
+        """Whether the header section waits for `take`, of which it may be another that leaves."""
+
+    async def pass_on(self, commands: Sequence[Command]) -> list[Passed]:
+        """The envelope, and what else is passed on, as the group that it came in; an answer to each."""
+
+    async def data(self, transaction: Transaction) -> Reply:
+        """DATA; 3yz: mail data may come."""
+
+    async def take(self, intake: Intake, octets: bytes, *, ended: bool) -> bytes | Reply:
+        """What came of a message, judged: of it what may leave now, or a refusal. `ended`: there is no more of it."""
+
+    async def body(self, octets: bytes) -> Reply | None:
+        """Mail data as on the wire. A reply is the verdict, given early: send no more."""
+
+    async def end(self, octets: bytes) -> Reply:
+        """The last mail data and the final dot: the commit. The reply is the verdict."""
+
+    def give_up(self) -> None:
+        """Once DATA has gone upstream there is no other way out than to close without a dot (PROTOCOL I3)."""
+
+
 class Delivery:
     """The way to one upstream."""
 
     __slots__ = ("_forwarding", "growth", "streaming", "upstream")
 
-    def __init__(self, upstream: Upstream, *, trace: bool, forwarding: Forwarding | None = None) -> None:
-        """`forwarding`: where upstream is told with each transaction whose it is."""
+    holds_header = False
+
+    def __init__(
+        self, upstream: Upstream, *, trace: bool, margin: int = 0, forwarding: Forwarding | None = None
+    ) -> None:
+        """`margin`: octets that rules may add to a message; `forwarding`: where upstream is told with each transaction whose it is."""
         self.upstream = upstream
         self._forwarding = forwarding
         #: While upstream is to take mail data.
         self.streaming = False
         #: Octets by which the message may grow on its way (RFC 1870 §6.3).
-        self.growth = TRACE_MARGIN if trace else 0
+        self.growth = margin + (TRACE_MARGIN if trace else 0)
+
+    @property
+    def progress(self) -> Progress:
+        return self.upstream.progress
 
     def outgoing(self, command: Asked) -> Asked:
         """The command as it leaves: SIZE grown by what we add, or dropped where upstream has none; no `MAIL AUTH=`.
@@ -66,17 +124,28 @@ class Delivery:
         return tuple(sent)
 
     def ask(self, commands: Sequence[Command]) -> Awaitable[list[Reply]]:
-        """Envelope gate: pass the commands on as the group that they came in; a reply to each."""
+        """Upstream's replies to commands that are as they leave."""
         if self._forwarding is not None:
             return self._forwarding.exchange(self.upstream, commands)
         return self.upstream.exchange(commands)
 
-    def data(self, transaction: str) -> Awaitable[Reply]:
-        """Data gate: 3yz, and mail data may leave."""
-        return self.upstream.start_data(transaction)
+    async def pass_on(self, commands: Sequence[Command]) -> list[Passed]:
+        leaving = [self.outgoing(command) for command in commands]
+        replies = await self.ask(leaving)
+        withheld = self.upstream.withheld
+        return [
+            Passed(received, () if withheld and any(sent is one for one in withheld) else (sent,), reply)
+            for received, sent, reply in zip(commands, leaving, replies, strict=True)
+        ]
+
+    def data(self, transaction: Transaction) -> Awaitable[Reply]:
+        return self.upstream.start_data(transaction.id)
+
+    async def take(self, intake: Intake, octets: bytes, *, ended: bool) -> bytes | Reply:
+        del intake, ended
+        return octets
 
     async def body(self, octets: bytes) -> Reply | None:
-        """Mail data as on the wire. A reply is the verdict, given early: send no more."""
         if not octets:
             return None
         self.streaming = True
@@ -86,9 +155,7 @@ class Delivery:
             self.streaming = False
 
     def end(self, octets: bytes) -> Awaitable[Reply]:
-        """The last mail data and the final dot: the commit. The reply is the verdict."""
         return self.upstream.finish(octets)
 
     def give_up(self) -> None:
-        """Once DATA has gone upstream there is no other way out than to close without a dot (PROTOCOL I3)."""
         self.upstream.drop()

@@ -29,16 +29,26 @@ def refusal_for(trouble: RecordError) -> Reply:
 class Keeping:
     """One message's. `capture`: upstream is the store itself."""
 
-    __slots__ = ("_capture", "_intake", "_recording", "_repaired", "_spool", "_whole", "message", "trouble", "written")
+    __slots__ = ("_capture", "_edited", "_intake", "_recording", "_repaired", "_spool", "_whole", "message", "trouble", "written")
 
-    def __init__(self, recording: Recording, intake: Intake, *, capture: bool) -> None:
+    def __init__(
+        self,
+        recording: Recording,
+        intake: Intake,
+        *,
+        capture: bool,
+        may_capture: bool = False,
+        may_edit: bool = False,
+    ) -> None:
+        """`may_capture`: it may yet be demanded; `may_edit`: another body may leave than the one that came."""
         self._recording = recording
         self._intake = intake
         self._capture = capture
-        keeps_body = capture or (recording.policy.messages == "full" and not recording.policy.privacy.body)
+        keeps_body = capture or may_capture or (recording.policy.messages == "full" and not recording.policy.privacy.body)
         self._spool: Spool | None = recording.spool() if keeps_body else None
-        # Where line endings may be repaired, what leaves is another body.
-        self._repaired: Spool | None = recording.spool() if keeps_body and intake.repairs_lines else None
+        # Where line endings may be repaired, or rules edit it, what leaves is another body.
+        self._repaired: Spool | None = recording.spool() if keeps_body and (intake.repairs_lines or may_edit) else None
+        self._edited = False
         self._whole = False
         #: What is kept of it, as far as it came; None before it has settled.
         self.message: Message | None = None
@@ -59,12 +69,31 @@ class Keeping:
             return None
         try:
             await self._spool.add(self._intake.received[2])
-            if self._repaired is not None:
+            if self._repaired is not None and self._intake.repairs_lines:
                 await self._repaired.add(self._intake.body)
         except RecordError as error:
             self._drop_bodies()
             return self._failed(error)
         return None
+
+    def demand(self) -> None:
+        """From here on it is kept whole and durable, or refused."""
+        self._capture = True
+
+    async def body_leaves(self, octets: bytes) -> None:
+        """These of an edited body leave in place of the one that came. What cannot be kept of it shows when it is committed."""
+        if self._repaired is None:
+            return
+        if not self._edited:
+            self._edited = True
+            if self._intake.repairs_lines:
+                self._repaired.discard()
+                self._repaired = self._recording.spool()
+        try:
+            await self._repaired.add(octets)
+        except RecordError as error:
+            self._drop_bodies()
+            self.trouble = error
 
     async def commit(self, record: TransactionRecord) -> Reply | None:
         """Before the dot: it is in the store, or a reply says that it must be refused."""
@@ -94,7 +123,7 @@ class Keeping:
         try:
             if self._spool is not None:
                 body = await self._spool.finish(intake.body_digest if self._whole else None)
-            if self._repaired is not None and intake.repairs:
+            if self._repaired is not None and (intake.repairs or self._edited):
                 repaired = await self._repaired.finish()
         except RecordError as error:
             self.trouble = error

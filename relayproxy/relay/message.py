@@ -11,12 +11,16 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
+from relayproxy.mail.edits import headers_changed
 from relayproxy.mail.header import HeaderSection, decode, find_body
 from relayproxy.mail.trace import is_own, received_count
 from relayproxy.smtp import local_replies
+from relayproxy.smtp.data import stuff
 from relayproxy.smtp.line_endings import Normaliser, lines_before
 
 if TYPE_CHECKING:
+    from hashlib import _Hash
+
     from relayproxy.relay.settings import Limits
     from relayproxy.smtp.data import ContentReader, DataSlice
     from relayproxy.smtp.replies import Reply
@@ -74,14 +78,18 @@ class Intake:
     __slots__ = (
         "_body",
         "_content",
+        "_edited",
         "_eight_bit_passes",
         "_ended",
+        "_holds_header",
         "_identity",
         "_limits",
         "_max_size",
         "_normaliser",
         "_reader",
         "_received",
+        "_sent_body",
+        "_sent_size",
         "_trace",
         "_wire",
         "body",
@@ -100,7 +108,13 @@ class Intake:
         normalise: bool,
         trace: bytes,
         identity: str,
+        holds_header: bool = False,
     ) -> None:
+        """`holds_header`: the header section leaves with `release`, and not before."""
+        self._holds_header = holds_header
+        self._edited: HeaderSection | None = None
+        self._sent_body: _Hash | None = None
+        self._sent_size = 0
         self._normaliser = Normaliser(limits.line_bytes) if normalise else None
         self._received = _AsReceived() if normalise else None
         self._reader = reader
@@ -119,6 +133,12 @@ class Intake:
         self.separator = b""
         self.header: HeaderSection | None = None
         self.objection: Objection | None = None
+
+    @property
+    def _body_size(self) -> int:
+        """Of what leaves if nobody edits it."""
+        total = self._reader.size if self._normaliser is None else self._normaliser.size
+        return total - len(bytes(self.header or b"")) - len(self.separator)
 
     @property
     def size(self) -> int:
@@ -179,11 +199,38 @@ class Intake:
             self._received.cut(self._content, end, start)
         self.separator, self.body = self._content[end:start], self._content[start:]
         self._body.update(self.body)
-        wire = self._trace + self._wire
+        wire = self._wire
         self._content = self._wire = b""
         self._judge_data()
         self._judge_header(self.header, end)
-        return b"" if self.objection else wire
+        if self.objection:
+            return b""
+        if self._holds_header:
+            self._wire = wire
+            return b""
+        return self._trace + wire
+
+    def edit(self, header: HeaderSection) -> None:
+        """It leaves with this header section."""
+        self._edited = None if self.header is None or bytes(header) == bytes(self.header) else header
+
+    def release(self) -> bytes:
+        """What was held: the header section as it leaves, and what came behind it in the same slice."""
+        wire, self._wire = self._wire, b""
+        if self._edited is None:
+            return self._trace + wire
+        return stuff(self._trace + bytes(self._edited) + self.separator + self.body)
+
+    def top(self, separator: bytes) -> bytes:
+        """What leaves in front of the body, unstuffed."""
+        return (self.header_sent or bytes(self.header or b"")) + separator
+
+    def body_leaves(self, octets: bytes) -> None:
+        """Of another body than the one that came, these leave."""
+        if self._sent_body is None:
+            self._sent_body = sha256()
+        self._sent_body.update(octets)
+        self._sent_size += len(octets)
 
     def _object(self, reply: Reply, what: str, limit: str | None = None) -> None:
         if self.objection is None:
@@ -246,7 +293,10 @@ class Intake:
         raw = bytes(self.header) if self.header is not None else b""
         header, body = sha256(raw).hexdigest(), self._body.hexdigest()
         received = (header, body) if self._received is None else self._received.digests
-        return received, (sha256(self._trace + raw).hexdigest() if self._trace else header, body)
+        if self._sent_body is not None:
+            body = self._sent_body.hexdigest()
+        leaves = self._trace + (raw if self._edited is None else bytes(self._edited))
+        return received, (header if leaves == raw else sha256(leaves).hexdigest(), body)
 
     @property
     def received(self) -> tuple[bytes, bytes, bytes]:
@@ -258,11 +308,21 @@ class Intake:
     @property
     def header_sent(self) -> bytes | None:
         """The header section as it leaves; None while there is none, and where it leaves as it came."""
-        if self.header is None or (not self._trace and self._received is None):
+        if self.header is None or (not self._trace and self._received is None and self._edited is None):
             return None
-        return self._trace + bytes(self.header)
+        return self._trace + bytes(self._edited or self.header)
+
+    @property
+    def headers_changed(self) -> tuple[str, ...]:
+        """Names of the fields that rules touched."""
+        return () if self._edited is None or self.header is None else headers_changed(self.header, self._edited)
 
     @property
     def growth(self) -> int:
         """Octets that leave more than came."""
-        return len(self._trace) + (0 if self._normaliser is None else self._normaliser.size - self._reader.size)
+        more = len(self._trace) + (0 if self._normaliser is None else self._normaliser.size - self._reader.size)
+        if self._edited is not None and self.header is not None:
+            more += len(bytes(self._edited)) - len(bytes(self.header))
+        if self._sent_body is not None:
+            more += self._sent_size - self._body_size
+        return more

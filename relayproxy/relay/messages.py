@@ -49,7 +49,7 @@ class Messages:
 
     async def data(self) -> None:
         """DATA, behind the replies to what came before it in its group."""
-        transaction, delivery = self._transactions.open, self._leg.delivery
+        transaction, delivery = self._transactions.open, self._leg.way
         if self._client.spoke_early():
             self._transfer.refuse_early_input(transaction)
         if self._leg.upstream is not None and (failure := self._leg.upstream.failure) is not None:
@@ -69,7 +69,7 @@ class Messages:
 
     async def chunk(self, command: Bdat | Refused, refuse: Callable[[Refused], Reply]) -> Reply:
         """BDAT (RFC 3030), behind the replies to what came before it in its group. Its reply is not said yet; `refuse` tells of a refused one."""
-        transaction, delivery = self._transactions.open, self._leg.delivery
+        transaction, delivery = self._transactions.open, self._leg.way
         if self._leg.upstream is not None and (failure := self._leg.upstream.failure) is not None:
             if transaction is not None:
                 transaction.lost(failure)

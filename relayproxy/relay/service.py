@@ -7,6 +7,7 @@ What a session does does not belong here (session.py), nor reading a configurati
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from contextlib import suppress
 from functools import partial
@@ -27,8 +28,10 @@ from relayproxy.relay.context import Context
 from relayproxy.relay.credentials import Login, SessionLogin
 from relayproxy.relay.identity import Ids, instance
 from relayproxy.relay.keyring import Keyring
+from relayproxy.relay.rulebook import Drawn, Rulebook, Rules
 from relayproxy.relay.session import Session
 from relayproxy.relay.tls_records import upstream_record
+from relayproxy.rules.ruleset import RuleSet
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.server import ServerProtocol
 from relayproxy.tls.facts import TlsFailure
@@ -47,7 +50,6 @@ if TYPE_CHECKING:
     from relayproxy.relay.settings import Config, Listener
     from relayproxy.relay.upstream import Upstream
     from relayproxy.smtp.replies import Reply
-    from relayproxy.tls.contexts import ClientTls
     from relayproxy.tls.facts import TlsFacts
 
 #: After `drain`, how long sessions may take to say goodbye before they are cancelled.
@@ -73,6 +75,7 @@ class Relay:
         dial: Dial,
         adopt: Callable[[socket.socket], DeadlineStream],
         recorder: Recorder | None = None,
+        rulebook: Rulebook | None = None,
     ) -> None:
         """`dial` opens connections to upstreams, `adopt` makes a stream of a socket that was accepted. Raises TlsConfigError, OSError.
 
@@ -85,6 +88,7 @@ class Relay:
         self._adopt = adopt
         self._reporter = reporter
         self._recorder = recorder
+        self._rulebook = rulebook or Rulebook(Rules(RuleSet(), None), Drawn(None, time.monotonic))
         self._dial = dial
         self._ids = Ids()
         self._sessions: dict[str, Session] = {}
@@ -113,7 +117,8 @@ class Relay:
             instance=identity,
             trace=config.trace,
             says_client_name=upstream.ehlo == "client",
-            forwards=upstream.identity == "xforward",
+            upstream=config.upstream_of(listener),
+            forwarding=frozenset(name for name, one in config.upstream.items() if one.identity == "xforward"),
             auth=config.auth_of(listener),
             auth_in_clear=listener.auth_in_clear,
             normalise=listener.line_endings == "normalise",
@@ -123,6 +128,7 @@ class Relay:
             tls=listener.tls,
             recorder=self._recorder,
             privacy=config.record.privacy,
+            rulebook=self._rulebook,
         )
 
     def warnings(self) -> list[str]:
@@ -137,6 +143,7 @@ class Relay:
         """SIGHUP: read certificates and keys again, for the sessions that come."""
         for what, error in await trio.to_thread.run_sync(self._keyring.reload):
             self._reporter.reloaded(what, error)
+        await self._rulebook.reload(self._reporter.reloaded)
 
     # Sockets.
 
@@ -264,15 +271,7 @@ class Relay:
             if refusal is not None:
                 await self._turn_away(client, refusal, listener)
                 return
-            name = self._config.upstream_of(listener)
-            connect_ = partial(
-                self._connect,
-                name,
-                context,
-                self._keyring.clients.get(name),
-                self._introduction(name, ends, stream),
-                None if tape is None else tape.upstream,
-            )
+            connect_ = partial(self._connect, context, ends, stream, None if tape is None else tape.upstream)
             session = Session(id_, self._ids.new, client, context, connect_, recording)
             await self._hold(session, context, ends.source, recording)
         except Exception as error:  # noqa: BLE001  a fault of ours: told with its place, and no other session's trouble
@@ -312,9 +311,9 @@ class Relay:
     def _introduction(self, upstream: str, ends: Ends, stream: DeadlineStream) -> Introduction | None:
         """What an upstream is told of this client."""
         carrier = self._config.upstream[upstream].identity
-        return (
-            None if carrier == "none" else Introduction(carrier, Ends(ends.source, ends.destination or stream.near_end))
-        )
+        if carrier == "none":
+            return None
+        return Introduction(carrier, Ends(ends.source, ends.destination or stream.near_end))
 
     async def _hold(self, session: Session, context: Context, peername: Peername, recording: Recording | None) -> None:
         """Count the session, tell its beginning and its end."""
@@ -386,29 +385,30 @@ class Relay:
 
     async def _connect(
         self,
-        name: str,
         context: Context,
-        tls: ClientTls | None,
-        introduction: Introduction | None,
+        ends: Ends,
+        stream: DeadlineStream,
         tape: LegTape | None,
         session: str,
         ehlo: bytes | None,
+        routed: str | None,
     ) -> Upstream:
-        urls = self._config.upstream[name].url
+        name = routed or context.upstream
         if self._config.upstream[name].captures:
-            return CaptureUpstream()
+            return CaptureUpstream(self._rulebook.admits)
         return await connect(
             name,
-            urls,
+            self._config.upstream[name].url,
             self._dial,
             ehlo or context.ehlo_name,
             self._config.timeouts.upstream,
             self._config.limits,
-            tls=tls,
+            tls=self._keyring.clients.get(name),
             tell_tls=partial(self._tell_tls, session),
             login=self._login(name, session),
-            introduction=introduction,
+            introduction=self._introduction(name, ends, stream),
             tape=tape,
+            admits=self._rulebook.admits if self._rulebook.active else None,
         )
 
     def _login(self, name: str, session: str) -> SessionLogin | None:

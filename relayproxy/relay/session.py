@@ -9,15 +9,22 @@ What may come when does not belong here (smtp/dialogue.py), nor how things are s
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn, TypeGuard
+
+import trio
 
 from relayproxy.net.peer import PeerLost, PeerStalled
 from relayproxy.relay.allowance import Allowance
 from relayproxy.relay.auth import Authentication
 from relayproxy.relay.client_leg import Goodbye
 from relayproxy.relay.connect import UpstreamUnavailable, greet_again
+from relayproxy.relay.delivery import Passed
+from relayproxy.relay.gated import GatedDelivery
 from relayproxy.relay.handshake import Handshake
 from relayproxy.relay.messages import Messages
+from relayproxy.relay.rewriting import Rewriting
+from relayproxy.relay.ruling import Ruling
 from relayproxy.relay.transactions import Transactions
 from relayproxy.relay.transfer import Transfer
 from relayproxy.relay.upstream import UNASKED
@@ -36,6 +43,7 @@ if TYPE_CHECKING:
     from relayproxy.relay.client_leg import ClientLeg
     from relayproxy.relay.context import Context
     from relayproxy.relay.upstream_leg import Connect
+    from relayproxy.rules.decision import Faults
     from relayproxy.smtp.commands import Command
     from relayproxy.smtp.replies import Reply
 
@@ -47,7 +55,7 @@ class Session:
     """What one client says, and what it is answered."""
 
     __slots__ = (
-        "_allowance", "_auth", "_came", "_client", "_context", "_handshake", "_helo", "_idle", "_leg", "_messages", "_pending", "_quit", "_transactions", "_transfer",
+        "_allowance", "_auth", "_came", "_client", "_context", "_handshake", "_helo", "_idle", "_leg", "_messages", "_pending", "_quit", "_ruling", "_transactions", "_transfer",
         "id",
     )  # fmt: skip
 
@@ -74,6 +82,19 @@ class Session:
         self._quit = False
         self._allowance = Allowance(context.limits)
         self._auth = Authentication(client, context, self.id)
+        self._ruling: Ruling | None = None
+        if context.rulebook.active:
+            self._ruling = Ruling(context.rulebook, id_, context.listener, client, new_id, context.reporter)
+            self._leg.gate(
+                GatedDelivery(
+                    self._leg,
+                    self._ruling,
+                    partial(Rewriting, memory=context.limits.spool_memory),
+                    self._reroute,
+                    context.reporter,
+                    context.timeouts.upstream.held,
+                )
+            )
         self._messages = Messages(
             client, context, self._leg, self._transactions, self._transfer, self._allowance, self._say
         )
@@ -136,8 +157,27 @@ class Session:
         """Write what is pending, and these; only then has the client heard them, and what they ended is told."""
         if said := [*self._pending, *replies]:
             self._pending.clear()
+            if self._ruling is not None and (faults := self._ruling.take_faults()) is not None:
+                await self._say_faultily(said, faults)
+                return
             await self._client.answer(said)
             self._transactions.said()
+
+    async def _say_faultily(self, said: Sequence[Reply], faults: Faults) -> None:
+        """With the trouble that rules ask for (DESIGN §6 "delay", "disconnect", "drop_reply")."""
+        if faults.delay:
+            await trio.sleep(faults.delay)
+        if faults.disconnect in ("before-reply", "reset"):
+            if faults.disconnect == "reset":
+                self._client.peer.reset()
+            raise Goodbye("a rule ends the connection")
+        if faults.drop_reply:
+            self._client.swallow(said)
+        else:
+            await self._client.answer(said)
+            self._transactions.said()
+        if faults.disconnect is not None:
+            raise Goodbye("a rule ends the connection")
 
     def wind_down(self) -> None:
         """Shutting down: end what waits while no transaction is open; the others notice by themselves."""
@@ -158,7 +198,15 @@ class Session:
         self._leg.expire()
 
     async def _greet(self) -> None:
-        """Upstream first, so that what we offer is what it offers (PROTOCOL §1.1 (1))."""
+        """Upstream first, so that what we offer is what it offers (PROTOCOL §1.1 (1)); but rules before it."""
+        if self._ruling is not None:
+            decision = self._ruling.connect()
+            self._leg.routed = decision.route
+            if (answer := decision.answer) is not None:
+                await self._say([answer])
+                if answer.severity != 5:
+                    raise Goodbye("a rule refused the session")
+                return
         try:
             await self._leg.dial(None)
         except UpstreamUnavailable as error:
@@ -252,7 +300,7 @@ class Session:
             case Rcpt():
                 transaction = self._transactions.open
                 if transaction is not None and (refusal := self._context.unrecorded) is not None:
-                    self._note(command, None, refusal)
+                    self._note(Passed(command, (), refusal))
                     return refusal
                 if transaction is not None and self._allowance.covers_recipient(transaction, (), self._leg.recipients):
                     return (await self._ask([command]))[0]  # others in front of it were refused, so there is room
@@ -284,30 +332,31 @@ class Session:
 
     async def _ask(self, commands: list[Command]) -> list[Reply]:
         """Pass commands on and take note of the replies."""
-        if not commands or self._leg.delivery is None:
+        if not commands or (way := self._leg.way) is None:
             return []
         started = self._context.now()
-        leaving = [self._leg.delivery.outgoing(command) for command in commands]
-        replies = await self._leg.delivery.ask(leaving)
-        withheld = self._leg.delivery.upstream.withheld
+        if self._ruling is not None:
+            self._ruling.auth = self._auth.record
+        answers = await way.pass_on(commands)
         waited = self._context.now() - started
         if self._transactions.open is not None:
             self._transactions.open.upstream_seconds += waited
-        for received, sent, reply in zip(commands, leaving, replies, strict=True):
-            self._note(received, None if withheld and any(sent is one for one in withheld) else sent, reply, waited)
-        return replies
+        for passed in answers:
+            self._note(passed, waited)
+        return [passed.reply for passed in answers]
 
-    def _note(self, received: Command, sent: Command | None, reply: Reply, waited: float = 0.0) -> None:
-        match received:
+    def _note(self, passed: Passed, waited: float = 0.0) -> None:
+        reply = passed.reply
+        match received := passed.received:
             case Mail():
                 self._allowance.begin_message()
                 self._auth.out_of_step = False
                 self._transactions.begin(
-                    received, sent if isinstance(sent, Mail) else None, reply, upstream=self._leg.upstream, helo=self._helo,
-                    auth=self._auth.record, came=self._came, waited=waited,
+                    received, passed, upstream=self._leg.upstream, helo=self._helo, auth=self._auth.record, came=self._came,
+                    waited=waited, plan=passed.plan,
                 )  # fmt: skip
             case Rcpt() if self._transactions.open is not None:
-                self._transactions.open.recipient(received, sent if isinstance(sent, Rcpt) else None, reply)
+                self._transactions.open.recipient(received, passed)
                 if reply.code == 421:
                     self._transactions.open.lost(reply)
             case Rset() if reply.severity == 2:
@@ -323,7 +372,7 @@ class Session:
             return refused.reply  # sent behind a MAIL whose refusal was on its way (RFC 2920)
         self._auth.tell_refused(refused)
         if isinstance(refused.command, Mail | Rcpt) and refused.reply.code not in (501, 503):
-            self._note(refused.command, None, refused.reply)
+            self._note(Passed(refused.command, (), refused.reply))
         return self._count_error(refused.reply)
 
     def _count_error(self, reply: Reply) -> Reply:
@@ -336,7 +385,7 @@ class Session:
         if self._transactions.open is None:
             return local_replies.BAD_SEQUENCE
         if self._allowance.covers_refused_recipient(self._transactions.open):
-            self._note(command, None, local_replies.TOO_MANY_RECIPIENTS)
+            self._note(Passed(command, (), local_replies.TOO_MANY_RECIPIENTS))
         if self._leg.recipients is None and self._allowance.tells_recipients():
             self._limited("recipients", local_replies.TOO_MANY_RECIPIENTS)
         return local_replies.TOO_MANY_RECIPIENTS
@@ -356,6 +405,8 @@ class Session:
             refusal = await greet_again(upstream, name)
         if refusal is not None:
             return refusal
+        if self._ruling is not None and (answer := self._ruling.helo(command.name).answer) is not None:
+            return answer
         self._helo = command
         self._leg.hear(command)
         if isinstance(command, Helo):
@@ -410,8 +461,19 @@ class Session:
             self._limited("messages_per_session", objection)
         elif objection is local_replies.MESSAGE_TOO_BIG:
             self._limited("message_bytes", objection)
-        self._note(command, None, objection)
+        self._note(Passed(command, (), objection))
         return objection
+
+    async def _reroute(self, to: str | None) -> Reply | None:
+        """To another upstream, before MAIL has left; what the client hears where that cannot be (DESIGN §6)."""
+        if self._auth.passed:
+            return local_replies.MISCONFIGURED
+        name = self._helo.name if self._context.says_client_name and self._helo is not None else None
+        refusal = await self._leg.reroute(to, name)
+        if refusal is None and self._leg.upstream is not None:
+            offers = self._auth.offer(self._leg.upstream).capabilities
+            return None if self._client.protocol.offered.covered_by(offers) else local_replies.MISCONFIGURED
+        return refusal
 
     async def _dial_again(self) -> Reply | None:
         """A new connection in place of one that was closed, if it offers all that was offered, and knew no client by name (I7)."""

@@ -8,7 +8,7 @@ The format of the record does not belong here (record/report.py).
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 from msgspec import UNSET
@@ -21,6 +21,7 @@ from relayproxy.record.report import (
     EnvelopesRecord,
     MessageRecord,
     RecipientRecord,
+    RuleRecord,
     SecondsRecord,
     SizeRecord,
     TransactionRecord,
@@ -44,17 +45,23 @@ if TYPE_CHECKING:
     from relayproxy.record.store.interface import Message
     from relayproxy.relay.client_leg import ClientLeg
     from relayproxy.relay.context import Context
+    from relayproxy.relay.delivery import Passed
+    from relayproxy.relay.plan import Plan
     from relayproxy.relay.upstream import Progress, Upstream
     from relayproxy.smtp.commands import Helo, Mail, Rcpt
     from relayproxy.smtp.data import ContentReader
     from relayproxy.smtp.replies import Reply
 
 
+#: What becomes of what a rule keeps from leaving.
+FATES: Final[dict[str, Outcome]] = {"discard": "discarded", "hold": "held"}
+
+
 class Transaction:
     """From MAIL on. `accepted` counts the recipients that upstream took."""
 
     __slots__ = (
-        "_auth", "_client", "_context", "_helo", "_intake", "_intent", "_mail", "_progress", "_recipients", "_recording", "_reply", "_sent_mail", "_session", "_started", "_time", "_upstream", "accepted", "acknowledged", "id", "keeping", "upstream_seconds",
+        "_auth", "_client", "_context", "_helo", "_intake", "_intent", "_mail", "_plan", "_progress", "_recipients", "_recording", "_reply", "_session", "_started", "_time", "_upstream", "accepted", "acknowledged", "id", "keeping", "upstream_seconds",
     )  # fmt: skip
 
     def __init__(
@@ -67,11 +74,12 @@ class Transaction:
         helo: Ehlo | Helo | None,
         auth: AuthRecord | None,
         mail: Mail,
-        sent: Mail | None,
-        reply: Reply,
+        passed: Passed,
         started: float,
         recording: Recording | None = None,
+        plan: Plan | None = None,
     ) -> None:
+        """`plan`: what rules and guard want of it, where there are any."""
         self.id = id_
         self.accepted = 0
         #: Whether the last reply was written to the client. What notes a reply here makes it False.
@@ -87,9 +95,9 @@ class Transaction:
         self._upstream = upstream
         self._helo = helo
         self._auth = auth
-        self._mail = (mail, reply)
-        self._sent_mail = sent
-        self._recipients: list[tuple[Rcpt, Rcpt | None, Reply]] = []
+        self._mail = (mail, passed)
+        self._plan = plan
+        self._recipients: list[tuple[Rcpt, Passed]] = []
         self._intake: Intake | None = None
         self._reply: Reply | None = None
         self._progress: Progress = "none"
@@ -102,17 +110,22 @@ class Transaction:
         """Seconds, on the clock of the durations that are told."""
         return self._context.now()
 
-    def recipient(self, received: Rcpt, sent: Rcpt | None, reply: Reply) -> None:
-        """A RCPT and what it was answered; `sent` is None where upstream was not asked."""
-        self._recipients.append((received, sent, reply))
+    def recipient(self, rcpt: Rcpt, passed: Passed) -> None:
+        """A RCPT, and what became of it."""
+        self._recipients.append((rcpt, passed))
         self.acknowledged = False
-        if reply.severity == 2:
+        if passed.reply.severity == 2:
             self.accepted += 1
 
     @property
     def asked(self) -> int:
         """How many recipients were named, refused ones included."""
         return len(self._recipients)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether nobody else has the message, or a recipient's copy of it."""
+        return self._plan is not None and (self._plan.captured or self._plan.fate == "hold")
 
     @property
     def declares_eight_bit(self) -> bool:
@@ -136,7 +149,9 @@ class Transaction:
             self._reply = reply
             self.acknowledged = False
 
-    def begin_message(self, reader: ContentReader, max_size: int, *, eight_bit_passes: bool) -> Intake:
+    def begin_message(
+        self, reader: ContentReader, max_size: int, *, eight_bit_passes: bool, holds_header: bool = False
+    ) -> Intake:
         """354 was said: the message comes, and Received is put on top of it (PROTOCOL §1.8)."""
         context = self._context
         trace = b""
@@ -160,10 +175,18 @@ class Transaction:
             normalise=context.normalise,
             trace=trace,
             identity=context.identity,
+            holds_header=holds_header,
         )
         if self._recording is not None:
             capture = self._upstream is not None and self._upstream.kind == "capture"
-            self.keeping = Keeping(self._recording, self._intake, capture=capture)
+            plan = self._plan
+            self.keeping = Keeping(
+                self._recording,
+                self._intake,
+                capture=capture,
+                may_capture=plan is not None and plan.may_stay,
+                may_edit=plan is not None and plan.rules.edits_body,
+            )
             self._recording.begin_message(self.id)
         return self._intake
 
@@ -184,7 +207,7 @@ class Transaction:
         return f"{name}{'' if self._client.tls is None else 'S'}{'' if self._auth is None else 'A'}"
 
     def _only_recipient(self) -> bytes | None:
-        accepted = [received for received, _, reply in self._recipients if reply.severity == 2]
+        accepted = [rcpt for rcpt, passed in self._recipients if passed.reply.severity == 2]
         return accepted[0].path.address if len(accepted) == 1 else None
 
     def verdict(self, reply: Reply, progress: Progress) -> None:
@@ -202,8 +225,13 @@ class Transaction:
 
     def intent(self) -> TransactionRecord:
         """What is told where we end behind its dot: nobody has heard anything of it."""
-        self._intent = msgspec.structs.replace(self._record("committed"), reply=None, acknowledged=False)
-        return self._intent
+        intent = msgspec.structs.replace(self._record("committed"), reply=None, acknowledged=False)
+        if self._plan is not None and self._plan.stays:
+            # It is told to nobody else: with this it is held, discarded or captured.
+            kept = "accepted" if self._plan.fate is None else FATES[self._plan.fate]
+            intent = msgspec.structs.replace(intent, outcome=kept)
+        self._intent = intent
+        return intent
 
     def record(self) -> TransactionRecord:
         """As things stand."""
@@ -221,8 +249,10 @@ class Transaction:
         )
 
     def _outcome(self, progress: Progress) -> Outcome:
-        heard = [reply for _, _, reply in self._recipients]
-        return outcome(self._mail[1], heard, self._reply, unknown=progress == "committed")
+        heard = [passed.reply for _, passed in self._recipients]
+        came = outcome(self._mail[1].reply, heard, self._reply, unknown=progress == "committed")
+        fate = None if self._plan is None else self._plan.fate
+        return came if came != "accepted" or fate is None else FATES[fate]
 
     def _seconds(self) -> SecondsRecord:
         return SecondsRecord(duration(self._context.now() - self._started), duration(self.upstream_seconds))
@@ -230,8 +260,8 @@ class Transaction:
     def _record(self, progress: Progress) -> TransactionRecord:
         context = self._context
         client = self._client
-        mail, mail_reply = self._mail
-        heard = [reply for _, _, reply in self._recipients]
+        mail, mail_reply = self._mail[0], self._mail[1].reply
+        heard = [passed.reply for _, passed in self._recipients]
         reply = self._reply or (mail_reply if mail_reply.severity != 2 else heard[-1] if heard else mail_reply)
         record = TransactionRecord(
             time=timestamp(self._time),
@@ -241,17 +271,10 @@ class Transaction:
             client=client.record(self._helo, self._auth),
             upstream=self._upstream_record(),
             envelope=self._envelopes_record(mail),
-            recipients=tuple(
-                [
-                    RecipientRecord(
-                        address := text(received.path.address),
-                        () if sent is None else (address if sent is received else text(sent.path.address),),
-                        reply_of(answer),
-                    )
-                    for received, sent, answer in self._recipients
-                ]
-            ),
+            recipients=tuple([_recipient_record(rcpt, passed) for rcpt, passed in self._recipients]),
             message=self._message_record(progress),
+            rules=() if self._plan is None else tuple([RuleRecord(one.rule, one.actions) for one in self._plan.fired]),
+            tags=() if self._plan is None else tuple(self._plan.tags),
             reply=reply_of(reply),
             outcome=self._outcome(progress),
             acknowledged=self.acknowledged,
@@ -260,16 +283,19 @@ class Transaction:
         return context.privacy.record(record)
 
     def _envelopes_record(self, mail: Mail) -> EnvelopesRecord:
-        received = envelope_of(Envelope(mail, tuple([received for received, _, _ in self._recipients])))
-        if self._sent_mail is None:
+        received = envelope_of(Envelope(mail, tuple([rcpt for rcpt, _ in self._recipients])))
+        if not (left := self._mail[1].sent):
             return EnvelopesRecord(received, None)
-        if self._sent_mail is mail and all(sent is one for one, sent, _ in self._recipients):
+        if left[0] is mail and self._plan is None and all(passed.sent == (rcpt,) for rcpt, passed in self._recipients):
             return EnvelopesRecord(received, received)
-        sent = Envelope(self._sent_mail, tuple([sent for _, sent, _ in self._recipients if sent is not None]))
-        return EnvelopesRecord(received, envelope_of(sent))
+        sent = [one for _, passed in self._recipients for one in passed.sent]
+        if self._plan is not None:
+            sent = list({id(one): one for one in (*sent, *self._plan.added)}.values())  # several may have come to one
+        envelope = Envelope(cast("Mail", left[0]), cast("tuple[Rcpt, ...]", tuple(sent)))
+        return EnvelopesRecord(received, envelope_of(envelope))
 
     def _upstream_record(self) -> UpstreamRecord | None:
-        upstream = self._upstream
+        upstream = self._upstream if self._plan is None else self._plan.upstream or self._upstream
         if upstream is None:
             return None
         tls = None if upstream.tls is None else upstream_record(upstream.tls)
@@ -280,7 +306,7 @@ class Transaction:
         if intake is None or (self.keeping is not None and self.keeping.says_nothing):
             return None
         received = sent = None
-        left = progress in ("committed", "answered")
+        left = progress in ("committed", "answered") and (self._plan is None or not self._plan.stays)
         if intake.whole:
             as_received, as_sent = intake.digests()
             received = DigestRecord(*as_received)
@@ -290,6 +316,13 @@ class Transaction:
             intake.subject,
             SizeRecord(intake.size, intake.size + intake.growth if left else None),
             DigestsRecord(received, sent),
+            headers_changed=intake.headers_changed if left else (),
             malformed=True if intake.malformed else UNSET,
             truncated=True if self.keeping is not None and self.keeping.trouble is not None else UNSET,
         )
+
+
+def _recipient_record(rcpt: Rcpt, passed: Passed) -> RecipientRecord:
+    address = text(rcpt.path.address)
+    sent = tuple([address if one is rcpt else text(cast("Rcpt", one).path.address) for one in passed.sent])
+    return RecipientRecord(address, sent, reply_of(passed.reply), captured=True if passed.captured else UNSET)

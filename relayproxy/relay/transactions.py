@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from relayproxy.record.report import AuthRecord
     from relayproxy.relay.client_leg import ClientLeg
     from relayproxy.relay.context import Context
+    from relayproxy.relay.delivery import Passed
+    from relayproxy.relay.plan import Plan
     from relayproxy.relay.upstream import Upstream
     from relayproxy.smtp.commands import Ehlo, Helo, Mail
-    from relayproxy.smtp.replies import Reply
 
 
 class Transactions:
@@ -49,20 +50,21 @@ class Transactions:
     def begin(
         self,
         mail: Mail,
-        sent: Mail | None,
-        reply: Reply,
+        passed: Passed,
         *,
         upstream: Upstream | None,
         helo: Ehlo | Helo | None,
         auth: AuthRecord | None,
         came: float,
         waited: float,
+        plan: Plan | None = None,
     ) -> None:
-        """MAIL, as it came and as it left, with its reply; when it came, and how long upstream took to answer it."""
+        """MAIL, and what became of it; when it came, and how long upstream took to answer it."""
         self.end()  # one that RSET in its group should have ended, and did not
-        self.mail_refused = reply.severity != 2
+        self.mail_refused = passed.reply.severity != 2
+        id_ = self._new_id() if plan is None else plan.id
         self.open = Transaction(
-            self._new_id(), self._session, self._context, self._client, upstream, helo, auth, mail, sent, reply, came, self._recording
+            id_, self._session, self._context, self._client, upstream, helo, auth, mail, passed, came, self._recording, plan
         )  # fmt: skip
         self.open.upstream_seconds = waited
         if self.mail_refused:

@@ -17,17 +17,17 @@ from relayproxy.relay.client_leg import Goodbye
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.commands import Rset
 from relayproxy.smtp.data import ChunkReader
+from relayproxy.smtp.replies import Reply
 
 if TYPE_CHECKING:
     from relayproxy.record.log import Reporter
     from relayproxy.relay.client_leg import ClientLeg
-    from relayproxy.relay.delivery import Delivery
+    from relayproxy.relay.delivery import Way
     from relayproxy.relay.message import Intake, Objection
     from relayproxy.relay.settings import Limits
     from relayproxy.relay.transaction import Transaction
     from relayproxy.smtp.commands import Bdat
     from relayproxy.smtp.data import ContentReader, DataSlice
-    from relayproxy.smtp.replies import Reply
 
 
 Say = Callable[["list[Reply]"], Awaitable[None]]
@@ -42,14 +42,17 @@ class Passage:
         self,
         reader: ContentReader,
         transaction: Transaction,
-        delivery: Delivery,
+        delivery: Way,
         max_size: int,
         reporter: Reporter,
         session: str,
     ) -> None:
         """DATA was answered 354."""
         self.intake: Intake = transaction.begin_message(
-            reader, max_size, eight_bit_passes=b"8BITMIME" in delivery.upstream.capabilities
+            reader,
+            max_size,
+            eight_bit_passes=b"8BITMIME" in delivery.upstream.capabilities,
+            holds_header=delivery.holds_header,
         )
         self.verdict: Reply | None = None
         self._transaction = transaction
@@ -69,24 +72,34 @@ class Passage:
         elif keeping is not None and (refusal := await keeping.take(ended=part.ended)) is not None:
             self._delivery.give_up()
             self.verdict = refusal
-        elif part.ended:
-            self.verdict = await self._end(octets)
         else:
-            self.verdict = await self._delivery.body(octets)
+            self.verdict = await self._pass_on(octets, ended=part.ended)
         return self.verdict
+
+    async def _pass_on(self, octets: bytes, *, ended: bool) -> Reply | None:
+        judged = await self._delivery.take(self.intake, octets, ended=ended)
+        if isinstance(judged, Reply):
+            self._delivery.give_up()
+            return judged
+        return await self._end(judged) if ended else await self._delivery.body(judged)
 
     async def _end(self, octets: bytes) -> Reply:
         transaction, delivery = self._transaction, self._delivery
         if (keeping := transaction.keeping) is not None:
+            if transaction.keeps:
+                keeping.demand()
             refusal = await keeping.commit(transaction.intent())
             if refusal is not None:
                 delivery.give_up()
                 return refusal
+        elif transaction.keeps:
+            delivery.give_up()
+            return local_replies.RECORD_FAILED
         started = transaction.now()
         try:
             verdict = await delivery.end(octets)
         except BaseException:
-            transaction.cut_short(delivery.upstream.progress)
+            transaction.cut_short(delivery.progress)
             raise
         transaction.upstream_seconds += transaction.now() - started
         return verdict
@@ -106,7 +119,7 @@ class Passage:
 
     def note_verdict(self, verdict: Reply) -> None:
         """What the client is about to hear."""
-        self._transaction.verdict(verdict, self._delivery.upstream.progress)
+        self._transaction.verdict(verdict, self._delivery.progress)
 
     def tell_flaws(self) -> None:
         """What passed all the same, or went wrong on our own disk."""
@@ -140,7 +153,7 @@ class Transfer:
         self._session = session
         self._chunked: _Chunked | None = None
 
-    async def begin(self, transaction: Transaction, delivery: Delivery) -> bool:
+    async def begin(self, transaction: Transaction, delivery: Way) -> bool:
         """DATA; whether the client was told to go on."""
         reply = await _ask_to_send(transaction, delivery)
         if self._client.spoke_early():
@@ -160,7 +173,7 @@ class Transfer:
         self._reporter.violation("client", what, session=self._session, reply=local_replies.SYNC_VIOLATION)
         raise Goodbye(what, local_replies.SYNC_VIOLATION)
 
-    async def finish(self, transaction: Transaction, delivery: Delivery, max_size: int) -> Reply:
+    async def finish(self, transaction: Transaction, delivery: Way, max_size: int) -> Reply:
         """From 354 to the verdict, and the client has it."""
         self._client.begin_message()
         passage = Passage(self._client.reader, transaction, delivery, max_size, self._reporter, self._session)
@@ -197,7 +210,7 @@ class Transfer:
 
     # Chunks (RFC 3030).
 
-    async def chunk(self, command: Bdat, transaction: Transaction, delivery: Delivery, max_size: int) -> Reply:
+    async def chunk(self, command: Bdat, transaction: Transaction, delivery: Way, max_size: int) -> Reply:
         """One chunk; its reply is not said yet. To the last one it is the verdict on the message."""
         chunked = self._chunked
         if chunked is None:
@@ -205,7 +218,7 @@ class Transfer:
         await self._take_chunk(chunked, command, max_size)
         if chunked.verdict is not None and not chunked.noted:
             # Not before the chunk was read: a client that stalls in it hears another answer.
-            transaction.verdict(chunked.verdict, delivery.upstream.progress)
+            transaction.verdict(chunked.verdict, delivery.progress)
             chunked.noted = True
         if command.last:
             self._chunked = None
@@ -214,12 +227,12 @@ class Transfer:
                 chunked.passage.tell_flaws()
         return chunked.verdict or local_replies.CHUNK_OK
 
-    async def _begin_chunks(self, transaction: Transaction, delivery: Delivery, max_size: int) -> _Chunked:
+    async def _begin_chunks(self, transaction: Transaction, delivery: Way, max_size: int) -> _Chunked:
         self._client.begin_message()
         reply = await _ask_to_send(transaction, delivery)
         if reply.severity != 3:
             # What else the client says of this message is answered here, so upstream is done with it.
-            await delivery.ask((Rset(),))
+            await delivery.pass_on((Rset(),))
             return _Chunked(None, None, reply)
         reader = ChunkReader(self._limits.line_bytes, bare_ends=transaction.normalises)
         passage = Passage(reader, transaction, delivery, max_size, self._reporter, self._session)
@@ -290,9 +303,9 @@ class _Chunked:
         self.count = 0
 
 
-async def _ask_to_send(transaction: Transaction, delivery: Delivery) -> Reply:
+async def _ask_to_send(transaction: Transaction, delivery: Way) -> Reply:
     """DATA upstream; its reply, 3yz: go ahead."""
     started = transaction.now()
-    reply = await delivery.data(transaction.id)
+    reply = await delivery.data(transaction)
     transaction.upstream_seconds += transaction.now() - started
     return reply

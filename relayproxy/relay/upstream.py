@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 from relayproxy.net.peer import PeerLost, PeerStalled
 from relayproxy.smtp import local_replies
-from relayproxy.smtp.commands import Data, Quit, Rset
+from relayproxy.smtp.commands import Data, Quit, Rcpt, Rset
 from relayproxy.smtp.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class SmtpUpstream:
     """An SMTP server, greeted and with EHLO done."""
 
     __slots__ = (
-        "_alarm", "_patience", "_peer", "_protocol", "_timeouts", "capabilities", "failure", "name", "progress", "spent", "tls", "trouble", "url", "violation", "withheld",
+        "_admits", "_alarm", "_patience", "_peer", "_protocol", "_timeouts", "capabilities", "failure", "name", "progress", "spent", "tls", "trouble", "url", "violation", "withheld",
     )  # fmt: skip
 
     def __init__(
@@ -139,8 +139,9 @@ class SmtpUpstream:
         timeouts: UpstreamTimeouts,
         tls: TlsFacts | None = None,
         alarm: Callable[[str], None] | None = None,
+        admits: Callable[[bytes], bool] | None = None,
     ) -> None:
-        """`alarm`, where it was we that logged in, hears that upstream wants somebody else to."""
+        """`alarm`, where it was we that logged in, hears that upstream wants somebody else to; `admits`: the guard, by address, where there may be one."""
         self.name = name
         self.url = url
         self.capabilities = capabilities
@@ -152,6 +153,7 @@ class SmtpUpstream:
         self.spent = False
         self.tls = tls
         self._alarm = alarm
+        self._admits = admits
         self._peer = peer
         self._protocol = protocol
         self._timeouts = timeouts
@@ -237,6 +239,21 @@ class SmtpUpstream:
         return local_replies.MISCONFIGURED
 
     async def exchange(self, commands: Sequence[Command], *, deadline: float | None = None) -> list[Reply]:
+        admits = self._admits
+        if admits is None or all(admits(one.path.address) for one in commands if isinstance(one, Rcpt)):
+            return await self._exchange(commands, deadline)
+        # DESIGN §9.3, whatever else went wrong: here RCPT becomes octets, and nowhere else.
+        allowed = [one for one in commands if not isinstance(one, Rcpt) or admits(one.path.address)]
+        answers = iter(await self._exchange(allowed, deadline) if allowed else ())
+        replies = [
+            local_replies.GUARDED if isinstance(one, Rcpt) and all(one is not other for other in allowed) else next(answers)
+            for one in commands
+        ]
+        withheld = [one for one in commands if all(one is not other for other in allowed)]
+        self.withheld = [*withheld, *(self.withheld if allowed else ())]
+        return replies
+
+    async def _exchange(self, commands: Sequence[Command], deadline: float | None) -> list[Reply]:
         replies: list[Reply] = []
         left: list[Command] = []
         size = GROUP if b"PIPELINING" in self.capabilities else 1

@@ -22,29 +22,34 @@ from relayproxy.smtp import local_replies
 if TYPE_CHECKING:
     from relayproxy.net.address import Peername
     from relayproxy.relay.context import Context
+    from relayproxy.relay.delivery import Way
+    from relayproxy.relay.gated import GatedDelivery
     from relayproxy.relay.upstream import Upstream
     from relayproxy.smtp.commands import Ehlo, Helo
     from relayproxy.smtp.replies import Reply
 
-#: Makes a connection to the listener's upstream for the session with this id, saying this name in EHLO (None: our own). Raises
-#: UpstreamUnavailable.
-Connect = Callable[[str, bytes | None], "Awaitable[Upstream]"]
+#: Makes a connection for the session with this id, saying this name in EHLO (None: our own), to the upstream of this name (None: the listener's own).
+#: Raises UpstreamUnavailable.
+Connect = Callable[[str, "bytes | None", "str | None"], "Awaitable[Upstream]"]
 
 
 class UpstreamLeg:
     """`upstream`, and the `delivery` to it; None as long as none was had."""
 
-    __slots__ = ("_connect", "_connecting", "_context", "_forwarding", "_session", "delivery", "upstream")
+    __slots__ = ("_connect", "_connecting", "_context", "_forwarding", "_gated", "_session", "delivery", "routed", "upstream")
 
     def __init__(self, session: str, context: Context, connect: Connect, client: Peername) -> None:
         self.upstream: Upstream | None = None
         self.delivery: Delivery | None = None
+        #: To which upstream a rule routes; None: to the listener's own.
+        self.routed: str | None = None
+        self._gated: GatedDelivery | None = None
         self._session = session
         self._context = context
         self._connect = connect
         self._connecting: trio.CancelScope | None = None
         self._forwarding: Forwarding | None = None
-        if context.forwards:
+        if context.forwarding:
             self._forwarding = Forwarding(client, session, partial(context.reporter.error, "upstream", session=session))
 
     @property
@@ -57,7 +62,7 @@ class UpstreamLeg:
         self._connecting = trio.CancelScope()
         try:
             with self._connecting:
-                upstream = await self._connect(self._session, name)
+                upstream = await self._connect(self._session, name, self.routed)
         except UpstreamUnavailable as error:
             if error.violation:
                 self._context.reporter.violation("upstream", error.what, session=self._session, reply=error.greeting)
@@ -70,7 +75,22 @@ class UpstreamLeg:
                 raise PeerLost("client")  # stop_waiting
             raise Goodbye("shutdown", local_replies.SHUTTING_DOWN)
         self.upstream = upstream
-        self.delivery = Delivery(upstream, trace=self._context.trace, forwarding=self._forwarding)
+        forwards = (self.routed or self._context.upstream) in self._context.forwarding
+        self.delivery = Delivery(
+            upstream,
+            trace=self._context.trace,
+            margin=self._context.edit_margin,
+            forwarding=self._forwarding if forwards else None,
+        )
+
+    def gate(self, gated: GatedDelivery) -> None:
+        """From here on rules have a say."""
+        self._gated = gated
+
+    @property
+    def way(self) -> Way | None:
+        """What transactions are passed to; None as long as there is no upstream."""
+        return self.delivery if self._gated is None or self.delivery is None else self._gated
 
     def hear(self, hello: Ehlo | Helo) -> None:
         """What the client said and we answered: upstream may have to be told."""
@@ -83,6 +103,19 @@ class UpstreamLeg:
             await self.dial(name)
         except UpstreamUnavailable as error:
             return error.greeting if error.greeting.code == 421 else local_replies.UPSTREAM_GONE
+        return None
+
+    async def reroute(self, to: str | None, name: bytes | None) -> Reply | None:
+        """To the upstream of that name, in place of the one that there is; what the client hears where it is not to be had."""
+        left, before = self.upstream, self.routed
+        self.routed = to
+        try:
+            await self.dial(name)
+        except UpstreamUnavailable:
+            self.routed = before
+            return local_replies.UPSTREAM_LOST
+        if left is not None:
+            await left.leave()
         return None
 
     def stop_dialling(self) -> bool:

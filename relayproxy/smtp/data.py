@@ -268,6 +268,26 @@ def odd_dots(wire: bytes, *, at_line_start: bool, most: int) -> list[int]:
     return found[:most]
 
 
+class Stuffer:
+    """`stuff` for content in pieces, cut anywhere."""
+
+    __slots__ = ("_last",)
+
+    def __init__(self) -> None:
+        self._last = b"\r\n"  # the last octets of what came, as far as they may be the beginning of CRLF "."
+
+    def feed(self, content: bytes) -> bytes:
+        if not content:
+            return b""
+        wire = content.replace(_STUFFED, b"\r\n..")
+        if self._last == b"\r\n" and content.startswith(b"."):
+            wire = b"." + wire
+        elif self._last.endswith(b"\r") and content.startswith(b"\n."):
+            wire = b"\n." + wire[1:]
+        self._last = (self._last + content[-2:])[-2:]
+        return wire
+
+
 def stuff(content: bytes) -> bytes:
     """Content as it stands on the wire: a dot more before each line that begins with one (RFC 5321 §4.5.2).
 

@@ -58,6 +58,16 @@ def captured(identity: str) -> Reply:
     return _reply(250, b"2.0.0 Captured as " + identity.encode("ascii"))
 
 
+def held(identity: str) -> Reply:
+    """250 to end of data where a rule said `hold`, with the id under which it is released."""
+    return _reply(250, b"2.0.0 Held as " + identity.encode("ascii"))
+
+
+def discarded(identity: str) -> Reply:
+    """250 to end of data where a rule said `discard`: to the client it is like any other."""
+    return _reply(250, b"2.0.0 OK, message " + identity.encode("ascii"))
+
+
 # fmt: off
 # 421: the service ends here; the connection is closed behind each of these (RFC 5321 §3.8, §4.2.3; PROTOCOL I6).
 
@@ -86,6 +96,8 @@ LINE_WITHOUT_END: Final = _reply(421, b"4.7.0 Line without an end")  # §1.2, at
 UPSTREAM_LOST: Final = _reply(451, b"4.4.2 The connection to the mail server behind this relay was lost; try again later")  # §4 S4-S7
 UPSTREAM_VIOLATION: Final = _reply(451, b"4.5.0 The mail server behind this relay broke the protocol; try again later")  # §1.6, attack 12
 MISCONFIGURED: Final = _reply(451, b"4.3.5 This relay is not set up correctly; try again later")  # §1.6, §1.12
+MESSAGE_NOT_HELD: Final = _reply(451, b"4.3.0 The message could not be kept while rules look at it; try again later")  # DESIGN §6
+HELD_TOO_LONG: Final = _reply(451, b"4.4.2 The message could not be passed on in time; try again later")  # §1.5, "held"
 RECORD_FAILED: Final = _reply(451, b"4.3.0 The message could not be recorded; try again later")  # DESIGN §7
 DISK_FULL: Final = _reply(452, b"4.3.1 Insufficient storage; try again later")  # attack 33
 TOO_MANY_RECIPIENTS: Final = _reply(452, b"4.5.3 Too many recipients; send the rest in another transaction")  # RFC 5321 §4.5.3.1.10
@@ -113,6 +125,7 @@ TLS_REQUIRED: Final = _reply(530, b"5.7.0 Must issue a STARTTLS command first")
 
 # 55z: the message, or who sends it, is refused.
 
+GUARDED: Final = _reply(550, b"5.7.1 This relay sends no mail to that address")  # DESIGN §6, §9.3: the guard
 NOT_WELCOME: Final = _reply(554, b"5.7.1 Connections from your address are not accepted")  # DESIGN §5 clients, RFC 5321 §3.1
 NO_RECIPIENTS: Final = _reply(554, b"5.5.1 No valid recipients")  # RFC 5321 §3.3
 SYNC_VIOLATION: Final = _reply(554, b"5.5.0 Synchronization error: input before our reply")  # RFC 2920 §3.1, attacks 5, 6, 9

@@ -249,10 +249,15 @@ class ServerProtocol:
         """
         if self._tape is not None:
             self._tape.said(reply.wire, self._kind(reply))
+        self.pass_over(reply)
+        return reply.wire
+
+    def pass_over(self, reply: Reply) -> None:
+        """As `send`, where the reply is not written: a fault that was asked for."""
         if reply.code == 421:
             self._blocked = True
             self.dialogue.close()
-            return reply.wire
+            return
         if not self._pending:
             raise LocalProtocolError(f"a reply to nothing: {reply.code}")
         verb = self._pending.popleft()
@@ -271,7 +276,6 @@ class ServerProtocol:
                 self._blocked = True  # what comes is no command
         elif severity == 2 and verb in ("AUTH", "RESPONSE"):
             self.authenticated = True
-        return reply.wire
 
     def _kind(self, reply: Reply) -> Kind:
         """As what a reply is told: upstream's may repeat what was said in a SASL exchange."""

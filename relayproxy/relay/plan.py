@@ -1,0 +1,112 @@
+"""What rules and guard want of one transaction, as far as they have said: kept from MAIL to the verdict, and told with it (DESIGN §6, §7).
+
+Invariants: what is to leave is only here until it leaves; what has left is in `left`, and stays there. Deciding does not belong here (ruling.py), nor doing it (gated.py).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from relayproxy.mail.canonical import canonical
+from relayproxy.record.text import text
+from relayproxy.smtp.parameters import get
+
+if TYPE_CHECKING:
+    from relayproxy.mail.header import HeaderSection
+    from relayproxy.relay.delivery import Passed
+    from relayproxy.relay.upstream import Upstream
+    from relayproxy.rules.decision import BodyEdit, Decision, Fired
+    from relayproxy.rules.facts import Facts
+    from relayproxy.rules.ruleset import RuleSet
+    from relayproxy.smtp.commands import Command, Mail, Rcpt
+    from relayproxy.smtp.replies import Reply
+
+
+class Leaving:
+    """A command that is to leave, or has: several of the client's recipients may come to the same one. `reply`: upstream's, once it was asked; `left`: whether it was."""
+
+    __slots__ = ("command", "left", "reply")
+
+    def __init__(self, command: Command) -> None:
+        self.command = command
+        self.reply: Reply | None = None
+        self.left = False
+
+
+class Plan:
+    """One transaction's."""
+
+    __slots__ = (
+        "added", "body", "captured", "doom", "fate", "facts", "fired", "header", "id", "leaving", "mail", "mail_left", "named", "passed", "reason", "received", "route",
+        "rules", "tags", "throttle", "upstream",
+    )  # fmt: skip
+
+    def __init__(self, id_: str, rules: RuleSet, facts: Facts, received: Mail) -> None:
+        self.id = id_
+        #: MAIL as it came, and what became of it.
+        self.received = received
+        self.passed: Passed | None = None
+        #: Those that held when it began.
+        self.rules = rules
+        #: The mail as the rules left it; recipients are those that stand.
+        self.facts = facts
+        #: As it leaves.
+        self.mail: Mail | None = None
+        self.mail_left = False
+        #: Of the client's RCPTs those that rules did not refuse: `Recipient.origin` counts them.
+        self.named: list[Passed] = []
+        #: RCPTs that leave or have left, by their canonical addresses.
+        self.leaving: dict[str, Leaving] = {}
+        #: Of those, what no RCPT of the client's stands for.
+        self.added: list[Command] = []
+        #: Whether the guard keeps a recipient's copy.
+        self.captured = False
+        self.fate: Literal["discard", "hold"] | None = None
+        self.reason = ""
+        self.route: str | None = None
+        self.tags: list[str] = []
+        self.fired: list[Fired] = []
+        self.body: list[BodyEdit] = []
+        #: Octets a second.
+        self.throttle: int | None = None
+        #: The header section as it leaves; None before its end.
+        self.header: HeaderSection | None = None
+        #: What all that follows is answered: something has left that must not become a message.
+        self.doom: Reply | None = None
+        self.upstream: Upstream | None = None
+
+    def take(self, decision: Decision) -> None:
+        """What a stage decided."""
+        self.facts = decision.facts
+        if self.fate is None or decision.fate == "discard":
+            self.fate = decision.fate or self.fate
+        self.reason = self.reason or decision.reason
+        self.route = decision.route or self.route
+        self.tags += [tag for tag in decision.tags if tag not in self.tags]
+        self.body += decision.body
+        self.fired += decision.fired
+        if decision.faults is not None and decision.faults.throttle is not None:
+            self.throttle = min(self.throttle or decision.faults.throttle, decision.faults.throttle)
+
+    @property
+    def may_stay(self) -> bool:
+        """Whether it may yet come to that, so that all of it has to be kept."""
+        return self.stays or self.captured or self.rules.may_hold
+
+    @property
+    def stays(self) -> bool:
+        """Whether nothing of it goes upstream: a rule keeps it, or all that is left is the guard's."""
+        return self.fate is not None or (self.captured and not self.facts.recipients)
+
+    def leaves(self, rcpt: Rcpt) -> Leaving:
+        """The RCPT as it leaves: identical recipients are one (PROTOCOL §1.11)."""
+        key = canonical(text(rcpt.path.address))
+        leaving = self.leaving.get(key)
+        if leaving is None or (leaving.reply is not None and leaving.reply.severity != 2):
+            leaving = self.leaving[key] = Leaving(rcpt)
+        return leaving
+
+    @property
+    def utf8(self) -> bool:
+        """Whether addresses need not be ASCII (RFC 6531)."""
+        return get(self.received.parameters, b"SMTPUTF8") is not None

@@ -1,0 +1,88 @@
+"""The rules and the guard that are in force, for all sessions: read again as a whole, or kept as they were (DESIGN §6 "Rule files reload").
+
+Invariants: a transaction keeps the rules that it began with (plan.py); the guard that counts is the one in force. What rules cannot know by themselves is drawn here (`Drawn`), and
+outlives a reload. Reading files does not belong here.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, OrderedDict
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from relayproxy.rules.guard import Guard
+    from relayproxy.rules.ruleset import RuleSet
+
+#: Keys of `first` that are remembered, of all rules; past that the oldest are forgotten, and count as new.
+MOST_KEYS: Final = 100_000
+
+
+class Rules(NamedTuple):
+    """What a configuration says. `guard` None: there is none; `captures`: what it does not let pass it keeps."""
+
+    rules: RuleSet
+    guard: Guard | None = None
+    captures: bool = False
+
+
+class Rulebook:
+    """`rules`, `guard` and `draws`."""
+
+    def __init__(self, rules: Rules, draws: Drawn, read: Callable[[], Rules] | None = None) -> None:
+        """`read` reads them again; raises OSError and ValueError, in words."""
+        self.rules, self.guard, self.captures = rules
+        self.draws = draws
+        self._read = read
+
+    @property
+    def active(self) -> bool:
+        """Whether rules or guard have a say in what passes."""
+        return bool(self.rules.rules) or self.guard is not None
+
+    def admits(self, address: bytes) -> bool:
+        """Whether the guard lets a RCPT with this address leave (DESIGN §9.3)."""
+        return self.guard is None or self.guard.allows(address)
+
+    async def reload(self, tell: Callable[[str, str | None], None]) -> None:
+        """Read the files again; `tell` hears of it, and why what was in force stays."""
+        if self._read is None:
+            return
+        try:
+            rules = await trio.to_thread.run_sync(self._read)
+        except (OSError, ValueError) as error:
+            tell("rules", str(error))
+            return
+        self.rules, self.guard, self.captures = rules
+        tell("rules", None)
+
+
+class Drawn:
+    """Chance, and what has come before (rules/facts.py `Draws`). `now`: seconds."""
+
+    def __init__(self, seed: int | None, now: Callable[[], float]) -> None:
+        self._random = random.Random(seed)  # noqa: S311  chance, no secret
+        self._now = now
+        self._seen: OrderedDict[tuple[str, ...], list[float]] = OrderedDict()
+        self._counts: Counter[str] = Counter()
+
+    def chance(self, rule: str) -> float:
+        del rule
+        return self._random.random()
+
+    def first(self, rule: str, key: tuple[str, ...], *, times: int, within: float) -> bool:
+        now = self._now()
+        came = [then for then in self._seen.pop((rule, *key), ()) if now - then < within]
+        came.append(now)
+        self._seen[rule, *key] = came[: times + 1]
+        if len(self._seen) > MOST_KEYS:
+            self._seen.popitem(last=False)
+        return len(came) <= times
+
+    def every(self, rule: str, n: int) -> bool:
+        self._counts[rule] += 1
+        return self._counts[rule] % n == 0
