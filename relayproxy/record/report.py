@@ -181,6 +181,13 @@ class RuleRecord(Part, frozen=True, gc=False):
     actions: tuple[str, ...]
 
 
+class HeldRecord(Part, frozen=True, gc=False):
+    """What a rule keeps until somebody releases it."""
+
+    reason: str
+    envelope: Annotated[EnvelopeRecord, Meta(description="as it would have left")]
+
+
 class SecondsRecord(Part, frozen=True, gc=False):
     """How long it took."""
 
@@ -208,6 +215,7 @@ class TransactionRecord(Part, frozen=True, gc=False, kw_only=True):
     message: Annotated[MessageRecord | None, Meta(description="null where no message was sent")]
     rules: tuple[RuleRecord, ...] = ()
     tags: tuple[str, ...] = ()
+    held: Annotated[HeldRecord, Meta(description="of a message that a rule holds")] | UnsetType = UNSET
     reply: Annotated[ReplyRecord | None, Meta(description="the last that the client heard of it, or was to hear")]
     outcome: Annotated[Outcome, Meta(description='"unknown": the final dot left, the reply was never seen')]
     acknowledged: Annotated[bool, Meta(description="whether that reply was written to the client")]

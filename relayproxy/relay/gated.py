@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
+from relayproxy.mail.envelope import Envelope
 from relayproxy.mail.header import HeaderSection
 from relayproxy.relay.delivery import Passed
 from relayproxy.relay.plan import Leaving
@@ -129,7 +130,7 @@ class GatedDelivery:
         self.plan = plan
         passed = plan.passed = Passed(command, (), local_replies.SENDER_OK, plan)
         refusal = decision.answer
-        if refusal is None and plan.fate is None and self._envelope_gate is EnvelopeGate.LIVE:
+        if refusal is None and plan.facts.fate is None and self._envelope_gate is EnvelopeGate.LIVE:
             refusal = await self._go_to(plan)
         mail = self._outgoing_mail(plan)
         if refusal is None and mail is None:
@@ -138,7 +139,7 @@ class GatedDelivery:
             passed.reply = plan.doom = refusal or local_replies.NO_VALID_ADDRESS
             return _Wanted(passed)
         plan.mail = mail
-        if plan.fate is not None or self._envelope_gate is not EnvelopeGate.LIVE:
+        if plan.facts.fate is not None or self._envelope_gate is not EnvelopeGate.LIVE:
             return _Wanted(passed)
         plan.mail_left, self._taken_back = True, False
         return _Wanted(passed, (Leaving(mail),))
@@ -167,9 +168,8 @@ class GatedDelivery:
         if decision.answer is not None:
             passed.reply = decision.answer
             return _Wanted(passed)
-        plan.take(msgspec.structs.replace(decision, facts=msgspec.structs.replace(decision.facts, recipients=plan.facts.recipients)))
         plan.named.append(passed)
-        live = plan.fate is None and self._envelope_gate is EnvelopeGate.LIVE
+        live = plan.facts.fate is None and self._envelope_gate is EnvelopeGate.LIVE
         if not live and plan.mail_left:
             return self._refuse(passed, local_replies.RULE_FAILED)  # a gate would have been closed: this cannot be
         return self._to_leave(plan, passed, decision.facts.recipients, live=live)
@@ -266,9 +266,9 @@ class GatedDelivery:
 
     async def _go_to(self, plan: Plan) -> Reply | None:
         """To the upstream that rules want; why that cannot be."""
-        if plan.route == self._leg.routed:
+        if plan.facts.route == self._leg.routed:
             return None
-        refusal = await self._reroute(plan.route)
+        refusal = await self._reroute(plan.facts.route)
         if refusal is None:
             plan.upstream = self.upstream
         return refusal
@@ -313,11 +313,12 @@ class GatedDelivery:
         for recipient, leaving in recipients:
             if not leaving.left:
                 continue
-            if recipient.origin >= 0:
-                passed = plan.named[recipient.origin]
-                passed.sent = (*passed.sent, leaving.command)
-            else:
-                plan.added.append(leaving.command)
+            for origin in (recipient.origin, *recipient.also):
+                if origin >= 0:
+                    passed = plan.named[origin]
+                    passed.sent = (*passed.sent, leaving.command)
+                else:
+                    plan.added.append(leaving.command)
 
     async def _fail(self, plan: Plan, reply: Reply) -> Reply:
         plan.doom = reply
@@ -429,7 +430,7 @@ class GatedDelivery:
                     return refusal
         if plan.stays:
             await self._take_back()
-            return b""
+            return self._keep(plan)
         if not rewriting.holds:
             return octets
         async for piece, last in rewriting.wire(intake):
@@ -437,6 +438,16 @@ class GatedDelivery:
                 return piece
             if (verdict := await self._delivery.body(piece)) is not None:
                 return verdict
+        return b""
+
+    def _keep(self, plan: Plan) -> bytes | Reply:
+        """Nothing of it leaves; of what is held it is noted as what it would have left."""
+        if plan.facts.fate == "hold":
+            mail = self._outgoing_mail(plan)
+            recipients = [self._outgoing_rcpt(plan, recipient) for recipient in plan.facts.recipients]
+            if mail is None or any(rcpt is None for rcpt in recipients):
+                return local_replies.NO_VALID_ADDRESS
+            plan.held = Envelope(mail, tuple([rcpt for rcpt in recipients if rcpt is not None]))
         return b""
 
     def body(self, octets: bytes) -> Awaitable[Reply | None]:
@@ -450,7 +461,7 @@ class GatedDelivery:
         if not plan.stays:
             self._taken_back = True
             return await self._delivery.end(octets)
-        match plan.fate:
+        match plan.facts.fate:
             case "hold":
                 return local_replies.held(plan.id)
             case "discard":

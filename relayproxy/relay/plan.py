@@ -5,17 +5,20 @@ Invariants: what is to leave is only here until it leaves; what has left is in `
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from relayproxy.mail.canonical import canonical
 from relayproxy.record.text import text
 from relayproxy.smtp.parameters import get
 
 if TYPE_CHECKING:
+    from relayproxy.mail.envelope import Envelope
     from relayproxy.mail.header import HeaderSection
     from relayproxy.relay.delivery import Passed
     from relayproxy.relay.upstream import Upstream
-    from relayproxy.rules.decision import BodyEdit, Decision, Fired
+    from relayproxy.rules.decision import Decision, Fired
     from relayproxy.rules.facts import Facts
     from relayproxy.rules.ruleset import RuleSet
     from relayproxy.smtp.commands import Command, Mail, Rcpt
@@ -37,8 +40,8 @@ class Plan:
     """One transaction's."""
 
     __slots__ = (
-        "added", "body", "captured", "doom", "fate", "facts", "fired", "header", "id", "leaving", "mail", "mail_left", "named", "passed", "reason", "received", "route",
-        "rules", "tags", "throttle", "upstream",
+        "added", "captured", "doom", "facts", "fired", "header", "held", "id", "leaving", "mail", "mail_left", "named", "passed", "received", "rules", "throttle",
+        "upstream",
     )  # fmt: skip
 
     def __init__(self, id_: str, rules: RuleSet, facts: Facts, received: Mail) -> None:
@@ -61,12 +64,7 @@ class Plan:
         self.added: list[Command] = []
         #: Whether the guard keeps a recipient's copy.
         self.captured = False
-        self.fate: Literal["discard", "hold"] | None = None
-        self.reason = ""
-        self.route: str | None = None
-        self.tags: list[str] = []
         self.fired: list[Fired] = []
-        self.body: list[BodyEdit] = []
         #: Octets a second.
         self.throttle: int | None = None
         #: The header section as it leaves; None before its end.
@@ -74,17 +72,13 @@ class Plan:
         #: What all that follows is answered: something has left that must not become a message.
         self.doom: Reply | None = None
         self.upstream: Upstream | None = None
+        #: Of what is held, as it would have left.
+        self.held: Envelope | None = None
 
-    def take(self, decision: Decision) -> None:
-        """What a stage decided."""
-        self.facts = decision.facts
-        if self.fate is None or decision.fate == "discard":
-            self.fate = decision.fate or self.fate
-        self.reason = self.reason or decision.reason
-        self.route = decision.route or self.route
-        self.tags += [tag for tag in decision.tags if tag not in self.tags]
-        self.body += decision.body
-        self.fired += decision.fired
+    def take(self, decision: Decision, *, one: bool = False) -> None:
+        """What a stage decided, of the message or, at rcpt, of one more recipient that is not yet among the others."""
+        self.facts = msgspec.structs.replace(decision.facts, recipients=self.facts.recipients) if one else decision.facts
+        self.fired += [fired for fired in decision.fired if fired not in self.fired]
         if decision.faults is not None and decision.faults.throttle is not None:
             self.throttle = min(self.throttle or decision.faults.throttle, decision.faults.throttle)
 
@@ -96,7 +90,7 @@ class Plan:
     @property
     def stays(self) -> bool:
         """Whether nothing of it goes upstream: a rule keeps it, or all that is left is the guard's."""
-        return self.fate is not None or (self.captured and not self.facts.recipients)
+        return self.facts.fate is not None or (self.captured and not self.facts.recipients)
 
     def leaves(self, rcpt: Rcpt) -> Leaving:
         """The RCPT as it leaves: identical recipients are one (PROTOCOL §1.11)."""

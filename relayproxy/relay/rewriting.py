@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from relayproxy.relay.keeping import Keeping
     from relayproxy.relay.message import Intake
     from relayproxy.relay.plan import Plan
-    from relayproxy.rules.decision import BodyEdit
+    from relayproxy.rules.facts import BodyEdit
     from relayproxy.smtp.replies import Reply
 
 
@@ -76,7 +76,7 @@ class Rewriting:
         if header is None or self._spool is None:
             return local_replies.RULE_FAILED
         try:
-            for edit in plan.body:
+            for edit in plan.facts.body:
                 header = await self._edit(edit, header)
             plan.header = header
             intake.edit(header)

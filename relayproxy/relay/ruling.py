@@ -69,7 +69,7 @@ class Ruling:
         """EHLO or HELO begins anew."""
         facts = msgspec.structs.replace(self._connected.facts, helo=text(name))
         decision = self._evaluate(self.book.rules, Stage.HELO, facts)
-        self.decided = _joined(self._connected, decision)
+        self.decided = msgspec.structs.replace(decision, fired=(*self._connected.fired, *decision.fired))
         return decision
 
     def mail(self, command: Mail) -> tuple[Plan, Decision]:
@@ -81,7 +81,7 @@ class Ruling:
             tls=None if tls is None else tls.version,
             user=None if self.auth is None else self.auth.user or "",
             transaction=id_,
-            sender=text(command.path.address),
+            sender=_words(command.path.address),
             parameters=parameters_of(command.parameters),
         )
         plan = Plan(id_, self.book.rules, facts, command)
@@ -89,11 +89,16 @@ class Ruling:
         return plan, self.judge(plan, Stage.MAIL)
 
     def rcpt(self, plan: Plan, command: Rcpt) -> Decision:
-        """Of this one recipient; the others of the plan are not in the decision's facts."""
-        recipient = Recipient(text(command.path.address), len(plan.named), parameters_of(command.parameters))
-        return self._evaluate(
-            plan.rules, Stage.RCPT, msgspec.structs.replace(plan.facts, recipients=(recipient,)), plan.id
-        )
+        """Of this one recipient: the others of the plan are not in the decision's facts.
+
+        What else is said with it stays said, also where upstream then refuses it: so it makes no difference whether the client sends its commands in a group.
+        """
+        recipient = Recipient(_words(command.path.address), len(plan.named), parameters_of(command.parameters))
+        facts = msgspec.structs.replace(plan.facts, recipients=(recipient,))
+        decision = self._evaluate(plan.rules, Stage.RCPT, facts, plan.id)
+        if decision.failure is None:
+            plan.take(decision, one=True)
+        return decision
 
     def header(self, plan: Plan, section: HeaderSection) -> Decision:
         plan.facts = msgspec.structs.replace(plan.facts, header=section)
@@ -128,14 +133,6 @@ class Ruling:
         return decision
 
 
-def _joined(first: Decision, then: Decision) -> Decision:
-    """What connect and helo want together."""
-    return msgspec.structs.replace(
-        then,
-        fate=then.fate or first.fate,
-        reason=then.reason or first.reason,
-        route=then.route or first.route,
-        tags=(*first.tags, *then.tags),
-        body=(*first.body, *then.body),
-        fired=(*first.fired, *then.fired),
-    )
+def _words(address: bytes) -> str:
+    """What the wire has is UTF-8 (smtp/grammar.py)."""
+    return address.decode("utf-8", "replace")

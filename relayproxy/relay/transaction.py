@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from relayproxy.mail.envelope import Envelope
 from relayproxy.mail.trace import received_field
@@ -19,6 +19,7 @@ from relayproxy.record.report import (
     DigestRecord,
     DigestsRecord,
     EnvelopesRecord,
+    HeldRecord,
     MessageRecord,
     RecipientRecord,
     RuleRecord,
@@ -125,7 +126,7 @@ class Transaction:
     @property
     def keeps(self) -> bool:
         """Whether nobody else has the message, or a recipient's copy of it."""
-        return self._plan is not None and (self._plan.captured or self._plan.fate == "hold")
+        return self._plan is not None and (self._plan.captured or self._plan.facts.fate == "hold")
 
     @property
     def declares_eight_bit(self) -> bool:
@@ -228,7 +229,7 @@ class Transaction:
         intent = msgspec.structs.replace(self._record("committed"), reply=None, acknowledged=False)
         if self._plan is not None and self._plan.stays:
             # It is told to nobody else: with this it is held, discarded or captured.
-            kept = "accepted" if self._plan.fate is None else FATES[self._plan.fate]
+            kept = "accepted" if self._plan.facts.fate is None else FATES[self._plan.facts.fate]
             intent = msgspec.structs.replace(intent, outcome=kept)
         self._intent = intent
         return intent
@@ -251,7 +252,7 @@ class Transaction:
     def _outcome(self, progress: Progress) -> Outcome:
         heard = [passed.reply for _, passed in self._recipients]
         came = outcome(self._mail[1].reply, heard, self._reply, unknown=progress == "committed")
-        fate = None if self._plan is None else self._plan.fate
+        fate = None if self._plan is None else self._plan.facts.fate
         return came if came != "accepted" or fate is None else FATES[fate]
 
     def _seconds(self) -> SecondsRecord:
@@ -274,7 +275,8 @@ class Transaction:
             recipients=tuple([_recipient_record(rcpt, passed) for rcpt, passed in self._recipients]),
             message=self._message_record(progress),
             rules=() if self._plan is None else tuple([RuleRecord(one.rule, one.actions) for one in self._plan.fired]),
-            tags=() if self._plan is None else tuple(self._plan.tags),
+            tags=() if self._plan is None else tuple(self._plan.facts.tags),
+            held=UNSET if self._plan is None else _held_record(self._plan),
             reply=reply_of(reply),
             outcome=self._outcome(progress),
             acknowledged=self.acknowledged,
@@ -320,6 +322,10 @@ class Transaction:
             malformed=True if intake.malformed else UNSET,
             truncated=True if self.keeping is not None and self.keeping.trouble is not None else UNSET,
         )
+
+
+def _held_record(plan: Plan) -> HeldRecord | UnsetType:
+    return UNSET if plan.facts.fate != "hold" or plan.held is None else HeldRecord(plan.facts.reason, envelope_of(plan.held))
 
 
 def _recipient_record(rcpt: Rcpt, passed: Passed) -> RecipientRecord:
