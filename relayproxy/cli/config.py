@@ -18,10 +18,11 @@ import msgspec
 from pydantic import ValidationError
 
 from relayproxy.cli import Failed, config_auth, config_identity, config_listeners, config_record, config_tls
-from relayproxy.cli.config_errors import dotted, expected, nearest, not_toml
+from relayproxy.cli.config_errors import expected
 from relayproxy.cli.config_written import listeners
-from relayproxy.cli.locate import Place, line_of, locate
 from relayproxy.relay.settings import Config, Settings
+from relayproxy.rules.locate import Place, line_of, locate
+from relayproxy.rules.wording import dotted, nearest, not_toml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

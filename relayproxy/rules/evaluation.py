@@ -56,15 +56,6 @@ if TYPE_CHECKING:
 _REFUSED_AT_CONNECT: Final = {"reject": 554, "tempfail": 421}
 
 
-class _Wrong(Exception):  # noqa: N818  it is caught here
-    """A rule went wrong."""
-
-    def __init__(self, rule: str, error: Exception) -> None:
-        what = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        super().__init__(f"rule {rule!r}: {what}")
-        self.is_address = isinstance(error, BadAddress)
-
-
 class _Hit(NamedTuple):
     """That a rule applies: to the recipient at this place, or to the message. `groups`: what its patterns found."""
 
@@ -84,7 +75,7 @@ class _Left(NamedTuple):
 class Evaluation:
     """Of one stage."""
 
-    __slots__ = ("_before", "_draws", "_facts", "_faults", "_fired", "_refusals", "_stage", "_stopped")
+    __slots__ = ("_before", "_draws", "_facts", "_faults", "_fired", "_refusals", "_running", "_stage", "_stopped")
 
     def __init__(self, stage: Stage, facts: Facts, draws: Draws) -> None:
         self._stage = stage
@@ -93,6 +84,8 @@ class Evaluation:
         self._faults: Faults | None = None
         self._fired: list[Fired] = []
         self._refusals: list[Reply] = []
+        #: By name, whose doing is done.
+        self._running = ""
         self._stopped = facts.accepted or facts.fate == "discard"
 
     def run(self, rules: Iterable[Rule]) -> Decision:
@@ -102,9 +95,10 @@ class Evaluation:
             for rule in rules:
                 if self._stopped:
                     break
+                self._running = rule.name
                 self._try(rule)
-        except _Wrong as wrong:
-            return self._failed(wrong)
+        except Exception as error:  # noqa: BLE001  whatever it is: no message passes unruled or half-ruled
+            return self._failed(error)
         facts = self._facts
         if self._refusals:
             facts = msgspec.structs.replace(self._before, tags=facts.tags)
@@ -113,6 +107,7 @@ class Evaluation:
     def _make_what_is_due(self) -> None:
         facts = self._facts
         if self._stage is Stage.EOH and facts.edits:
+            self._running = facts.edits[0].rule
             header = self._edited(facts.edits)
             self._facts = msgspec.structs.replace(facts, header=header, edits=())
         if self._stage is Stage.EOM and facts.body:
@@ -122,23 +117,19 @@ class Evaluation:
         """A message that is to be tried again for one recipient is not given back for another."""
         return next((reply for reply in self._refusals if reply.severity == 4), next(iter(self._refusals), None))
 
-    def _failed(self, wrong: _Wrong) -> Decision:
-        answer = NO_VALID_ADDRESS if wrong.is_address else RULE_FAILED
+    def _failed(self, error: Exception) -> Decision:
+        answer = NO_VALID_ADDRESS if isinstance(error, BadAddress) else RULE_FAILED
         if self._stage is Stage.CONNECT:
-            answer = INTERNAL_ERROR  # a session is not refused for good by our own doing, nor by a 451
-        return Decision(facts=self._before, answer=answer, failure=str(wrong))
+            answer = INTERNAL_ERROR  # there is no 451 for a session
+        what = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        return Decision(facts=self._before, answer=answer, failure=f"rule {self._running!r}: {what}")
 
     def _try(self, rule: Rule) -> None:
         if self._refusals and not rule.per_recipient:
             return  # refused for a recipient: what others have against it may still make it a 4yz
-        try:
-            hits = self._hits(rule)
-            if hits:
-                self._do(rule, hits)
-        except _Wrong:
-            raise
-        except Exception as error:  # whatever it is: no message passes half-ruled
-            raise _Wrong(rule.name, error) from error
+        hits = self._hits(rule)
+        if hits:
+            self._do(rule, hits)
 
     def _hits(self, rule: Rule) -> list[_Hit]:
         facts, draws, holds = self._facts, self._draws, rule.when.holds
@@ -181,11 +172,9 @@ class Evaluation:
             return edited(header, tuple([one.edit for one in noted]), utf8=utf8)
         except ValueError:
             for one in noted:  # one at a time, to know whose it is
-                try:
-                    header = edited(header, (one.edit,), utf8=utf8)
-                except ValueError as error:
-                    raise _Wrong(one.rule, error) from error
-            raise
+                self._running = one.rule
+                header = edited(header, (one.edit,), utf8=utf8)
+            return header
 
 
 class _Change:
