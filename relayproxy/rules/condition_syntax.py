@@ -211,18 +211,18 @@ def _header(name: str) -> Reader | str:
     return _patterns(subject, of, _there(subject, of))
 
 
-_MAIL: Final = {keyword.decode("ascii") for keyword in parameters.MAIL}
-_RCPT: Final = {keyword.decode("ascii") for keyword in parameters.RCPT}
+MAIL_PARAMETERS: Final = {keyword.decode("ascii") for keyword in parameters.MAIL}
+RCPT_PARAMETERS: Final = {keyword.decode("ascii") for keyword in parameters.RCPT}
 
 
 def _parameter(name: str) -> Reader | str:
     keyword = name.upper()
-    if keyword in _MAIL:
+    if keyword in MAIL_PARAMETERS:
         subject, of = "parameters", facts_of.of_mail(keyword)
-    elif keyword in _RCPT:
+    elif keyword in RCPT_PARAMETERS:
         subject, of = "recipient", facts_of.of_rcpt(keyword)
     else:
-        return f"unknown parameter; {nearest(keyword, _MAIL | _RCPT)}"
+        return f"unknown parameter; {nearest(keyword, MAIL_PARAMETERS | RCPT_PARAMETERS)}"
     return _patterns(subject, of, _there(subject, of))
 
 
@@ -280,7 +280,7 @@ _STRING: Final[JsonSchema] = {"type": "string"}
 _BOOLEAN: Final[JsonSchema] = {"type": "boolean"}
 _WHEN: Final[JsonSchema] = {"$ref": "#/$defs/when"}
 _WHENS: Final[JsonSchema] = {"type": "array", "items": _WHEN, "minItems": 1}
-_PATTERNS: Final = _one_or_list(_STRING, _IN)
+PATTERNS_SCHEMA: Final = _one_or_list(_STRING, _IN)
 _PATTERNS_OR_NOT: Final = _one_or_list(_STRING, _IN, _BOOLEAN)
 
 #: A line each. Schemas may point to #/$defs/when.
@@ -290,11 +290,11 @@ CONDITIONS: Final[Mapping[str, Entry]] = {
     "not": Entry(_not, {"anyOf": [_WHEN, _WHENS]}, "this table of conditions does not hold; of a list, none does"),
     "client": Entry(
         _texts(_network, ClientIn.of, "a network such as 10.0.0.0/8"),
-        _PATTERNS,
+        PATTERNS_SCHEMA,
         "the client's address is in this network, such as 10.0.0.0/8",
     ),
-    "listener": Entry(_patterns("listener", facts_of.listener), _PATTERNS, "the listener's name, a pattern"),
-    "helo": Entry(_patterns("helo", facts_of.helo), _PATTERNS, "the name in EHLO or HELO, a pattern"),
+    "listener": Entry(_patterns("listener", facts_of.listener), PATTERNS_SCHEMA, "the listener's name, a pattern"),
+    "helo": Entry(_patterns("helo", facts_of.helo), PATTERNS_SCHEMA, "the name in EHLO or HELO, a pattern"),
     "tls": Entry(
         _texts(
             _version,
@@ -311,11 +311,11 @@ CONDITIONS: Final[Mapping[str, Entry]] = {
         "the user that the client has logged in as, a pattern; true: anybody; false: nobody",
     ),
     "sender": Entry(
-        _addresses("sender", facts_of.sender), _PATTERNS, 'the reverse-path, a pattern; "" is the null sender'
+        _addresses("sender", facts_of.sender), PATTERNS_SCHEMA, 'the reverse-path, a pattern; "" is the null sender'
     ),
     "recipient": Entry(
         _addresses("recipient", facts_of.one_recipient),
-        _PATTERNS,
+        PATTERNS_SCHEMA,
         "a forward-path, a pattern; the rule runs once for each recipient",
     ),
     "recipients": Entry(
@@ -327,7 +327,7 @@ CONDITIONS: Final[Mapping[str, Entry]] = {
         _named(_parameter, "NAME"),
         {
             "type": "object",
-            "properties": dict.fromkeys(sorted(_MAIL | _RCPT), _PATTERNS_OR_NOT),
+            "properties": dict.fromkeys(sorted(MAIL_PARAMETERS | RCPT_PARAMETERS), _PATTERNS_OR_NOT),
             "additionalProperties": False,
             "minProperties": 1,
         },
@@ -348,9 +348,9 @@ CONDITIONS: Final[Mapping[str, Entry]] = {
         _one_or_list(_STRING),
         'octets of the message, such as ">10MiB"',
     ),
-    "body": Entry(_patterns("body", facts_of.body), _PATTERNS, "the decoded text of the message, a pattern"),
+    "body": Entry(_patterns("body", facts_of.body), PATTERNS_SCHEMA, "the decoded text of the message, a pattern"),
     "attachment": Entry(
-        _patterns("attachment", facts_of.attachments), _PATTERNS, "the file name of an attachment, a pattern"
+        _patterns("attachment", facts_of.attachments), PATTERNS_SCHEMA, "the file name of an attachment, a pattern"
     ),
     "chance": Entry(_chance, {"type": "number", "minimum": 0, "maximum": 1}, "so often, drawn: 0 is never, 1 always"),
     "first": Entry(

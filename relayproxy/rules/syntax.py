@@ -83,6 +83,9 @@ class Written(msgspec.Struct, frozen=True):
         """What stands in it."""
         return Written(self.value[key], (*self.place, key), self.source, self.rule, self.groups)
 
+    def within(self, rule: str, groups: frozenset[str] = frozenset()) -> Written:
+        return msgspec.structs.replace(self, rule=rule, groups=groups)
+
     @property
     def is_too_deep(self) -> bool:
         return len(self.place) > MAX_DEPTH

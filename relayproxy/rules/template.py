@@ -153,11 +153,11 @@ def text(source: str, groups: Iterable[str] = (), *, lines: bool = False) -> Tem
     return Text(_pieces(source, groups))
 
 
-def reply_text(source: str, groups: Iterable[str] = ()) -> Template:
-    """Raises ValueError."""
-    if found := _NOT_PRINTABLE.search(source):
+def reply_text(source: str, groups: Iterable[str] = (), *, lead: str = "", start: int = 0) -> Template:
+    """Of the source from `start` on; `lead` is put before it. Raises ValueError."""
+    if found := _NOT_PRINTABLE.search(source, start):
         raise ValueError(f"expected one line of printable ASCII, got {found[0]!r} at character {found.start() + 1}")
-    made = Text(_pieces(source, groups), is_reply=True)
+    made = Text(_joined([lead, *_pieces(source, groups, start)]), is_reply=True)
     literal = sum(len(piece) for piece in made.pieces if isinstance(piece, str))
     if literal > MAX_REPLY:
         raise ValueError(f"expected a reply of at most {MAX_REPLY} characters, got {literal}")
@@ -234,9 +234,9 @@ def _joined(pieces: Iterable[str | Placeholder]) -> Pieces:
     return tuple(joined)
 
 
-def _pieces(source: str, groups: Iterable[str]) -> Pieces:
+def _pieces(source: str, groups: Iterable[str], start: int = 0) -> Pieces:
     found: list[str | Placeholder] = []
-    for match in _PIECE.finditer(source):
+    for match in _PIECE.finditer(source, start):
         written = match[0]
         if match[1] is not None:
             found.append(_placeholder(match[1], groups, match.start() + 1))
