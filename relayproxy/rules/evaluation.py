@@ -102,15 +102,13 @@ class Evaluation:
         return Decision(facts=facts, answer=self._answer(), faults=self._faults, fired=tuple(self._fired))
 
     def _run(self, plan: Plan) -> None:
-        place, left = -1, True
-        while left and not self._stopped:
-            facts, left = self._facts, False
-            for place in plan.after(place, facts):  # noqa: B020  it goes on behind this one
-                self._try(plan.rules[place])
-                now = self._facts
-                if self._stopped or now.sender is not facts.sender or now.recipients is not facts.recipients:
-                    left = True  # other rules may apply to them
-                    break
+        places = iter(plan.after(-1, self._facts))
+        while not self._stopped and (place := next(places, None)) is not None:
+            before = self._facts
+            self._try(plan.rules[place])
+            now = self._facts
+            if now.sender is not before.sender or now.recipients is not before.recipients:
+                places = iter(plan.after(place, now))  # other rules may apply to them
 
     def _make_what_is_due(self) -> None:
         facts = self._facts
