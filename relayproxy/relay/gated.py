@@ -59,7 +59,15 @@ class GatedDelivery:
 
     holds_header = True
 
-    def __init__(self, leg: UpstreamLeg, ruling: Ruling, rewriting: Callable[[Plan], Rewriting], reroute: Reroute, reporter: Reporter, held: float) -> None:
+    def __init__(
+        self,
+        leg: UpstreamLeg,
+        ruling: Ruling,
+        rewriting: Callable[[Plan], Rewriting],
+        reroute: Reroute,
+        reporter: Reporter,
+        held: float,
+    ) -> None:
         """`held`: seconds from the client's dot to ours, behind a closed gate."""
         self.plan: Plan | None = None
         self._leg = leg
@@ -162,7 +170,11 @@ class GatedDelivery:
         plan = self.plan
         passed = Passed(command, (), local_replies.RECIPIENT_OK)
         if plan is None or plan.doom is not None:
-            passed.reply = local_replies.BAD_SEQUENCE if plan is None or not plan.mail_left else plan.doom or local_replies.BAD_SEQUENCE
+            passed.reply = (
+                local_replies.BAD_SEQUENCE
+                if plan is None or not plan.mail_left
+                else plan.doom or local_replies.BAD_SEQUENCE
+            )
             return _Wanted(passed)
         decision = self._ruling.rcpt(plan, command)
         if decision.answer is not None:
@@ -255,10 +267,14 @@ class GatedDelivery:
                 plan.doom = passed.reply
                 plan.mail_left, self._taken_back = False, True
             case Rcpt() if passed.reply.severity == 2 and plan.doom is None:
-                plan.facts = msgspec.structs.replace(plan.facts, recipients=(*plan.facts.recipients, *wanted.recipients))
+                plan.facts = msgspec.structs.replace(
+                    plan.facts, recipients=(*plan.facts.recipients, *wanted.recipients)
+                )
             case Rcpt() if passed.reply.severity == 2:
                 passed.reply = local_replies.BAD_SEQUENCE  # MAIL was refused in the same group
-            case Rcpt() if len(wanted.leaving) > 1 and any(one.reply is not None and one.reply.severity == 2 for one in wanted.leaving):
+            case Rcpt() if len(wanted.leaving) > 1 and any(
+                one.reply is not None and one.reply.severity == 2 for one in wanted.leaving
+            ):
                 # Of several for one of the client's some were accepted, and there is no way to take those back but all.
                 plan.doom = passed.reply
             case _:
@@ -302,7 +318,7 @@ class GatedDelivery:
         await self._ask(asked)
         if not plan.mail_left and plan.passed is not None:
             plan.mail_left = True
-            plan.passed.sent = (mail,) if asked[0].left else ()
+            plan.passed.sent = (asked[0].command,) if asked[0].left else ()
         self._note_sent(plan, recipients)
         refused = [one.reply for one in asked if one.reply is not None and one.reply.severity != 2]
         return await self._fail(plan, _worst(refused)) if refused else None
@@ -386,7 +402,9 @@ class GatedDelivery:
             self.upstream.drop()
         return local_replies.HELD_TOO_LONG
 
-    async def _take(self, plan: Plan, rewriting: Rewriting, intake: Intake, octets: bytes, *, ended: bool) -> bytes | Reply:
+    async def _take(
+        self, plan: Plan, rewriting: Rewriting, intake: Intake, octets: bytes, *, ended: bool
+    ) -> bytes | Reply:
         if intake.header is None:
             return b""
         if plan.header is None:

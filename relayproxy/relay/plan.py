@@ -77,7 +77,9 @@ class Plan:
 
     def take(self, decision: Decision, *, one: bool = False) -> None:
         """What a stage decided, of the message or, at rcpt, of one more recipient that is not yet among the others."""
-        self.facts = msgspec.structs.replace(decision.facts, recipients=self.facts.recipients) if one else decision.facts
+        self.facts = (
+            msgspec.structs.replace(decision.facts, recipients=self.facts.recipients) if one else decision.facts
+        )
         self.fired += [fired for fired in decision.fired if fired not in self.fired]
         if decision.faults is not None and decision.faults.throttle is not None:
             self.throttle = min(self.throttle or decision.faults.throttle, decision.faults.throttle)

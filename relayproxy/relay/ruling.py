@@ -39,7 +39,13 @@ class Ruling:
     __slots__ = ("_client", "_connected", "_faults", "_new_id", "_reporter", "_session", "auth", "book", "decided")
 
     def __init__(
-        self, book: Rulebook, session: str, listener: str, client: ClientLeg, new_id: Callable[[], str], reporter: Reporter
+        self,
+        book: Rulebook,
+        session: str,
+        listener: str,
+        client: ClientLeg,
+        new_id: Callable[[], str],
+        reporter: Reporter,
     ) -> None:
         self.book = book
         #: Who the client says it is.

@@ -36,7 +36,17 @@ Connect = Callable[[str, "bytes | None", "str | None"], "Awaitable[Upstream]"]
 class UpstreamLeg:
     """`upstream`, and the `delivery` to it; None as long as none was had."""
 
-    __slots__ = ("_connect", "_connecting", "_context", "_forwarding", "_gated", "_session", "delivery", "routed", "upstream")
+    __slots__ = (
+        "_connect",
+        "_connecting",
+        "_context",
+        "_forwarding",
+        "_gated",
+        "_session",
+        "delivery",
+        "routed",
+        "upstream",
+    )
 
     def __init__(self, session: str, context: Context, connect: Connect, client: Peername) -> None:
         self.upstream: Upstream | None = None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from relayproxy.rules.actions import Hold, ReplaceBody, StripAttachment
 from relayproxy.rules.evaluation import Evaluation
 from relayproxy.rules.facts import Stage
 from relayproxy.rules.gates import gates
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
 class RuleSet:
     """Immutable. `stages[i]` is the stage of `rules[i]`.
 
-    `reads_content`: a rule reads body or attachments; then Facts.content must have them at eom.
+    `reads_content`: a rule reads body or attachments; then Facts.content must have them at eom. `edits_body`, `may_hold`: a rule may.
     """
 
-    __slots__ = ("_edits_header", "_plans", "gates", "reads_content", "rules", "stages")
+    __slots__ = ("_edits_header", "_plans", "edits_body", "gates", "may_hold", "reads_content", "rules", "stages")
 
     def __init__(self, rules: tuple[Rule, ...] = ()) -> None:
         self.rules = rules
@@ -39,6 +40,9 @@ class RuleSet:
         placed = tuple(zip(rules, self.stages, strict=True))
         self.gates: Gates = gates(placed)
         self.reads_content: bool = any(rule.reads & {"body", "attachment"} for rule in rules)
+        actions = [action for rule in rules for action in rule.then]
+        self.edits_body: bool = any(isinstance(action, ReplaceBody | StripAttachment) for action in actions)
+        self.may_hold: bool = any(isinstance(action, Hold) for action in actions)
         self._plans = tuple([Plan([rule for rule, at in placed if at is stage]) for stage in Stage])
         self._edits_header = any(subject.startswith(HEADER) for rule in rules for subject in rule.writes)
 
