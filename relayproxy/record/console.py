@@ -99,7 +99,7 @@ def _identity(record: Record) -> str:
     assert_never(record)
 
 
-def _parts(record: Record) -> list[str]:  # noqa: PLR0911 - one a kind of record
+def _parts(record: Record) -> list[str]:  # noqa: C901, PLR0911 - one a kind of record
     match record:
         case TransactionRecord():
             return _transaction(record)

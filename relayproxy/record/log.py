@@ -26,8 +26,8 @@ from relayproxy.record.report import (
     AuthenticationRecord,
     ClientRecord,
     ErrorRecord,
-    GuardRecord,
     FaultRecord,
+    GuardRecord,
     LimitRecord,
     ListeningRecord,
     ReloadRecord,
@@ -299,7 +299,7 @@ class Reporter:
         self._log.warning("rule-error", record=record)
 
     def guard(self, recipient: bytes, *, captured: bool, session: str, transaction: str | None) -> None:
-        """This recipient is not reached."""
+        """A recipient is not reached."""
         record = GuardRecord(
             time=self.time(),
             session=session,

@@ -40,7 +40,7 @@ class Plan:
     """One transaction's."""
 
     __slots__ = (
-        "added", "captured", "doom", "facts", "fired", "header", "held", "id", "leaving", "mail", "mail_left", "named", "passed", "received", "rules", "throttle",
+        "added", "captured", "doom", "facts", "fired", "header", "held", "id", "leaving", "mail_left", "named", "passed", "received", "rules", "throttle",
         "upstream",
     )  # fmt: skip
 
@@ -53,8 +53,6 @@ class Plan:
         self.rules = rules
         #: The mail as the rules left it; recipients are those that stand.
         self.facts = facts
-        #: As it leaves.
-        self.mail: Mail | None = None
         self.mail_left = False
         #: Of the client's RCPTs those that rules did not refuse: `Recipient.origin` counts them.
         self.named: list[Passed] = []

@@ -20,6 +20,7 @@ from relayproxy.relay.auth import Authentication
 from relayproxy.relay.client_leg import Goodbye
 from relayproxy.relay.connect import UpstreamUnavailable, greet_again
 from relayproxy.relay.delivery import Passed
+from relayproxy.relay.envelopes import Envelopes
 from relayproxy.relay.gated import GatedDelivery
 from relayproxy.relay.handshake import Handshake
 from relayproxy.relay.messages import Messages
@@ -85,16 +86,9 @@ class Session:
         self._ruling: Ruling | None = None
         if context.rulebook.active:
             self._ruling = Ruling(context.rulebook, id_, context.listener, client, new_id, context.reporter)
-            self._leg.gate(
-                GatedDelivery(
-                    self._leg,
-                    self._ruling,
-                    partial(Rewriting, memory=context.limits.spool_memory),
-                    self._reroute,
-                    context.reporter,
-                    context.timeouts.upstream.held,
-                )
-            )
+            rewriting = partial(Rewriting, memory=context.limits.spool_memory)
+            envelopes = Envelopes(self._leg, self._ruling, self._reroute, context.reporter)
+            self._leg.gate(GatedDelivery(envelopes, self._ruling, rewriting, held=context.timeouts.upstream.held))
         self._messages = Messages(
             client, context, self._leg, self._transactions, self._transfer, self._allowance, self._say
         )
