@@ -1,8 +1,8 @@
 """A rule set: which rules run when, what they decide, and what that asks of whoever relays (DESIGN §6).
 
-    rules = load(files)                                    # load.py
-    rules.gates.envelope, rules.gates.data                 # when envelope and DATA may leave
-    decision = rules.evaluate(Stage.MAIL, facts, draws)
+rules = load(files)                                    # load.py
+rules.gates.envelope, rules.gates.data                 # when envelope and DATA may leave
+decision = rules.evaluate(Stage.MAIL, facts, draws)
 """
 
 from __future__ import annotations
