@@ -15,6 +15,7 @@ import msgspec
 from relayproxy.mail.body_text import body_text
 from relayproxy.mail.canonical import canonical
 from relayproxy.mail.header import HeaderSection, decode, find_body
+from relayproxy.mail.parts import Begin, Structure
 from relayproxy.rules.condition_syntax import MAIL_PARAMETERS, RCPT_PARAMETERS
 from relayproxy.rules.facts import Facts, Recipient, Stage
 from relayproxy.rules.recipients import collapsed
@@ -156,7 +157,7 @@ class _Play:
         replace = msgspec.structs.replace
         if not self._stage(Stage.EOH, replace(self._facts, header=HeaderSection(header))):
             return False
-        content = _Content(len(self._given.message), body_text(header, body), ())
+        content = _Content(len(self._given.message), body_text(header, body), _file_names(header, body))
         if not self._stage(Stage.EOM, replace(self._facts, content=content)):
             return False
         if not self._facts.recipients and self._facts.fate is None:
@@ -173,6 +174,12 @@ def _cut(message: bytes) -> tuple[bytes, bytes]:
     """Header section and body; a message without an empty line is all header section."""
     found = find_body(message)
     return (message, b"") if found is None else (message[: found[0]], message[found[1] :])
+
+
+def _file_names(header: bytes, body: bytes) -> tuple[str, ...]:
+    structure = Structure(HeaderSection(header))
+    events = [*structure.feed(body), *structure.finish()]
+    return tuple(dict.fromkeys(name for event in events if isinstance(event, Begin) for name in event.part.names))
 
 
 def _differences(expect: Expect, played: Played) -> Iterator[str]:
@@ -246,6 +253,7 @@ _LOOK: Final[Mapping[str, Callable[..., str | None]]] = {
     "sender": _sender,
     "recipients": _all(lambda played: [one.address for one in played.facts.recipients], canonical),
     "body": _text(_body),
+    "attachments": _all(lambda played: () if played.facts.content is None else played.facts.content.attachments),
     "held": _text(lambda played: played.facts.reason if played.facts.fate == "hold" else None),
     "discarded": _one(lambda played: played.facts.fate == "discard"),
     "route": _one(lambda played: played.facts.route or ""),
