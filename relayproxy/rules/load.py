@@ -91,7 +91,7 @@ class _Reading:
             written.table(FILE_KEYS)
             self.rules += rules(written, self._names)
             self.cases += cases(written)
-            found = sorted(set(reader.complaints), key=lambda one: (one.file != source, one.file, one.line))
+            found = sorted(dict.fromkeys(reader.complaints), key=lambda one: (one.file != source, one.file, one.line))
             self.wrong += map(str, found)
 
     def _text(self, path: Path) -> str:

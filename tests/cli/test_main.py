@@ -53,7 +53,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "--log-format", "yaml"], "--log-format: expected 'json' or 'text', got 'yaml'"),
         (["run", "--log", "missing/log"], "the log cannot be opened: "),
         (["run", "--log", "--listen", "x"], 'expected a file or "-", got --listen'),
-        (["schema", "rules"], 'Choose from: "config", "record".'),
+        (["schema", "rule"], 'Choose from: "config", "rules", "record".'),
         (["schema"], "requires an argument"),
         (["ca"], "requires an argument"),
         (["ca", "show", "--output", "x"], "expected --output with export, got it with show"),
