@@ -129,12 +129,12 @@ def _path(flag: str, address: str) -> Mailbox:
 
 def _guard(config: Path | None, url: UpstreamUrl, recipients: Sequence[Mailbox]) -> None:
     from relayproxy.cli.config import default_file, load
-    from relayproxy.rules.guard import Guard
+    from relayproxy.cli.config_rules import guard_of
 
     loaded = load(config)
-    if loaded.guard is None or _is_relay_of(loaded, url):
+    guard = guard_of(loaded)
+    if guard is None or _is_relay_of(loaded, url):
         return
-    guard = Guard.parse(loaded.guard.allow)
     if outside := [path for path in recipients if not guard.allows(path.address)]:
         source = config or default_file() or "the environment"
         told = [f"RCPT TO:<{_shown(path)}>: the guard of {source} does not allow it" for path in outside]

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from relayproxy.mail.body_text import body_text
 from relayproxy.mail.canonical import canonical
 from relayproxy.mail.header import HeaderSection, decode, find_body
-from relayproxy.mail.parts import Begin, Structure
+from relayproxy.mail.mime import Scanner
 from relayproxy.rules.condition_syntax import MAIL_PARAMETERS, RCPT_PARAMETERS
 from relayproxy.rules.facts import Facts, Recipient, Stage
 from relayproxy.rules.recipients import collapsed
@@ -157,7 +156,10 @@ class _Play:
         replace = msgspec.structs.replace
         if not self._stage(Stage.EOH, replace(self._facts, header=HeaderSection(header))):
             return False
-        content = _Content(len(self._given.message), body_text(header, body), _file_names(header, body))
+        scanner = Scanner(HeaderSection(header))
+        scanner.feed(body)
+        scanner.finish()
+        content = _Content(len(self._given.message), scanner.text, scanner.attachments)
         if not self._stage(Stage.EOM, replace(self._facts, content=content)):
             return False
         if not self._facts.recipients and self._facts.fate is None:
@@ -174,12 +176,6 @@ def _cut(message: bytes) -> tuple[bytes, bytes]:
     """Header section and body; a message without an empty line is all header section."""
     found = find_body(message)
     return (message, b"") if found is None else (message[: found[0]], message[found[1] :])
-
-
-def _file_names(header: bytes, body: bytes) -> tuple[str, ...]:
-    structure = Structure(HeaderSection(header))
-    events = [*structure.feed(body), *structure.finish()]
-    return tuple(dict.fromkeys(name for event in events if isinstance(event, Begin) for name in event.part.names))
 
 
 def _differences(expect: Expect, played: Played) -> Iterator[str]:

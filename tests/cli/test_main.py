@@ -42,7 +42,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["rum"], 'Unknown command "rum". Did you mean "run"?'),
         (["replay", "latest", "--to", "smtp://x"], 'Unknown command "replay".'),
         (["run", "--lisen", "x"], "Unknown option: --lisen. Did you mean --listen?"),
-        (["run", "--redirect-all", "qa@example.test"], "Unknown option: --redirect-all."),
+        (["run", "--redirect-all", "qa"], "--redirect-all: expected an address such as qa@example.test"),
         (["run", "--workers", "4"], "Unknown option: --workers."),
         (["run", "a.toml", "b.toml"], "['b.toml']"),
         (["run", "a.toml", "--config", "b.toml"], "expected one configuration, got a.toml and --config b.toml"),

@@ -269,6 +269,9 @@ addresses = st.sampled_from(
 
 @given(patterns=st.lists(addresses, max_size=6), value=st.one_of(addresses, st.text(max_size=10)))
 @example(["*@*.test"], "a@.test")
+@example(["*@b@x.test"], "a@b@x.test")
+@example(["s@x.test"], "\u017f@x.test")
+@example(["*@k.test"], "a@\u212a.test")
 def test_a_list_matches_what_one_of_its_patterns_matches(patterns: list[str], value: str) -> None:
     of_addresses = [AddressPattern.parse(pattern) for pattern in patterns]
     assert (AddressList(of_addresses).groups(value) is not None) == any(one.matches(value) for one in of_addresses)
