@@ -147,7 +147,8 @@ class GatedDelivery:
 
     async def _end_of_message(self, plan: Plan, rewriting: Rewriting, intake: Intake, octets: bytes) -> bytes:
         if plan.rules.runs_at(Stage.EOM):
-            accept(self._ruling.content(plan, rewriting.content(intake.size)))
+            content = rewriting.content(intake.size)
+            accept(self._ruling.content(plan, content, complete=content.complete))
         if rewriting.holds:
             plan.header = plan.facts.header or plan.header
             await rewriting.finish(intake, None if self._transaction is None else self._transaction.keeping)

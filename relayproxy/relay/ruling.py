@@ -110,7 +110,11 @@ class Ruling:
         plan.facts = msgspec.structs.replace(plan.facts, header=section)
         return self.judge(plan, Stage.EOH)
 
-    def content(self, plan: Plan, content: Content) -> Decision:
+    def content(self, plan: Plan, content: Content, *, complete: bool) -> Decision:
+        """`complete`: nothing in it could hide an attachment."""
+        if not complete:
+            what = "the structure of the message cannot be read to its end: rules may not see all of its attachments"
+            self._reporter.violation("client", what, session=self._session, transaction=plan.id)
         plan.facts = msgspec.structs.replace(plan.facts, content=content)
         return self.judge(plan, Stage.EOM)
 

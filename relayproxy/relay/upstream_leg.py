@@ -117,15 +117,13 @@ class UpstreamLeg:
 
     async def reroute(self, to: str | None, name: bytes | None) -> Reply | None:
         """To the upstream of that name, in place of the one that there is; what the client hears where it is not to be had."""
-        left, before = self.upstream, self.routed
+        if self.upstream is not None:
+            await self.upstream.leave()  # a session has one connection at a time (PROTOCOL, choices)
         self.routed = to
         try:
             await self.dial(name)
         except UpstreamUnavailable:
-            self.routed = before
             return local_replies.UPSTREAM_LOST
-        if left is not None:
-            await left.leave()
         return None
 
     def stop_dialling(self) -> bool:
