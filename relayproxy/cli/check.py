@@ -59,6 +59,8 @@ def written(config: Config) -> str:
         lines += ["", f"[upstream.{_key(name)}]", *_scalars(upstream, left_out)]
     for name, table in (
         ("tls", config.tls),
+        ("rules", config.rules),
+        ("guard", config.guard),
         ("record", config.record),
         ("record.keep", config.record.keep),
         ("log", config.log),
@@ -66,12 +68,15 @@ def written(config: Config) -> str:
         ("timeouts.upstream", config.timeouts.upstream),
         ("limits", config.limits),
     ):
-        lines += ["", f"[{name}]", *_scalars(table)]
+        lines += ["", *([f"# [{name}]: {_ABSENT[name, '']}"] if table is None else [f"[{name}]", *_scalars(table)])]
     return "\n".join(lines) + "\n"
 
 
-#: What None means, of the settings that may be left out.
+#: What None means, of the settings and tables that may be left out.
 _ABSENT: Final = {
+    ("guard", ""): "none: mail may go to anybody",
+    ("Rules", "redirect_all"): "none: rules alone say where mail goes",
+    ("Rules", "seed"): "another one at each start",
     ("Listener", "clients"): "everybody that can connect",
     ("Log", "format"): "json; text on a terminal",
     ("Upstream", "credentials"): "none: clients log in themselves, if at all",
@@ -97,7 +102,7 @@ def _scalars(table: Any, left_out: Sequence[str] = ()) -> Iterator[str]:
             given = [f"{key} = {_value(one)}" for key, one in value if one is not None]
             yield f"{name} = {{ {', '.join(given)} }}"  # where the secret is, never what it is
             continue
-        if isinstance(value, BaseModel | dict) or name == "listener" or name in left_out:
+        if isinstance(value, BaseModel | dict) or name in ("listener", "guard") or name in left_out:
             continue
         yield _line(type(table).__name__, name, value, hints[name])
 

@@ -17,11 +17,20 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 from pydantic import ValidationError
 
-from relayproxy.cli import Failed, config_auth, config_identity, config_listeners, config_record, config_tls
-from relayproxy.cli.config_errors import dotted, expected, nearest, not_toml
+from relayproxy.cli import (
+    Failed,
+    config_auth,
+    config_identity,
+    config_listeners,
+    config_record,
+    config_rules,
+    config_tls,
+)
+from relayproxy.cli.config_errors import expected
 from relayproxy.cli.config_written import listeners
-from relayproxy.cli.locate import Place, line_of, locate
 from relayproxy.relay.settings import Config, Settings
+from relayproxy.rules.locate import Place, line_of, locate
+from relayproxy.rules.wording import dotted, nearest, not_toml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -53,12 +62,22 @@ class Flags(msgspec.Struct, frozen=True, kw_only=True):
     log: str | None = None
     log_format: str | None = None
     store: str | None = None
+    rules: tuple[str, ...] | None = None
+    redirect_all: str | None = None
+    allow: tuple[str, ...] | None = None  # behind redirect_all, whose guard it replaces
 
 
 #: Those that are lists: in the environment their members are separated by commas.
-_LISTS: Final = frozenset({"listen", "clients"})
+_LISTS: Final = frozenset({"allow", "clients", "listen", "rules"})
 _VARIABLES: Final = {PREFIX + name.upper(): name for name in ("config", *Flags.__struct_fields__)}
-
+#: Where those are set that do nothing else.
+_PLACES: Final = {
+    "store": ("record", "store"),
+    "log": ("log", "file"),
+    "log_format": ("log", "format"),
+    "rules": ("rules", "files"),
+    "allow": ("guard", "allow"),
+}
 
 Table = TypeVar("Table", bound=Settings)
 #: Its line, for the order, and its text.
@@ -112,17 +131,19 @@ class _Sources:
                 for place, listener in listeners(self.settings):
                     listener["clients"] = list(value)
                     self._label((*place, "clients"), label)
-            case "store":
-                record = self.settings.setdefault("record", {})
-                if isinstance(record, dict):
-                    record["store"] = value
-                    self._label(("record", "store"), label)
-            case _:  # log, log_format
-                log = self.settings.setdefault("log", {})
-                key = name.partition("_")[2] or "file"
-                if isinstance(log, dict):
-                    log[key] = value
-                    self._label(("log", key), label)
+            case "redirect_all":
+                self._set(("rules", "redirect_all"), value, label)
+                self._set(("guard", "allow"), [value], label)
+            case _:
+                self._set(_PLACES[name], value if isinstance(value, str) else list(value), label)
+
+    def _set(self, place: tuple[str, str], value: object, label: str) -> None:
+        """A setting in a table of its own; what is no table has been told."""
+        name, key = place
+        table = self.settings.setdefault(name, {})
+        if isinstance(table, dict):
+            table[key] = value
+            self._label(place, label)
 
     def _label(self, place: Place, label: str) -> None:
         self._labels = {old: who for old, who in self._labels.items() if old[: len(place)] != place}
@@ -169,13 +190,14 @@ def load(path: Path | None = None, flags: Flags | None = None, environ: Mapping[
             sources.replace("--" + name.replace("_", "-"), name, given)
         elif (value := environ.get(variable)) is not None:
             sources.replace(variable, name, _members(value) if name in _LISTS else value)
+    config_rules.guard_redirection(sources.settings)
     errors += _unknown_variables(environ, config_auth.variables(sources.settings))
     config: Config | None = None
     try:
         config = Config.model_validate(sources.settings)
     except ValidationError as error:
         errors += [sources.mismatch(details) for details in error.errors(include_url=False)]
-    for module in (config_listeners, config_auth, config_identity, config_record, config_tls):
+    for module in (config_listeners, config_auth, config_identity, config_record, config_rules, config_tls):
         errors += [sources.complaint(*wrong) for wrong in module.mismatches(sources.settings)]
     if config is None or errors:
         raise ConfigError([text for _, text in sorted(dict.fromkeys(errors), key=lambda error: error[0])])
@@ -202,6 +224,9 @@ def _absolute(config: Config, sources: _Sources) -> Config:
         for key, value in table:
             if isinstance(value, Path):
                 changed[key] = sources.rebase((*place, key)) / value
+            elif isinstance(value, tuple):
+                base = sources.rebase((*place, key))
+                changed[key] = tuple([base / one if isinstance(one, Path) else one for one in value])
             elif isinstance(value, Settings):
                 changed[key] = rebased(value, *place, key)
         return table.model_copy(update=changed) if changed else table

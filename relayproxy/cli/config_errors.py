@@ -5,42 +5,17 @@ Where it stands is said before it, by whoever knows the source (config.py).
 
 from __future__ import annotations
 
-import difflib
-import re
 from typing import TYPE_CHECKING, Final, get_args
 
 from relayproxy.relay.settings import Settings
+from relayproxy.rules.wording import nearest, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     from pydantic_core import ErrorDetails
 
-    from relayproxy.cli.locate import Place
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name that comes closest, or all of them where none comes close."""
-    names = sorted(known)
-    if close := difflib.get_close_matches(name, names, n=1):
-        return f"the nearest known is {close[0]}"
-    return f"known are {', '.join(names)}"
-
-
-def not_toml(path: Path, what: str) -> str:
-    """In our form; the place is nowhere but in the text of tomllib's message."""
-    if match := re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", what, re.DOTALL):
-        return f"{path}:{match[2]}: expected TOML, at column {match[3]}: {match[1]}"
-    return f"{path}: expected TOML, at its end: {what.removesuffix(' (at end of document)')}"
-
-
-def dotted(place: Place) -> str:
-    """listener[0].address"""
-    text = ""
-    for part in place:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
-    return text or "the file"
+    from relayproxy.rules.locate import Place
 
 
 def expected(root: type[Settings], details: ErrorDetails) -> str:
@@ -65,7 +40,7 @@ def expected(root: type[Settings], details: ErrorDetails) -> str:
         case kind:
             wanted = next((words for prefix, words in _TYPES.items() if kind.startswith(prefix)), details["msg"])
     # What stands in the place of credentials may be a secret.
-    return f"expected {wanted}, got {'something else' if 'credentials' in place else _shown(given)}"
+    return f"expected {wanted}, got {'something else' if 'credentials' in place else shown(given)}"
 
 
 _TYPES: Final = {
@@ -76,19 +51,6 @@ _TYPES: Final = {
     "string": "a string",
     "tuple": "a list",
 }
-
-
-def _shown(value: object) -> str:
-    match value:
-        case bool():
-            return str(value).lower()
-        case dict():
-            return "a table"
-        case list() | tuple():
-            return "a list"
-        case _:
-            text = repr(value)
-            return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _keys(root: type[Settings], place: Place) -> Iterable[str]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from relayproxy.cli.config_errors import nearest
 from relayproxy.cli.config_written import listeners, upstreams, value
 from relayproxy.net.address import parse_address
 from relayproxy.relay.settings import Listener
+from relayproxy.rules.wording import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
     from relayproxy.cli.config_written import Wrong
-    from relayproxy.cli.locate import Place
+    from relayproxy.rules.locate import Place
 
 
 def mismatches(settings: Mapping[str, Any]) -> Iterator[Wrong]:

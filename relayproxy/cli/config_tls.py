@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from relayproxy.cli.config_written import Wrong
-    from relayproxy.cli.locate import Place
     from relayproxy.relay.settings import Config, Tls
+    from relayproxy.rules.locate import Place
 
 #: Of an upstream: what means nothing to a url in clear.
 UPSTREAM_KEYS: Final = ("verify", "ca", "certificate", "key")

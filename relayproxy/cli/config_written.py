@@ -14,8 +14,8 @@ from relayproxy.relay.settings import Config, Listener, Upstream
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from relayproxy.cli.locate import Place
     from relayproxy.relay.settings import Settings
+    from relayproxy.rules.locate import Place
 
 #: Where a setting stands, and what is wrong with it.
 Wrong = tuple["Place", str]

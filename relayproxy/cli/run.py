@@ -40,6 +40,9 @@ async def run(
     *,
     listen: Annotated[list[str] | None, Parameter(negative="", metavar="ADDR")] = None,
     upstream: Annotated[str | None, Parameter(metavar="URL")] = None,
+    rules: Annotated[list[str] | None, Parameter(negative="", metavar="PATH")] = None,
+    redirect_all: Annotated[str | None, Parameter(metavar="ADDRESS")] = None,
+    allow: Annotated[list[str] | None, Parameter(negative="", metavar="PATTERN")] = None,
     clients: Annotated[list[str] | None, Parameter(negative="", metavar="CIDR")] = None,
     store: Annotated[str | None, Parameter(metavar="URL")] = None,
     log: Annotated[str | None, Parameter(metavar="FILE|-", allow_leading_hyphen=True, validator=file_or_dash)] = None,
@@ -61,6 +64,12 @@ async def run(
     upstream
         where the mail goes, of all listeners: smtp://host[:port], smtp+starttls://, smtps://, lmtp://,
         lmtp+unix:/path or capture:
+    rules
+        a file of rules, or relayproxy:NAME for one that comes with relayproxy; again for another
+    redirect_all
+        an address that all mail is sent to, but for that to whom --allow allows; without --allow to nobody else
+    allow
+        whom mail may go to at most, whatever the rules: an address, or a pattern such as *@example.test; again for another
     clients
         who may connect to any listener: an address or a network; again for another
     store
@@ -79,6 +88,9 @@ async def run(
     flags = Flags(
         listen=tuple(listen) if listen else None,
         upstream=upstream,
+        rules=tuple(rules) if rules else None,
+        redirect_all=redirect_all,
+        allow=tuple(allow) if allow else None,
         clients=tuple(clients) if clients else None,
         store=store,
         log=log,
@@ -174,10 +186,13 @@ async def _relay(config: Config, path: Path | None, reporter: Reporter, recorder
 def _say_where(relay: Relay, config: Config, path: Path | None) -> None:
     """What whoever started it wants to see: which file was read, and where mail comes from and goes to."""
     from relayproxy.cli import say
+    from relayproxy.cli.config_rules import guarded
 
     say("relayproxy: no configuration file" if path is None else f"relayproxy: configuration: {path.absolute()}")
     for listener, address in relay.bound:
         say(f"relayproxy: listening on {address} ({listener.name}, {TLS[listener.tls]}): {_whither(config, listener)}")
+    if (whom := guarded(config)) is not None:
+        say(f"relayproxy: {whom}")
 
 
 def _whither(config: Config, listener: Listener) -> str:

@@ -1,7 +1,8 @@
 """`relayproxy send`: one message to one server, to try things out.
 
 The client is the relay's own upstream leg (relay/upstream.py). A message from a file goes out octet for octet, but that LF becomes
-CRLF; it is held in memory whole. Invariant: exit status 0 means that the server took the message for every recipient.
+CRLF; it is held in memory whole. Invariants: exit status 0 means that the server took the message for every recipient; where the configuration has a guard, one that it
+does not allow is told to no server (DESIGN §6 "Guard"), but for a relay of this very configuration, which has that guard, and rules in front of it.
 Retrying does not belong here, nor sending what was recorded.
 """
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from relayproxy.net.dial import UpstreamUrl
+    from relayproxy.relay.settings import Config
     from relayproxy.relay.upstream import SmtpUpstream
     from relayproxy.smtp.capabilities import Capabilities
     from relayproxy.smtp.commands import Mail
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 #: Octets of mail data handed to the socket at a time, so that a refusal in between is heard.
 BLOCK: Final = 64 * 1024
+#: Listeners there are on loopback too.
+_ANY: Final = ("0.0.0.0", "::")
 #: The exit status where the message did not go, or not to all.
 UNSENT: Final = 1
 
@@ -47,6 +51,7 @@ async def send(
     ] = None,
     verify: Annotated[str | None, Parameter(metavar="full|ca|pin:sha256:HEX|none")] = None,
     ca: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    config: Annotated[Path | None, Parameter(name="--config")] = None,
 ) -> int:
     """Send one message. Exit status 0: the server took it for every recipient.
 
@@ -69,12 +74,15 @@ async def send(
         (pin), anything (none)
     ca
         with TLS, certificates of the CA; default: the system's
+    config
+        a configuration whose guard is to be kept; default: ./relayproxy.toml where there is one
 
     """
     if message is not None and (subject is not None or body is not None):
         raise Failed("expected --message, or --subject and --body, got both")
     url, reverse, recipients = _url(server), _path("--from", sender), [_path("--to", one) for one in to]
     tls = _tls(url, verify, ca)
+    _guard(config, url, recipients)
     content = _made(sender, to, subject, body) if message is None else _read(message)
     reply = await _deliver(url, tls, reverse, recipients, content)
     sys.stdout.write(_words(reply) + "\n")
@@ -117,6 +125,32 @@ def _path(flag: str, address: str) -> Mailbox:
     if flag == "--to" and not path.local:
         raise Failed("--to: expected an address, got nothing")
     return path
+
+
+def _guard(config: Path | None, url: UpstreamUrl, recipients: Sequence[Mailbox]) -> None:
+    from relayproxy.cli.config import default_file, load
+    from relayproxy.rules.guard import Guard
+
+    loaded = load(config)
+    if loaded.guard is None or _is_relay_of(loaded, url):
+        return
+    guard = Guard.parse(loaded.guard.allow)
+    if outside := [path for path in recipients if not guard.allows(path.address)]:
+        source = config or default_file() or "the environment"
+        told = [f"RCPT TO:<{_shown(path)}>: the guard of {source} does not allow it" for path in outside]
+        raise Failed("\n".join([*told, f"mail may go to {guard.what}: nothing was sent"]), UNSENT)
+
+
+def _is_relay_of(config: Config, url: UpstreamUrl) -> bool:
+    """Whether a listener of this configuration is there."""
+    from relayproxy.net.address import is_loopback
+
+    for listener in config.listener:
+        address = listener.address
+        here = is_loopback(url.host) and (address.is_loopback or address.host in _ANY)
+        if address.kind == "tcp" and address.port == url.port and (here or address.host == url.host):
+            return True
+    return False
 
 
 # The message.

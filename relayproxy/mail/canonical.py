@@ -37,10 +37,13 @@ def canonical(address: str) -> str:
     """The address as it is compared. "" is the null sender."""
     local, domain = split(address)
     local = dequoted(local)
-    if not domain:
-        return local
+    return f"{local}@{canonical_domain(domain)}" if domain else local
+
+
+def canonical_domain(domain: str) -> str:
+    """A domain, or an address literal, as it is compared."""
     domain = domain.removesuffix(".")
-    return f"{local}@{domain.lower() if domain.isascii() else '.'.join(map(_a_label, domain.split('.')))}"
+    return domain.lower() if domain.isascii() else ".".join(map(_a_label, domain.split(".")))
 
 
 def with_u_labels(address: str) -> str:

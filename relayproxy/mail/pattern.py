@@ -82,6 +82,11 @@ class Pattern:
     def __repr__(self) -> str:
         return f"{type(self).__name__}.parse({self.text!r})"
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Of its named groups."""
+        return frozenset(self._regexp.groupindex) if self.expression is not None else frozenset()
+
     def matches(self, value: str) -> bool:
         return self._match(value.encode("utf-8", "replace")) is not None
 

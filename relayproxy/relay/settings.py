@@ -9,11 +9,12 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from relayproxy.record.privacy import Privacy
 from relayproxy.relay.values import (
     Age,
+    AllowedAddress,
     Command,
     Count,
     Duration,
@@ -24,8 +25,10 @@ from relayproxy.relay.values import (
     Name,
     Network,
     Rate,
+    Recipient,
     Redacted,
     Room,
+    RuleFile,
     Size,
     StorePath,
     Urls,
@@ -244,6 +247,32 @@ class Tls(Settings):
     )
 
 
+class Rules(Settings):
+    """What is done to mail on its way."""
+
+    files: tuple[RuleFile, ...] = Field(
+        default=(), description="files of rules, run one behind the other; relayproxy:NAME is one that comes with it"
+    )
+    redirect_all: Recipient | None = Field(
+        default=None,
+        description="behind all rules, every recipient that the guard does not allow becomes this one, in the header section too; without [guard], that guard allows this one alone",
+    )
+    seed: StrictInt | None = Field(
+        default=None, description="of what is drawn by chance; default: another one at each start"
+    )
+
+
+class Guard(Settings):
+    """The last gate before a recipient's address leaves, behind all rules."""
+
+    allow: tuple[AllowedAddress, ...] = Field(
+        default=(), description="addresses, and patterns of them, that mail may go to; none: to nobody"
+    )
+    otherwise: Literal["refuse", "capture"] = Field(
+        default="refuse", description="what becomes of others: refused with 550, or kept in the store"
+    )
+
+
 class Keep(Settings):
     """How long the store keeps what it has: the oldest goes first, but never a message that is held."""
 
@@ -319,6 +348,8 @@ class Config(Settings):
         description="where the mail goes, by name",
     )
     tls: Tls = Tls()
+    rules: Rules = Rules()
+    guard: Guard | None = Field(default=None, description="default: there is none, and mail may go to anybody")
     record: Record = Record()
     log: Log = Log()
     timeouts: Timeouts = Timeouts()

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 from relayproxy.mail import units
+from relayproxy.mail.pattern import AddressPattern
 from relayproxy.net.address import Address, parse_address
 from relayproxy.net.dial import UpstreamUrl
 from relayproxy.record.privacy import Privacy
 from relayproxy.record.store.location import EXPECTED, path_of
+from relayproxy.smtp.commands import Path as Mailbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,6 +142,59 @@ def _redacted(value: str) -> str:
 
 #: What is left out of records (record/privacy.py).
 Redacted = Annotated[str, AfterValidator(_redacted)]
+
+
+#: Before the name of rules that come with relayproxy.
+SHIPPED: Final = "relayproxy:"
+_SHIPPED: Final = re.compile(SHIPPED + r"[A-Za-z0-9_-]+")
+
+
+def _rule_file(value: object) -> object:
+    if isinstance(value, str) and value.startswith(SHIPPED):
+        if _SHIPPED.fullmatch(value) is None:
+            raise ValueError(f"{SHIPPED} and the name of rules that come with it, such as {SHIPPED}staging-redirect")
+        return value
+    return _path(value)
+
+
+#: A file of rules, or, as text, the name of one that comes with relayproxy.
+RuleFile = Annotated[
+    Path | str,
+    PlainValidator(_rule_file),
+    PlainSerializer(str),
+    WithJsonSchema(
+        {"type": "string", "minLength": 1, "examples": ["rules/staging.toml", f"{SHIPPED}staging-redirect"]}
+    ),
+]
+
+
+def _allowed(value: str) -> str:
+    if not value:
+        raise ValueError("an address, or a pattern such as *@example.test")
+    AddressPattern.parse(value)
+    return value
+
+
+#: Of the guard.
+AllowedAddress = Annotated[
+    str, AfterValidator(_allowed), WithJsonSchema({"type": "string", "minLength": 1, "examples": ["*@example.test"]})
+]
+
+
+def _recipient(value: str) -> str:
+    try:
+        path = Mailbox.parse(value.encode())
+    except ValueError:  # surrogates are none of UTF-8
+        path = Mailbox(b"", b"")
+    if not path.domain or path.address != value.encode() or not {"*", "?"}.isdisjoint(value):
+        raise ValueError("an address such as qa@example.test, without * and ?")
+    return value
+
+
+#: An address that mail is sent to, and that is a pattern of itself.
+Recipient = Annotated[
+    str, AfterValidator(_recipient), WithJsonSchema({"type": "string", "examples": ["qa@example.test"]})
+]
 
 
 def _verify(value: object) -> object:

@@ -57,7 +57,7 @@ class AddRecipient(Act, frozen=True):
 
 
 class DeleteRecipient(Act, frozen=True):
-    """None: the one that the rule runs for."""
+    """None: the one that the rule runs for; else all that match of those that are there, at rcpt that RCPT's."""
 
     name: ClassVar[str] = "delete_recipient"
     patterns: tuple[AddressPattern, ...] | None = None
@@ -94,7 +94,7 @@ class RedirectRecipient(Act, frozen=True):
 
     @property
     def writes(self) -> frozenset[Subject]:
-        return _RECIPIENTS | {"header:to", "header:cc", "header:bcc"}
+        return _RECIPIENTS | {f"header:{resent}{field}" for resent in ("", "resent-") for field in ("to", "cc", "bcc")}
 
 
 class RewriteHeaderAddresses(Act, frozen=True):

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 if TYPE_CHECKING:
-    from relayproxy.mail.pattern import Pattern
-    from relayproxy.rules.facts import Facts
+    from relayproxy.rules.facts import BodyEdit, Facts, Fate
     from relayproxy.smtp.replies import Reply
 
 #: When a connection to the client is cut: instead of the reply, behind it, or at once and hard (RST).
@@ -31,28 +30,42 @@ class Fired(msgspec.Struct, frozen=True, gc=False):
     actions: tuple[str, ...]
 
 
-class BodyEdit(msgspec.Struct, frozen=True, gc=False):
-    """`text`: the whole body is to be this plain text (LF or CRLF line ends); else attachments whose file name `strip` matches are to go."""
-
-    text: str | None = None
-    strip: Pattern | None = None
-
-
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """`facts` are the mail as the rules left it. `answer` (a 4yz or 5yz, origin "rule") refuses: at connect the session, at helo, mail, data that command, at rcpt that
-    recipient, at eoh and eom the message. `fate`: nothing of the message goes upstream; `hold` is durable in the store. `route`: to the upstream of that name.
+    """`facts` are the mail as the rules left it, with what they have said of the message so far; a refused recipient or message leaves only its tags in them.
+    At rcpt they are to be kept only where that RCPT is taken.
 
-    `failure`: a rule went wrong, in words for the log; then `answer` says so to the client, and nothing that the rules of this stage did is to be used.
+    `answer` (a 4yz or 5yz) refuses, whatever else was said: at connect the session, at helo, mail, data that command, at rcpt that recipient, at eoh and eom
+    the message.
+
+    `failure`: a rule went wrong, in words for the log; then `answer` says so to the client, and nothing that the rules of this stage did is in `facts`.
     """
 
     facts: Facts
     answer: Reply | None = None
-    fate: Literal["discard", "hold"] | None = None
-    #: Why it is held.
-    reason: str = ""
-    route: str | None = None
-    tags: tuple[str, ...] = ()
     faults: Faults | None = None
-    body: tuple[BodyEdit, ...] = ()
     fired: tuple[Fired, ...] = ()
     failure: str | None = None
+
+    @property
+    def fate(self) -> Fate | None:
+        """`hold` is durable in the store."""
+        return self.facts.fate
+
+    @property
+    def reason(self) -> str:
+        """Why it is held."""
+        return self.facts.reason
+
+    @property
+    def route(self) -> str | None:
+        """To the upstream of that name."""
+        return self.facts.route
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        return self.facts.tags
+
+    @property
+    def body(self) -> tuple[BodyEdit, ...]:
+        """To be made at the end of the message, in order."""
+        return self.facts.body

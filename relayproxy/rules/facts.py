@@ -1,13 +1,14 @@
 """What rules can know of a session and its mail, as far as it has come (DESIGN §6 "Conditions").
 
 Whoever evaluates rules makes these: the relay of what passes, a [[test]] case and a backtest of what is written down. Invariants: facts do not change;
-what rules did to the mail is in new ones (`Decision.facts`), so that each rule sees the mail as the rules before it left it.
+what rules did to the mail, and said of it, is in new ones (`Decision.facts`), so that each rule sees the mail as the rules before it left it, and
+nothing that was said early is lost on the way to the end of the message.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
     from relayproxy.mail.edits import HeaderEdit
     from relayproxy.mail.header import HeaderSection
+    from relayproxy.mail.pattern import Pattern
+
+#: Of a message: nothing of it goes upstream.
+Fate = Literal["discard", "hold"]
 
 
 class Stage(IntEnum):
@@ -34,16 +39,33 @@ class Recipient(msgspec.Struct, frozen=True, gc=False):
     """One forward-path as the rules left it.
 
     `address` is text of what stands between the angle brackets. `origin`: which of the client's RCPTs it comes of, from 0 in the order of those that
-    were not refused; -1 where a rule added it. `parameters`: that RCPT's, by keywords in upper case.
+    were not refused; -1 where a rule added it. `also`: those of identical recipients that this one stands for. `parameters`: that RCPT's, by keywords
+    in upper case.
     """
 
     address: str
     origin: int = -1
     parameters: Mapping[str, str | None] = {}
+    also: tuple[int, ...] = ()
+
+
+class Noted(msgspec.Struct, frozen=True, gc=False):
+    """An edit of the header section for when that is there. `rule` and `place`: who wants it, by name and which of its actions."""
+
+    rule: str
+    place: int
+    edit: HeaderEdit
+
+
+class BodyEdit(msgspec.Struct, frozen=True, gc=False):
+    """`text`: the whole body is to be this plain text (LF or CRLF line ends); else attachments whose file name `strip` matches are to go."""
+
+    text: str | None = None
+    strip: Pattern | None = None
 
 
 class Content(Protocol):
-    """The message at its end, as received."""
+    """The message at its end: its size as received, text and attachments as the rules left them."""
 
     @property
     def size(self) -> int:
@@ -92,8 +114,16 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     header: HeaderSection | None = None
     #: From eom on.
     content: Content | None = None
-    # What rules have left for later.
+    # What rules have said so far, of the message or, at connect and helo, of all in the session.
     #: Before eoh: to be made when the header section is there, in order.
-    edits: tuple[HeaderEdit, ...] = ()
-    #: A rule said `accept`: no further one runs, for the message, or, at connect and helo, for the session.
+    edits: tuple[Noted, ...] = ()
+    #: To be made at the end of the message, in order.
+    body: tuple[BodyEdit, ...] = ()
+    #: A rule said `accept`: no further one runs.
     accepted: bool = False
+    fate: Fate | None = None
+    #: Why it is held.
+    reason: str = ""
+    #: The name of the upstream that it is to go to.
+    route: str | None = None
+    tags: tuple[str, ...] = ()

@@ -70,7 +70,7 @@ class Template(Protocol):
         """Raises BadAddress where it is to give an address and gives none."""
 
 
-class BadAddress(ValueError):
+class BadAddress(ValueError):  # noqa: N818  what the template gave
     """A template gave no valid address: the message's fault (550 5.1.3). In words: what it gave, and what was expected."""
 
 

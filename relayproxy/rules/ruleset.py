@@ -3,67 +3,52 @@
     rules = load(files)                                    # load.py
     rules.gates.envelope, rules.gates.data                 # when envelope and DATA may leave
     decision = rules.evaluate(Stage.MAIL, facts, draws)
+
+All that can be known of rules beforehand is worked out once, here. What one stage's rules do is evaluation.py's.
 """
 
 from __future__ import annotations
 
-from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from relayproxy.rules.evaluation import Evaluation
+from relayproxy.rules.facts import Stage
+from relayproxy.rules.gates import gates
+from relayproxy.rules.rule import HEADER
+from relayproxy.rules.stages import placements
 
 if TYPE_CHECKING:
     from relayproxy.rules.decision import Decision
-    from relayproxy.rules.facts import Draws, Facts, Stage
+    from relayproxy.rules.facts import Draws, Facts
+    from relayproxy.rules.gates import Gates
     from relayproxy.rules.rule import Rule
 
 
-class EnvelopeGate(IntEnum):
-    """When MAIL and RCPT leave: as they come, MAIL with the first RCPT, at DATA, at the end of the header section, at the end of the message."""
-
-    LIVE = 0
-    RCPT = 1
-    DATA = 2
-    EOH = 3
-    EOM = 4
-
-
-class DataGate(IntEnum):
-    """When DATA leaves: as it comes, so with the header section held back (edited), at the end of the header section, at the end of the message (spooled)."""
-
-    LIVE = 0
-    HEADER = 1
-    EOH = 2
-    EOM = 3
-
-
-class Gates(NamedTuple):
-    """`dot`: the final dot waits for the rules at eom. The rules that force each, by name; None where it is open."""
-
-    envelope: EnvelopeGate
-    data: DataGate
-    dot: bool
-    envelope_rule: str | None = None
-    data_rule: str | None = None
-    dot_rule: str | None = None
-
-
 class RuleSet:
-    """Immutable. `stages[i]` is the stage of `rules[i]`."""
+    """Immutable. `stages[i]` is the stage of `rules[i]`.
 
-    rules: tuple[Rule, ...]
-    stages: tuple[Stage, ...]
-    gates: Gates
+    `reads_content`: a rule reads body or attachments; then Facts.content must have them at eom.
+    """
 
-    def __init__(self, rules: tuple[Rule, ...] = ()) -> None: ...
+    __slots__ = ("_by_stage", "_edits_header", "gates", "reads_content", "rules", "stages")
+
+    def __init__(self, rules: tuple[Rule, ...] = ()) -> None:
+        self.rules = rules
+        self.stages: tuple[Stage, ...] = tuple([placement.stage for placement in placements(rules)])
+        placed = tuple(zip(rules, self.stages, strict=True))
+        self.gates: Gates = gates(placed)
+        self.reads_content: bool = any(rule.reads & {"body", "attachment"} for rule in rules)
+        self._by_stage = tuple([tuple([rule for rule, at in placed if at is stage]) for stage in Stage])
+        self._edits_header = any(subject.startswith(HEADER) for rule in rules for subject in rule.writes)
 
     def runs_at(self, stage: Stage) -> bool:
-        """Whether a rule runs at that stage: where none does, evaluate need not be called."""
-
-    @property
-    def reads_content(self) -> bool:
-        """Whether a rule reads body or attachments: then Facts.content must have them at eom."""
+        """Whether there is something to do at that stage: where there is not, evaluate need not be called."""
+        return bool(self._by_stage[stage]) or (stage is Stage.EOH and self._edits_header)
 
     def evaluate(self, stage: Stage, facts: Facts, draws: Draws) -> Decision:
-        """Pure, given what is drawn. At RCPT, `facts.recipients` is the one recipient that is being named. At EOH, pending edits are made first, also where no rule runs.
+        """Pure, given what is drawn. `facts` are those of the decision before, with what has become known since; a transaction begins with the session's.
 
-        Never raises for what mail or a rule says (`Decision.failure`).
+        At RCPT, `facts.recipients` is the one recipient that is being named. At EOH, pending edits are made first. Never raises for what mail or a rule says
+        (`Decision.failure`).
         """
+        return Evaluation(stage, facts, draws).run(self._by_stage[stage])

@@ -98,6 +98,7 @@ UPSTREAM_VIOLATION: Final = _reply(451, b"4.5.0 The mail server behind this rela
 MISCONFIGURED: Final = _reply(451, b"4.3.5 This relay is not set up correctly; try again later")  # §1.6, §1.12
 MESSAGE_NOT_HELD: Final = _reply(451, b"4.3.0 The message could not be kept while rules look at it; try again later")  # DESIGN §6
 HELD_TOO_LONG: Final = _reply(451, b"4.4.2 The message could not be passed on in time; try again later")  # §1.5, "held"
+RULE_FAILED: Final = _reply(451, b"4.3.0 A rule of this relay failed; try again later")  # DESIGN §6, PROTOCOL I9
 RECORD_FAILED: Final = _reply(451, b"4.3.0 The message could not be recorded; try again later")  # DESIGN §7
 DISK_FULL: Final = _reply(452, b"4.3.1 Insufficient storage; try again later")  # attack 33
 TOO_MANY_RECIPIENTS: Final = _reply(452, b"4.5.3 Too many recipients; send the rest in another transaction")  # RFC 5321 §4.5.3.1.10
@@ -138,6 +139,7 @@ MESSAGE_TOO_BIG: Final = _reply(552, b"5.3.4 Message too big")  # RFC 1870 §6.1
 LINE_OVER_LIMIT: Final = _reply(552, b"5.3.4 A line of the message is too long")  # §1.13
 TOO_MANY_CHUNKS: Final = _reply(552, b"5.3.4 Too many chunks")  # §1.13, attack 16
 HEADER_OVER_LIMIT: Final = _reply(552, b"5.3.4 The header section is too big")  # §1.13, attack 13
+NO_VALID_ADDRESS: Final = Reply(550, (b"5.1.3 A rule made no valid address of it",), origin="rule")  # DESIGN §6
 UTF8_SENDER_REFUSED: Final = _reply(550, b"5.6.7 A sender address that is not ASCII needs SMTPUTF8")  # RFC 6531 §3.5: MAIL
 UTF8_RECIPIENT_REFUSED: Final = _reply(553, b"5.6.7 A recipient address that is not ASCII needs SMTPUTF8")  # RFC 6531 §3.5: RCPT
 # fmt: on

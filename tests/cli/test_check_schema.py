@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from relayproxy.cli import main
 from relayproxy.cli.config import load
+from relayproxy.relay.settings import Guard
 from relayproxy.tls.authority import Authority
 
 if TYPE_CHECKING:
@@ -57,6 +58,13 @@ verify = "ca"
 [tls]
 minimum = "TLSv1.3"
 keylog = "/tmp/keys.log"
+[rules]
+files = []
+redirect_all = '"q {a} \" "@x.test'
+seed = -1
+[guard]
+allow = ["*@münchen.test", '/@x\.test$/', "@\"\u007f", '"q {a} \" "@x.test']
+otherwise = "capture"
 [log]
 file = "/var/log/relay.jsonl"
 format = "text"
@@ -153,6 +161,8 @@ def tables(config: Config) -> dict[str, Settings]:
         "[listener]": config.listener[0],
         "upstream.provider": upstream,
         "tls": config.tls,
+        "rules": config.rules,
+        "guard": config.guard or Guard(),
         "record": config.record,
         "log": config.log,
         "timeouts.client": config.timeouts.client,
@@ -169,7 +179,7 @@ def said_to_be_defaults(example: str) -> list[tuple[str, str]]:
         if line.startswith("# "):
             words = words + line if above else line
             above = True
-        elif header := re.fullmatch(r"\[(.+)\]", line):
+        elif header := re.fullmatch(r"#?\[(.+)\]", line):
             table = header[1]
         elif setting := re.match(r"(#?)([a-z_]+) = ", line):
             above = False
@@ -204,6 +214,7 @@ def test_the_example_is_right_and_changes_nothing_that_it_shows_as_a_default(
     keys = schema("config", capsys)
     assert set(shown) == set(keys["properties"])
     for table, name in ((shown["limits"], "Limits"), (shown["timeouts"]["client"], "ClientTimeouts"), (shown["log"], "Log"), (shown["record"], "Record"),
+                        (shown["rules"], "Rules"), (shown["guard"], "Guard"),
                         (shown["timeouts"]["upstream"], "UpstreamTimeouts"), (shown["listener"][0], "Listener"), (shown["tls"], "Tls"),
                         (next(iter(shown["upstream"].values())), "Upstream")):  # fmt: skip
         assert set(table) == set(keys["$defs"][name]["properties"])

@@ -10,6 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from relayproxy.cli.config import ConfigError, Flags, load
+from relayproxy.cli.config_rules import guarded
 from relayproxy.tls.authority import Authority
 
 if TYPE_CHECKING:
@@ -232,6 +233,60 @@ def test_an_upstream_on_the_command_line_is_the_only_one_of_all_listeners() -> N
     assert [one.upstream for one in config.listener] == [None, None]
 
 
+GUARDED = "[guard]\nallow = ['*@file.test']\notherwise = 'capture'\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "environ", "allow"),
+    [
+        ("", Flags(), {}, None),
+        ("[guard]", Flags(), {}, ()),
+        (GUARDED, Flags(), {}, ("*@file.test",)),
+        (GUARDED, Flags(allow=("a@x.test", "b@x.test")), {}, ("a@x.test", "b@x.test")),
+        (GUARDED, Flags(), {"RELAYPROXY_ALLOW": "a@x.test, b@x.test"}, ("a@x.test", "b@x.test")),
+        (GUARDED, Flags(), {"RELAYPROXY_ALLOW": ""}, ()),
+        (GUARDED, Flags(redirect_all="qa@x.test"), {}, ("qa@x.test",)),
+        ("", Flags(), {"RELAYPROXY_REDIRECT_ALL": "qa@x.test"}, ("qa@x.test",)),
+        (GUARDED, Flags(redirect_all="qa@x.test", allow=("*@x.test",)), {}, ("*@x.test",)),
+        (GUARDED, Flags(redirect_all="qa@x.test"), {"RELAYPROXY_ALLOW": "*@x.test"}, ("*@x.test",)),
+        (GUARDED, Flags(allow=("*@x.test",)), {"RELAYPROXY_REDIRECT_ALL": "qa@x.test"}, ("*@x.test",)),
+        ("[rules]\nredirect_all = 'qa@x.test'", Flags(), {}, ("qa@x.test",)),
+        (GUARDED + "[rules]\nredirect_all = 'qa@file.test'", Flags(), {}, ("*@file.test",)),
+    ],
+)
+def test_whom_the_guard_allows(text: str, flags: Flags, environ: dict[str, str], allow: tuple[str, ...] | None) -> None:
+    guard = read(text, flags, **environ).guard
+    assert (None if guard is None else guard.allow) == allow
+    assert guard is None or guard.otherwise == ("capture" if text.startswith(GUARDED) else "refuse")
+
+
+def test_rules_are_files_beside_the_configuration_or_come_with_it(elsewhere: Path) -> None:
+    (elsewhere / "etc").mkdir()
+    (elsewhere / "etc/it.toml").write_text("[rules]\nfiles = ['a.toml', 'relayproxy:b', '/c.toml']\nseed = 7\n")
+    rules = load(Path("etc/it.toml"), environ={}).rules
+    assert rules.files == (elsewhere / "etc/a.toml", "relayproxy:b", Path("/c.toml"))
+    assert rules.seed == 7
+    environ = {"RELAYPROXY_RULES": "a.toml, relayproxy:b"}
+    assert load(Path("etc/it.toml"), environ=environ).rules.files == (elsewhere / "a.toml", "relayproxy:b")
+    assert load(Path("etc/it.toml"), Flags(rules=("d.toml",)), environ).rules.files == (elsewhere / "d.toml",)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", None),
+        ("[guard]", "guard: mail may go to nobody; what is for others is refused (550)"),
+        (GUARDED, "guard: mail may go to *@file.test; what is for others is captured"),
+        (
+            GUARDED + "[rules]\nredirect_all = 'qa@file.test'",
+            "guard: mail may go to *@file.test; what is for others is sent to qa@file.test",
+        ),
+    ],
+)
+def test_who_is_guarded_in_words(text: str, said: str | None) -> None:
+    assert guarded(read(text)) == said
+
+
 def test_what_is_captured_is_recorded_under_the_name_capture() -> None:
     assert list(read(REMOTE, Flags(upstream="capture:")).upstream) == ["capture"]
 
@@ -254,8 +309,8 @@ def test_the_log_of_flags_and_environment() -> None:
 WRONG = [
     ('hostnam = "x"', "it.toml:1: hostnam: unknown key; the nearest known is hostname"),
     (
-        "\n[guard]\nallow = []",
-        "it.toml:2: guard: unknown key; known are drain, hostname, limits, listener, log, record, state, timeouts, tls, trace, upstream",
+        "\n[replay]\nmode = 1",
+        "it.toml:2: replay: unknown key; known are drain, guard, hostname, limits, listener, log, record, rules, state, timeouts, tls, trace, upstream",
     ),
     ('[[listener]]\n\ncolour = "off"', "it.toml:3: listener[0].colour: unknown key; known are address, auth, auth_in_clear, clients, line_endings, name, proxy_protocol, tls, upstream"),
     ('[[listener]]\ntls = "startls"', "it.toml:2: listener[0].tls: expected 'off', 'starttls' or 'implicit', got 'startls'"),
@@ -316,6 +371,21 @@ WRONG = [
     ('[tls]\ncertificate = "c"', "it.toml:2: tls.certificate: expected key beside it"),
     ('[tls]\nclient_ca = "c"\n[[listener]]\ntls = "off"', 'it.toml:2: tls.client_ca: expected a listener with tls = "starttls" or "implicit", as all are "off"'),
     ('[tls]\nminimum = "SSLv3"', "it.toml:2: tls.minimum: expected 'TLSv1.2' or 'TLSv1.3', got 'SSLv3'"),
+    ("[rules]\nfiles = 'x'", "it.toml:2: rules.files: expected a list, got 'x'"),
+    ("[rules]\nfiles = [\n'x',\n5]", "it.toml:4: rules.files[1]: expected a path, got 5"),
+    ("[rules]\nfiles = ['relayproxy:../x']", "it.toml:2: rules.files[0]: expected relayproxy: and the name of rules that come with it, such as relayproxy:staging-redirect, got 'relayproxy:../x'"),
+    ("[rules]\nseed = '1'", "it.toml:2: rules.seed: expected an integer, got '1'"),
+    ("[rules]\nredirect_all = 'qa'", "it.toml:2: rules.redirect_all: expected an address such as qa@example.test, without * and ?, got 'qa'"),
+    ("[rules]\nredirect_all = '@a:qa@x.test'", "it.toml:2: rules.redirect_all: expected an address such as qa@example.test, without * and ?, got '@a:qa@x.test'"),
+    ("[rules]\nredirect_all = '*@x.test'", "it.toml:2: rules.redirect_all: expected an address such as qa@example.test, without * and ?, got '*@x.test'"),
+    ("[rules]\nredirect_all = 'qa@x.test'\n[guard]\nallow = ['*@y.test']", "it.toml:2: rules.redirect_all: expected an address that the guard allows (*@y.test), got 'qa@x.test'"),
+    ("guard = false", "it.toml:1: guard: expected a table, got false"),
+    ("[guard]\nallow = '*'", "it.toml:2: guard.allow: expected a list, got '*'"),
+    ("[guard]\nallow = [\n'*@x.test',\n'']", "it.toml:4: guard.allow[1]: expected an address, or a pattern such as *@example.test, got ''"),
+    ("[guard]\nallow = ['/[/']", "it.toml:2: guard.allow[0]: expected a regular expression (RE2) between the slashes: missing ]: [, got '/[/'"),
+    ("[guard]\nallow = [{ in = 'x' }]", "it.toml:2: guard.allow[0]: expected a string, got a table"),
+    ("[guard]\notherwise = 'hold'", "it.toml:2: guard.otherwise: expected 'refuse' or 'capture', got 'hold'"),
+    ("[upstream.a]\nurl = 'smtp://x'\n[record]\nstore = 'none'\n[guard]\notherwise = 'capture'", 'it.toml:6: guard.otherwise: expected "refuse", or a store beside it that keeps what others would get, as store is "none"'),
     ("a = 1\ndrain = \n", "it.toml:2: expected TOML, at column 9: Invalid value"),
     ("list = [\n", "it.toml: expected TOML, at its end: Invalid value"),
     ("a = 1\na = 2\n", "it.toml:2: expected TOML, at column 6: Cannot overwrite a value"),
@@ -351,6 +421,10 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file() -> None:
         (Flags(upstream="x"), {}, "--upstream: expected smtp://, smtp+starttls://, smtps:// or lmtp://, then host[:port] or [v6][:port]; or lmtp+unix:/path, or capture:, got 'x'"),
         (Flags(log_format="yaml"), {}, "--log-format: expected 'json' or 'text', got 'yaml'"),
         (Flags(), {"RELAYPROXY_UPSTREAM": "x"}, "RELAYPROXY_UPSTREAM: expected smtp://, smtp+starttls://, smtps:// or lmtp://, then host[:port] or [v6][:port]; or lmtp+unix:/path, or capture:, got 'x'"),
+        (Flags(redirect_all="qa"), {}, "--redirect-all: expected an address such as qa@example.test, without * and ?, got 'qa'"),
+        (Flags(redirect_all="qa@x.test", allow=("*@y.test",)), {}, "--redirect-all: expected an address that the guard allows (*@y.test), got 'qa@x.test'"),
+        (Flags(allow=("*@x.test", "/[/")), {}, "--allow: expected a regular expression (RE2) between the slashes: missing ]: [, got '/[/'"),
+        (Flags(), {"RELAYPROXY_RULES": "relayproxy:"}, "RELAYPROXY_RULES: expected relayproxy: and the name of rules that come with it, such as relayproxy:staging-redirect, got 'relayproxy:'"),
         (Flags(), {"RELAYPROXY_LISTEN": ","}, "RELAYPROXY_LISTEN: expected at least one"),
         (Flags(), {"RELAYPROXY_UPSTREM": "x"}, "RELAYPROXY_UPSTREM: unknown variable; the nearest known is RELAYPROXY_UPSTREAM"),
     ],
@@ -366,9 +440,7 @@ def test_a_flag_mends_nothing_that_is_no_table() -> None:
 
 
 def test_a_variable_of_a_flag_that_is_not_built_is_no_silent_wish() -> None:
-    assert wrong("", RELAYPROXY_REDIRECT_ALL="qa@example.test")[0].startswith(
-        "RELAYPROXY_REDIRECT_ALL: unknown variable"
-    )
+    assert wrong("", RELAYPROXY_INSPECT="127.0.0.1:1")[0].startswith("RELAYPROXY_INSPECT: unknown variable")
 
 
 def test_variables_that_kubernetes_gives_beside_a_service_of_our_name_are_none_of_ours() -> None:

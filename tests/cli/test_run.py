@@ -92,6 +92,15 @@ def test_it_says_where_it_listens_and_ends_in_order(number: signal.Signals, tmp_
     assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("relayproxy.db*") if path.is_file()} == {0o600}
 
 
+def test_it_says_whom_it_guards(tmp_path: Path) -> None:
+    with running(tmp_path, "--redirect-all", "qa@example.test", "--allow", "*@example.test") as relay:
+        line(relay.stdout)
+        relay.terminate()
+        _, err = relay.communicate(timeout=20)
+    said = "relayproxy: guard: mail may go to *@example.test; what is for others is sent to qa@example.test"
+    assert said in err.splitlines()
+
+
 def test_a_low_soft_limit_on_descriptors_limits_no_sessions(tmp_path: Path) -> None:
     limited = ("sh", "-c", 'ulimit -Sn 40 && exec "$@"', "sh")
     with running(tmp_path, under=limited) as relay, ExitStack() as clients:

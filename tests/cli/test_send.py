@@ -167,6 +167,49 @@ def test_what_cannot_be_sent_is_status_2(
     assert said in capsys.readouterr().err
 
 
+GUARD = "[guard]\nallow = ['*@example.test']\n"
+
+
+def test_nobody_outside_the_guard_of_a_configuration_is_told_to_a_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("guarded.toml").write_text(GUARD)
+    nowhere = "smtp://127.0.0.1:1"
+    people = ["b@example.test", "jane@customer.example", '"x@example.test"@evil.test']
+    assert send(nowhere, "--config", "guarded.toml", to=people) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "relayproxy: RCPT TO:<jane@customer.example>: the guard of guarded.toml does not allow it",
+        'RCPT TO:<"x@example.test"@evil.test>: the guard of guarded.toml does not allow it',
+        "mail may go to *@example.test: nothing was sent",
+    ]
+    Path("guarded.toml").rename("relayproxy.toml")
+    assert send(nowhere, to=people[1:2]) == 1
+    assert "the guard of relayproxy.toml does not allow it" in capsys.readouterr().err
+    monkeypatch.setenv("RELAYPROXY_ALLOW", "jane@*")
+    assert send(nowhere, to=people[:1]) == 1
+    assert "mail may go to jane@*: nothing was sent" in capsys.readouterr().err
+    with scripted() as server:
+        assert send(server.url, to=people[1:2]) == 0
+    assert b"RCPT TO:<jane@customer.example>\r\n" in server.lines
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1", "0.0.0.0", "[::]", "localhost"])
+def test_a_relay_of_the_same_configuration_guards_itself(listen: str, tmp_path: Path) -> None:
+    config = tmp_path / "it.toml"
+    with scripted() as server:
+        port = server.url.rpartition(":")[2]
+        config.write_text(GUARD + f"[[listener]]\naddress = '{listen}:{port}'\nclients = ['127.0.0.1']\n")
+        assert send(server.url, "--config", str(config), to=["jane@customer.example"]) == 0
+    assert b"RCPT TO:<jane@customer.example>\r\n" in server.lines
+
+
+def test_a_configuration_that_is_wrong_guards_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "it.toml").write_text("[guard]\nalow = []\n")
+    assert send("smtp://127.0.0.1:1", "--config", str(tmp_path / "it.toml")) == 2
+    assert "guard.alow: unknown key; the nearest known is allow" in capsys.readouterr().err
+
+
 def test_what_a_server_says_is_not_obeyed_by_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with scripted({".": "250 2.0.0 \u202eok"}) as server:
         assert send(server.url) == 0

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from relayproxy.mail.body_text import DEPTH, PARTS, TEXT, body_text
+from relayproxy.mail.body_text import TEXT, body_text
+from relayproxy.mail.parts import DEPTH, PARTS
 
 MULTIPART = b"Content-Type: multipart/mixed; boundary=b\r\n"
 

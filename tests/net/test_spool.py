@@ -61,7 +61,7 @@ async def test_its_file_has_no_name_and_nobody_else_can_open_it(tmp_path: Path) 
 def _open_files(folder: Path) -> list[os.stat_result]:
     """This process's, in that folder."""
     found = []
-    for fd in os.listdir("/proc/self/fd"):
+    for fd in os.listdir("/proc/self/fd"):  # noqa: PTH208 - no need of a path
         with suppress(OSError):
             if os.readlink(f"/proc/self/fd/{fd}").startswith(str(folder)):  # noqa: PTH115 - what is gone has no path
                 found.append(os.fstat(int(fd)))

@@ -13,12 +13,13 @@ from relayproxy.smtp.replies import Reply
 REPLIES = {name: reply for name, reply in vars(local_replies).items() if isinstance(reply, Reply)}
 
 WITHOUT_ENHANCED = {"START_MAIL"}
+BY_RULES = {"NO_VALID_ADDRESS"}
 
 
 @pytest.mark.parametrize("name", REPLIES)
 def test_every_reply_is_one_line_that_says_whose_it_is(name: str) -> None:
     reply = REPLIES[name]
-    assert reply.origin == "proxy"
+    assert reply.origin == ("rule" if name in BY_RULES else "proxy")
     (line,) = reply.lines
     assert re.fullmatch(rb"[ -~]+", line)
     assert len(line) + 6 <= 512
@@ -71,7 +72,7 @@ def test_those_with_a_name_in_them(reply: Reply, expected: Reply) -> None:
         (421, b"4.7.5", "UPSTREAM_TLS_FAILED"),
         (451, b"4.4.2", "UPSTREAM_LOST"),
         (451, b"4.5.0", "UPSTREAM_VIOLATION"),
-        (451, b"4.3.0", "RECORD_FAILED"),
+        (451, b"4.3.0", "RECORD_FAILED RULE_FAILED"),
         (452, b"4.3.1", "DISK_FULL"),
         (452, b"4.5.3", "TOO_MANY_RECIPIENTS"),
         (500, b"5.5.2", "LINE_TOO_LONG UNKNOWN_COMMAND"),
@@ -80,6 +81,7 @@ def test_those_with_a_name_in_them(reply: Reply, expected: Reply) -> None:
         (502, b"5.5.1", "NOT_IMPLEMENTED"),
         (503, b"5.5.1", "BAD_SEQUENCE"),
         (530, b"5.7.0", "TLS_REQUIRED"),
+        (550, b"5.1.3", "NO_VALID_ADDRESS"),
         (550, b"5.6.7", "UTF8_SENDER_REFUSED"),
         (552, b"5.3.4", "MESSAGE_TOO_BIG LINE_OVER_LIMIT HEADER_OVER_LIMIT"),
         (553, b"5.6.7", "UTF8_RECIPIENT_REFUSED"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from relayproxy.cli.locate import Place, line_of, locate
+from relayproxy.rules.locate import Place, line_of, locate
 
 FILE = '''\
 # a comment with [brackets] and "quotes

@@ -1,0 +1,322 @@
+"""One stage: its rules in order, each on the mail as the rules before it left it (DESIGN §6 "What it applies to", "Actions", "When a rule goes wrong").
+
+    Evaluation(Stage.RCPT, facts, draws).run(steps)
+
+Theory of operation: conditions and templates of a rule look at the facts as they were when it began; what its actions ask for is gathered for all
+recipients that it applies to (`_Change`), and then becomes new facts in one step.
+Invariants: what goes wrong ends everything, and nothing of the stage is left (PROTOCOL I9); nothing is raised.
+Which rules these are does not belong here (ruleset.py), nor how header fields are edited (mail/edits.py).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgspec
+
+from relayproxy.mail.edits import AddField, ChangeField, DeleteField, ReplaceAddress, RewriteAddresses, edited
+from relayproxy.rules.actions import (
+    Accept,
+    AddHeader,
+    AddRecipient,
+    ChangeHeader,
+    ChangeSender,
+    Cut,
+    Delay,
+    DeleteHeader,
+    DeleteRecipient,
+    Discard,
+    DropReply,
+    Hold,
+    RedirectRecipient,
+    Refuse,
+    ReplaceBody,
+    RewriteHeaderAddresses,
+    RewriteRecipient,
+    Route,
+    StripAttachment,
+    Tag,
+    Throttle,
+)
+from relayproxy.rules.decision import Decision, Faults, Fired
+from relayproxy.rules.facts import BodyEdit, Noted, Stage
+from relayproxy.rules.recipients import Recipients
+from relayproxy.rules.rule import BadAddress
+from relayproxy.smtp.local_replies import INTERNAL_ERROR, NO_VALID_ADDRESS, RULE_FAILED
+from relayproxy.smtp.replies import Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from relayproxy.mail.edits import HeaderEdit
+    from relayproxy.mail.header import HeaderSection
+    from relayproxy.rules.facts import Content, Draws, Facts, Recipient
+    from relayproxy.rules.rule import Action, Rule, Template
+
+_REFUSED_AT_CONNECT: Final = {"reject": 554, "tempfail": 421}
+
+
+class _Hit(NamedTuple):
+    """That a rule applies: to the recipient at this place, or to the message. `groups`: what its patterns found."""
+
+    place: int
+    recipient: Recipient | None
+    groups: Mapping[str, str]
+
+
+class _Left(NamedTuple):
+    """Content with body edits made, as far as conditions look at it."""
+
+    size: int
+    text: str
+    attachments: tuple[str, ...]
+
+
+class Evaluation:
+    """Of one stage."""
+
+    __slots__ = ("_before", "_draws", "_facts", "_faults", "_fired", "_refusals", "_running", "_stage", "_stopped")
+
+    def __init__(self, stage: Stage, facts: Facts, draws: Draws) -> None:
+        self._stage = stage
+        self._before = self._facts = facts
+        self._draws = draws
+        self._faults: Faults | None = None
+        self._fired: list[Fired] = []
+        self._refusals: list[Reply] = []
+        #: By name, whose doing is done.
+        self._running = ""
+        self._stopped = facts.accepted or facts.fate == "discard"
+
+    def run(self, rules: Iterable[Rule]) -> Decision:
+        """Of this stage, in order."""
+        try:
+            self._make_what_is_due()
+            for rule in rules:
+                if self._stopped:
+                    break
+                self._running = rule.name
+                self._try(rule)
+        except Exception as error:  # noqa: BLE001  whatever it is: no message passes unruled or half-ruled
+            return self._failed(error)
+        facts = self._facts
+        if self._refusals:
+            facts = msgspec.structs.replace(self._before, tags=facts.tags)
+        return Decision(facts=facts, answer=self._answer(), faults=self._faults, fired=tuple(self._fired))
+
+    def _make_what_is_due(self) -> None:
+        facts = self._facts
+        if self._stage is Stage.EOH and facts.edits:
+            self._running = facts.edits[0].rule
+            header = self._edited(facts.edits)
+            self._facts = msgspec.structs.replace(facts, header=header, edits=())
+        if self._stage is Stage.EOM and facts.body:
+            self._facts = msgspec.structs.replace(facts, content=_left(facts.content, facts.body))
+
+    def _answer(self) -> Reply | None:
+        """A message that is to be tried again for one recipient is not given back for another."""
+        return next((reply for reply in self._refusals if reply.severity == 4), next(iter(self._refusals), None))
+
+    def _failed(self, error: Exception) -> Decision:
+        answer = NO_VALID_ADDRESS if isinstance(error, BadAddress) else RULE_FAILED
+        if self._stage is Stage.CONNECT:
+            answer = INTERNAL_ERROR  # there is no 451 for a session
+        what = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        return Decision(facts=self._before, answer=answer, failure=f"rule {self._running!r}: {what}")
+
+    def _try(self, rule: Rule) -> None:
+        if self._refusals and not rule.per_recipient:
+            return  # refused for a recipient: what others have against it may still make it a 4yz
+        hits = self._hits(rule)
+        if hits:
+            self._do(rule, hits)
+
+    def _hits(self, rule: Rule) -> list[_Hit]:
+        facts, draws, holds = self._facts, self._draws, rule.when.holds
+        hits: list[_Hit] = []
+        for place, recipient in enumerate(facts.recipients) if rule.per_recipient else ((0, None),):
+            groups: dict[str, str] = {}
+            if holds(facts, recipient, draws, groups):
+                hits.append(_Hit(place, recipient, groups))
+        return hits
+
+    def _do(self, rule: Rule, hits: list[_Hit]) -> None:
+        before = self._facts
+        change = _Change(rule, before, self._stage)
+        for hit in hits:
+            for place, action in enumerate(rule.then):
+                change.add(place, action, hit)
+        self._fired.append(Fired(rule.name, tuple([action.name for action in rule.then])))
+        for action in rule.then:
+            self._faults = _and_fault(self._faults, action)
+        self._refusals += change.refusals
+        changes = change.facts
+        if (recipients := change.recipients.result) is not None:
+            changes["recipients"] = recipients
+        if change.noted and self._stage < Stage.EOH:
+            changes["edits"] = (*before.edits, *change.noted)
+        elif change.noted:
+            changes["header"] = self._edited(change.noted)
+        if self._stage is Stage.EOM and "body" in changes:
+            changes["content"] = _left(before.content, changes["body"])
+        if changes:
+            self._facts = msgspec.structs.replace(before, **changes)
+        self._stopped = change.stops or bool(self._refusals and not self._facts.recipients)
+
+    def _edited(self, noted: Iterable[Noted]) -> HeaderSection:
+        facts = self._facts
+        header = facts.header
+        assert header is not None, "from eoh on there is a header section"  # noqa: S101
+        utf8 = "SMTPUTF8" in facts.parameters
+        try:
+            return edited(header, tuple([one.edit for one in noted]), utf8=utf8)
+        except ValueError:
+            for one in noted:  # one at a time, to know whose it is
+                self._running = one.rule
+                header = edited(header, (one.edit,), utf8=utf8)
+            return header
+
+
+class _Change:
+    """What one rule asks for. `facts`: what is to be other than it was."""
+
+    __slots__ = ("_before", "_rule", "_stage", "facts", "noted", "recipients", "refusals", "stops")
+
+    def __init__(self, rule: Rule, before: Facts, stage: Stage) -> None:
+        self._rule = rule
+        self._before = before
+        self._stage = stage
+        self.facts: dict[str, Any] = {}
+        self.recipients = Recipients(before.recipients)
+        self.noted: dict[Noted, None] = {}
+        self.refusals: list[Reply] = []
+        self.stops = False
+
+    def add(self, place: int, action: Action, hit: _Hit) -> None:
+        """`place` of the action in its rule. Faults are asked for once, whomever the rule applies to (`_and_fault`)."""
+        match action:
+            case ChangeSender():
+                self.facts["sender"] = self._text(action.address, hit)
+            case AddRecipient() | DeleteRecipient() | RewriteRecipient() | RedirectRecipient():
+                self._recipient(place, action, hit)
+            case AddHeader() | ChangeHeader() | DeleteHeader() | RewriteHeaderAddresses():
+                self._note(place, self._header_edit(action, hit))
+            case ReplaceBody():
+                self.facts["body"] = (BodyEdit(text=self._text(action.text, hit)),)  # nothing is left of the one before
+            case StripAttachment():
+                self._strip(BodyEdit(strip=action.pattern))
+            case Refuse():
+                self._refuse(action, hit)
+            case Discard() | Hold() | Accept() | Route() | Tag():
+                self._message(action, hit)
+            case Cut():
+                self.stops = True
+            case Delay() | Throttle() | DropReply():
+                pass
+            case _:
+                raise TypeError(f"expected an action that is known, got {action!r}")
+
+    def _text(self, template: Template, hit: _Hit) -> str:
+        return template.render(self._before, hit.recipient, hit.groups)
+
+    def _recipient(
+        self, place: int, action: AddRecipient | DeleteRecipient | RewriteRecipient | RedirectRecipient, hit: _Hit
+    ) -> None:
+        recipients, one = self.recipients, hit.recipient
+        if isinstance(action, AddRecipient):
+            recipients.add([self._text(address, hit) for address in action.addresses])
+            return
+        assert one is not None, "these read the recipient"  # noqa: S101
+        match action:
+            case DeleteRecipient(patterns=None):
+                recipients.delete(hit.place)
+            case DeleteRecipient():
+                recipients.delete_matching(action.patterns or ())
+            case RewriteRecipient():
+                recipients.rewrite(hit.place, one, [self._text(address, hit) for address in action.addresses])
+            case RedirectRecipient():
+                address = self._text(action.address, hit)
+                recipients.rewrite(hit.place, one, (address,))
+                if address != one.address:
+                    self._note(place, ReplaceAddress(one.address, address))
+
+    def _header_edit(
+        self, action: AddHeader | ChangeHeader | DeleteHeader | RewriteHeaderAddresses, hit: _Hit
+    ) -> HeaderEdit:
+        match action:
+            case AddHeader():
+                return AddField(action.field, self._text(action.value, hit), action.index)
+            case ChangeHeader():
+                return ChangeField(action.field, action.n, self._text(action.value, hit))
+            case DeleteHeader():
+                return DeleteField(action.field, action.n)
+            case RewriteHeaderAddresses():
+                return RewriteAddresses(action.fields, action.spare, self._text(action.to, hit))
+
+    def _note(self, place: int, edit: HeaderEdit) -> None:
+        """Once, for whichever recipients this action asks the same."""
+        noted = Noted(self._rule.name, place, edit)
+        if noted not in self._before.edits:
+            self.noted[noted] = None
+
+    def _strip(self, edit: BodyEdit) -> None:
+        body = self.facts.get("body", self._before.body)
+        if edit not in body and not (body and body[0].text is not None):
+            self.facts["body"] = (*body, edit)
+
+    def _refuse(self, action: Refuse, hit: _Hit) -> None:
+        code = action.code
+        if self._stage is Stage.CONNECT:
+            code = _REFUSED_AT_CONNECT.get(action.kind, code)
+        self.refusals.append(Reply(code, (self._text(action.text, hit).encode(),), origin="rule"))
+        if hit.recipient is None:
+            self.stops = True
+        else:
+            self.recipients.delete(hit.place)  # no further rule runs for it
+
+    def _message(self, action: Discard | Hold | Accept | Route | Tag, hit: _Hit) -> None:
+        changed, before = self.facts, self._before
+        match action:
+            case Discard():
+                changed["fate"] = "discard"
+                self.stops = True
+            case Hold():
+                if changed.get("fate", before.fate) is None:  # the first says why
+                    changed |= {"fate": "hold", "reason": self._text(action.reason, hit)}
+            case Accept():
+                changed["accepted"] = True
+                self.stops = True
+            case Route():
+                changed["route"] = action.upstream
+            case Tag():
+                tags, tag = changed.get("tags", before.tags), self._text(action.text, hit)
+                if tag not in tags:
+                    changed["tags"] = (*tags, tag)
+
+
+def _and_fault(faults: Faults | None, action: Action) -> Faults | None:
+    """Delays add up, the smallest throttle counts, the first disconnect is the one."""
+    had = faults or Faults()
+    match action:
+        case Delay():
+            return msgspec.structs.replace(had, delay=had.delay + action.seconds)
+        case Throttle():
+            return msgspec.structs.replace(had, throttle=min(had.throttle or action.rate, action.rate))
+        case Cut():
+            return msgspec.structs.replace(had, disconnect=had.disconnect or action.how)
+        case DropReply():
+            return msgspec.structs.replace(had, drop_reply=True)
+        case _:
+            return faults
+
+
+def _left(content: Content | None, edits: Iterable[BodyEdit]) -> Content | None:
+    if content is None:
+        return None
+    text, attachments = content.text, content.attachments
+    for edit in edits:
+        if edit.text is not None:
+            text, attachments = edit.text, ()
+        elif edit.strip is not None:
+            attachments = tuple([name for name in attachments if not edit.strip.matches(name)])
+    return _Left(content.size, text, attachments)

@@ -1,0 +1,128 @@
+"""Rule files from disk (DESIGN §6): rules, their tests, and the lists of patterns that they name.
+
+    loaded = load(["rules/staging.toml", "relayproxy:staging-redirect"])
+    loaded.rules.evaluate(...); loaded.cases; loaded.files
+
+Invariants: either all of it is right, or none of it is taken and all that is wrong is told (RuleError). The only I/O of rules is here.
+How what stands in the files is read does not belong here (rule_syntax.py), nor when to read them again (`files` says what to look at).
+"""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from relayproxy.rules.case_syntax import cases
+from relayproxy.rules.rule_syntax import rules
+from relayproxy.rules.ruleset import RuleSet
+from relayproxy.rules.syntax import Lines, Source, Written
+from relayproxy.rules.wording import nearest, not_toml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from relayproxy.rules.case_syntax import Case
+    from relayproxy.rules.rule import Rule
+
+SHIPPED: Final = "relayproxy:"
+FILE_KEYS: Final = ("rule", "test")
+
+
+class RuleError(ValueError):
+    """What is wrong with rule files, a line each."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self.lines = tuple(lines)
+        super().__init__("\n".join(self.lines))
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """`files`: all that were read, lists of patterns too."""
+
+    rules: RuleSet
+    cases: tuple[Case, ...]
+    files: tuple[Path, ...]
+
+
+def load(sources: Iterable[str | Path]) -> Loaded:
+    """The rules of these files, in order; `relayproxy:NAME` is a file that is shipped. Raises RuleError."""
+    reading = _Reading()
+    for source in sources:
+        reading.read(str(source))
+    if reading.wrong:
+        raise RuleError(dict.fromkeys(reading.wrong))
+    return Loaded(RuleSet(tuple(reading.rules)), tuple(reading.cases), tuple(reading.files))
+
+
+def shipped() -> Path:
+    """The folder of shipped rule files: in the package where it was installed, else at the top of the source tree."""
+    package = Path(str(resources.files("relayproxy.rules")))
+    installed = package / "shipped"
+    return installed if installed.is_dir() else package.parent.parent / "rules"
+
+
+class _Reading:
+    def __init__(self) -> None:
+        self.rules: list[Rule] = []
+        self.cases: list[Case] = []
+        self.files: dict[Path, None] = {}
+        self.wrong: list[str] = []
+        self._names: dict[str, str] = {}
+        self._lists: dict[Path, Lines] = {}
+
+    def read(self, source: str) -> None:
+        try:
+            path = _path(source)
+            text = self._text(path)
+            content: dict[str, Any] = tomllib.loads(text)
+            reader = Source(source, text, lambda name: self._list(path.parent, name))
+        except tomllib.TOMLDecodeError as error:
+            self.wrong.append(not_toml(source, str(error)))
+        except RecursionError:
+            self.wrong.append(f"{source}: expected TOML that is nested less deep")
+        except ValueError as error:
+            self.wrong.append(f"{source}: {error}")
+        else:
+            written = Written(content, (), reader)
+            written.table(FILE_KEYS)
+            self.rules += rules(written, self._names)
+            self.cases += cases(written)
+            found = sorted(set(reader.complaints), key=lambda one: (one.file != source, one.file, one.line))
+            self.wrong += map(str, found)
+
+    def _text(self, path: Path) -> str:
+        """Raises ValueError."""
+        self.files[path] = None
+        try:
+            octets = path.read_bytes()
+        except OSError as error:
+            raise ValueError(f"cannot be read: {error.strerror}") from error
+        try:
+            return octets.decode()
+        except UnicodeDecodeError as error:
+            line = octets.count(b"\n", 0, error.start) + 1
+            raise ValueError(f"expected UTF-8, found the byte 0x{octets[error.start]:02x} in line {line}") from error
+
+    def _list(self, folder: Path, name: str) -> Lines:
+        path = folder / name
+        if path not in self._lists:
+            try:
+                self._lists[path] = Lines(str(path), self._text(path).split("\n"))
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
+        return self._lists[path]
+
+
+def _path(source: str) -> Path:
+    """Raises ValueError."""
+    if not source.startswith(SHIPPED):
+        return Path(source)
+    name = source.removeprefix(SHIPPED)
+    known = {path.stem: path for path in shipped().glob("*.toml")}
+    if name not in known:
+        raise ValueError(f"expected the name of a rule file that is shipped; {nearest(name, known)}")
+    return known[name]

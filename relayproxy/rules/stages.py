@@ -1,0 +1,118 @@
+"""At which stage a rule runs (DESIGN §6 "When a rule runs").
+
+The earliest at which everything it reads is known and its actions have a place, but never before a rule above it that writes what it reads, or that can
+stop it; `at` moves it later. Invariant: in the order of stages, and of the file within a stage, no rule sees the mail otherwise than the order of the file says.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from relayproxy.rules.actions import (
+    AddRecipient,
+    ChangeSender,
+    DeleteRecipient,
+    RedirectRecipient,
+    Refuse,
+    RewriteRecipient,
+)
+from relayproxy.rules.facts import Stage
+from relayproxy.rules.rule import known_at
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from relayproxy.rules.rule import Action, Rule, Subject
+
+
+class Placement(NamedTuple):
+    """`why` not earlier, in words."""
+
+    stage: Stage
+    why: str
+
+
+class Problem(NamedTuple):
+    """`what`: what was expected and what came."""
+
+    rule: Rule
+    what: str
+
+
+def placements(rules: Iterable[Rule]) -> tuple[Placement, ...]:
+    """Of each rule, in order. One whose `at` is too early (`problems`) runs as early as it can."""
+    return tuple([earliest if at is None or at.stage < earliest.stage else at for _, earliest, at in _each(rules)])
+
+
+def problems(rules: Iterable[Rule]) -> list[Problem]:
+    """Rules whose `at` is earlier than they can run."""
+    return [
+        Problem(rule, f'expected at = "{_name(earliest.stage)}" or later ({earliest.why}), got "{_name(at.stage)}"')
+        for rule, earliest, at in _each(rules)
+        if at is not None and at.stage < earliest.stage
+    ]
+
+
+def _each(rules: Iterable[Rule]) -> Iterator[tuple[Rule, Placement, Placement | None]]:
+    """Each rule, when it can run, and when it is to run."""
+    written: dict[Subject, tuple[Stage, Rule]] = {}  # the last stage at which it is written so far
+    stopped: tuple[Stage, Rule] | None = None
+    for rule in rules:
+        earliest = _earliest(rule, written, stopped)
+        at = None if rule.at is None else Placement(rule.at, f'at = "{_name(rule.at)}"')
+        yield rule, earliest, at
+        stage = earliest.stage if rule.at is None else max(earliest.stage, rule.at)
+        for subject in rule.writes:
+            if subject not in written or written[subject][0] < stage:
+                written[subject] = (stage, rule)
+        if _ends_all(rule, stage) and (stopped is None or stopped[0] < stage):
+            stopped = (stage, rule)
+
+
+def _earliest(
+    rule: Rule, written: Mapping[Subject, tuple[Stage, Rule]], stopped: tuple[Stage, Rule] | None
+) -> Placement:
+    found = Placement(Stage.CONNECT, "nothing has to be known")
+    reads = sorted(rule.reads)
+    for subject in reads:
+        if (stage := known_at(subject)) > found.stage:
+            found = Placement(stage, f"it reads {_written(subject)}")
+    for action in rule.then:
+        if (stage := _first(action, rule)) > found.stage:
+            found = Placement(stage, f"{action.name} has its place from there on")
+    for subject in reads:
+        if subject in written and (stage := written[subject][0]) > found.stage:
+            found = Placement(
+                stage, f"it reads {_written(subject)}, which the rule {written[subject][1].name!r} above writes"
+            )
+    if stopped is not None and stopped[0] > found.stage:
+        found = Placement(stopped[0], f"the rule {stopped[1].name!r} above can stop it")
+    return found
+
+
+def _first(action: Action, rule: Rule) -> Stage:
+    """From where on an action has a place. What concerns the message may be said before there is one."""
+    match action:
+        case ChangeSender():
+            return Stage.MAIL
+        case AddRecipient():  # for one that was named, with it; for the message once, when all are named
+            return Stage.RCPT if rule.per_recipient else Stage.DATA
+        case DeleteRecipient() if action.patterns is not None and "recipient" in rule.when.reads:
+            return Stage.DATA  # one recipient takes away others, which may have been named before
+        case DeleteRecipient() | RewriteRecipient() | RedirectRecipient():
+            return Stage.RCPT
+        case _:
+            return Stage.CONNECT
+
+
+def _ends_all(rule: Rule, stage: Stage) -> bool:
+    """Whether rules below may not run because of it. A refusal at rcpt is about one recipient: it stops only what runs for that one, then or later."""
+    return any(action.stops and not (stage is Stage.RCPT and isinstance(action, Refuse)) for action in rule.then)
+
+
+def _name(stage: Stage) -> str:
+    return stage.name.lower()
+
+
+def _written(subject: Subject) -> str:
+    return subject.replace(":", ".", 1)

@@ -1,0 +1,128 @@
+"""No name that a program may show is missed (RFC 2045, RFC 2183, RFC 2231, RFC 2047; PROTOCOL attack 19)."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relayproxy.mail.parameters import LONGEST, PLACES, file_names, values
+
+NAMES = [
+    # value, names that must be among the readings
+    ("attachment; filename=a.exe", ["a.exe"]),
+    ('attachment; filename="a.exe"', ["a.exe"]),
+    ("ATTACHMENT; FileName = a.exe ; size=1", ["a.exe"]),
+    ('application/x; name="a.exe"; charset=x', ["a.exe"]),
+    ('attachment; filename="a.txt"; name="b.exe"; filename=c.exe', ["a.txt", "b.exe", "c.exe"]),
+    # quoting
+    ("attachment; filename=my own file.exe", ["my own file.exe", "my"]),
+    ("attachment; filename=report (1).exe", ["report (1).exe", "report .exe"]),
+    ('attachment; filename="my own; file.exe"', ["my own; file.exe"]),
+    ('attachment; filename="a.exe', ["a.exe"]),
+    ('attachment; filename="a.exe; size=1', ["a.exe", "a.exe; size=1"]),
+    ('attachment; filename="a.txt".exe', ["a.txt", "a.txt.exe"]),
+    ('attachment; filename=a".exe"', ["a.exe"]),
+    ("attachment; filename='a.exe'", ["a.exe", "'a.exe'"]),
+    (r'attachment; filename="a\"b.exe"', ['a"b.exe']),
+    (r'attachment; filename="C:\new\a.exe"', [r"C:\new\a.exe", "C:newa.exe"]),
+    ('attachment; filename="C:\\a.exe\\"; size="1"', ["C:\\a.exe\\"]),
+    # what stands around it
+    ("attachment filename=a.exe", ["a.exe"]),
+    ("filename=a.exe", ["a.exe"]),
+    ("attachment;;; filename=a.exe", ["a.exe"]),
+    ("attachment;filename\t=\ta.exe", ["a.exe"]),
+    ('attachment; x="; filename=a.exe', ["a.exe"]),
+    ("attachment (that); filename (is) = (the (file)) a.exe (name)", ["a.exe"]),
+    ("attachment; filename=(a.exe", ["(a.exe"]),
+    ('attachment; filename="\ta.exe "', ["a.exe"]),
+    ('attachment; filename="a.exe. ."', ["a.exe", "a.exe. ."]),
+    ("attachment; xname=a.exe; x-name=b.exe; names=c.exe", []),
+    # RFC 2047 where none may be
+    ("attachment; filename==?utf-8?Q?gr=C3=BC=C3=9Fe.exe?=", ["grüße.exe"]),
+    ('attachment; filename="=?utf-8?B?YS5leGU=?="', ["a.exe"]),
+    ('attachment; filename="=?utf-8?Q?a=2E?= =?utf-8?Q?exe?="', ["a.exe"]),
+    ("attachment; filename==?utf-8?Q?a;b.exe?=", ["a;b.exe"]),
+    ("=?utf-8?Q?attachment;_filename=3Da.exe?=", ["a.exe"]),
+    ('attachment; filename="=?utf-8?Q?a.exe=00.txt?="', ["a.exe", "a.exe.txt"]),
+    # RFC 2231
+    ("attachment; filename*=utf-8''gr%C3%BC%C3%9Fe.exe", ["grüße.exe"]),
+    ("attachment; filename*=iso-8859-1'de'gr%FC%DFe.exe", ["grüße.exe"]),
+    ("attachment; filename*=\"utf-8''a%2Eexe\"", ["a.exe"]),
+    ("attachment; filename*=a%2Eexe", ["a.exe"]),
+    ("attachment; filename*=nonsense''a.exe", ["a.exe"]),
+    ('attachment; filename*0="a."; filename*1=exe', ["a.exe"]),
+    ("attachment; filename*1*=%65xe; filename*0*=utf-8''gr%C3%BC%2E", ["grü.exe"]),
+    ("attachment; filename*0*=utf-8''a%2E; filename*1=e%78e", ["a.exe", "a.e%78e"]),
+    ("attachment; filename*0=utf-8''a%2Eexe", ["a.exe"]),
+    ("attachment; filename*0=a.exe; filename*2=.txt", ["a.exe", "a.exe.txt"]),
+    ("attachment; filename*0=a; filename*1=.txt; filename*1=.exe", ["a.txt", "a.exe"]),
+    ('attachment; filename*0="=?utf-8?B?YS5"; filename*1="leGU=?="', ["a.exe"]),
+    ("attachment; filename *0* = utf-8''a.exe", ["a.exe"]),
+    ("attachment; filename*=utf-8''a.exe; filename=a.txt", ["a.exe", "a.txt"]),
+]
+
+
+@pytest.mark.parametrize(("value", "names"), NAMES)
+def test_names_are_found(value: str, names: list[str]) -> None:
+    found = file_names(value.encode())
+    assert found.complete
+    assert set(names) <= set(found.names)
+    assert names or not found.names
+
+
+def test_octets_that_are_no_text_are_told_as_they_are() -> None:
+    assert file_names(b'a; filename="gr\xfc.exe"').names == (r"gr\xfc.exe",)
+
+
+BOUNDARIES = [
+    (b"multipart/mixed; boundary=b", [b"b"]),
+    (b'multipart/mixed; boundary="b c"; x=y', [b"b c"]),
+    (b"multipart/mixed; boundary=b c", [b"b c", b"b"]),
+    (b'multipart/mixed; boundary="b', [b"b"]),
+    (b"multipart/mixed; boundary=b (c)", [b"b (c)", b"b"]),
+    (b"multipart/mixed; boundary=b; boundary=c", [b"b", b"c"]),
+    (b"multipart/mixed; boundary*=us-ascii''b%20c", [b"b c"]),
+    (b"multipart/mixed; boundary*0=b; boundary*1=c", [b"bc"]),
+]
+
+
+@pytest.mark.parametrize(("value", "readings"), BOUNDARIES)
+def test_a_parameter_is_read_in_all_ways(value: bytes, readings: list[bytes]) -> None:
+    assert values(value, b"boundary") == readings
+
+
+TOO_MUCH = [
+    b"a; " + b"name=x;" * PLACES,
+    b"a;" + b" " * LONGEST + b"name=x",
+    b'a; name="' + b"x" * 5000 + b'.exe"',
+    b"a; " + b"()" * 1001 + b"name=x",
+]
+
+
+@pytest.mark.parametrize("value", TOO_MUCH)
+def test_what_is_not_all_read_says_so(value: bytes) -> None:
+    assert not file_names(value).complete
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [b"name=", b'name="', b'name="\\', b'name*0="', b"name*1*=%", b"(", b"()", b'\\(("', b"=?utf-8?Q?x?=", b'"', b"*"],
+)
+def test_none_is_slow(piece: bytes) -> None:
+    started = time.perf_counter()
+    file_names(b"a/b; " + piece * (LONGEST // len(piece)))
+    assert time.perf_counter() - started < 0.1
+
+
+PIECES = st.sampled_from([
+    b"filename", b"name", b"boundary", b"*", b"0", b"1", b"=", b";", b'"', b"\\", b"(", b")", b"'", b"utf-8''", b"%2E", b"%", b"a", b" ", b"\xff", b"\0", b"=?utf-8?Q?", b"?=",
+])  # fmt: skip
+
+
+@given(st.lists(PIECES, max_size=30).map(b"".join) | st.binary())
+def test_no_octets_raise(value: bytes) -> None:
+    assert "" not in file_names(value).names
+    assert b"" not in values(value, b"boundary")
