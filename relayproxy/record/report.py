@@ -191,7 +191,7 @@ class ReleaseRecord(Part, frozen=True, gc=False):
     to: Annotated[tuple[str, ...], Meta(description="its recipients")]
     outcome: Annotated[ReleaseOutcome, Meta(description='"unknown": it may have left; it goes again only if asked to')]
     reply: Annotated[ReplyRecord | None, Meta(description="the server's: to the message, or what stopped it")] = None
-    why: Annotated[str | None, Meta(description="why it did not go, where no reply says so")] = None
+    why: Annotated[str | None, Meta(description="why it did not go, in words")] = None
 
 
 class HeldRecord(Part, frozen=True, gc=False):

@@ -138,7 +138,7 @@ def _held(shown: Sequence[Stored]) -> Iterator[str]:
         to = ", ".join([_word(one.address) for one in held.envelope.recipients])
         yield f"held{of} for {to or 'nobody'}: {_word(held.reason)}"
         for release in held.released:
-            said = reply_text(release.reply) or _word(release.why or "")
+            said = reply_text(release.reply) if release.why is None else _word(release.why)
             to = ", ".join([_word(address) for address in release.to])
             yield f"released{of} {release.time} to {to} by {_word(release.upstream)}: {release.outcome}{said and f', {said}'}"
 
