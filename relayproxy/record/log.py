@@ -132,7 +132,7 @@ class Reporter:
     # What the relay tells.
 
     def transaction(self, record: TransactionRecord) -> None:
-        self._log.critical("transaction", record=record)
+        self._log.critical("transaction", record=self._privacy.told(record))
 
     def listening(self, listener: str, address: str) -> None:
         self._log.critical("listening", record=ListeningRecord(time=self.time(), listener=listener, address=address))

@@ -37,6 +37,8 @@ SCHEMA_ID: Final = "urn:relayproxy:schema:record:1"
 
 #: DESIGN §2.
 Outcome = Literal["accepted", "rejected", "tempfailed", "discarded", "held", "aborted", "unknown"]
+#: Of a try to release what is held. aborted: given up before its end left; unknown: its end may have left, and nobody has seen what it was answered.
+ReleaseOutcome = Literal["accepted", "rejected", "tempfailed", "aborted", "unknown"]
 Level = Literal["debug", "info", "warning", "error"]
 Leg = Literal["client", "upstream"]
 #: accepted: 2yz; refused: 5yz to what was said; cancelled: "*", or a line that had no place; failed: 4yz, or somebody left.
@@ -181,11 +183,28 @@ class RuleRecord(Part, frozen=True, gc=False):
     actions: tuple[str, ...]
 
 
+class ReleaseRecord(Part, frozen=True, gc=False):
+    """A try to send on what is held. It is written before anything is sent, as unknown, and again when it is over."""
+
+    time: Annotated[Time, Meta(description="when it began")]
+    upstream: Annotated[str, Meta(description="the server's name in the configuration")]
+    to: Annotated[tuple[str, ...], Meta(description="its recipients")]
+    outcome: Annotated[ReleaseOutcome, Meta(description='"unknown": it may have left; it goes again only if asked to')]
+    reply: Annotated[ReplyRecord | None, Meta(description="the server's: to the message, or what stopped it")] = None
+    why: Annotated[str | None, Meta(description="why it did not go, in words")] = None
+
+
 class HeldRecord(Part, frozen=True, gc=False):
     """What a rule keeps until somebody releases it."""
 
     reason: str
     envelope: Annotated[EnvelopeRecord, Meta(description="as it would have left")]
+    released: Annotated[tuple[ReleaseRecord, ...], Meta(description="the tries to send it on, in order")] = ()
+
+    @property
+    def waits(self) -> bool:
+        """Whether nobody has taken it yet, as far as is known."""
+        return all(release.outcome != "accepted" for release in self.released)
 
 
 class SecondsRecord(Part, frozen=True, gc=False):
