@@ -114,7 +114,7 @@ def test_no_address_of_many_leaves_that_the_guard_does_not_allow(tmp_path: Path)
     assert left > judged / 100
 
 
-def _without_received(message: bytes) -> bytes:
+def without_received(message: bytes) -> bytes:
     return re.sub(rb"\AReceived: .*\r\n(?:[ \t].*\r\n)*", b"", message)
 
 
@@ -136,7 +136,7 @@ def test_pipelining_changes_nothing(rng: Random) -> None:
     ):
         talk = Talk(moves, cuts, Steady(offer, refuses), config)
         assert wrongs(talk, entries, rules=bool(rules)) == [], rules
-        delivered = [(of.sender, of.recipients, _without_received(message)) for of, message in talk.server.delivered]
+        delivered = [(of.sender, of.recipients, without_received(message)) for of, message in talk.server.delivered]
         outcomes.append((codes(talk.heard), delivered))
         assert len(outcomes[-1][0]) <= 1 + len(commands)
         if b"421" not in outcomes[-1][0]:
