@@ -20,6 +20,7 @@ from relayproxy.relay.delivery import Passed
 from relayproxy.relay.gated import put_rules_between
 from relayproxy.relay.handshake import Handshake
 from relayproxy.relay.messages import Messages
+from relayproxy.relay.outgoing import Refusal
 from relayproxy.relay.transactions import Transactions
 from relayproxy.relay.transfer import Transfer
 from relayproxy.relay.upstream import UNASKED
@@ -165,19 +166,13 @@ class Session:
 
     async def _greet(self) -> None:
         """Upstream first, so that what we offer is what it offers (PROTOCOL §1.1 (1)); but rules before it."""
-        if self._ruling is not None:
-            decision = self._ruling.connect()
-            self._leg.routed = decision.route
-            if (answer := decision.answer) is not None:
-                await self._say([answer])
-                if answer.severity != 5:
-                    raise Goodbye("a rule refused the session")
-                return
         try:
+            if self._ruling is not None:
+                self._leg.routed = self._ruling.connect()
             await self._leg.dial(None)
-        except UpstreamUnavailable as error:
-            await self._say([error.greeting])
-            if error.greeting.severity != 5:
+        except (Refusal, UpstreamUnavailable) as error:
+            await self._say([error.reply])
+            if error.reply.severity != 5:
                 raise Goodbye(error.what) from None
             return  # RFC 7504: everything but QUIT is now 503
         if self._context.shutting_down:
@@ -434,15 +429,17 @@ class Session:
         """To another upstream, before MAIL has left; what the client hears where that cannot be (DESIGN §6)."""
         if self._auth.passed:
             return local_replies.MISCONFIGURED
-        refusal = await self._leg.reroute(to, self._name)
-        return refusal or (None if self._covers_what_was_offered() else local_replies.MISCONFIGURED)
+        return await self._leg.reroute(to, self._name) or (
+            None if self._covers_what_was_offered() else local_replies.MISCONFIGURED
+        )
 
     async def _dial_again(self) -> Reply | None:
         """A new connection in place of one that was closed, if it offers all that was offered, and knew no client by name (I7)."""
         if self._auth.passed:
             return local_replies.UPSTREAM_GONE
-        refusal = await self._leg.dial_again(self._name)
-        return refusal or (None if self._covers_what_was_offered() else local_replies.UPSTREAM_GONE)
+        return await self._leg.dial_again(self._name) or (
+            None if self._covers_what_was_offered() else local_replies.UPSTREAM_GONE
+        )
 
     @property
     def _name(self) -> bytes | None:

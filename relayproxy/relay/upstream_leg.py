@@ -75,7 +75,7 @@ class UpstreamLeg:
                 upstream = await self._connect(self._session, name, self.routed)
         except UpstreamUnavailable as error:
             if error.violation:
-                self._context.reporter.violation("upstream", error.what, session=self._session, reply=error.greeting)
+                self._context.reporter.violation("upstream", error.what, session=self._session, reply=error.reply)
             self._context.reporter.error("upstream", error.what, session=self._session)
             raise
         finally:
@@ -112,7 +112,7 @@ class UpstreamLeg:
         try:
             await self.dial(name)
         except UpstreamUnavailable as error:
-            return error.greeting if error.greeting.code == 421 else local_replies.UPSTREAM_GONE
+            return error.reply if error.reply.code == 421 else local_replies.UPSTREAM_GONE
         return None
 
     async def reroute(self, to: str | None, name: bytes | None) -> Reply | None:
