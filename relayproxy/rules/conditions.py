@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from relayproxy.mail.canonical import canonical
-from relayproxy.mail.header import decode
 from relayproxy.mail.ip import plain_address
+from relayproxy.rules.pattern_list import AddressList
 from relayproxy.rules.rule import HEADER
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
 
     from relayproxy.rules.facts import Draws, Facts, Recipient
-    from relayproxy.rules.pattern_list import AddressList, PatternList
-    from relayproxy.rules.rule import Subject
+    from relayproxy.rules.pattern_list import PatternList
+    from relayproxy.rules.rule import Key, Subject
 
 Comparison = Literal["<", "<=", "=", ">=", ">"]
 
@@ -44,6 +44,10 @@ class Part(msgspec.Struct, frozen=True):
     @property
     def reads(self) -> frozenset[Subject]:
         return _NOTHING
+
+    @property
+    def keys(self) -> frozenset[Key] | None:
+        return None
 
     @property
     def is_drawn(self) -> bool:
@@ -78,6 +82,10 @@ class _Several(Part, frozen=True):
 class All(_Several, frozen=True):
     """Each of them holds; none: always."""
 
+    @property
+    def keys(self) -> frozenset[Key] | None:
+        return min([keys for part in self.of if (keys := part.keys) is not None], key=len, default=None)
+
     def holds(self, facts: Facts, recipient: Recipient | None, draws: Draws, groups: dict[str, str]) -> bool:
         for part in self.of:  # noqa: SIM110  half the time of all(): a thousand rules are asked
             if not part.holds(facts, recipient, draws, groups):
@@ -87,6 +95,15 @@ class All(_Several, frozen=True):
 
 class AnyOf(_Several, frozen=True):
     """One of them holds, or more."""
+
+    @property
+    def keys(self) -> frozenset[Key] | None:
+        found: set[Key] = set()
+        for part in self.of:
+            if (keys := part.keys) is None:
+                return None
+            found |= keys
+        return frozenset(found)
 
     def holds(self, facts: Facts, recipient: Recipient | None, draws: Draws, groups: dict[str, str]) -> bool:
         for part in self.of:
@@ -129,6 +146,13 @@ class Matches(Part, frozen=True):
     @property
     def reads(self) -> frozenset[Subject]:
         return frozenset({self.subject})
+
+    @property
+    def keys(self) -> frozenset[Key] | None:
+        patterns = self.patterns
+        if not isinstance(patterns, AddressList) or patterns.keys is None:
+            return None
+        return frozenset([(self.subject, key) for key in patterns.keys])
 
     @property
     def names(self) -> frozenset[str]:
@@ -311,7 +335,7 @@ def fields(name: str) -> Callable[[Facts, Recipient | None], Iterable[str]]:
     octets = name.encode("ascii")
 
     def values(facts: Facts, _: Recipient | None) -> Iterable[str]:
-        return () if facts.header is None else (decode(field.value) for field in facts.header.get_all(octets))
+        return () if facts.header is None else facts.header.texts(octets)
 
     return values
 

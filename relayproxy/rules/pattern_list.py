@@ -55,10 +55,23 @@ class PatternList:
         return None
 
 
-class AddressList:
-    """Of addresses, in their canonical form."""
+def keys_of(address: str) -> list[str]:
+    """An address in any form as the keys of lists have it: the whole, `@` and its domain, `@*.` and each domain above that."""
+    whole = _folded(_canonical(address[:MAX_INPUT]))
+    keys = [whole]
+    _, at, domain = whole.rpartition("@")
+    if at:
+        keys.append("@" + domain)
+        while domain:
+            _, _, domain = domain.partition(".")
+            keys.append("@*." + domain)
+    return keys
 
-    __slots__ = ("_domains", "_parents", "_rest", "_whole", "_with_groups", "names", "patterns")
+
+class AddressList:
+    """Of addresses, in their canonical form. `keys`: an address that matches has one of them (`keys_of`); None where patterns are tried too."""
+
+    __slots__ = ("_domains", "_parents", "_rest", "_whole", "_with_groups", "keys", "names", "patterns")
 
     def __init__(self, patterns: Sequence[AddressPattern]) -> None:
         self.patterns = tuple(patterns)
@@ -81,6 +94,11 @@ class AddressList:
                 rest.append(pattern)
         self._whole, self._domains, self._parents = frozenset(whole), frozenset(domains), frozenset(parents)
         self._rest = tuple(rest)
+        self.keys: frozenset[str] | None = None
+        if not rest and not self._with_groups:
+            self.keys = frozenset(
+                {*whole, *[f"@{domain}" for domain in domains], *[f"@*.{parent}" for parent in parents]}
+            )
 
     def groups(self, address: str) -> dict[str, str] | None:
         """`address` may be in any form. What named groups found; None where no pattern matches."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: What can be read or written: one of KNOWN_AT, or "header:NAME" with the field's name in lower case.
 Subject = str
+#: Of an address that a subject ("sender", "recipient") has: the whole of it, or a domain that it is of (pattern_list.py).
+Key = tuple[Subject, str]
 #: From which stage on it is known (DESIGN §6).
 KNOWN_AT: Final[Mapping[Subject, Stage]] = {
     "listener": Stage.CONNECT,
@@ -51,6 +53,10 @@ class Condition(Protocol):
 
     @property
     def reads(self) -> frozenset[Subject]: ...
+
+    @property
+    def keys(self) -> frozenset[Key] | None:
+        """One of these must be so, or it does not hold; None where that cannot be said so simply."""
 
     def holds(self, facts: Facts, recipient: Recipient | None, draws: Draws, groups: dict[str, str]) -> bool:
         """`recipient`: the one that the rule runs for. Named groups of patterns that matched are put into `groups`."""
