@@ -25,6 +25,8 @@ from relayproxy.mail.header import HeaderSection, unfold
 from relayproxy.mail.parameters import LONGEST, file_names, values, without_comments
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from relayproxy.mail.header import Field
 
 PARTS: Final = 1000
@@ -206,7 +208,7 @@ class Structure:
     def _cut(self, data: bytes, at: int) -> int:
         """Whole lines that mean something; up to where that was."""
         lines = _DASHES.finditer(data)
-        line = next(lines, None)
+        line = self._next_line(lines)
         while not self._opaque:
             newline = len(data) if line is None else line.start()
             if self._section is not None:
@@ -224,8 +226,16 @@ class Structure:
                 at = self._delimiter(data, at, newline, line.end() + 1, found)
             elif self._section is not None:
                 at = self._release(data, at, newline + 1)
-            line = next(lines, None)
+            line = self._next_line(lines)
         return at
+
+    def _next_line(self, lines: Iterator[re.Match[bytes]]) -> re.Match[bytes] | None:
+        """That may be a delimiter: outside of a section it is known now, and many may be none."""
+        delimiters = self._delimiters
+        for line in lines:
+            if self._section is not None or line[1].rstrip(_PADDING) in delimiters or len(line[1]) > _LONGEST_LINE:
+                return line
+        return None
 
     def _hold(self, data: bytes, at: int) -> None:
         """Let go of what can be judged: all but a line that has only begun, and may be a delimiter or an empty line."""

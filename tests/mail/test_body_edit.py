@@ -64,6 +64,10 @@ BODIES = [
         b"--b\r\nContent-Type: message/rfc822\r\n\r\nContent-Type: multipart/signed; boundary=c\r\n\r\n" + (PART % b"a.exe").replace(b"--b", b"--c") + b"--c--\r\n",
         b"--b\r\nContent-Type: message/rfc822\r\n\r\nContent-Type: multipart/signed; boundary=c\r\n\r\n--c\r\n" + NOTICE % b"a.exe" + b"\r\n--c--\r\n",
     ),
+    (
+        b"--b\r\nContent-Type: multipart/x; boundary=c; name=a.exe\r\n\r\n--c\r\n\r\none\r\n--c\r\n\r\ntwo\r\n--c--\r\n\r\n" + KEPT,
+        b"--b\r\n" + NOTICE % b"a.exe" + b"\r\n" + KEPT,
+    ),
     # What is shown of a name ends no line, and is short.
     (PART % b'"=?utf-8?Q?gr=C3=BC=0D=0A--b.exe?="' + KEPT, b"--b\r\n" + NOTICE % b"gr???--b.exe" + b"\r\n" + KEPT),
     (PART % (b"x" * 300 + b".exe") + KEPT, b"--b\r\n" + NOTICE % (b"x" * 200) + b"\r\n" + KEPT),
