@@ -20,7 +20,7 @@ import msgspec
 from relayproxy.mail.words import decode, unfold
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 __all__ = ["Field", "HeaderSection", "decode", "find_body", "unfold"]
 
@@ -127,6 +127,11 @@ class HeaderSection:
     def first(self, name: bytes) -> Field | None:
         found = self._named(name)
         return found[0] if found else None
+
+    @property
+    def names(self) -> Iterable[bytes]:
+        """Each once, in lower case."""
+        return self._index().keys()
 
     def texts(self, name: bytes) -> tuple[str, ...]:
         """What the fields of that name say (`decode`); many rules ask for the same few."""

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 MAX_LENGTH: Final = 1024
 
 _WILDCARDS: Final = re.compile(r"(\*+|\?)")
-_STARS: Final = re.compile(r"\*+")
+_ANYTHING: Final = re.compile(r"[*?]+")
+# The beginning of an expression that stands for itself, whatever follows it but what makes its last character one of several, or none.
+_BEGINS_WITH: Final = re.compile(r"\^?([A-Za-z0-9 _@,:;/<>=!#%&'\"~-]+)(?![*?{+])")
 #: What simple case folding makes ASCII.
 _TO_ASCII: Final = str.maketrans(
     string.ascii_uppercase + "\N{KELVIN SIGN}\N{LATIN SMALL LETTER LONG S}", string.ascii_lowercase + "ks"
@@ -68,7 +70,7 @@ class Pattern:
         self.glob = glob
         self.expression = expression
         is_plain = glob is not None and glob.isascii() and "?" not in glob
-        self._pieces = tuple(_STARS.split(glob.lower())) if glob is not None and is_plain else None
+        self._pieces = tuple(_ANYTHING.split(glob.lower())) if glob is not None and is_plain else None
         try:
             if glob is not None:
                 self._regexp = re2.compile(_written_out(glob), _GLOB)
@@ -101,9 +103,17 @@ class Pattern:
         """Of its named groups."""
         return frozenset(self._regexp.groupindex) if self.expression is not None else frozenset()
 
+    @property
+    def needle(self) -> str:
+        """What stands in `folded(value)` of each value that it matches; "" where nothing is known to."""
+        if self.glob is not None:
+            return max(_ANYTHING.split(self.glob.lower()), key=len) if self.glob.isascii() else ""
+        found = _BEGINS_WITH.match(self.expression or "")
+        return "" if found is None or "|" in (self.expression or "") else found[1].lower()
+
     def matches(self, value: str) -> bool:
         if self._pieces is not None:
-            return _has_in_order(_folded(value), self._pieces)
+            return _has_in_order(folded(value), self._pieces)
         return self._match(value.encode("utf-8", "replace")) is not None
 
     def groups(self, value: str) -> dict[str, str] | None:
@@ -157,7 +167,7 @@ def _expression(text: str) -> str | None:
     return text[1:-1]
 
 
-def _folded(value: str) -> str:
+def folded(value: str) -> str:
     """As it is compared with what is ASCII."""
     return _folded_once(value) if len(value) in _WORTH_KEEPING else _in_lower_case(value)
 

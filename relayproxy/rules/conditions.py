@@ -9,22 +9,22 @@ How conditions are written does not belong here (condition_syntax.py).
 from __future__ import annotations
 
 import operator
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
 from relayproxy.mail.canonical import canonical
 from relayproxy.mail.ip import plain_address
-from relayproxy.rules.pattern_list import AddressList
-from relayproxy.rules.rule import HEADER
+from relayproxy.rules.rule import HEADER, Key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from ipaddress import IPv4Network, IPv6Network
 
     from relayproxy.rules.facts import Draws, Facts, Recipient
-    from relayproxy.rules.pattern_list import PatternList
-    from relayproxy.rules.rule import Key, Subject
+    from relayproxy.rules.pattern_list import AddressList, PatternList
+    from relayproxy.rules.rule import Subject
 
 Comparison = Literal["<", "<=", "=", ">=", ">"]
 
@@ -149,10 +149,8 @@ class Matches(Part, frozen=True):
 
     @property
     def keys(self) -> frozenset[Key] | None:
-        patterns = self.patterns
-        if not isinstance(patterns, AddressList) or patterns.keys is None:
-            return None
-        return frozenset([(self.subject, key) for key in patterns.keys])
+        keys = self.patterns.keys
+        return None if keys is None else frozenset([Key(self.subject, text, is_part) for text, is_part in keys])
 
     @property
     def names(self) -> frozenset[str]:
@@ -198,11 +196,20 @@ class ClientIn(Part, frozen=True):
         return frozenset({"client"})
 
     def holds(self, facts: Facts, recipient: Recipient | None, draws: Draws, groups: dict[str, str]) -> bool:  # noqa: ARG002
-        address = plain_address(facts.client)
-        if address is None:
+        if (client := _client(facts.client)) is None:
             return False
-        number, of = int(address), address.version
-        return any(of == version and number >> shift in numbers for version, shift, numbers in self.networks)
+        of, number = client
+        for version, shift, numbers in self.networks:  # noqa: SIM110  as above
+            if of == version and number >> shift in numbers:
+                return True
+        return False
+
+
+@lru_cache(maxsize=1024)  # many rules ask, and clients come again
+def _client(written: str) -> tuple[int, int] | None:
+    """Version and number."""
+    address = plain_address(written)
+    return None if address is None else (address.version, int(address))
 
 
 class Count(Part, frozen=True):

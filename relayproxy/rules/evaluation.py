@@ -106,9 +106,8 @@ class Evaluation:
         while not self._stopped and (place := next(places, None)) is not None:
             before = self._facts
             self._try(plan.rules[place])
-            now = self._facts
-            if now.sender is not before.sender or now.recipients is not before.recipients:
-                places = iter(plan.after(place, now))  # other rules may apply to them
+            if not plan.looks_at_the_same(before, self._facts):
+                places = iter(plan.after(place, self._facts))  # other rules may apply to it
 
     def _make_what_is_due(self) -> None:
         facts = self._facts

@@ -9,7 +9,7 @@ from that and nothing else.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 #: What can be read or written: one of KNOWN_AT, or "header:NAME" with the field's name in lower case.
 Subject = str
-#: Of an address that a subject ("sender", "recipient") has: the whole of it, or a domain that it is of (pattern_list.py).
-Key = tuple[Subject, str]
 #: From which stage on it is known (DESIGN §6).
 KNOWN_AT: Final[Mapping[Subject, Stage]] = {
     "listener": Stage.CONNECT,
@@ -46,6 +44,14 @@ HEADER: Final = "header:"
 
 def known_at(subject: Subject) -> Stage:
     return Stage.EOH if subject.startswith(HEADER) else KNOWN_AT[subject]
+
+
+class Key(NamedTuple):
+    """What may be so: a subject has this address, or is of this domain (pattern_list.keys_of); or `is_part`: it has a text in which this stands (mail.pattern.folded)."""
+
+    subject: Subject
+    text: str
+    is_part: bool = False
 
 
 class Condition(Protocol):
