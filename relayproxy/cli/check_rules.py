@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from relayproxy.rules.allow_patterns import doubt
 from relayproxy.rules.cases import differences
-from relayproxy.rules.doubts import doubts
+from relayproxy.rules.doubts import broken_signatures, doubts
 from relayproxy.rules.gates import DataGate, EnvelopeGate
 from relayproxy.rules.load import load
 from relayproxy.rules.stages import placements
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from relayproxy.rules.load import Loaded
     from relayproxy.rules.ruleset import RuleSet
 
 _ENVELOPE: Final = {
@@ -53,15 +52,13 @@ def of_rules(rules: RuleSet, files: Iterable[str | Path]) -> Found:
     if said:
         said += _gates(rules)
     doubtful = [f"{rule.where}: {rule.name}: {what}" for rule, what in doubts(rules)]
-    tests = [_tried(load([file])) for file in files]
-    if several := [differences for of_file in tests for differences in of_file]:
-        said.append(f"tests of the rules: {len(several)}, failed: {sum(map(bool, several))}")
-    return Found(said, doubtful, [line for differences in several for line in differences])
-
-
-def _tried(loaded: Loaded) -> list[list[str]]:
-    """Of each test what came otherwise."""
-    return [[f"{case.where}: {case.name}: {one}" for one in differences(case, loaded.rules)] for case in loaded.cases]
+    tests = [(case, loaded.rules) for loaded in (load([file]) for file in files) for case in loaded.cases]
+    tried = [[f"{case.where}: {case.name}: {one}" for one in differences(case, alone)] for case, alone in tests]
+    if tests:
+        said.append(f"tests of the rules: {len(tests)}, failed: {sum(map(bool, tried))}")
+    for case, alone in tests:
+        doubtful += [f"{case.where}: {case.name}: {what}" for what in broken_signatures(case, alone)]
+    return Found(said, doubtful, [line for lines in tried for line in lines])
 
 
 def of_guard(allow: Iterable[str]) -> list[str]:
