@@ -18,6 +18,10 @@ MAX_LABEL: Final = 63
 
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*+)"', re.DOTALL)
 _QUOTED_PAIR: Final = re.compile(r"\\(.)", re.DOTALL)
+_TO_BE_QUOTED: Final = re.compile(r'(["\\])')
+# RFC 5322 §3.2.3, RFC 6532 §3.2:  dot-atom-text = 1*atext *("." 1*atext)
+_ATEXT: Final = r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~\u0080-\U0010ffff]++"
+_DOT_ATOM: Final = re.compile(_ATEXT + r"(?:\." + _ATEXT + r")*+")
 
 
 def split(address: str) -> tuple[str, str]:
@@ -33,14 +37,22 @@ def dequoted(local: str) -> str:
     return local if quoted is None else _QUOTED_PAIR.sub(r"\1", quoted[1])
 
 
+def quoted(local: str) -> str:
+    """A local part that is meant, as it is written: in quotes where it is no dot-atom (RFC 5322 §3.2.3)."""
+    return local if _DOT_ATOM.fullmatch(local) else '"' + _TO_BE_QUOTED.sub(r"\\\1", local) + '"'
+
+
 def canonical(address: str) -> str:
     """The address as it is compared. "" is the null sender."""
     local, domain = split(address)
     local = dequoted(local)
-    if not domain:
-        return local
+    return f"{local}@{canonical_domain(domain)}" if domain else local
+
+
+def canonical_domain(domain: str) -> str:
+    """A domain, or an address literal, as it is compared."""
     domain = domain.removesuffix(".")
-    return f"{local}@{domain.lower() if domain.isascii() else '.'.join(map(_a_label, domain.split('.')))}"
+    return domain.lower() if domain.isascii() else ".".join(map(_a_label, domain.split(".")))
 
 
 def with_u_labels(address: str) -> str:
