@@ -1,6 +1,7 @@
 """What `check` says of rules: when each runs, what waits for them and why, whether their own tests hold, and what is doubtful.
 
-The tests of a file are about that file: they are run on its rules alone. How a configuration is shown does not belong here (check.py).
+The tests of a file are about that file: they are run on its rules alone; those of a file that has no rules are about the Python files right before it.
+How a configuration is shown does not belong here (check.py).
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ from relayproxy.rules.cases import differences
 from relayproxy.rules.doubts import doubts
 from relayproxy.rules.gates import DataGate, EnvelopeGate
 from relayproxy.rules.load import load
+from relayproxy.rules.python_file import is_python
+from relayproxy.rules.ruleset import RuleSet
 from relayproxy.rules.stages import placements
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from relayproxy.rules.load import Loaded
-    from relayproxy.rules.ruleset import RuleSet
+    from relayproxy.rules.case_syntax import Case
+    from relayproxy.rules.rule import Rule
 
 _ENVELOPE: Final = {
     EnvelopeGate.LIVE: "MAIL and RCPT leave as they come",
@@ -53,15 +56,26 @@ def of_rules(rules: RuleSet, files: Iterable[str | Path]) -> Found:
     if said:
         said += _gates(rules)
     doubtful = [f"{rule.where}: {rule.name}: {what}" for rule, what in doubts(rules)]
-    tests = [_tried(load([file])) for file in files]
-    if several := [differences for of_file in tests for differences in of_file]:
+    if several := [differences for of_file in _tests(rules, files) for differences in of_file]:
         said.append(f"tests of the rules: {len(several)}, failed: {sum(map(bool, several))}")
     return Found(said, doubtful, [line for differences in several for line in differences])
 
 
-def _tried(loaded: Loaded) -> list[list[str]]:
+def _tests(rules: RuleSet, files: Iterable[str | Path]) -> Iterator[list[list[str]]]:
+    """Of each file."""
+    functions: list[Rule] = []  # of the Python files right before: they are not run once more
+    for file in files:
+        if is_python(file):
+            functions += [rule for rule in rules.rules if rule.where.rpartition(":")[0] == str(file)]
+            continue
+        loaded = load([file])
+        yield _tried(loaded.cases, loaded.rules if loaded.rules.rules else RuleSet(tuple(functions)))
+        functions.clear()
+
+
+def _tried(cases: Iterable[Case], rules: RuleSet) -> list[list[str]]:
     """Of each test what came otherwise."""
-    return [[f"{case.where}: {case.name}: {one}" for one in differences(case, loaded.rules)] for case in loaded.cases]
+    return [[f"{case.where}: {case.name}: {one}" for one in differences(case, rules)] for case in cases]
 
 
 def of_guard(allow: Iterable[str]) -> list[str]:

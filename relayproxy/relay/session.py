@@ -166,7 +166,7 @@ class Session:
     async def _greet(self) -> None:
         """Upstream first, so that what we offer is what it offers (PROTOCOL §1.1 (1)); but rules before it."""
         if self._ruling is not None:
-            decision = self._ruling.connect()
+            decision = await self._ruling.connect()
             self._leg.routed = decision.route
             if (answer := decision.answer) is not None:
                 await self._say([answer])
@@ -371,7 +371,7 @@ class Session:
             refusal = await greet_again(upstream, name)
         if refusal is not None:
             return refusal
-        if self._ruling is not None and (answer := self._ruling.helo(command.name).answer) is not None:
+        if self._ruling is not None and (answer := (await self._ruling.helo(command.name)).answer) is not None:
             return answer
         self._helo = command
         self._leg.hear(command)
