@@ -93,7 +93,7 @@ class Envelopes:
             case Mail():
                 return await self._mail(command)
             case Rcpt():
-                return self._rcpt(command)
+                return await self._rcpt(command)
             case Rset():
                 plan, self.plan = self.plan, None
                 left, self._left = self._left or (plan is not None and plan.mail_left), False
@@ -103,7 +103,7 @@ class Envelopes:
 
     async def _mail(self, command: Mail) -> _Wanted:
         await self.take_back()
-        self.plan, decision = self._ruling.mail(command)
+        self.plan, decision = await self._ruling.mail(command)
         plan = self.plan
         passed = plan.passed = Passed(command, (), local_replies.SENDER_OK, plan)
         try:
@@ -122,13 +122,13 @@ class Envelopes:
     def _live(plan: Plan) -> bool:
         return plan.facts.fate is None and plan.rules.gates.envelope is EnvelopeGate.LIVE
 
-    def _rcpt(self, command: Rcpt) -> _Wanted:
+    async def _rcpt(self, command: Rcpt) -> _Wanted:
         plan = self.plan
         if plan is None or plan.doom is not None:
             begun = plan is not None and plan.passed is not None and plan.passed.reply.severity == 2
             raise Refusal(plan.doom if begun and plan is not None and plan.doom else local_replies.BAD_SEQUENCE)
         passed = Passed(command, (), local_replies.RECIPIENT_OK)
-        decision = self._ruling.rcpt(plan, command)
+        decision = await self._ruling.rcpt(plan, command)
         accept(decision)
         plan.named.append(passed)
         leaving: list[Leaving] = []

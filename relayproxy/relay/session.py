@@ -168,7 +168,7 @@ class Session:
         """Upstream first, so that what we offer is what it offers (PROTOCOL §1.1 (1)); but rules before it."""
         try:
             if self._ruling is not None:
-                self._leg.routed = self._ruling.connect()
+                self._leg.routed = await self._ruling.connect()
             await self._leg.dial(None)
         except (Refusal, UpstreamUnavailable) as error:
             await self._say([error.reply])
@@ -366,7 +366,7 @@ class Session:
             refusal = await greet_again(upstream, name)
         if refusal is not None:
             return refusal
-        if self._ruling is not None and (answer := self._ruling.helo(command.name).answer) is not None:
+        if self._ruling is not None and (answer := (await self._ruling.helo(command.name)).answer) is not None:
             return answer
         self._helo = command
         self._leg.hear(command)
