@@ -188,9 +188,9 @@ class _Releases:
             raise ValueError(_why_not(stored))
         held = _tries(stored)
         tries = () if held is None else held.released
-        if tries and tries[-1].outcome == "unknown" and not self._again:
+        if not self._again and (unknown := [one for one in tries if one.outcome == "unknown"]):
             raise ValueError(
-                f"a try of {_when(tries[-1])} was cut off, or goes on, and may have reached them: --again sends it once more"
+                f"a try of {_when(unknown[-1])} was cut off, or goes on, and may have reached them: --again sends it once more"
             )
         release = Release(self._config, stored.record, self._to, lambda what: _say(f"{id_}: {what}"))
         return len(tries), release, self._content(stored)

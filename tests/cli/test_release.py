@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from scripted_server import SILENCE, scripted
-from stored import BEGAN, BODY, HEADER, TRACED, kept_in, message, record, reopened, session
+from stored import BEGAN, BODY, HEADER, TRACED, body, kept_in, message, record, reopened, session
 
 from relayproxy.cli import main
 from relayproxy.record.report import (
@@ -155,6 +155,14 @@ def test_the_envelope_leaves_with_its_parameters(capsys: pytest.CaptureFixture[s
     assert "released to jane@x.test, " in capsys.readouterr().out
 
 
+def test_a_large_message_leaves_whole() -> None:
+    content = (b"." * 70 + b"\r\n" + os.urandom(30).hex().encode() + b"\r\n") * 4000
+    kept(held(kept=message(content=content, body_sent=body(content[:400_000] + b"\r\n"), header_sent=TRACED)))
+    with upstream() as server:
+        assert main(["release", "01BT1"]) == 0
+    assert server.data == TRACED + b"\r\n." + (content[:400_000] + b"\r\n").replace(b"\r\n.", b"\r\n..")
+
+
 def test_to_replaces_the_recipients_in_the_envelope_alone() -> None:
     kept(held(of_recipients={"ORCPT": "rfc822;jane@customer.example"}))
     with upstream({"EHLO": DSN}) as server:
@@ -259,10 +267,14 @@ def test_where_the_server_never_answered_it_is_unknown_and_goes_only_with_again(
     assert main(["release", "held:true"]) == 1
     assert f"a try of {tries()[0].time} to jane@customer.example was cut off, or goes on" in capsys.readouterr().err
     assert outcomes() == ["unknown"]
+    assert main(["release", "01BT1", "--again"]) == 1
+    capsys.readouterr()
+    assert main(["release", "01BT1"]) == 1
+    assert "--again sends it once more" in capsys.readouterr().err, "what came behind it makes it no more certain"
     with upstream() as server:
         assert main(["release", "01BT1", "--again"]) == 0
     assert server.messages == [LEFT]
-    assert outcomes() == ["unknown", "accepted"]
+    assert outcomes() == ["unknown", "tempfailed", "accepted"]
 
 
 def test_a_server_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
