@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dialog_wire import Leg
 
     from relayproxy.net.stream import DeadlineStream
+    from relayproxy.relay.rulebook import Rulebook
 
 Reason = Literal["refused", "timeout", "unresolved", "unreachable"]
 
@@ -111,6 +112,8 @@ class _Relay:
         trusted = Path(self._folder.name, "ca-of-the-dialogs.pem")
         trusted.write_text(authority_pem(), encoding="ascii")
         upstreams = {name: {"ca": str(trusted), **upstream} for name, upstream in config["upstream"].items()}
+        rulebook = self._rulebook(config.get("rule", ()), config.get("guard"))
+        config = {key: value for key, value in config.items() if key != "rule"}
         self._config = Config.model_validate({"state": self._folder.name, **config, "upstream": upstreams})
         self._log = MemoryTarget()
         self._reporter = Reporter(self._log, format_="json")
@@ -122,10 +125,26 @@ class _Relay:
             lambda: Spool(Bodies(Path(self._folder.name)), 1 << 30),
             now=trio.current_time,
         )
-        self._relay = Relay(self._config, self._reporter, dial=dial_leg, adopt=_no_sockets, recorder=recorder)
+        self._relay = Relay(
+            self._config, self._reporter, dial=dial_leg, adopt=_no_sockets, recorder=recorder, rulebook=rulebook
+        )
         self._checked: set[str] = set()
         self._wrap = TrioStream
         trio.lowlevel.spawn_system_task(self._relay.watch)
+
+    def _rulebook(self, rules: Sequence[str], guard: Mapping[str, Any] | None) -> Rulebook | None:
+        from relayproxy.relay.rulebook import Drawn, Rulebook, Rules
+        from relayproxy.rules.guard import Guard
+        from relayproxy.rules.load import load
+
+        if not rules and guard is None:
+            return None
+        file = Path(self._folder.name, "rules.toml")
+        files = [file] if rules else []
+        file.write_text("rule = [\n" + ",\n".join(rules) + "\n]\n", encoding="utf-8")
+        judge = None if guard is None else Guard.parse(guard["allow"])
+        captures = guard is not None and guard.get("otherwise") == "capture"
+        return Rulebook(Rules(load(files).rules, judge, captures), Drawn(1, trio.current_time))
 
     async def session(self, stream: Leg, address: str, port: int | None, listener: str | None) -> None:
         listeners = {known.name: known for known in self._config.listener}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from relayproxy.record import dialog
 
 NOTES: Final = (
-    "abrupt", "certificate", "client", "config", "data", "envelope", "hello", "log", "loose", "quiet", "quit", "record", "resume", "sigterm", "sni", "stall", "store",
+    "abrupt", "certificate", "client", "config", "data", "envelope", "hello", "log", "loose", "quiet", "quit", "record", "resume", "rule", "sigterm", "sni", "stall", "store",
     "strict", "upstream", "whole",
 )  # fmt: skip
 _FOLDS: Final = (b" ", b"\t")
@@ -89,7 +89,10 @@ def configuration(notes: Sequence[Note]) -> dict[str, Any]:
     _lay(CONFIG, result)
     (usual,) = result["listener"]
     result["listener"] = dict(usual)
+    result["rule"] = [note.text for note in notes if note.key == "rule"]
     for note in notes:
+        if note.key == "rule":
+            continue
         try:
             over = tomllib.loads(note.text)
         except tomllib.TOMLDecodeError as error:

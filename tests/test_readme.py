@@ -15,7 +15,7 @@ from dialog_runner import play
 
 from relayproxy.cli.config import load
 from relayproxy.record.dialog import parse, print_dialog
-from relayproxy.record.report import schema
+from relayproxy.record.report_lines import schema
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -73,7 +73,7 @@ def test_the_diagrams_are_the_tables() -> None:
     assert drawn.strip() in house
 
 
-@pytest.mark.parametrize("room", ["cli", "relay", "tls", "net", "record", "mail", "smtp"])
+@pytest.mark.parametrize("room", ["cli", "relay", "tls", "net", "record", "rules", "mail", "smtp"])
 def test_the_house_names_its_modules(room: str) -> None:
     house = (ROOT / "relayproxy" / "README.md").read_text(encoding="utf-8")
     (row,) = re.findall(rf"^\| `{room}/` \|(.*)\|$", house, re.MULTILINE)

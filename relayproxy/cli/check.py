@@ -1,6 +1,6 @@
-"""`relayproxy check`: is this configuration right, and what is in effect with it?
+"""`relayproxy check`: is this configuration right, or are these rules, and what is in effect with them?
 
-What it prints is a configuration again, with every setting in it; reading that gives the same. Resolving names and trying
+What it prints of a configuration is one again, with every setting in it; reading that gives the same. Resolving names and trying
 connections does not belong here: what is right must not depend on who is up.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import tomllib
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, get_type_hints
@@ -18,10 +19,13 @@ from cyclopts import Parameter
 from relayproxy.cli.config_tls import UPSTREAM_KEYS
 from relayproxy.net.address import Address
 from relayproxy.net.dial import UpstreamUrl
+from relayproxy.record.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from relayproxy.cli.check_rules import Found
+    from relayproxy.cli.config import Flags
     from relayproxy.relay.settings import Config
 
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
@@ -29,22 +33,97 @@ _DURATIONS: Final = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 _SIZES: Final = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1))
 
 
-def check(file: Path | None = None, /, *, config: Annotated[Path | None, Parameter(name="--config")] = None) -> int:
-    """Check a configuration, and print what is in effect.
+def check(
+    *files: str,
+    rules: Annotated[list[str] | None, Parameter(negative="", metavar="PATH")] = None,
+    redirect_all: Annotated[str | None, Parameter(metavar="ADDRESS")] = None,
+    allow: Annotated[list[str] | None, Parameter(negative="", metavar="PATTERN")] = None,
+    config: Annotated[Path | None, Parameter(name="--config")] = None,
+) -> int:
+    """Check a configuration or rules: print what is in effect, when rules run and what waits for them, and run their tests.
+
+    Exit status 1: a test of the rules failed.
 
     Parameters
     ----------
-    file
-        the configuration; default: ./relayproxy.toml where there is one
+    files
+        a configuration, files of rules (TOML with [[rule]] or [[test]]), or relayproxy:NAME; default: ./relayproxy.toml where there is one
+    rules
+        as of run: a file of rules; again for another
+    redirect_all
+        as of run: an address that all mail is sent to, but for that to whom --allow allows
+    allow
+        as of run: whom mail may go to; again for another
     config
-        the same
+        the configuration, likewise
 
     """
-    from relayproxy.cli import one_config
-    from relayproxy.cli.config import load
+    from relayproxy.cli import Failed, one_config
+    from relayproxy.cli.config import Flags
 
-    sys.stdout.write(written(load(one_config(file, config))))
-    return 0
+    flags = Flags(
+        rules=tuple(rules) if rules else None, redirect_all=redirect_all, allow=tuple(allow) if allow else None
+    )
+    of_rules = [file for file in files if _holds_rules(file)]
+    named = [file for file in files if file not in of_rules]
+    if len(named) > 1:
+        raise Failed(f"expected one configuration, got {' and '.join(named)}")
+    path = one_config(Path(named[0]) if named else None, config)
+    hold = True
+    if path is not None or not of_rules or flags != Flags():
+        hold = _check_config(path, flags)
+    return 0 if (_check_rules(of_rules) if of_rules else True) and hold else 1
+
+
+def _holds_rules(file: str) -> bool:
+    """Whether it is no configuration. What cannot be read is told by who reads it."""
+    from relayproxy.rules.load import FILE_KEYS, SHIPPED
+
+    if file.startswith(SHIPPED):
+        return True
+    try:
+        return not set(FILE_KEYS).isdisjoint(tomllib.loads(Path(file).read_bytes().decode()))
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+def _check_config(path: Path | None, flags: Flags) -> bool:
+    from relayproxy.cli.check_rules import of_guard, of_rules
+    from relayproxy.cli.config import load
+    from relayproxy.cli.config_rules import guarded, read
+
+    config = load(path, flags)
+    found = of_rules(read(config).rules, config.rules.files)
+    sys.stdout.write(written(config))
+    whom = guarded(config)
+    if told := [*([] if whom is None else [whom]), *found.said]:
+        # Comments, so that all of it is a configuration again.
+        sys.stdout.write("\n" + "".join(f"# {printable(line)}\n" for line in told))
+    return _weighed(found, [] if config.guard is None else of_guard(config.guard.allow))
+
+
+def _check_rules(files: Sequence[str]) -> bool:
+    from relayproxy.cli import Failed
+    from relayproxy.cli.check_rules import of_rules
+    from relayproxy.rules.load import RuleError, load
+
+    try:
+        found = of_rules(load(files).rules, files)
+    except RuleError as error:
+        raise Failed(str(error), who="") from error
+    sys.stdout.writelines(f"{printable(line)}\n" for line in found.said)
+    return _weighed(found)
+
+
+def _weighed(found: Found, doubtful: Sequence[str] = ()) -> bool:
+    """Whether all tests hold; what does not, and what is doubtful, goes to standard error."""
+    from relayproxy.cli import say
+
+    for line in (*doubtful, *found.doubtful):
+        say(f"relayproxy: warning: {line}")
+    for line in found.differences:
+        say(line)
+    return not found.differences
 
 
 def written(config: Config) -> str:

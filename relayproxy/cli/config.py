@@ -29,6 +29,7 @@ from relayproxy.cli import (
 from relayproxy.cli.config_errors import expected
 from relayproxy.cli.config_written import listeners
 from relayproxy.relay.settings import Config, Settings
+from relayproxy.rules.load import RuleError
 from relayproxy.rules.locate import Place, line_of, locate
 from relayproxy.rules.wording import dotted, nearest, not_toml
 
@@ -202,8 +203,13 @@ def load(path: Path | None = None, flags: Flags | None = None, environ: Mapping[
     if config is None or errors:
         raise ConfigError([text for _, text in sorted(dict.fromkeys(errors), key=lambda error: error[0])])
     config = _absolute(config, sources)
-    if bad := [sources.complaint(*wrong) for wrong in config_tls.bad_files(config)]:
-        raise ConfigError([text for _, text in sorted(bad)])
+    bad = [text for _, text in sorted(sources.complaint(*wrong) for wrong in config_tls.bad_files(config))]
+    try:
+        config_rules.read(config)
+    except RuleError as error:
+        bad += error.lines
+    if bad:
+        raise ConfigError(bad)
     return config
 
 

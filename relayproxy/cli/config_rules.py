@@ -1,23 +1,34 @@
-"""What must hold between [rules], [guard] and the rest (DESIGN §5, §6), and who is guarded, in words.
+"""The rules and the guard of a configuration, and what must hold between them and the rest of it (DESIGN §5, §6).
 
-Rules themselves are read elsewhere (rules/load.py), and what an entry of the guard allows is said there (rules/guard.py).
+    loaded = read(config)          # raises RuleError
+    guard = guard_of(config)
+
+How rules are written does not belong here (rules/load.py), nor what an entry of the guard allows (rules/guard.py).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from relayproxy.cli.config_written import value
 from relayproxy.mail.pattern import PatternError
 from relayproxy.relay.settings import Guard as GuardSettings
 from relayproxy.relay.settings import Record
+from relayproxy.rules.actions import Hold, Route
 from relayproxy.rules.guard import Guard
+from relayproxy.rules.load import Loaded, RuleError, load
+from relayproxy.rules.redirect_all import redirect_all
+from relayproxy.rules.ruleset import RuleSet
+from relayproxy.rules.wording import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, MutableMapping
 
     from relayproxy.cli.config_written import Wrong
     from relayproxy.relay.settings import Config
+    from relayproxy.rules.rule import Rule
 
 
 def guard_redirection(settings: MutableMapping[str, Any]) -> None:
@@ -52,11 +63,39 @@ def mismatches(settings: Mapping[str, Any]) -> Iterator[Wrong]:
             )
 
 
+def guard_of(config: Config) -> Guard | None:
+    """None: there is none."""
+    return None if config.guard is None else Guard.parse(config.guard.allow)
+
+
+def read(config: Config) -> Loaded:
+    """The rules of its files, and behind them those that redirect all. Raises RuleError, also where they ask for what the configuration does not have."""
+    loaded = load(config.rules.files)
+    if wrong := [line for rule in loaded.rules.rules for line in _misfits(config, rule)]:
+        raise RuleError(wrong)
+    guard, address = guard_of(config), config.rules.redirect_all
+    if guard is None or address is None:
+        return loaded
+    return msgspec.structs.replace(loaded, rules=RuleSet((*loaded.rules.rules, *redirect_all(address, guard))))
+
+
+def _misfits(config: Config, rule: Rule) -> Iterator[str]:
+    for action in rule.then:
+        match action:
+            case Route(upstream=name) if name not in config.upstream:
+                yield f"{rule.where}: route: expected the name of an upstream, got {name!r}; {nearest(name, config.upstream)}"
+            case Hold() if config.record.store is None:
+                yield f'{rule.where}: hold: expected a store that keeps what is held, as record.store is "none"'
+            case _:
+                pass
+
+
 def guarded(config: Config) -> str | None:
     """Who may get mail and what becomes of the others, in a line for people; None where there is no guard."""
-    if config.guard is None:
+    guard = guard_of(config)
+    if guard is None or config.guard is None:
         return None
     others = "refused (550)" if config.guard.otherwise == "refuse" else "captured"
     if config.rules.redirect_all is not None:
         others = f"sent to {config.rules.redirect_all}"
-    return f"guard: mail may go to {Guard.parse(config.guard.allow).what}; what is for others is {others}"
+    return f"guard: mail may go to {guard.what}; what is for others is {others}"

@@ -1,6 +1,6 @@
 """`relayproxy run`: from a configuration to a relay, and what signals mean to it.
 
-SIGTERM and SIGINT: the orderly end (DESIGN §9); a second one cuts it short. SIGHUP: open the log's file anew, and read certificates again.
+SIGTERM and SIGINT: the orderly end (DESIGN §9); a second one cuts it short. SIGHUP: open the log's file anew, and read certificates, rules and guard again.
 That it listens is told twice: to programs by the relay, on the log (`listening`), and to people on standard error, with where mail goes.
 What the relay does does not belong here.
 """
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from relayproxy.record.log import Reporter
     from relayproxy.record.recorder import Recorder
+    from relayproxy.relay.rulebook import Rulebook
     from relayproxy.relay.service import Relay
     from relayproxy.relay.settings import Config, Listener
 
@@ -84,6 +85,7 @@ async def run(
     """
     from relayproxy.cli import one_config
     from relayproxy.cli.config import Flags, default_file, load
+    from relayproxy.cli.rulebook import rulebook
 
     flags = Flags(
         listen=tuple(listen) if listen else None,
@@ -100,12 +102,12 @@ async def run(
     loaded = load(path, flags)
     umask = os.umask(0o077)  # captures and logs hold other people's mail
     try:
-        return await _run(loaded, path)
+        return await _run(loaded, path, rulebook(loaded, path, flags))
     finally:
         os.umask(umask)
 
 
-async def _run(loaded: Config, path: Path | None) -> int:
+async def _run(loaded: Config, path: Path | None, book: Rulebook) -> int:
     """Relay, with a log; the exit status."""
     from relayproxy.cli import Failed, in_words, say
     from relayproxy.record.log import open_log
@@ -118,7 +120,7 @@ async def _run(loaded: Config, path: Path | None) -> int:
     told = False
     try:
         with in_words():
-            status = await _serve(loaded, path, reporter)
+            status = await _serve(loaded, path, book, reporter)
     finally:
         # Nothing else runs any more, so that it may block.
         told = reporter.close(LAST_LINES)
@@ -144,7 +146,7 @@ def _raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _serve(config: Config, path: Path | None, reporter: Reporter) -> int:
+async def _serve(config: Config, path: Path | None, book: Rulebook, reporter: Reporter) -> int:
     """Run a relay until it is told to end and has ended; the exit status.
 
     Raises OSError, StoreError and TlsConfigError where it cannot begin, and only then.
@@ -153,11 +155,13 @@ async def _serve(config: Config, path: Path | None, reporter: Reporter) -> int:
 
     _raise_descriptor_limit()
     with recording(config, reporter) as recorder:
-        status = await _relay(config, path, reporter, recorder)
+        status = await _relay(config, path, book, reporter, recorder)
     return status if recorder is None or recorder.complete else 1
 
 
-async def _relay(config: Config, path: Path | None, reporter: Reporter, recorder: Recorder | None) -> int:
+async def _relay(
+    config: Config, path: Path | None, book: Rulebook, reporter: Reporter, recorder: Recorder | None
+) -> int:
     """Relay into what was opened; the exit status. Raises OSError and TlsConfigError where it cannot begin, and only then."""
     import trio
 
@@ -167,7 +171,14 @@ async def _relay(config: Config, path: Path | None, reporter: Reporter, recorder
     from relayproxy.relay.service import Relay
 
     poller = Poller()
-    relay = Relay(config, reporter, dial=partial(dial, adopt=poller.adopt), adopt=poller.adopt, recorder=recorder)
+    relay = Relay(
+        config,
+        reporter,
+        dial=partial(dial, adopt=poller.adopt),
+        adopt=poller.adopt,
+        recorder=recorder,
+        rulebook=book,
+    )
     relay.bind()
     _say_where(relay, config, path)
     for warning in relay.warnings():

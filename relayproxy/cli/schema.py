@@ -1,6 +1,6 @@
-"""`relayproxy schema config|record`: the JSON Schema of what users write, and of what they read.
+"""`relayproxy schema config|rules|record`: the JSON Schema of what users write, and of what they read.
 
-The schemas are made of the very types that read and write (relay/settings.py, record/report.py); changing them does not belong here.
+The schemas are made of the very types that read and write (relay/settings.py, rules/schema.py, record/report.py); changing them does not belong here.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
 CONFIG_ID: Final = "urn:relayproxy:schema:config:1"
 
 
-def schema(what: Literal["config", "record"], /) -> int:
-    """Print the JSON Schema of the configuration or of a record.
+def schema(what: Literal["config", "rules", "record"], /) -> int:
+    """Print the JSON Schema of the configuration, of a rule file or of a record.
 
     Parameters
     ----------
     what
-        config: relayproxy.toml; record: a line of the log
+        config: relayproxy.toml; rules: a file of rules; record: a line of the log
 
     """
-    sys.stdout.write(json.dumps(_config() if what == "config" else _record(), indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(_SCHEMAS[what](), indent=2, ensure_ascii=False) + "\n")
     return 0
 
 
 def _record() -> dict[str, Any]:
-    from relayproxy.record import report
+    from relayproxy.record.report_lines import schema
 
-    return report.schema()
+    return schema()
 
 
 def _config() -> dict[str, Any]:
@@ -43,6 +43,15 @@ def _config() -> dict[str, Any]:
         if isinstance(table.get("default"), dict | list):
             del table["default"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": CONFIG_ID, **made}
+
+
+def _rules() -> dict[str, Any]:
+    from relayproxy.rules.schema import schema
+
+    return schema()
+
+
+_SCHEMAS: Final = {"config": _config, "rules": _rules, "record": _record}
 
 
 def _tables(schema: Any) -> Iterator[dict[str, Any]]:

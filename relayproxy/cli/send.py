@@ -114,13 +114,13 @@ def _tls(url: UpstreamUrl, verify: str | None, ca: Path | None) -> ClientTls | N
 
 def _guard(config: Path | None, url: UpstreamUrl, recipients: Sequence[Mailbox]) -> None:
     from relayproxy.cli.config import default_file, load
+    from relayproxy.cli.config_rules import guard_of
     from relayproxy.relay.sending import shown
-    from relayproxy.rules.guard import Guard
 
     loaded = load(config)
-    if loaded.guard is None or _is_relay_of(loaded, url):
+    guard = guard_of(loaded)
+    if guard is None or _is_relay_of(loaded, url):
         return
-    guard = Guard.parse(loaded.guard.allow)
     if outside := [path for path in recipients if not guard.allows(path.address)]:
         source = config or default_file() or "the environment"
         told = [f"RCPT TO:<{shown(path)}>: the guard of {source} does not allow it" for path in outside]

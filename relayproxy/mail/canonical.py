@@ -18,6 +18,10 @@ MAX_LABEL: Final = 63
 
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*+)"', re.DOTALL)
 _QUOTED_PAIR: Final = re.compile(r"\\(.)", re.DOTALL)
+_TO_BE_QUOTED: Final = re.compile(r'(["\\])')
+# RFC 5322 §3.2.3, RFC 6532 §3.2:  dot-atom-text = 1*atext *("." 1*atext)
+_ATEXT: Final = r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~\u0080-\U0010ffff]++"
+_DOT_ATOM: Final = re.compile(_ATEXT + r"(?:\." + _ATEXT + r")*+")
 
 
 def split(address: str) -> tuple[str, str]:
@@ -31,6 +35,11 @@ def dequoted(local: str) -> str:
     """The local part that is meant (RFC 5321 §4.1.2)."""
     quoted = _QUOTED.fullmatch(local)
     return local if quoted is None else _QUOTED_PAIR.sub(r"\1", quoted[1])
+
+
+def quoted(local: str) -> str:
+    """A local part that is meant, as it is written: in quotes where it is no dot-atom (RFC 5322 §3.2.3)."""
+    return local if _DOT_ATOM.fullmatch(local) else '"' + _TO_BE_QUOTED.sub(r"\\\1", local) + '"'
 
 
 def canonical(address: str) -> str:

@@ -1,14 +1,24 @@
-"""Edits of a header section as values: noted when a rule says them, made when the header section is there (DESIGN §6 "Actions", PROTOCOL §1.11)."""
+"""Edits of a header section as values: noted when a rule says them, made when the header section is there (DESIGN §6 "Actions", PROTOCOL §1.11).
+
+Invariants: what no edit names stays octet for octet; an edit makes one field or raises ValueError, and then nothing is edited. Addresses in a value
+belong in address_edits.py, text as a value in field_text.py, octets of the section in header.py.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, assert_never
 
 import msgspec
 
+from relayproxy.mail.address_edits import replaced, rewritten
+from relayproxy.mail.field_text import field_value
+from relayproxy.mail.header import HeaderSection
+
 if TYPE_CHECKING:
-    from relayproxy.mail.header import HeaderSection
     from relayproxy.mail.pattern import AddressPattern
+
+#: Where ReplaceAddress looks.
+DESTINATIONS: Final = frozenset({"to", "cc", "bcc", "resent-to", "resent-cc", "resent-bcc"})
 
 
 class AddField(msgspec.Struct, frozen=True, gc=False):
@@ -57,4 +67,49 @@ def edited(section: HeaderSection, edits: tuple[HeaderEdit, ...], *, utf8: bool 
 
     `utf8`: the message may carry UTF-8 in its header section (SMTPUTF8); else what is not ASCII is encoded (RFC 2047). Raises ValueError where an edit gives no field.
     """
-    raise NotImplementedError
+    made = HeaderSection(bytes(section))
+    replacements: list[tuple[str, str]] = []
+    for edit in edits:
+        if isinstance(edit, ReplaceAddress):
+            # There is one for each recipient: they are made together, or a thousand of them would take seconds.
+            replacements.append((edit.old, edit.new))
+            continue
+        names = edit.fields if isinstance(edit, RewriteAddresses) else (edit.name,)
+        if replacements and any(name.lower() in DESTINATIONS for name in names):
+            made, replacements = replaced(made, DESTINATIONS, replacements, utf8=utf8), []
+        match edit:
+            case AddField(name, value, index):
+                octets = field_value(name, value, utf8=utf8)
+                made.insert(len(made.fields) if index is None else index, _octets(name), octets)
+            case ChangeField(name, n, value):
+                made.change(_octets(name), n, field_value(name, value, utf8=utf8))
+            case DeleteField(name, n):
+                made.delete(_octets(name), n)
+            case RewriteAddresses(fields, spare, to):
+                made = rewritten(made, fields, spare, to, utf8=utf8)
+            case _:
+                assert_never(edit)
+    return replaced(made, DESTINATIONS, replacements, utf8=utf8) if replacements else made
+
+
+def headers_changed(before: HeaderSection, after: HeaderSection) -> tuple[str, ...]:
+    """Names of fields that are not the same in both, each once, in order and spelling of their first appearance."""
+    spelled: dict[bytes, str] = {}
+    came: dict[bytes, list[bytes]] = {}
+    left: dict[bytes, list[bytes]] = {}
+    for section, values in ((before, came), (after, left)):
+        for field in section.fields:
+            if field.name:
+                key = field.name.lower()
+                spelled.setdefault(key, field.name.decode("ascii"))
+                values.setdefault(key, []).append(field.value)
+    return tuple([name for key, name in spelled.items() if came.get(key) != left.get(key)])
+
+
+def _octets(name: str) -> bytes:
+    try:
+        return name.encode("ascii")
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"expected a field name of printable ASCII without colon and space, got {name[:80]!r}"
+        ) from None

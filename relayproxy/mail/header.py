@@ -20,7 +20,7 @@ import msgspec
 from relayproxy.mail.words import decode, unfold
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 __all__ = ["Field", "HeaderSection", "decode", "find_body", "unfold"]
 
@@ -75,12 +75,13 @@ class Field(msgspec.Struct, frozen=True, gc=False):
 class HeaderSection:
     """The octets up to the empty line, without it. Names are matched without case; the n-th field of a name counts from 1."""
 
-    __slots__ = ("_by_name", "_fields", "_plain", "_raw")
+    __slots__ = ("_by_name", "_fields", "_plain", "_raw", "_texts")
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
         self._fields: list[Field] | None = None
         self._by_name: dict[bytes, list[Field]] | None = None
+        self._texts: dict[bytes, tuple[str, ...]] = {}
         self._plain = False  # all fields are plain; known once there are fields
 
     def __bytes__(self) -> bytes:
@@ -126,6 +127,18 @@ class HeaderSection:
     def first(self, name: bytes) -> Field | None:
         found = self._named(name)
         return found[0] if found else None
+
+    @property
+    def names(self) -> Iterable[bytes]:
+        """Each once, in lower case."""
+        return self._index().keys()
+
+    def texts(self, name: bytes) -> tuple[str, ...]:
+        """What the fields of that name say (`decode`); many rules ask for the same few."""
+        found = self._texts.get(name)
+        if found is None:
+            found = self._texts[name] = tuple([decode(field.value) for field in self._named(name)])
+        return found
 
     def count(self, name: bytes) -> int:
         return len(self._named(name))
@@ -205,6 +218,7 @@ class HeaderSection:
     def _splice(self, start: int, end: int, octets: bytes) -> None:
         self._raw = self._raw[:start] + octets + self._raw[end:]
         self._fields = self._by_name = None
+        self._texts = {}
         self._plain = False
 
 

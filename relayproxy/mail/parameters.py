@@ -48,10 +48,11 @@ _CONTROL: Final = re.compile(r"[\0-\x1f\x7f]")
 
 
 class FileNames(NamedTuple):
-    """`complete`: all of the value was read."""
+    """`complete`: all of the value was read. `cost`: how many parameters were."""
 
     names: tuple[str, ...]
     complete: bool
+    cost: int
 
 
 class _Part(NamedTuple):
@@ -67,8 +68,10 @@ def file_names(value: bytes) -> FileNames:
     """What may be a file's name in a value that is unfolded, decoded, each once."""
     complete = len(value) <= LONGEST and value.count(b"(") <= _COMMENTS
     names: dict[str, None] = {}
+    cost = 0
     for form in _forms(value[:LONGEST]):
         parts = list(_parts(form, _FILE_NAME))
+        cost += len(parts)
         complete &= len(parts) < PLACES and all(len(part.readings[0]) < _LONGEST_VALUE - 1 for part in parts)
         readings = dict.fromkeys(
             (reading, part.extended) for part in parts if part.section is None for reading in part.readings
@@ -79,7 +82,7 @@ def file_names(value: bytes) -> FileNames:
         for text in texts | dict.fromkeys(_joined(parts)):
             names.update(dict.fromkeys(_shown(text)))
     names.pop("", None)
-    return FileNames(tuple(names), complete)
+    return FileNames(tuple(names), complete, cost)
 
 
 def values(value: bytes, name: bytes) -> list[bytes]:
@@ -101,11 +104,15 @@ def values(value: bytes, name: bytes) -> list[bytes]:
 def without_comments(value: bytes) -> bytes:
     """RFC 5322 §3.2.2: what stands in parentheses is not there, but within quotes."""
     for _ in range(_DEEPEST_COMMENT):
-        less = _COMMENT.sub(rb"\1", value, count=_COMMENTS)
+        less = _COMMENT.sub(_quoted, value, count=_COMMENTS)
         if less == value:
             break
         value = less
     return value
+
+
+def _quoted(match: re.Match[bytes]) -> bytes:
+    return match[1] or b""
 
 
 def _forms(value: bytes) -> Iterator[bytes]:

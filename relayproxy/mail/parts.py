@@ -25,15 +25,21 @@ from relayproxy.mail.header import HeaderSection, unfold
 from relayproxy.mail.parameters import LONGEST, file_names, values, without_comments
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from relayproxy.mail.header import Field
 
 PARTS: Final = 1000
 DEPTH: Final = 50
+#: Parameters that are read for names, of all parts: what nobody writes would take most of the time.
+PARAMETERS: Final = 8 * PARTS
 #: Octets of a part's header section; what comes after them is taken for its body.
 LONGEST_SECTION: Final = 256 * 1024
 #: Octets of a line that may be a delimiter: any white space may follow the boundary.
 _LONGEST_LINE: Final = 8 * 1024
 _LONGEST_BOUNDARY: Final = 1024
+#: Octets of a Content-Type before its parameters.
+_LONGEST_TYPE: Final = 512
 #: Of one part: fields and readings that are followed.
 _FIELDS: Final = 4
 _BOUNDARIES: Final = 8
@@ -64,6 +70,8 @@ class Part(NamedTuple):
     boundaries: tuple[bytes, ...]
     #: All of it could be read.
     complete: bool
+    #: How many parameters were read for names.
+    cost: int
 
 
 class Begin(NamedTuple):
@@ -94,17 +102,20 @@ class End(NamedTuple):
 Event = Begin | Content | Between | End
 
 
-def read_part(section: bytes, *, otherwise: bytes = b"text/plain") -> Part:
+def read_part(section: bytes, *, otherwise: bytes = b"text/plain", with_names: bool = True) -> Part:
     """`otherwise`: what it is where it does not say (RFC 2046 §5.1.5)."""
     header = HeaderSection(b"".join(_CONTENT_FIELD.findall(section)))
     types, complete = _values(header.get_all(b"Content-Type"))
     places, all_places = _values(header.get_all(b"Content-Disposition"))
     complete &= all_places
+    complete &= with_names
     names: dict[str, None] = {}
-    for value in (*places, *types):
-        found, all_found = file_names(value)
-        names.update(dict.fromkeys(found))
-        complete &= all_found
+    cost = 0
+    for value in (*places, *types) if with_names else ():
+        found = file_names(value)
+        names.update(dict.fromkeys(found.names))
+        complete &= found.complete
+        cost += found.cost
     encoding = header.first(b"Content-Transfer-Encoding")
     encoding_name = b"" if encoding is None else encoding.value.strip().lower()
     form, boundaries = _form(types or [otherwise])
@@ -115,7 +126,7 @@ def read_part(section: bytes, *, otherwise: bytes = b"text/plain") -> Part:
         complete &= encoding_name not in {b"base64", b"quoted-printable"}  # wrong (RFC 2046 §5.2.1), and undone by some
     kind = _kind(types[0]) if types else otherwise
     charsets = tuple(values(types[0], b"charset")) if types and kind.startswith(b"text/") else ()
-    return Part(kind, encoding_name, charsets, tuple(names), form, boundaries[:_BOUNDARIES], complete)
+    return Part(kind, encoding_name, charsets, tuple(names), form, boundaries[:_BOUNDARIES], complete, cost)
 
 
 def message_part(header: HeaderSection) -> Part:
@@ -129,12 +140,12 @@ def _values(fields: list[Field]) -> tuple[list[bytes], bool]:
 
 
 def _kind(value: bytes) -> bytes:
-    match = _TYPE.match(without_comments(value))
+    match = _TYPE.match(without_comments(value[:_LONGEST_TYPE]))
     return b"text/plain" if match is None else b"%b/%b" % (match[1].lower(), match[2].lower())
 
 
 def _form(types: list[bytes]) -> tuple[Literal["multipart", "message", "leaf"], tuple[bytes, ...]]:
-    plain = [without_comments(value) for value in types]
+    plain = [without_comments(value[:_LONGEST_TYPE]) for value in types]
     if any(_MULTIPART.match(value) for value in plain):
         found: dict[bytes, None] = {}
         for value in types:
@@ -157,6 +168,7 @@ class Structure:
         #: What may stand behind "--": which open part it is a boundary of, and whether another part begins.
         self._delimiters: dict[bytes, tuple[int, bool]] = {}
         self._count = 0
+        self._cost = 0
         self._section: bytearray | None = None  # of a part that has not begun
         self._otherwise = b"text/plain"
         self._opaque = False
@@ -196,7 +208,7 @@ class Structure:
     def _cut(self, data: bytes, at: int) -> int:
         """Whole lines that mean something; up to where that was."""
         lines = _DASHES.finditer(data)
-        line = next(lines, None)
+        line = self._next_line(lines)
         while not self._opaque:
             newline = len(data) if line is None else line.start()
             if self._section is not None:
@@ -214,8 +226,16 @@ class Structure:
                 at = self._delimiter(data, at, newline, line.end() + 1, found)
             elif self._section is not None:
                 at = self._release(data, at, newline + 1)
-            line = next(lines, None)
+            line = self._next_line(lines)
         return at
+
+    def _next_line(self, lines: Iterator[re.Match[bytes]]) -> re.Match[bytes] | None:
+        """That may be a delimiter: outside of a section it is known now, and many may be none."""
+        delimiters = self._delimiters
+        for line in lines:
+            if self._section is not None or line[1].rstrip(_PADDING) in delimiters or len(line[1]) > _LONGEST_LINE:
+                return line
+        return None
 
     def _hold(self, data: bytes, at: int) -> None:
         """Let go of what can be judged: all but a line that has only begun, and may be a delimiter or an empty line."""
@@ -283,10 +303,12 @@ class Structure:
     def _section_ended(self) -> None:
         section = bytes(self._section or b"")
         self._section = None
-        self._begin(read_part(section, otherwise=self._otherwise), section)
+        with_names = self._cost < PARAMETERS
+        self._begin(read_part(section, otherwise=self._otherwise, with_names=with_names), section)
 
     def _begin(self, part: Part, section: bytes) -> None:
         self._count += 1
+        self._cost += part.cost
         self.complete &= part.complete
         if part.form != "leaf" and (len(self._open) >= DEPTH or (part.form == "message" and self._count == PARTS)):
             part = part._replace(form="leaf", boundaries=())

@@ -22,7 +22,7 @@ import trio
 from relayproxy.record.store.bodies import is_full
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
     from io import FileIO
     from pathlib import Path
 
@@ -64,7 +64,7 @@ class Spool:
             except OSError as error:
                 raise self._told(error) from error
 
-    async def pieces(self) -> AsyncIterator[bytes]:
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
         """All of it from the beginning, at most BLOCK octets at a time. Raises SpoolError."""
         at = 0
         while self._file is not None and at < self._written:

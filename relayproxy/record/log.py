@@ -22,24 +22,19 @@ from msgspec import UNSET
 from relayproxy.record.console import console_line
 from relayproxy.record.privacy import Privacy
 from relayproxy.record.redact import redact, redact_sasl
-from relayproxy.record.report import (
+from relayproxy.record.report import ClientRecord, TransactionRecord, duration, encode, reply_of, timestamp
+from relayproxy.record.report_lines import (
     AuthenticationRecord,
-    ClientRecord,
     ErrorRecord,
-    GuardRecord,
     FaultRecord,
+    GuardRecord,
     LimitRecord,
     ListeningRecord,
     ReloadRecord,
     RuleErrorRecord,
     SessionRecord,
     TlsRecord,
-    TransactionRecord,
     ViolationRecord,
-    duration,
-    encode,
-    reply_of,
-    timestamp,
 )
 from relayproxy.record.report_tls import ClientTlsRecord, UpstreamTlsRecord
 from relayproxy.record.sink import MAX_WAITING, PATIENCE, FileTarget, LogSink, StreamTarget
@@ -51,7 +46,8 @@ if TYPE_CHECKING:
 
     from structlog.typing import EventDict, FilteringBoundLogger
 
-    from relayproxy.record.report import AuthOutcome, Leg, Level, Record
+    from relayproxy.record.report import AuthOutcome, Leg, Level
+    from relayproxy.record.report_lines import Record
     from relayproxy.record.sink import Target
     from relayproxy.smtp.replies import Reply
 
@@ -299,7 +295,7 @@ class Reporter:
         self._log.warning("rule-error", record=record)
 
     def guard(self, recipient: bytes, *, captured: bool, session: str, transaction: str | None) -> None:
-        """This recipient is not reached."""
+        """A recipient is not reached."""
         record = GuardRecord(
             time=self.time(),
             session=session,

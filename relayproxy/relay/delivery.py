@@ -55,6 +55,7 @@ class Way(Protocol):
     @property
     def progress(self) -> Progress:
         """How far the message has come on its way there."""
+
     @property
     def holds_header(self) -> bool:
         """Whether the header section waits for `take`, of which it may be another that leaves."""
@@ -62,16 +63,16 @@ class Way(Protocol):
     async def pass_on(self, commands: Sequence[Command]) -> list[Passed]:
         """The envelope, and what else is passed on, as the group that it came in; an answer to each."""
 
-    async def data(self, transaction: Transaction) -> Reply:
+    def data(self, transaction: Transaction) -> Awaitable[Reply]:
         """DATA; 3yz: mail data may come."""
 
     async def take(self, intake: Intake, octets: bytes, *, ended: bool) -> bytes | Reply:
         """What came of a message, judged: of it what may leave now, or a refusal. `ended`: there is no more of it."""
 
-    async def body(self, octets: bytes) -> Reply | None:
+    def body(self, octets: bytes) -> Awaitable[Reply | None]:
         """Mail data as on the wire. A reply is the verdict, given early: send no more."""
 
-    async def end(self, octets: bytes) -> Reply:
+    def end(self, octets: bytes) -> Awaitable[Reply]:
         """The last mail data and the final dot: the commit. The reply is the verdict."""
 
     def give_up(self) -> None:

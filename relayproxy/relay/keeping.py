@@ -29,7 +29,18 @@ def refusal_for(trouble: RecordError) -> Reply:
 class Keeping:
     """One message's. `capture`: upstream is the store itself."""
 
-    __slots__ = ("_capture", "_edited", "_intake", "_recording", "_repaired", "_spool", "_whole", "message", "trouble", "written")
+    __slots__ = (
+        "_capture",
+        "_edited",
+        "_intake",
+        "_recording",
+        "_repaired",
+        "_spool",
+        "_whole",
+        "message",
+        "trouble",
+        "written",
+    )
 
     def __init__(
         self,
@@ -44,7 +55,9 @@ class Keeping:
         self._recording = recording
         self._intake = intake
         self._capture = capture
-        keeps_body = capture or may_capture or (recording.policy.messages == "full" and not recording.policy.privacy.body)
+        keeps_body = (
+            capture or may_capture or (recording.policy.messages == "full" and not recording.policy.privacy.body)
+        )
         self._spool: Spool | None = recording.spool() if keeps_body else None
         # Where line endings may be repaired, or rules edit it, what leaves is another body.
         self._repaired: Spool | None = recording.spool() if keeps_body and (intake.repairs_lines or may_edit) else None

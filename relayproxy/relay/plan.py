@@ -40,7 +40,7 @@ class Plan:
     """One transaction's."""
 
     __slots__ = (
-        "added", "captured", "doom", "facts", "fired", "header", "held", "id", "leaving", "mail", "mail_left", "named", "passed", "received", "rules", "throttle",
+        "added", "captured", "doom", "facts", "fired", "header", "held", "id", "leaving", "mail_left", "named", "passed", "received", "rules", "throttle",
         "upstream",
     )  # fmt: skip
 
@@ -53,8 +53,6 @@ class Plan:
         self.rules = rules
         #: The mail as the rules left it; recipients are those that stand.
         self.facts = facts
-        #: As it leaves.
-        self.mail: Mail | None = None
         self.mail_left = False
         #: Of the client's RCPTs those that rules did not refuse: `Recipient.origin` counts them.
         self.named: list[Passed] = []
@@ -77,7 +75,9 @@ class Plan:
 
     def take(self, decision: Decision, *, one: bool = False) -> None:
         """What a stage decided, of the message or, at rcpt, of one more recipient that is not yet among the others."""
-        self.facts = msgspec.structs.replace(decision.facts, recipients=self.facts.recipients) if one else decision.facts
+        self.facts = (
+            msgspec.structs.replace(decision.facts, recipients=self.facts.recipients) if one else decision.facts
+        )
         self.fired += [fired for fired in decision.fired if fired not in self.fired]
         if decision.faults is not None and decision.faults.throttle is not None:
             self.throttle = min(self.throttle or decision.faults.throttle, decision.faults.throttle)

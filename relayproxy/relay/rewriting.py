@@ -6,34 +6,35 @@ When anything leaves does not belong here (gated.py).
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING, NamedTuple
 
 from relayproxy.mail.body_edit import Stripper, replaced
 from relayproxy.mail.edits import edited
 from relayproxy.mail.header import HeaderSection
 from relayproxy.mail.mime import Scanner
-from relayproxy.net.spool import Spool, SpoolError
+from relayproxy.net.spool import Spool
 from relayproxy.rules.gates import DataGate
-from relayproxy.smtp import local_replies
 from relayproxy.smtp.data import Stuffer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from relayproxy.mail.edits import HeaderEdit
     from relayproxy.relay.keeping import Keeping
     from relayproxy.relay.message import Intake
     from relayproxy.relay.plan import Plan
     from relayproxy.rules.facts import BodyEdit
-    from relayproxy.smtp.replies import Reply
 
 
 class Content(NamedTuple):
     """What rules see of a message at its end (rules/facts.py)."""
 
     size: int
-    text: str
-    attachments: tuple[str, ...]
+    text: str = ""
+    attachments: tuple[str, ...] = ()
+    #: Whether nothing in it could hide an attachment.
+    complete: bool = True
 
 
 class Rewriting:
@@ -50,46 +51,36 @@ class Rewriting:
         self._edited: Spool | None = None
         self._scanner: Scanner | None = None
 
-    async def add(self, intake: Intake) -> Reply | None:
-        """What the intake's last slice brought of the body; a refusal where it cannot wait."""
+    async def add(self, intake: Intake) -> None:
+        """What the intake's last slice brought of the body. Raises SpoolError."""
         if self._plan.rules.reads_content:
             if self._scanner is None:
                 self._scanner = Scanner(intake.header or HeaderSection(b""))
             self._scanner.feed(intake.body)
-        try:
-            if self._spool is not None:
-                await self._spool.add(intake.body)
-        except SpoolError as error:
-            return _refusal(error)
-        return None
+        if self._spool is not None:
+            await self._spool.add(intake.body)
 
     def content(self, size: int) -> Content:
         """All has come."""
         if self._scanner is None:
-            return Content(size, "", ())
+            return Content(size)
         self._scanner.finish()
-        return Content(size, self._scanner.text, self._scanner.attachments)
+        return Content(size, self._scanner.text, self._scanner.attachments, self._scanner.complete)
 
-    async def finish(self, intake: Intake, keeping: Keeping | None) -> Reply | None:
-        """Make the edits; what leaves is then known, and told to `intake` and `keeping`. A refusal where there is no room for it."""
-        plan, header = self._plan, self._plan.header
-        if header is None or self._spool is None:
-            return local_replies.RULE_FAILED
-        try:
-            for edit in plan.facts.body:
-                header = await self._edit(edit, header)
-            plan.header = header
-            intake.edit(header)
-            if self._edited is not None:
-                async for piece in self._edited.pieces():
+    async def finish(self, intake: Intake, keeping: Keeping | None) -> None:
+        """Make the edits; what leaves is then known, and told to `intake` and `keeping`. Raises SpoolError."""
+        plan = self._plan
+        header = plan.header or HeaderSection(b"")
+        for edit in plan.facts.body:
+            header = await self._edit(edit, header)
+        plan.header = header
+        intake.edit(header)
+        if self._edited is not None:
+            async with aclosing(self._edited.pieces()) as pieces:
+                async for piece in pieces:
                     intake.body_leaves(piece)
                     if keeping is not None:
                         await keeping.body_leaves(piece)
-        except SpoolError as error:
-            return _refusal(error)
-        except ValueError:  # an edit that makes no field: the message does not leave without it
-            return local_replies.RULE_FAILED
-        return None
 
     async def _edit(self, edit: BodyEdit, header: HeaderSection) -> HeaderSection:
         source = self._edited or self._spool
@@ -97,12 +88,13 @@ class Rewriting:
         edits: tuple[HeaderEdit, ...] = ()
         try:
             if edit.text is not None:
-                edits, octets = replaced(edit.text, header)
+                edits, octets = replaced(header, edit.text)
                 await made.add(octets)
             elif edit.strip is not None and source is not None:
                 stripper = Stripper(header, edit.strip)
-                async for piece in source.pieces():
-                    await made.add(stripper.feed(piece))
+                async with aclosing(source.pieces()) as pieces:
+                    async for piece in pieces:
+                        await made.add(stripper.feed(piece))
                 await made.add(stripper.finish())
                 edits = stripper.edits
         except BaseException:
@@ -113,24 +105,18 @@ class Rewriting:
         self._edited = made
         return edited(header, edits) if edits else header
 
-    async def wire(self, intake: Intake) -> AsyncIterator[tuple[bytes, bool]]:
-        """Mail data as it leaves, in pieces; True with the last, which is to leave with the dot. Raises SpoolError."""
+    async def wire(self, intake: Intake) -> AsyncGenerator[bytes, None]:
+        """Mail data as it leaves, in pieces. Raises SpoolError."""
         source = self._edited or self._spool
         stuffer = Stuffer()
-        separator = intake.separator or (b"\r\n" if self._edited is not None else b"")
-        waiting = stuffer.feed(intake.top(separator))
+        yield stuffer.feed(intake.top(intake.separator or (b"\r\n" if self._edited is not None else b"")))
         if source is not None:
-            async for piece in source.pieces():
-                yield waiting, False
-                waiting = stuffer.feed(piece)
-        yield waiting, True
+            async with aclosing(source.pieces()) as pieces:
+                async for piece in pieces:
+                    yield stuffer.feed(piece)
 
     def close(self) -> None:
         """Nothing of it is wanted any more."""
         for spool in (self._spool, self._edited):
             if spool is not None:
                 spool.close()
-
-
-def _refusal(error: SpoolError) -> Reply:
-    return local_replies.DISK_FULL if error.full else local_replies.MESSAGE_NOT_HELD

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from relayproxy.rules.guard import Guard
     from relayproxy.rules.ruleset import RuleSet
@@ -28,6 +29,8 @@ class Rules(NamedTuple):
     rules: RuleSet
     guard: Guard | None = None
     captures: bool = False
+    #: That they were read from, to be looked at now and then.
+    files: tuple[Path, ...] = ()
 
 
 class Rulebook:
@@ -35,9 +38,13 @@ class Rulebook:
 
     def __init__(self, rules: Rules, draws: Drawn, read: Callable[[], Rules] | None = None) -> None:
         """`read` reads them again; raises OSError and ValueError, in words."""
-        self.rules, self.guard, self.captures = rules
+        self._take(rules)
         self.draws = draws
         self._read = read
+
+    def _take(self, rules: Rules) -> None:
+        self.rules, self.guard, self.captures, self._files = rules
+        self._stamps = _stamps(self._files)
 
     @property
     def active(self) -> bool:
@@ -53,12 +60,29 @@ class Rulebook:
         if self._read is None:
             return
         try:
-            rules = await trio.to_thread.run_sync(self._read)
+            self._take(await trio.to_thread.run_sync(self._read))
         except (OSError, ValueError) as error:
-            tell("rules", str(error))
-            return
-        self.rules, self.guard, self.captures = rules
-        tell("rules", None)
+            self._stamps = await trio.to_thread.run_sync(_stamps, self._files)  # as it is, it is told once
+            tell("rules and guard", str(error))
+        else:
+            tell("rules and guard", None)
+
+    async def look(self, tell: Callable[[str, str | None], None]) -> None:
+        """Where a file has changed, read them again."""
+        if self._files and await trio.to_thread.run_sync(_stamps, self._files) != self._stamps:
+            await self.reload(tell)
+
+
+def _stamps(files: Iterable[Path]) -> tuple[tuple[int, int, int] | None, ...]:
+    """What tells a file that has changed from one that has not. Blocks."""
+    stamps: list[tuple[int, int, int] | None] = []
+    for file in files:
+        try:
+            status = file.stat()
+            stamps.append((status.st_mtime_ns, status.st_size, status.st_ino))
+        except OSError:
+            stamps.append(None)
+    return tuple(stamps)
 
 
 class Drawn:

@@ -199,10 +199,11 @@ class Relay:
         return not self._failed
 
     async def watch(self) -> None:
-        """Look after clients that leave while nobody listens to them, until cancelled: in one place, so that no session's wait costs more."""
+        """Look after clients that leave while nobody listens to them, and rule files that change, until cancelled: in one place, so that no session's wait costs more."""
         while True:
             await trio.sleep(LOOK)
             self._look_after_clients()
+            await self._rulebook.look(self._reporter.reloaded)
 
     def _look_after_clients(self) -> None:
         for session in self._sessions.values():

@@ -325,7 +325,11 @@ class Transaction:
 
 
 def _held_record(plan: Plan) -> HeldRecord | UnsetType:
-    return UNSET if plan.facts.fate != "hold" or plan.held is None else HeldRecord(plan.facts.reason, envelope_of(plan.held))
+    return (
+        UNSET
+        if plan.facts.fate != "hold" or plan.held is None
+        else HeldRecord(plan.facts.reason, envelope_of(plan.held))
+    )
 
 
 def _recipient_record(rcpt: Rcpt, passed: Passed) -> RecipientRecord:

@@ -246,7 +246,9 @@ class SmtpUpstream:
         allowed = [one for one in commands if not isinstance(one, Rcpt) or admits(one.path.address)]
         answers = iter(await self._exchange(allowed, deadline) if allowed else ())
         replies = [
-            local_replies.GUARDED if isinstance(one, Rcpt) and all(one is not other for other in allowed) else next(answers)
+            local_replies.GUARDED
+            if isinstance(one, Rcpt) and all(one is not other for other in allowed)
+            else next(answers)
             for one in commands
         ]
         withheld = [one for one in commands if all(one is not other for other in allowed)]

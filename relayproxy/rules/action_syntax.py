@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
 
-import msgspec
-
 from relayproxy.mail import units
 from relayproxy.mail.pattern import AddressPattern, Pattern
 from relayproxy.rules import template
@@ -39,6 +37,7 @@ from relayproxy.rules.actions import (
 )
 from relayproxy.rules.condition_syntax import FIELD_NAME, PATTERNS_SCHEMA
 from relayproxy.rules.decision import Disconnect
+from relayproxy.rules.syntax import Entry
 from relayproxy.rules.wording import either, nearest, shown
 
 if TYPE_CHECKING:
@@ -52,14 +51,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Kind = Literal["reject", "tempfail", "reply"]
-
-
-class Entry(msgspec.Struct, frozen=True):
-    """One kind of action."""
-
-    read: Reader
-    schema: JsonSchema
-    description: str
 
 
 def then(written: Written) -> tuple[Act, ...]:
@@ -82,7 +73,8 @@ def _act(written: Written) -> Act | None:
     if name not in ACTIONS:
         one.wrong(f"unknown action; {nearest(name, ACTIONS)}")
         return None
-    return ACTIONS[name].read(one)
+    act: Act | None = ACTIONS[name].read(one)
+    return act
 
 
 # Templates.

@@ -13,11 +13,12 @@ import msgspec
 from relayproxy.mail.pattern import Pattern
 from relayproxy.rules.condition_syntax import FIELD_NAME, MAIL_PARAMETERS, RCPT_PARAMETERS, TLS_VERSIONS
 from relayproxy.rules.rule_syntax import named, tables
+from relayproxy.rules.syntax import Entry
 from relayproxy.rules.wording import either, nearest, shown
 from relayproxy.smtp.commands import Path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from relayproxy.rules.syntax import JsonSchema, Written
 
@@ -52,8 +53,9 @@ class Expect(msgspec.Struct, frozen=True, kw_only=True):
     recipients: tuple[str, ...] | None = None
     header: Mapping[str, Wanted] = {}
     body: Pattern | None = None
+    attachments: tuple[str, ...] | None = None
     outcome: Outcome | None = None
-    reply: Pattern | None = None
+    reply: Wanted | None = None
     held: Wanted | None = None
     discarded: bool | None = None
     route: str | None = None
@@ -68,14 +70,6 @@ class Case(msgspec.Struct, frozen=True):
     given: Given
     expect: Expect
     where: str = ""
-
-
-class Entry(msgspec.Struct, frozen=True):
-    """One key. `read` gives None where what stands there is wrong."""
-
-    read: Callable[[Written], Any]
-    schema: JsonSchema
-    description: str
 
 
 def cases(written: Written) -> list[Case]:
@@ -177,12 +171,12 @@ def _parameters(written: Written) -> dict[str, str | None]:
         return found
     for name in written.value:
         one = written.of(name)
-        if name.upper() not in known:
+        if name not in known:
             one.wrong(f"unknown parameter; {nearest(name.upper(), known)}")
         elif one.value is True:
-            found[name.upper()] = None
+            found[name] = None
         elif (value := one.text("a text, or true where it has no value")) is not None:
-            found[name.upper()] = value
+            found[name] = value
     return found
 
 
@@ -259,8 +253,9 @@ EXPECT: Final[Mapping[str, Entry]] = {
         "fields as they leave, any of that name: a pattern; true: there is one; false: there is none",
     ),
     "body": Entry(_pattern, _STRING, "the decoded text of the message as it leaves, a pattern"),
+    "attachments": Entry(_texts, _STRINGS, "the file names of all attachments as they leave, in any order"),
     "outcome": Entry(_outcome, {"enum": list(get_args(Outcome))}, "what becomes of the message"),
-    "reply": Entry(_pattern, _STRING, 'what a rule answers, a pattern such as "550 5.7.1 *"'),
+    "reply": Entry(_wanted, _WANTED, 'what a rule answers, a pattern such as "550 5.7.1 *"; whether one answers'),
     "held": Entry(_wanted, _WANTED, "whether it is held; or why, a pattern"),
     "discarded": Entry(_boolean, _BOOLEAN, "whether it is discarded"),
     "route": Entry(_text, _STRING, "the name of the upstream that it goes to"),

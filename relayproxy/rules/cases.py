@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from relayproxy.mail.body_text import body_text
 from relayproxy.mail.canonical import canonical
 from relayproxy.mail.header import HeaderSection, decode, find_body
+from relayproxy.mail.mime import Scanner
 from relayproxy.rules.condition_syntax import MAIL_PARAMETERS, RCPT_PARAMETERS
 from relayproxy.rules.facts import Facts, Recipient, Stage
 from relayproxy.rules.recipients import collapsed
@@ -156,7 +156,10 @@ class _Play:
         replace = msgspec.structs.replace
         if not self._stage(Stage.EOH, replace(self._facts, header=HeaderSection(header))):
             return False
-        content = _Content(len(self._given.message), body_text(header, body), ())
+        scanner = Scanner(HeaderSection(header))
+        scanner.feed(body)
+        scanner.finish()
+        content = _Content(len(self._given.message), scanner.text, scanner.attachments)
         if not self._stage(Stage.EOM, replace(self._facts, content=content)):
             return False
         if not self._facts.recipients and self._facts.fate is None:
@@ -246,6 +249,7 @@ _LOOK: Final[Mapping[str, Callable[..., str | None]]] = {
     "sender": _sender,
     "recipients": _all(lambda played: [one.address for one in played.facts.recipients], canonical),
     "body": _text(_body),
+    "attachments": _all(lambda played: () if played.facts.content is None else played.facts.content.attachments),
     "held": _text(lambda played: played.facts.reason if played.facts.fate == "hold" else None),
     "discarded": _one(lambda played: played.facts.fate == "discard"),
     "route": _one(lambda played: played.facts.route or ""),

@@ -9,8 +9,6 @@ import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING, Final, TypeVar, get_args
 
-import msgspec
-
 from relayproxy.mail import units
 from relayproxy.mail.pattern import AddressPattern, Pattern
 from relayproxy.rules import conditions as facts_of
@@ -31,7 +29,7 @@ from relayproxy.rules.conditions import (
     in_order,
 )
 from relayproxy.rules.pattern_list import AddressList, PatternList
-from relayproxy.rules.syntax import is_file
+from relayproxy.rules.syntax import Entry, is_file
 from relayproxy.rules.wording import dotted, either, nearest, shown
 from relayproxy.smtp import parameters
 
@@ -63,14 +61,6 @@ _IN: Final[JsonSchema] = {
 }
 
 
-class Entry(msgspec.Struct, frozen=True):
-    """One kind of condition. `example` is what its description shows."""
-
-    read: Reader
-    schema: JsonSchema
-    description: str
-
-
 def when(written: Written) -> Part | None:
     """The conditions of a table, all of which are to hold; of a list of tables, one of them."""
     if written.is_too_deep:
@@ -87,7 +77,7 @@ def when(written: Written) -> Part | None:
 
 
 def _all_of(written: Written) -> Part | None:
-    found = [CONDITIONS[key].read(one) for key, one in written.table(CONDITIONS).items()]
+    found: list[Part | None] = [CONDITIONS[key].read(one) for key, one in written.table(CONDITIONS).items()]
     if not written.value:
         written.wrong("expected a condition, got an empty table")
     parts = [part for part in found if part is not None]
@@ -216,13 +206,12 @@ RCPT_PARAMETERS: Final = {keyword.decode("ascii") for keyword in parameters.RCPT
 
 
 def _parameter(name: str) -> Reader | str:
-    keyword = name.upper()
-    if keyword in MAIL_PARAMETERS:
-        subject, of = "parameters", facts_of.of_mail(keyword)
-    elif keyword in RCPT_PARAMETERS:
-        subject, of = "recipient", facts_of.of_rcpt(keyword)
+    if name in MAIL_PARAMETERS:
+        subject, of = "parameters", facts_of.of_mail(name)
+    elif name in RCPT_PARAMETERS:
+        subject, of = "recipient", facts_of.of_rcpt(name)
     else:
-        return f"unknown parameter; {nearest(keyword, MAIL_PARAMETERS | RCPT_PARAMETERS)}"
+        return f"unknown parameter; {nearest(name.upper(), MAIL_PARAMETERS | RCPT_PARAMETERS)}"
     return _patterns(subject, of, _there(subject, of))
 
 

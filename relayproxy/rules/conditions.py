@@ -9,14 +9,14 @@ How conditions are written does not belong here (condition_syntax.py).
 from __future__ import annotations
 
 import operator
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
 from relayproxy.mail.canonical import canonical
-from relayproxy.mail.header import decode
 from relayproxy.mail.ip import plain_address
-from relayproxy.rules.rule import HEADER
+from relayproxy.rules.rule import HEADER, Key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -44,6 +44,10 @@ class Part(msgspec.Struct, frozen=True):
     @property
     def reads(self) -> frozenset[Subject]:
         return _NOTHING
+
+    @property
+    def keys(self) -> frozenset[Key] | None:
+        return None
 
     @property
     def is_drawn(self) -> bool:
@@ -78,6 +82,10 @@ class _Several(Part, frozen=True):
 class All(_Several, frozen=True):
     """Each of them holds; none: always."""
 
+    @property
+    def keys(self) -> frozenset[Key] | None:
+        return min([keys for part in self.of if (keys := part.keys) is not None], key=len, default=None)
+
     def holds(self, facts: Facts, recipient: Recipient | None, draws: Draws, groups: dict[str, str]) -> bool:
         for part in self.of:  # noqa: SIM110  half the time of all(): a thousand rules are asked
             if not part.holds(facts, recipient, draws, groups):
@@ -87,6 +95,15 @@ class All(_Several, frozen=True):
 
 class AnyOf(_Several, frozen=True):
     """One of them holds, or more."""
+
+    @property
+    def keys(self) -> frozenset[Key] | None:
+        found: set[Key] = set()
+        for part in self.of:
+            if (keys := part.keys) is None:
+                return None
+            found |= keys
+        return frozenset(found)
 
     def holds(self, facts: Facts, recipient: Recipient | None, draws: Draws, groups: dict[str, str]) -> bool:
         for part in self.of:
@@ -129,6 +146,11 @@ class Matches(Part, frozen=True):
     @property
     def reads(self) -> frozenset[Subject]:
         return frozenset({self.subject})
+
+    @property
+    def keys(self) -> frozenset[Key] | None:
+        keys = self.patterns.keys
+        return None if keys is None else frozenset([Key(self.subject, text, is_part) for text, is_part in keys])
 
     @property
     def names(self) -> frozenset[str]:
@@ -174,11 +196,20 @@ class ClientIn(Part, frozen=True):
         return frozenset({"client"})
 
     def holds(self, facts: Facts, recipient: Recipient | None, draws: Draws, groups: dict[str, str]) -> bool:  # noqa: ARG002
-        address = plain_address(facts.client)
-        if address is None:
+        if (client := _client(facts.client)) is None:
             return False
-        number, of = int(address), address.version
-        return any(of == version and number >> shift in numbers for version, shift, numbers in self.networks)
+        of, number = client
+        for version, shift, numbers in self.networks:  # noqa: SIM110  as above
+            if of == version and number >> shift in numbers:
+                return True
+        return False
+
+
+@lru_cache(maxsize=1024)  # many rules ask, and clients come again
+def _client(written: str) -> tuple[int, int] | None:
+    """Version and number."""
+    address = plain_address(written)
+    return None if address is None else (address.version, int(address))
 
 
 class Count(Part, frozen=True):
@@ -311,7 +342,7 @@ def fields(name: str) -> Callable[[Facts, Recipient | None], Iterable[str]]:
     octets = name.encode("ascii")
 
     def values(facts: Facts, _: Recipient | None) -> Iterable[str]:
-        return () if facts.header is None else (decode(field.value) for field in facts.header.get_all(octets))
+        return () if facts.header is None else facts.header.texts(octets)
 
     return values
 

@@ -22,6 +22,16 @@ class Faults(msgspec.Struct, frozen=True, gc=False):
     disconnect: Disconnect | None = None
     drop_reply: bool = False
 
+    def joined(self, other: Faults) -> Faults:
+        """Both: delays add up, the slower counts, the first to disconnect does."""
+        rates = [rate for rate in (self.throttle, other.throttle) if rate is not None]
+        return Faults(
+            self.delay + other.delay,
+            min(rates, default=None),
+            self.disconnect or other.disconnect,
+            self.drop_reply or other.drop_reply,
+        )
+
 
 class Fired(msgspec.Struct, frozen=True, gc=False):
     """A rule that did something, and the names of its actions."""

@@ -1,11 +1,11 @@
 """One stage: its rules in order, each on the mail as the rules before it left it (DESIGN §6 "What it applies to", "Actions", "When a rule goes wrong").
 
-    Evaluation(Stage.RCPT, facts, draws).run(steps)
+    Evaluation(Stage.RCPT, facts, draws).run(plan)
 
 Theory of operation: conditions and templates of a rule look at the facts as they were when it began; what its actions ask for is gathered for all
 recipients that it applies to (`_Change`), and then becomes new facts in one step.
 Invariants: what goes wrong ends everything, and nothing of the stage is left (PROTOCOL I9); nothing is raised.
-Which rules these are does not belong here (ruleset.py), nor how header fields are edited (mail/edits.py).
+Which rules these are does not belong here (plan.py), nor how header fields are edited (mail/edits.py).
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from relayproxy.mail.edits import HeaderEdit
     from relayproxy.mail.header import HeaderSection
     from relayproxy.rules.facts import Content, Draws, Facts, Recipient
+    from relayproxy.rules.plan import Plan, Planned
     from relayproxy.rules.rule import Action, Rule, Template
 
 _REFUSED_AT_CONNECT: Final = {"reject": 554, "tempfail": 421}
@@ -88,21 +89,25 @@ class Evaluation:
         self._running = ""
         self._stopped = facts.accepted or facts.fate == "discard"
 
-    def run(self, rules: Iterable[Rule]) -> Decision:
-        """Of this stage, in order."""
+    def run(self, plan: Plan) -> Decision:
+        """The rules of this stage."""
         try:
             self._make_what_is_due()
-            for rule in rules:
-                if self._stopped:
-                    break
-                self._running = rule.name
-                self._try(rule)
+            self._run(plan)
         except Exception as error:  # noqa: BLE001  whatever it is: no message passes unruled or half-ruled
             return self._failed(error)
         facts = self._facts
         if self._refusals:
             facts = msgspec.structs.replace(self._before, tags=facts.tags)
         return Decision(facts=facts, answer=self._answer(), faults=self._faults, fired=tuple(self._fired))
+
+    def _run(self, plan: Plan) -> None:
+        places = iter(plan.after(-1, self._facts))
+        while not self._stopped and (place := next(places, None)) is not None:
+            before = self._facts
+            self._try(plan.rules[place])
+            if not plan.looks_at_the_same(before, self._facts):
+                places = iter(plan.after(place, self._facts))  # other rules may apply to it
 
     def _make_what_is_due(self) -> None:
         facts = self._facts
@@ -124,21 +129,23 @@ class Evaluation:
         what = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         return Decision(facts=self._before, answer=answer, failure=f"rule {self._running!r}: {what}")
 
-    def _try(self, rule: Rule) -> None:
-        if self._refusals and not rule.per_recipient:
-            return  # refused for a recipient: what others have against it may still make it a 4yz
-        hits = self._hits(rule)
-        if hits:
-            self._do(rule, hits)
-
-    def _hits(self, rule: Rule) -> list[_Hit]:
-        facts, draws, holds = self._facts, self._draws, rule.when.holds
-        hits: list[_Hit] = []
-        for place, recipient in enumerate(facts.recipients) if rule.per_recipient else ((0, None),):
+    def _try(self, planned: Planned) -> None:
+        rule, per_recipient, holds = planned
+        self._running = rule.name
+        facts, draws = self._facts, self._draws
+        if not per_recipient:
             groups: dict[str, str] = {}
+            # A message that was refused for a recipient: what others have against it may still make it a 4yz.
+            if not self._refusals and holds(facts, None, draws, groups):
+                self._do(rule, [_Hit(0, None, groups)])
+            return
+        hits = []
+        for place, recipient in enumerate(facts.recipients):
+            groups = {}
             if holds(facts, recipient, draws, groups):
                 hits.append(_Hit(place, recipient, groups))
-        return hits
+        if hits:
+            self._do(rule, hits)
 
     def _do(self, rule: Rule, hits: list[_Hit]) -> None:
         before = self._facts

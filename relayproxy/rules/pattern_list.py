@@ -15,21 +15,24 @@ from typing import TYPE_CHECKING, Final
 from relayproxy.mail.canonical import canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from relayproxy.mail.pattern import AddressPattern, Pattern
 
 #: Characters of a value that are looked at (PROTOCOL §1.13: regex input).
 MAX_INPUT: Final = 1 << 20
 
+#: Patterns of a list, for each of which something is looked for.
+MAX_KEYS: Final = 8
+
 #: Many rules ask for the same few addresses.
 _canonical: Final = lru_cache(maxsize=1024)(canonical)
 
 
 class PatternList:
-    """Of texts."""
+    """Of texts. `keys`: in a text that matches one of them stands; None where to look for them would take as long as to match."""
 
-    __slots__ = ("_rest", "_whole", "_with_groups", "names", "patterns")
+    __slots__ = ("_rest", "_whole", "_with_groups", "keys", "names", "patterns")
 
     def __init__(self, patterns: Sequence[Pattern]) -> None:
         self.patterns = tuple(patterns)
@@ -43,6 +46,7 @@ class PatternList:
                 rest.append(pattern)
         self._whole = frozenset(whole)
         self._rest = tuple(rest)
+        self.keys = _keys((), patterns)
 
     def groups(self, value: str) -> dict[str, str] | None:
         """What named groups found; None where no pattern matches."""
@@ -55,10 +59,23 @@ class PatternList:
         return None
 
 
-class AddressList:
-    """Of addresses, in their canonical form."""
+def keys_of(address: str) -> list[str]:
+    """An address in any form as the keys of lists have it: the whole, `@` and its domain, `@*.` and each domain above that."""
+    whole = _folded(_canonical(address[:MAX_INPUT]))
+    keys = [whole]
+    _, at, domain = whole.rpartition("@")
+    if at:
+        keys.append("@" + domain)
+        while domain:
+            _, _, domain = domain.partition(".")
+            keys.append("@*." + domain)
+    return keys
 
-    __slots__ = ("_domains", "_parents", "_rest", "_whole", "_with_groups", "names", "patterns")
+
+class AddressList:
+    """Of addresses, in their canonical form. `keys`: as of texts, or what an address that matches is or is of."""
+
+    __slots__ = ("_domains", "_parents", "_rest", "_whole", "_with_groups", "keys", "names", "patterns")
 
     def __init__(self, patterns: Sequence[AddressPattern]) -> None:
         self.patterns = tuple(patterns)
@@ -81,6 +98,11 @@ class AddressList:
                 rest.append(pattern)
         self._whole, self._domains, self._parents = frozenset(whole), frozenset(domains), frozenset(parents)
         self._rest = tuple(rest)
+        known = [*whole, *[f"@{domain}" for domain in domains], *[f"@*.{parent}" for parent in parents]]
+        tried = [*self._with_groups, *rest]
+        self.keys = None
+        if all(one.text.isascii() for one in tried):  # others are tried on two forms
+            self.keys = _keys(known, [one.pattern for one in tried])
 
     def groups(self, address: str) -> dict[str, str] | None:
         """`address` may be in any form. What named groups found; None where no pattern matches."""
@@ -107,6 +129,14 @@ class AddressList:
             if domain in self._parents:
                 return True
         return False
+
+
+def _keys(known: Iterable[str], tried: Sequence[Pattern]) -> frozenset[tuple[str, bool]] | None:
+    """As `Key` has them: text, and whether it is a part."""
+    needles = [pattern.needle for pattern in tried[:MAX_KEYS]]
+    if len(tried) > MAX_KEYS:
+        return None
+    return frozenset([*[(text, False) for text in known], *[(needle, True) for needle in needles]])
 
 
 def _ascii_glob(glob: str | None) -> str | None:

@@ -9,7 +9,7 @@ from that and nothing else.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -46,11 +46,23 @@ def known_at(subject: Subject) -> Stage:
     return Stage.EOH if subject.startswith(HEADER) else KNOWN_AT[subject]
 
 
+class Key(NamedTuple):
+    """What may be so: a subject has this address, or is of this domain (pattern_list.keys_of); or `is_part`: it has a text in which this stands (mail.pattern.folded)."""
+
+    subject: Subject
+    text: str
+    is_part: bool = False
+
+
 class Condition(Protocol):
     """Whether a rule applies."""
 
     @property
     def reads(self) -> frozenset[Subject]: ...
+
+    @property
+    def keys(self) -> frozenset[Key] | None:
+        """One of these must be so, or it does not hold; None where that cannot be said so simply."""
 
     def holds(self, facts: Facts, recipient: Recipient | None, draws: Draws, groups: dict[str, str]) -> bool:
         """`recipient`: the one that the rule runs for. Named groups of patterns that matched are put into `groups`."""

@@ -69,7 +69,6 @@ def _rule(written: Written, names: dict[str, str]) -> Rule | None:
     for group in sorted(groups):
         if template.is_placeholder(group):
             table["when"].wrong(f"expected a named group that is no placeholder of templates, got {group}")
-    # Where conditions are wrong it is not known which groups there are.
     actions = then(within.within(name, groups).of("then")) if "then" in table else ()
     at = table["at"].choice(STAGES, f"a stage: {either(STAGES)}") if "at" in table else None
     if condition is None or len(source.complaints) > before:

@@ -29,6 +29,14 @@ MAX_DEPTH: Final = 40
 JsonSchema = dict[str, Any]
 
 
+class Entry(msgspec.Struct, frozen=True):
+    """What may stand under one key: `read` notes what is wrong and gives None; `schema` and `description` are its JSON Schema."""
+
+    read: Callable[[Written], Any]
+    schema: JsonSchema
+    description: str
+
+
 class Complaint(NamedTuple):
     """What is wrong in a line of a file."""
 

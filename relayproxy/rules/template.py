@@ -321,8 +321,6 @@ def _address(local: str, domain: str) -> str:
 
 def _check(local: str, domain: str) -> None:
     path = Path.parse((f"{local}@{domain}" if domain else local).encode())
-    if (path.local, path.domain) != (local.encode(), domain.encode()):
-        raise BadAddress("expected one address")
     if len(path.local) > MAX_LOCAL:
         raise BadAddress(f"expected a local part of at most {MAX_LOCAL} octets")
     if len(path.address) > MAX_ADDRESS:

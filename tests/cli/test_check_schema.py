@@ -114,7 +114,7 @@ def test_check_shows_what_environment_makes_of_it(
     }
 
 
-@pytest.mark.parametrize("what", ["config", "record"])
+@pytest.mark.parametrize("what", ["config", "rules", "record"])
 def test_schemas_are_schemas(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     made = schema(what, capsys)
     jsonschema.Draft202012Validator.check_schema(made)

@@ -90,9 +90,9 @@ SLOW = [
 
 @pytest.mark.parametrize(("header", "body"), SLOW)
 def test_none_is_slow(header: bytes, body: bytes) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     body_text(header, body)
-    assert time.perf_counter() - started < 0.25
+    assert time.process_time() - started < 0.25
 
 
 PIECES = st.sampled_from([

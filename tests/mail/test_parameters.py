@@ -112,9 +112,9 @@ def test_what_is_not_all_read_says_so(value: bytes) -> None:
     [b"name=", b'name="', b'name="\\', b'name*0="', b"name*1*=%", b"(", b"()", b'\\(("', b"=?utf-8?Q?x?=", b'"', b"*"],
 )
 def test_none_is_slow(piece: bytes) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     file_names(b"a/b; " + piece * (LONGEST // len(piece)))
-    assert time.perf_counter() - started < 0.1
+    assert time.process_time() - started < 0.1
 
 
 PIECES = st.sampled_from([

@@ -129,6 +129,7 @@ NOT_ALL = [
         b"--b\r\n" + b"a: b\r\n" * (LONGEST_SECTION // 6 + 1) + b"Content-Disposition: x; filename=a.exe\r\n\r\n",
     ),
     (MULTIPART, b"--b" + b" " * 10_000 + b"\r\n\r\n"),
+    (MULTIPART, b"--b" + b" " * 10_000 + b"x\r\n\r\n"),
     (b"Content-Type: multipart/mixed\r\n", b"--b\r\n\r\none"),
     (b"Content-Type: message/rfc822\r\nContent-Transfer-Encoding: base64\r\n", b"YQ==\r\n"),
     (b"Content-Type: x/y\r\n" * 5, b""),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayproxy.mail.pattern import MAX_LENGTH, AddressPattern, Pattern, PatternError
+from relayproxy.mail.pattern import MAX_LENGTH, AddressPattern, Pattern, PatternError, folded
 
 MATCHED = [
     # pattern, value, whether
@@ -155,3 +155,43 @@ def test_none_is_slow(pattern: str, value: str) -> None:
     Pattern.parse(pattern).matches(value)
     AddressPattern.parse(pattern).matches(value)
     assert time.perf_counter() - started < 0.25
+
+
+LETTERS = st.text(st.sampled_from("abkKsS*?.\n\u212a\u017fßİü"), max_size=8)
+
+
+@given(LETTERS, LETTERS)
+def test_a_plain_glob_matches_as_its_expression_does(glob: str, value: str) -> None:
+    written = "".join([{"*": ".*", "?": "."}.get(letter) or f"[{letter}]" for letter in glob])
+    assert Pattern.parse(glob).matches(value) == Pattern.parse(f"/(?s)^(?:{written})\\z/").matches(value)
+
+
+@given(
+    st.one_of(LETTERS, st.text(st.sampled_from("abks*?+^|[]{}()1,\\."), max_size=8).map(lambda some: f"/{some}/")),
+    LETTERS,
+)
+def test_the_needle_stands_in_whatever_matches(text: str, value: str) -> None:
+    try:
+        pattern = Pattern.parse(text)
+    except PatternError:
+        return
+    if pattern.matches(value):
+        assert pattern.needle in folded(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "needle"),
+    [
+        ("*Invoice*of*", "invoice"),
+        ("??ab?c", "ab"),
+        ("grüße", ""),
+        ("*", ""),
+        ("/^Order No [0-9]+/", "order no "),
+        ("/orders?/", "order"),
+        ("/order|invoice/", ""),
+        ("/[a-z]/", ""),
+        ("/(?-i)order/", ""),
+    ],
+)
+def test_what_is_looked_for_first(text: str, needle: str) -> None:
+    assert Pattern.parse(text).needle == needle

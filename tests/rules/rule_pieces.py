@@ -87,6 +87,10 @@ class When(msgspec.Struct, frozen=True):
     def reads(self) -> frozenset[Subject]:
         return frozenset({self.subject})
 
+    @property
+    def keys(self) -> None:
+        return None
+
     def holds(self, facts: Facts, recipient: Recipient | None, draws: Draws, groups: dict[str, str]) -> bool:
         for value in values(self.subject, facts, recipient):
             if fnmatchcase(value, self.glob):
@@ -97,6 +101,7 @@ class When(msgspec.Struct, frozen=True):
 
 class Always(msgspec.Struct, frozen=True):
     reads: frozenset[Subject] = frozenset()
+    keys: None = None
 
     def holds(self, facts: Facts, recipient: Recipient | None, draws: Draws, groups: dict[str, str]) -> bool:
         return True
@@ -106,6 +111,7 @@ class ByChance(msgspec.Struct, frozen=True):
     """Half of the time."""
 
     reads: frozenset[Subject] = frozenset()
+    keys: None = None
 
     def holds(self, facts: Facts, recipient: Recipient | None, draws: Draws, groups: dict[str, str]) -> bool:
         return draws.chance("by chance") < 0.5
@@ -115,6 +121,7 @@ class Breaks(msgspec.Struct, frozen=True):
     """What there should not be."""
 
     reads: frozenset[Subject] = frozenset()
+    keys: None = None
 
     def holds(self, facts: Facts, recipient: Recipient | None, draws: Draws, groups: dict[str, str]) -> bool:
         raise ZeroDivisionError("by nothing")

@@ -49,7 +49,7 @@ HOLDS = [
     ('recipients = "<= 0"', False),
     ('recipients = [">50", "<2"]', True),
     ('parameter.SIZE = "3*"', True),
-    ("parameter.smtputf8 = true", True),
+    ("parameter.SMTPUTF8 = true", True),
     ('parameter.SMTPUTF8 = ""', True),
     ("parameter.BODY = false", True),
     ("parameter.BODY = true", False),
@@ -191,6 +191,7 @@ ERRORS = [
     ("size = '>10'", "rule[0].when.size: expected a size such as >10MiB or <=4KiB, got '>10'"),
     ("parameter = 'SIZE'", "rule[0].when.parameter: expected a table, or parameter.NAME, got 'SIZE'"),
     ("parameter.SIZ = true", "rule[0].when.parameter.SIZ: unknown parameter; the nearest known is SIZE"),
+    ("parameter.smtputf8 = true", "rule[0].when.parameter.smtputf8: unknown parameter; the nearest known is SMTPUTF8"),
     ("header = {}", "rule[0].when.header: expected a table, or header.NAME, got a table"),
     ("header.'a b' = true", "rule[0].when.header.a b: expected the name of a field, of printable ASCII without colon and space, got 'a b'"),
     ("header.X.Y = 'a'", "rule[0].when.header.X: expected a pattern, true or false, got a table"),
@@ -268,6 +269,9 @@ addresses = st.sampled_from(
 
 @given(patterns=st.lists(addresses, max_size=6), value=st.one_of(addresses, st.text(max_size=10)))
 @example(["*@*.test"], "a@.test")
+@example(["*@b@x.test"], "a@b@x.test")
+@example(["s@x.test"], "\u017f@x.test")
+@example(["*@k.test"], "a@\u212a.test")
 def test_a_list_matches_what_one_of_its_patterns_matches(patterns: list[str], value: str) -> None:
     of_addresses = [AddressPattern.parse(pattern) for pattern in patterns]
     assert (AddressList(of_addresses).groups(value) is not None) == any(one.matches(value) for one in of_addresses)

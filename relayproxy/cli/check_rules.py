@@ -1,0 +1,79 @@
+"""What `check` says of rules: when each runs, what waits for them and why, whether their own tests hold, and what is doubtful.
+
+The tests of a file are about that file: they are run on its rules alone. How a configuration is shown does not belong here (check.py).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from relayproxy.rules.allow_patterns import doubt
+from relayproxy.rules.cases import differences
+from relayproxy.rules.doubts import doubts
+from relayproxy.rules.gates import DataGate, EnvelopeGate
+from relayproxy.rules.load import load
+from relayproxy.rules.stages import placements
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from relayproxy.rules.load import Loaded
+    from relayproxy.rules.ruleset import RuleSet
+
+_ENVELOPE: Final = {
+    EnvelopeGate.LIVE: "MAIL and RCPT leave as they come",
+    EnvelopeGate.RCPT: "MAIL leaves with the first RCPT",
+    EnvelopeGate.DATA: "MAIL and RCPT leave at DATA",
+    EnvelopeGate.EOH: "MAIL and RCPT leave at the end of the header section",
+    EnvelopeGate.EOM: "MAIL and RCPT leave at the end of the message",
+}
+_DATA: Final = {
+    DataGate.LIVE: "DATA leaves as it comes",
+    DataGate.HEADER: "DATA leaves as it comes, its header section when that is edited",
+    DataGate.EOH: "DATA leaves at the end of the header section",
+    DataGate.EOM: "DATA leaves at the end of the message",
+}
+
+
+class Found(NamedTuple):
+    """Lines for people. `differences`: what was expected by tests and what came."""
+
+    said: list[str]
+    doubtful: list[str]
+    differences: list[str]
+
+
+def of_rules(rules: RuleSet, files: Iterable[str | Path]) -> Found:
+    """Of rules that were read from these files, in which nothing is wrong."""
+    said = [
+        f"{placement.stage.name.lower():8}{rule.name} ({rule.where}): {placement.why}"
+        for rule, placement in zip(rules.rules, placements(rules.rules), strict=True)
+    ]
+    if said:
+        said += _gates(rules)
+    doubtful = [f"{rule.where}: {rule.name}: {what}" for rule, what in doubts(rules)]
+    tests = [_tried(load([file])) for file in files]
+    if several := [differences for of_file in tests for differences in of_file]:
+        said.append(f"tests of the rules: {len(several)}, failed: {sum(map(bool, several))}")
+    return Found(said, doubtful, [line for differences in several for line in differences])
+
+
+def _tried(loaded: Loaded) -> list[list[str]]:
+    """Of each test what came otherwise."""
+    return [[f"{case.where}: {case.name}: {one}" for one in differences(case, loaded.rules)] for case in loaded.cases]
+
+
+def of_guard(allow: Iterable[str]) -> list[str]:
+    """What is doubtful about entries that are right."""
+    return [f"guard.allow: {entry} {what}" for entry in allow if (what := doubt(entry)) is not None]
+
+
+def _gates(rules: RuleSet) -> Iterator[str]:
+    gates = rules.gates
+    for what, rule in (
+        (_ENVELOPE[gates.envelope], gates.envelope_rule),
+        (_DATA[gates.data], gates.data_rule),
+        ("the final dot waits for the rules" if gates.dot else "the final dot leaves as it comes", gates.dot_rule),
+    ):
+        yield what if rule is None else f"{what}: {rule}"

@@ -1,0 +1,284 @@
+"""The envelope's gate: MAIL, RCPT and RSET of a session under rules, passed on as they come or noted until the gate opens (DESIGN §6).
+
+Invariants: what several of the client's recipients come to leaves once, and each RCPT has its reply; one that comes to several is accepted only if all of them are; what
+has left and must not become a message is taken back with RSET before the next thing leaves. What rules say does not belong here (ruling.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from relayproxy.relay.delivery import Passed
+from relayproxy.relay.outgoing import Refusal, accept, mail_of, rcpt_of
+from relayproxy.relay.plan import Leaving
+from relayproxy.rules.gates import EnvelopeGate
+from relayproxy.smtp import local_replies
+from relayproxy.smtp.commands import Mail, Rcpt, Rset
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from relayproxy.record.log import Reporter
+    from relayproxy.relay.delivery import Delivery
+    from relayproxy.relay.plan import Plan
+    from relayproxy.relay.ruling import Ruling
+    from relayproxy.relay.upstream_leg import UpstreamLeg
+    from relayproxy.rules.facts import Recipient
+    from relayproxy.smtp.commands import Command
+    from relayproxy.smtp.replies import Reply
+
+#: Goes to the upstream of this name (None: the listener's own); why that cannot be.
+Reroute = Callable[["str | None"], Awaitable["Reply | None"]]
+
+
+class _Wanted:
+    """A command of the client's on its way: what is to leave in its place, if it is not answered here, and of RCPT the recipients that it comes to."""
+
+    __slots__ = ("leaving", "passed", "recipients")
+
+    def __init__(self, passed: Passed, leaving: Sequence[Leaving] = (), recipients: tuple[Recipient, ...] = ()) -> None:
+        self.passed = passed
+        self.leaving = leaving
+        self.recipients = recipients
+
+
+class Envelopes:
+    """One session's. `plan`: of its last transaction."""
+
+    def __init__(self, leg: UpstreamLeg, ruling: Ruling, reroute: Reroute, reporter: Reporter) -> None:
+        self.plan: Plan | None = None
+        self._leg = leg
+        self._ruling = ruling
+        self._reroute = reroute
+        self._reporter = reporter
+        self._left = False  # MAIL, and it is not over
+
+    @property
+    def delivery(self) -> Delivery:
+        if self._leg.delivery is None:
+            raise RuntimeError("expected an upstream, since a transaction is passed on")
+        return self._leg.delivery
+
+    # As it comes.
+
+    async def pass_on(self, commands: Sequence[Command]) -> list[Passed]:
+        """An answer to each."""
+        answers: list[Passed] = []
+        batch: list[Command] = []
+        for command in commands:
+            if isinstance(command, Mail) and batch:
+                answers += await self._batch(batch)
+                batch = []
+            batch.append(command)
+        return answers + await self._batch(batch)
+
+    async def _batch(self, commands: Sequence[Command]) -> list[Passed]:
+        """Commands of one transaction at most, as one group."""
+        wanted: list[_Wanted] = []
+        for command in commands:
+            try:
+                wanted.append(await self._want(command))
+            except Refusal as refusal:
+                wanted.append(_Wanted(Passed(command, (), refusal.reply)))
+        await self._ask([leaving for one in wanted for leaving in one.leaving])
+        for one in wanted:
+            self._answered(one)
+        return [one.passed for one in wanted]
+
+    async def _want(self, command: Command) -> _Wanted:
+        match command:
+            case Mail():
+                return await self._mail(command)
+            case Rcpt():
+                return self._rcpt(command)
+            case Rset():
+                plan, self.plan = self.plan, None
+                left, self._left = self._left or (plan is not None and plan.mail_left), False
+                return _Wanted(Passed(command, (), local_replies.RESET_OK), (Leaving(command),) if left else ())
+            case _:
+                return _Wanted(Passed(command, (), local_replies.NOOP_OK), (Leaving(command),))
+
+    async def _mail(self, command: Mail) -> _Wanted:
+        await self.take_back()
+        self.plan, decision = self._ruling.mail(command)
+        plan = self.plan
+        passed = plan.passed = Passed(command, (), local_replies.SENDER_OK, plan)
+        try:
+            accept(decision)
+            mail = mail_of(plan)
+            if not self._live(plan):
+                return _Wanted(passed)
+            await self._go_to(plan)
+        except Refusal as refusal:
+            passed.reply = plan.doom = refusal.reply
+            return _Wanted(passed)
+        plan.mail_left = self._left = True
+        return _Wanted(passed, (Leaving(self.delivery.outgoing(mail)),))
+
+    @staticmethod
+    def _live(plan: Plan) -> bool:
+        return plan.facts.fate is None and plan.rules.gates.envelope is EnvelopeGate.LIVE
+
+    def _rcpt(self, command: Rcpt) -> _Wanted:
+        plan = self.plan
+        if plan is None or plan.doom is not None:
+            begun = plan is not None and plan.passed is not None and plan.passed.reply.severity == 2
+            raise Refusal(plan.doom if begun and plan is not None and plan.doom else local_replies.BAD_SEQUENCE)
+        passed = Passed(command, (), local_replies.RECIPIENT_OK)
+        decision = self._ruling.rcpt(plan, command)
+        accept(decision)
+        plan.named.append(passed)
+        leaving: list[Leaving] = []
+        stand: list[Recipient] = []
+        for recipient in decision.facts.recipients:
+            rcpt = rcpt_of(plan, recipient, self._ruling.book.guard)
+            if self._is_captured(plan, passed, rcpt):
+                continue
+            stand.append(recipient)
+            if self._live(plan):
+                leaving.append(plan.leaves(rcpt))
+        self._check_number(len(plan.leaving))
+        return _Wanted(passed, leaving, tuple(stand))
+
+    def _check_number(self, number: int) -> None:
+        """LMTP answers a message once for each recipient, and the client hears one answer. Raises Refusal."""
+        if self._leg.recipients is not None and number > self._leg.recipients:
+            raise Refusal(local_replies.TOO_MANY_RECIPIENTS)
+
+    def _is_captured(self, plan: Plan, passed: Passed | None, rcpt: Rcpt) -> bool:
+        """Whether the guard keeps this recipient's copy. What it refuses is refused where it would leave (upstream.py)."""
+        book = self._ruling.book
+        if not book.captures or book.admits(rcpt.path.address):
+            return False
+        plan.captured = True
+        if passed is not None:
+            passed.captured = True
+        self._reporter.guard(rcpt.path.address, captured=True, session=plan.facts.session, transaction=plan.id)
+        return True
+
+    async def _ask(self, leaving: Iterable[Leaving]) -> None:
+        """Upstream, each of those that it was not asked before."""
+        asked = list({id(one): one for one in leaving if one.reply is None}.values())
+        if not asked:
+            return
+        replies = await self.delivery.ask([one.command for one in asked])
+        withheld = self.delivery.upstream.withheld
+        for one, reply in zip(asked, replies, strict=True):
+            one.reply = reply
+            one.left = not any(one.command is other for other in withheld)
+
+    def _answered(self, wanted: _Wanted) -> None:
+        """Take note of upstream's answers."""
+        passed, plan = wanted.passed, self.plan
+        replies = [one.reply for one in wanted.leaving if one.reply is not None]
+        if replies:
+            passed.reply = _worst(replies)
+            passed.sent = tuple([one.command for one in wanted.leaving if one.left])
+        if plan is None or not isinstance(passed.received, Mail | Rcpt):
+            return
+        accepted = passed.reply.severity == 2
+        if isinstance(passed.received, Mail):
+            if not accepted:
+                plan.doom = passed.reply
+                plan.mail_left = self._left = False
+        elif accepted and plan.doom is None:
+            plan.facts = msgspec.structs.replace(plan.facts, recipients=(*plan.facts.recipients, *wanted.recipients))
+        elif accepted:
+            passed.reply = local_replies.BAD_SEQUENCE  # MAIL was refused in the same group
+        elif any(reply.severity == 2 for reply in replies):
+            # Of several for one of the client's some were accepted, and there is no way to take those back but all.
+            plan.doom = passed.reply
+
+    # When the gate opens.
+
+    async def leave(self, plan: Plan) -> None:
+        """All of it, as far as it has not left yet. Raises Refusal: that is the answer to the message, and nothing of it stays upstream."""
+        if plan.stays:
+            await self.take_back()
+            return
+        try:
+            await self._leave(plan)
+        except Refusal as refusal:
+            plan.doom = refusal.reply
+            await self.take_back()
+            raise
+
+    async def _leave(self, plan: Plan) -> None:
+        if not plan.mail_left:
+            await self._go_to(plan)
+        going = self._going(plan)
+        plan.facts = msgspec.structs.replace(plan.facts, recipients=tuple([recipient for recipient, _ in going]))
+        if plan.stays:
+            await self.take_back()
+            return
+        if not going:
+            raise Refusal(local_replies.NO_RECIPIENTS)
+        asked = [leaving for _, leaving in going]
+        self._check_number(len({id(leaving) for leaving in asked}))
+        if not plan.mail_left and plan.passed is not None:
+            mail = Leaving(self.delivery.outgoing(mail_of(plan)))
+            asked.insert(0, mail)
+            plan.mail_left = self._left = True
+            await self._ask(asked)
+            plan.passed.sent = (mail.command,) if mail.left else ()
+        else:
+            await self._ask(asked)
+        _note_sent(plan, going)
+        if refused := [one.reply for one in asked if one.reply is not None and one.reply.severity != 2]:
+            raise Refusal(_worst(refused))
+
+    def _going(self, plan: Plan) -> list[tuple[Recipient, Leaving]]:
+        """Of the recipients that stand, those that nobody captures."""
+        going: list[tuple[Recipient, Leaving]] = []
+        for recipient in plan.facts.recipients:
+            rcpt = rcpt_of(plan, recipient, self._ruling.book.guard)
+            named = plan.named[recipient.origin] if recipient.origin >= 0 else None
+            if not self._is_captured(plan, named, rcpt):
+                going.append((recipient, plan.leaves(rcpt)))
+        return going
+
+    async def _go_to(self, plan: Plan) -> None:
+        """To the upstream that rules want. Raises Refusal."""
+        if plan.facts.route == self._leg.routed:
+            return
+        if (refusal := await self._reroute(plan.facts.route)) is not None:
+            raise Refusal(refusal)
+        plan.upstream = self.delivery.upstream
+
+    async def take_back(self) -> None:
+        """What has left of an envelope must not become a message."""
+        if not self._left:
+            return
+        self._left = False
+        upstream = self.delivery.upstream
+        if upstream.failure is None and not upstream.spent:
+            await self.delivery.ask((Rset(),))
+        if self.plan is not None:
+            self.plan.mail_left = False
+
+    def over(self) -> None:
+        """The message has had its end, or upstream was left without: nothing is to be taken back."""
+        self._left = False
+
+
+def _note_sent(plan: Plan, going: list[tuple[Recipient, Leaving]]) -> None:
+    plan.added.clear()
+    for passed in plan.named:
+        passed.sent = ()
+    for recipient, leaving in going:
+        if not leaving.left:
+            continue
+        for origin in (recipient.origin, *recipient.also):
+            if origin >= 0:
+                passed = plan.named[origin]
+                passed.sent = (*passed.sent, leaving.command)
+            else:
+                plan.added.append(leaving.command)
+
+
+def _worst(replies: Sequence[Reply]) -> Reply:
+    """What stands for all of them: a refusal if there is one, that may be tried again before one for good."""
+    return min(replies, key=lambda reply: {4: 0, 5: 1}.get(reply.severity, 2))

@@ -1,0 +1,174 @@
+"""`relayproxy check` of rules: their stages, the gates, their own tests, and what is doubtful."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from relayproxy.cli import main
+from relayproxy.cli.config import load
+
+REDIRECT = """
+[[rule]]
+name = "to QA"
+when = { not = { recipient = "*@example.test" } }
+then = [{ rewrite_recipient = "qa@example.test" }]
+[[test]]
+name = "a customer"
+given = { recipients = ["jane@customer.example"] }
+expect = { recipients = ["qa@example.test"] }
+[[test]]
+name = "a colleague"
+given = { recipients = ["joe@example.test"] }
+expect = { recipients = ["joe@example.test"], rules = [] }
+"""
+TAGS = """
+[[rule]]
+name = "tag"
+when = { header.Subject = "*invoice*" }
+then = [{ tag = "invoice" }, { hold = "look" }]
+[[test]]
+name = "an invoice"
+given = { message = "Subject: Your invoice\\n\\nhello\\n" }
+expect = { tags = ["invoice"], held = "look", recipients = ["recipient@example.com"] }
+"""
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No ./relayproxy.toml but what a test writes."""
+    monkeypatch.chdir(tmp_path)
+    Path("redirect.toml").write_text(REDIRECT)
+    Path("tags.toml").write_text(TAGS)
+
+
+def check(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str], list[str]]:
+    status = main(["check", *arguments])
+    out, err = capsys.readouterr()
+    return status, out.splitlines(), err.splitlines()
+
+
+def test_files_of_rules_by_themselves(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check("redirect.toml", "tags.toml", capsys=capsys) == (
+        0,
+        [
+            "rcpt    to QA (redirect.toml:2): it reads recipient",
+            "eoh     tag (tags.toml:2): it reads header.subject",
+            "MAIL and RCPT leave as they come",
+            "DATA leaves at the end of the header section: tag",
+            "the final dot leaves as it comes",
+            "tests of the rules: 3, failed: 0",
+        ],
+        [],
+    )
+
+
+def test_rules_of_a_configuration_are_told_in_comments_behind_it(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("it.toml").write_text("[rules]\nfiles = ['redirect.toml']\n[guard]\nallow = ['*@example.test']\n")
+    here = Path.cwd()
+    status, out, err = check("it.toml", capsys=capsys)
+    assert (status, err) == (0, [])
+    assert out[-6:] == [
+        "# guard: mail may go to *@example.test; what is for others is refused (550)",
+        f"# rcpt    to QA ({here}/redirect.toml:2): it reads recipient",
+        "# MAIL and RCPT leave as they come",
+        "# DATA leaves as it comes",
+        "# the final dot leaves as it comes",
+        "# tests of the rules: 2, failed: 0",
+    ]
+    assert tomllib.loads("\n".join(out))["rules"]["files"] == [f"{here}/redirect.toml"]
+
+
+def test_the_flags_are_those_of_run(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--rules", "tags.toml", "--redirect-all", "qa@example.test", "--allow", "*@example.test")
+    status, out, err = check(*flags, capsys=capsys)
+    assert (status, err) == (0, [])
+    said = [line.removeprefix("# ").partition(" (")[0] for line in out if line.startswith("# ")]
+    assert [line for line in said if line.startswith(("guard:", "rcpt", "eoh"))] == [
+        "guard: mail may go to *@example.test; what is for others is sent to qa@example.test",
+        "eoh     tag",
+        "rcpt    redirect-all",
+        "eoh     redirect-all: header",
+    ]
+    Path("again.toml").write_text("\n".join(out))
+    again = load(Path("again.toml"), environ={})
+    assert again.rules.redirect_all == "qa@example.test"
+    assert again.guard is not None
+    assert again.guard.allow == ("*@example.test",)
+
+
+def test_a_configuration_and_rules_are_both_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("it.toml").write_text("drain = '1s'\n")
+    status, out, _ = check("it.toml", "redirect.toml", capsys=capsys)
+    assert status == 0
+    assert 'drain = "1s"' in out
+    assert out[-1] == "tests of the rules: 2, failed: 0"
+
+
+def test_tests_of_a_file_are_about_that_file_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("all.toml").write_text("[[rule]]\nthen = [{ rewrite_recipient = 'x@example.test' }]\n")
+    assert check("all.toml", "redirect.toml", capsys=capsys)[0] == 0
+
+
+def test_a_test_that_fails_is_told_with_what_came_and_is_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("wrong.toml").write_text(REDIRECT.replace('["qa@example.test"]', '["qa@x.test"]'))
+    for arguments in (["wrong.toml"], ["--rules", "wrong.toml"]):
+        status, out, err = check(*arguments, capsys=capsys)
+        assert status == 1
+        assert out[-1].removeprefix("# ") == "tests of the rules: 2, failed: 1"
+        assert [line.removeprefix(f"{Path.cwd()}/") for line in err] == [
+            "wrong.toml:6: a customer: recipients: expected qa@x.test, got qa@example.test"
+        ]
+
+
+def test_what_is_doubtful_is_a_warning_and_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("odd.toml").write_text(
+        "[[rule]]\nname = 'all'\nthen = [{ add_header = ['X-For', '{recipient}'] }, { accept = true }]\n[[rule]]\nname = 'none'\nthen = [{ tag = 'x' }]\n"
+    )
+    Path("it.toml").write_text("[rules]\nfiles = ['odd.toml']\n[guard]\nallow = ['*', '*@example.test']\n")
+    status, _, err = check("it.toml", capsys=capsys)
+    where = f"relayproxy: warning: {Path.cwd()}/odd.toml"
+    assert status == 0
+    assert err == [
+        "relayproxy: warning: guard.allow: * guards nothing: it allows every address",
+        f"{where}:1: all: add_header shows each recipient to all others, those of Bcc too: {{recipient}} stands in X-For",
+        f"{where}:1: all: accept is of the whole message: no rule runs for recipients that are named behind the first one that this rule applies to",
+        f"{where}:4: none: never runs: the rule 'all' above has accept without a condition",
+    ]
+
+
+WRONG = [
+    # arguments, what is said
+    (["bad.toml"], ["bad.toml:2: rule[0].thn: unknown key; the nearest known is then", "bad.toml:1: rule[0]: expected the key then, which is missing"]),
+    (["relayproxy:nothing"], ["relayproxy:nothing: expected the name of a rule file that is shipped; known are "]),
+    (["--rules", "missing.toml"], ["missing.toml: cannot be read: No such file or directory"]),
+    (["route.toml", "--rules", "route.toml"], ["route.toml:1: route: expected the name of an upstream, got 'elswhere'; known are capture"]),
+    (["early.toml"], ['early.toml:1: at: expected at = "eom" or later (it reads body), got "rcpt"']),
+    (["one.toml", "two.toml"], ["relayproxy: expected one configuration, got one.toml and two.toml"]),
+    (["missing.toml"], ["missing.toml: cannot be read: No such file or directory"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "said"), WRONG, ids=" ".join)
+def test_what_is_wrong_is_status_2(arguments: list[str], said: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("bad.toml").write_text("[[rule]]\nthn = 1\n")
+    Path("route.toml").write_text("[[rule]]\nthen = [{ route = 'elswhere' }]\n")
+    Path("early.toml").write_text("[[rule]]\nwhen = { body = 'x' }\nat = 'rcpt'\nthen = [{ tag = 'x' }]\n")
+    for name in ("one.toml", "two.toml"):
+        Path(name).write_text("drain = '1s'\n")
+    status, _, err = check(*arguments, capsys=capsys)
+    assert status == 2
+    assert all(any(one in line for line in err) for one in said), err
+
+
+def test_what_is_held_needs_a_store(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("it.toml").write_text(
+        "[upstream.a]\nurl = 'smtp://127.0.0.1'\n[record]\nstore = 'none'\n[rules]\nfiles = ['tags.toml']\n"
+    )
+    status, _, err = check("it.toml", capsys=capsys)
+    assert (status, err) == (
+        2,
+        [f'{Path.cwd()}/tags.toml:2: hold: expected a store that keeps what is held, as record.store is "none"'],
+    )

@@ -1,0 +1,103 @@
+"""`--redirect-all` (DESIGN §4): the envelope goes to one address, and a reply-all reaches nobody whom the guard does not allow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rule_pieces import NoDraws
+
+from relayproxy.mail.header import HeaderSection
+from relayproxy.rules.facts import Facts, Recipient, Stage
+from relayproxy.rules.gates import DataGate, EnvelopeGate
+from relayproxy.rules.guard import Guard
+from relayproxy.rules.redirect_all import redirect_all
+from relayproxy.rules.ruleset import RuleSet
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+QA = "qa@example.test"
+STAGING = ["*@example.test"]
+
+
+def passed(recipients: Sequence[str], header: str = "", *, to: str = QA, allow: Sequence[str] = STAGING) -> Facts:
+    """What is left of a message at the end of its header section, or, without one, in front of it."""
+    rules = RuleSet(redirect_all(to, Guard.parse(allow)))
+    facts = Facts(listener="default", client="127.0.0.1", sender="app@example.test")
+    for stage in Stage:
+        if stage is (Stage.EOM if header else Stage.EOH):
+            break
+        if stage is not Stage.RCPT:
+            if stage is Stage.EOH:
+                facts = msgspec.structs.replace(facts, header=HeaderSection(header.replace("\n", "\r\n").encode()))
+            facts = decided(rules, stage, facts)
+            continue
+        kept: list[Recipient] = []
+        for origin, address in enumerate(recipients):
+            one = msgspec.structs.replace(facts, recipients=(Recipient(address, origin),))
+            facts = decided(rules, stage, one)
+            kept += facts.recipients
+        facts = msgspec.structs.replace(facts, recipients=tuple(kept))
+    return facts
+
+
+def decided(rules: RuleSet, stage: Stage, facts: Facts) -> Facts:
+    decision = rules.evaluate(stage, facts, NoDraws())
+    assert (decision.answer, decision.failure) == (None, None)
+    return decision.facts
+
+
+def addresses(facts: Facts) -> list[str]:
+    return [recipient.address for recipient in facts.recipients]
+
+
+def test_it_needs_no_more_than_the_header_section() -> None:
+    gates = RuleSet(redirect_all(QA, Guard.parse(STAGING))).gates
+    assert (gates.envelope, gates.data, gates.dot) == (EnvelopeGate.LIVE, DataGate.HEADER, False)
+
+
+def test_who_is_outside_is_redirected_and_who_is_allowed_is_left_alone() -> None:
+    people = ["jane@customer.example", "joe@example.test", "x%customer.example@example.test", '"a@b"@example.test']
+    assert addresses(passed(people)) == [QA, "joe@example.test", QA, QA]
+    assert addresses(passed(["joe@example.test", QA], allow=[QA])) == [QA, QA]
+
+
+@pytest.mark.parametrize("to", [QA, '"q {a} }}"@example.test', "{recipient}@example.test"])
+def test_the_address_is_no_template(to: str) -> None:
+    assert addresses(passed(["jane@customer.example"], to=to, allow=[to])) == [to]
+
+
+HEADER = """From: App <app@provider.example>
+To: "Doe, Jane" <jane@customer.example>, joe@example.test
+Cc: jane@customer.example
+Bcc: boss@customer.example
+Reply-To: Help <help@provider.example>
+Resent-To: x@customer.example
+Resent-From: y@customer.example
+Subject: jane@customer.example
+"""
+
+
+@pytest.mark.parametrize("recipients", [["jane@customer.example"], ["joe@example.test"]])
+def test_a_reply_to_all_reaches_nobody_outside(recipients: list[str]) -> None:
+    header = passed(recipients, HEADER).header
+    assert header is not None
+    said = bytes(header).decode()
+    kept = [line for line in said.splitlines() if "customer.example" in line or "provider.example" in line]
+    assert kept == [
+        "From: App <app@provider.example>",
+        "Resent-From: y@customer.example",
+        "Subject: jane@customer.example",
+    ]
+    assert "joe@example.test" in said
+    assert said.count(QA) == 5
+
+
+@given(st.lists(st.text(alphabet='ab.@%!"\\:<>,;()ü\u3002\uff20 -', max_size=30), max_size=4))
+def test_whatever_they_are_the_guard_allows_what_is_left(recipients: list[str]) -> None:
+    guard = Guard.parse(STAGING)
+    assert all(guard.allows(address.encode()) for address in addresses(passed(recipients)))
