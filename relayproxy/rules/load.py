@@ -76,7 +76,7 @@ class _Reading:
 
     def read(self, source: str) -> None:
         try:
-            path = _path(source)
+            path = path_of(source)
             text = self._text(path)
             content: dict[str, Any] = tomllib.loads(text)
             reader = Source(source, text, lambda name: self._list(path.parent, name))
@@ -117,8 +117,8 @@ class _Reading:
         return self._lists[path]
 
 
-def _path(source: str) -> Path:
-    """Raises ValueError."""
+def path_of(source: str) -> Path:
+    """Where a file is. Raises ValueError."""
     if not source.startswith(SHIPPED):
         return Path(source)
     name = source.removeprefix(SHIPPED)

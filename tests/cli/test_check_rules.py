@@ -9,6 +9,7 @@ import pytest
 
 from relayproxy.cli import main
 from relayproxy.cli.config import load
+from relayproxy.rules.load import shipped
 
 REDIRECT = """
 [[rule]]
@@ -110,6 +111,15 @@ def test_a_configuration_and_rules_are_both_checked(capsys: pytest.CaptureFixtur
 def test_tests_of_a_file_are_about_that_file_alone(capsys: pytest.CaptureFixture[str]) -> None:
     Path("all.toml").write_text("[[rule]]\nthen = [{ rewrite_recipient = 'x@example.test' }]\n")
     assert check("all.toml", "redirect.toml", capsys=capsys)[0] == 0
+
+
+def test_where_a_shipped_file_is_to_be_copied_from_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = check("relayproxy:greylist", capsys=capsys)
+    assert (status, err) == (0, [])
+    name, _, path = out[0].partition(" is ")
+    assert (name, Path(path)) == ("relayproxy:greylist", shipped() / "greylist.toml")
+    assert Path(path).is_file()
+    assert out[-1] == "tests of the rules: 2, failed: 0"
 
 
 def test_a_test_that_fails_is_told_with_what_came_and_is_status_1(capsys: pytest.CaptureFixture[str]) -> None:
