@@ -92,6 +92,7 @@ def test_the_flags_are_those_of_run(capsys: pytest.CaptureFixture[str]) -> None:
         "eoh     tag",
         "rcpt    redirect-all",
         "eoh     redirect-all: header",
+        "eoh     redirect-all: answers",
     ]
     Path("again.toml").write_text("\n".join(out))
     again = load(Path("again.toml"), environ={})
