@@ -15,7 +15,7 @@ from dialog_runner import play
 
 from relayproxy.cli.config import load
 from relayproxy.record.dialog import parse, print_dialog
-from relayproxy.record.report import schema
+from relayproxy.record.report_lines import schema
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

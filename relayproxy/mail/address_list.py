@@ -137,8 +137,9 @@ def found(value: bytes) -> list[Found]:
             at = _end(_ODD, value, start)
             if looked_at > MAX_ELEMENTS or not value.startswith((b",", b";"), at):
                 at = len(value)
-            kept = value[start:at].rstrip(b" \t\r\n") or value[start:at]
-            ranges.append(Found(start, start + len(kept), None))
+            end = start + len(value[start:at].rstrip(b" \t"))
+            # A line end before that space may be none that all take for folding: it goes too.
+            ranges.append(Found(start, at if value.endswith((b"\r", b"\n"), start, end) else end, None))
         else:
             at, in_group = match.end(), in_group or match[4] is not None
             ranges += mailbox

@@ -14,7 +14,7 @@ import binascii
 import re
 from typing import Final
 
-from relayproxy.mail.canonical import canonical_domain, dequoted, quoted, split
+from relayproxy.mail.canonical import canonical_domain, dequoted, quoted
 from relayproxy.mail.header import MAX_LINE
 from relayproxy.smtp import grammar
 
@@ -74,17 +74,16 @@ def field_value(name: str, text: str, *, utf8: bool = False) -> bytes:
 
 def wire_address(address: str, *, utf8: bool = False) -> bytes:
     """An address as it stands in a field: its local part quoted where it is no dot-atom, its domain canonical. Raises ValueError."""
-    if not address:
-        raise ValueError("expected an address such as user@example.com, got nothing")
-    local, domain = split(address)
-    written = quoted(dequoted(local)) + (f"@{canonical_domain(domain)}" if domain else "")
     try:
-        octets = written.encode("utf-8")
-        path = grammar.path(b"<%b>" % octets)
+        came = address.encode("utf-8")
+        local, domain, _ = grammar.path(b"<%b>" % came)
     except ValueError:
-        raise ValueError(f"expected an address such as user@example.com, got {address[:80]!r}") from None
-    if path[2] != len(octets) + 2 or path[0] + b"@" * bool(domain) + path[1] != octets:
-        raise ValueError(f"expected one address such as user@example.com, got {address[:80]!r}")
+        local, domain, came = b"", b"", b"@"
+    if not local or local + b"@" * bool(domain) + domain != came:  # a source route was cut
+        raise ValueError(f"expected an address such as user@example.com, got {address[:80]!r}")
+    octets = quoted(dequoted(local.decode("utf-8"))).encode("utf-8")
+    if domain:
+        octets += b"@" + canonical_domain(domain.decode("utf-8")).encode("utf-8")
     if not (utf8 or octets.isascii()):
         raise ValueError(f"expected an ASCII address, for the message came without SMTPUTF8, got {address[:80]!r}")
     return octets

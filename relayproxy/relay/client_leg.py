@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import trio
+
 from relayproxy.net.peer import PeerLost, PeerStalled
 from relayproxy.record.report import ClientRecord
 from relayproxy.record.text import text
 from relayproxy.relay.tls_records import client_record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Sequence
 
     from relayproxy.net.peer import Peer
     from relayproxy.record.report import AuthRecord
     from relayproxy.record.tape import LegTape
     from relayproxy.relay.settings import ClientTimeouts
+    from relayproxy.rules.decision import Faults
     from relayproxy.smtp.commands import Command, Ehlo, Helo, SaslCancel, SaslResponse
     from relayproxy.smtp.data import DataReader, DataSlice
     from relayproxy.smtp.replies import Reply
@@ -51,9 +54,11 @@ class ClientLeg:
         "_timeouts",
         "_waited",
         "ended",
+        "faults",
         "peer",
         "protocol",
         "tls",
+        "why",
     )
 
     def __init__(
@@ -71,6 +76,10 @@ class ClientLeg:
         self.ended = False
         #: None in clear.
         self.tls: TlsFacts | None = None
+        #: Asked for before anything is said: what rules have befall it.
+        self.faults: Callable[[], Faults | None] | None = None
+        #: Why nothing more is said; None as long as it is.
+        self.why: str | None = None
         self._timeouts = timeouts
         self._server_tls = server_tls
         self._tape = tape
@@ -131,23 +140,34 @@ class ClientLeg:
         if self._tape is not None:
             self._tape.event("tls", self.tls.version, self.tls.cipher)
 
-    async def answer(self, replies: Iterable[Reply]) -> None:
-        """Write replies to the oldest commands, in one go; nothing follows a 421, which promises to close (RFC 5321 §3.8)."""
+    async def answer(self, replies: Sequence[Reply]) -> bool:
+        """Write replies to the oldest commands, in one go; nothing follows a 421, which promises to close (RFC 5321 §3.8). False: a rule had them not written."""
+        faults = None if self.faults is None else self.faults()
+        if faults is not None and not await self._befall(faults):
+            for reply in replies:
+                self.protocol.pass_over(reply)
+            return False
         octets = b""
         for reply in replies:
             octets += self.protocol.send(reply)
             if reply.code == 421:
                 break
         await self.peer.send(octets, self._timeouts.write)
+        return True
 
-    def swallow(self, replies: Iterable[Reply]) -> None:
-        """Have said these, as far as the dialogue goes, and say nothing."""
-        for reply in replies:
-            self.protocol.pass_over(reply)
+    async def _befall(self, faults: Faults) -> bool:
+        """The trouble that rules ask for (DESIGN §6 "delay", "disconnect", "drop_reply"); whether what is to be said is said."""
+        if faults.delay:
+            await trio.sleep(faults.delay)
+        if faults.disconnect is not None:
+            self.why = "a rule ends the connection"
+        if faults.disconnect == "reset":
+            self.peer.reset()
+        return faults.disconnect in (None, "after-reply") and not faults.drop_reply
 
     @property
     def closing(self) -> bool:
-        return self.protocol.dialogue.channel == "closing"
+        return self.why is not None or self.protocol.dialogue.channel == "closing"
 
     def begin_message(self) -> None:
         """From here on it is counted how fast mail data comes."""

@@ -9,6 +9,7 @@ What rules say does not belong here (ruling.py), nor how a message is judged by 
 from __future__ import annotations
 
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -16,7 +17,10 @@ import trio
 from relayproxy.mail.envelope import Envelope
 from relayproxy.mail.header import HeaderSection
 from relayproxy.net.spool import SpoolError
+from relayproxy.relay.envelopes import Envelopes
 from relayproxy.relay.outgoing import Refusal, accept, mail_of, rcpt_of
+from relayproxy.relay.rewriting import Rewriting
+from relayproxy.relay.ruling import Ruling
 from relayproxy.rules.facts import Stage
 from relayproxy.rules.gates import DataGate, EnvelopeGate
 from relayproxy.smtp import local_replies
@@ -24,14 +28,15 @@ from relayproxy.smtp import local_replies
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from relayproxy.relay.client_leg import ClientLeg
+    from relayproxy.relay.context import Context
     from relayproxy.relay.delivery import Passed
-    from relayproxy.relay.envelopes import Envelopes
+    from relayproxy.relay.envelopes import Reroute
     from relayproxy.relay.message import Intake
     from relayproxy.relay.plan import Plan
-    from relayproxy.relay.rewriting import Rewriting
-    from relayproxy.relay.ruling import Ruling
     from relayproxy.relay.transaction import Transaction
     from relayproxy.relay.upstream import Progress, Upstream
+    from relayproxy.relay.upstream_leg import UpstreamLeg
     from relayproxy.smtp.commands import Command
     from relayproxy.smtp.replies import Reply
 
@@ -147,7 +152,8 @@ class GatedDelivery:
 
     async def _end_of_message(self, plan: Plan, rewriting: Rewriting, intake: Intake, octets: bytes) -> bytes:
         if plan.rules.runs_at(Stage.EOM):
-            accept(self._ruling.content(plan, rewriting.content(intake.size)))
+            content = rewriting.content(intake.size)
+            accept(self._ruling.content(plan, content, complete=content.complete))
         if rewriting.holds:
             plan.header = plan.facts.header or plan.header
             await rewriting.finish(intake, None if self._transaction is None else self._transaction.keeping)
@@ -204,3 +210,15 @@ class GatedDelivery:
         rewriting, self._rewriting = self._rewriting, None
         if rewriting is not None:
             rewriting.close()
+
+
+def put_rules_between(
+    client: ClientLeg, leg: UpstreamLeg, context: Context, session: str, new_id: Callable[[], str], reroute: Reroute
+) -> Ruling:
+    """Have rules and guard say what passes between two legs; what says it."""
+    ruling = Ruling(context.rulebook, session, context.listener, client, new_id, context.reporter)
+    client.faults = ruling.take_faults
+    envelopes = Envelopes(leg, ruling, reroute, context.reporter)
+    rewriting = partial(Rewriting, memory=context.limits.spool_memory)
+    leg.gate(GatedDelivery(envelopes, ruling, rewriting, held=context.timeouts.upstream.held))
+    return ruling

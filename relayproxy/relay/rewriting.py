@@ -31,8 +31,10 @@ class Content(NamedTuple):
     """What rules see of a message at its end (rules/facts.py)."""
 
     size: int
-    text: str
-    attachments: tuple[str, ...]
+    text: str = ""
+    attachments: tuple[str, ...] = ()
+    #: Whether nothing in it could hide an attachment.
+    complete: bool = True
 
 
 class Rewriting:
@@ -61,9 +63,9 @@ class Rewriting:
     def content(self, size: int) -> Content:
         """All has come."""
         if self._scanner is None:
-            return Content(size, "", ())
+            return Content(size)
         self._scanner.finish()
-        return Content(size, self._scanner.text, self._scanner.attachments)
+        return Content(size, self._scanner.text, self._scanner.attachments, self._scanner.complete)
 
     async def finish(self, intake: Intake, keeping: Keeping | None) -> None:
         """Make the edits; what leaves is then known, and told to `intake` and `keeping`. Raises SpoolError."""

@@ -13,6 +13,7 @@ import msgspec
 from relayproxy.mail.ip import plain_address
 from relayproxy.record.report import parameters_of
 from relayproxy.record.text import text
+from relayproxy.relay.outgoing import accept
 from relayproxy.relay.plan import Plan
 from relayproxy.rules.decision import Decision, Faults
 from relayproxy.rules.facts import Facts, Recipient, Stage
@@ -61,15 +62,16 @@ class Ruling:
         )
         self.decided = self._connected
 
-    def connect(self) -> Decision:
-        """Before anything else; `answer` is a greeting."""
+    def connect(self) -> str | None:
+        """Before anything else: to which upstream the session goes (None: the listener's own). Raises Refusal, whose reply is a greeting."""
         decision = self._evaluate(self.book.rules, Stage.CONNECT, self._connected.facts)
         if (answer := decision.answer) is not None and answer.code not in _GREETINGS:
             decision = msgspec.structs.replace(
                 decision, answer=msgspec.structs.replace(answer, code=554 if answer.severity == 5 else 421)
             )
         self._connected = self.decided = decision
-        return decision
+        accept(decision)
+        return decision.route
 
     def helo(self, name: bytes) -> Decision:
         """EHLO or HELO begins anew."""
@@ -110,7 +112,11 @@ class Ruling:
         plan.facts = msgspec.structs.replace(plan.facts, header=section)
         return self.judge(plan, Stage.EOH)
 
-    def content(self, plan: Plan, content: Content) -> Decision:
+    def content(self, plan: Plan, content: Content, *, complete: bool) -> Decision:
+        """`complete`: nothing in it could hide an attachment."""
+        if not complete:
+            what = "the structure of the message cannot be read to its end: rules may not see all of its attachments"
+            self._reporter.violation("client", what, session=self._session, transaction=plan.id)
         plan.facts = msgspec.structs.replace(plan.facts, content=content)
         return self.judge(plan, Stage.EOM)
 

@@ -9,10 +9,7 @@ What may come when does not belong here (smtp/dialogue.py), nor how things are s
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, NoReturn, TypeGuard
-
-import trio
 
 from relayproxy.net.peer import PeerLost, PeerStalled
 from relayproxy.relay.allowance import Allowance
@@ -20,12 +17,10 @@ from relayproxy.relay.auth import Authentication
 from relayproxy.relay.client_leg import Goodbye
 from relayproxy.relay.connect import UpstreamUnavailable, greet_again
 from relayproxy.relay.delivery import Passed
-from relayproxy.relay.envelopes import Envelopes
-from relayproxy.relay.gated import GatedDelivery
+from relayproxy.relay.gated import put_rules_between
 from relayproxy.relay.handshake import Handshake
 from relayproxy.relay.messages import Messages
-from relayproxy.relay.rewriting import Rewriting
-from relayproxy.relay.ruling import Ruling
+from relayproxy.relay.outgoing import Refusal
 from relayproxy.relay.transactions import Transactions
 from relayproxy.relay.transfer import Transfer
 from relayproxy.relay.upstream import UNASKED
@@ -43,8 +38,8 @@ if TYPE_CHECKING:
     from relayproxy.record.report import ClientRecord
     from relayproxy.relay.client_leg import ClientLeg
     from relayproxy.relay.context import Context
+    from relayproxy.relay.ruling import Ruling
     from relayproxy.relay.upstream_leg import Connect
-    from relayproxy.rules.decision import Faults
     from relayproxy.smtp.commands import Command
     from relayproxy.smtp.replies import Reply
 
@@ -85,10 +80,7 @@ class Session:
         self._auth = Authentication(client, context, self.id)
         self._ruling: Ruling | None = None
         if context.rulebook.active:
-            self._ruling = Ruling(context.rulebook, id_, context.listener, client, new_id, context.reporter)
-            rewriting = partial(Rewriting, memory=context.limits.spool_memory)
-            envelopes = Envelopes(self._leg, self._ruling, self._reroute, context.reporter)
-            self._leg.gate(GatedDelivery(envelopes, self._ruling, rewriting, held=context.timeouts.upstream.held))
+            self._ruling = put_rules_between(client, self._leg, context, id_, new_id, self._reroute)
         self._messages = Messages(
             client, context, self._leg, self._transactions, self._transfer, self._allowance, self._say
         )
@@ -151,27 +143,8 @@ class Session:
         """Write what is pending, and these; only then has the client heard them, and what they ended is told."""
         if said := [*self._pending, *replies]:
             self._pending.clear()
-            if self._ruling is not None and (faults := self._ruling.take_faults()) is not None:
-                await self._say_faultily(said, faults)
-                return
-            await self._client.answer(said)
-            self._transactions.said()
-
-    async def _say_faultily(self, said: Sequence[Reply], faults: Faults) -> None:
-        """With the trouble that rules ask for (DESIGN §6 "delay", "disconnect", "drop_reply")."""
-        if faults.delay:
-            await trio.sleep(faults.delay)
-        if faults.disconnect in ("before-reply", "reset"):
-            if faults.disconnect == "reset":
-                self._client.peer.reset()
-            raise Goodbye("a rule ends the connection")
-        if faults.drop_reply:
-            self._client.swallow(said)
-        else:
-            await self._client.answer(said)
-            self._transactions.said()
-        if faults.disconnect is not None:
-            raise Goodbye("a rule ends the connection")
+            if await self._client.answer(said):
+                self._transactions.said()
 
     def wind_down(self) -> None:
         """Shutting down: end what waits while no transaction is open; the others notice by themselves."""
@@ -193,19 +166,13 @@ class Session:
 
     async def _greet(self) -> None:
         """Upstream first, so that what we offer is what it offers (PROTOCOL §1.1 (1)); but rules before it."""
-        if self._ruling is not None:
-            decision = self._ruling.connect()
-            self._leg.routed = decision.route
-            if (answer := decision.answer) is not None:
-                await self._say([answer])
-                if answer.severity != 5:
-                    raise Goodbye("a rule refused the session")
-                return
         try:
+            if self._ruling is not None:
+                self._leg.routed = self._ruling.connect()
             await self._leg.dial(None)
-        except UpstreamUnavailable as error:
-            await self._say([error.greeting])
-            if error.greeting.severity != 5:
+        except (Refusal, UpstreamUnavailable) as error:
+            await self._say([error.reply])
+            if error.reply.severity != 5:
                 raise Goodbye(error.what) from None
             return  # RFC 7504: everything but QUIT is now 503
         if self._context.shutting_down:
@@ -224,7 +191,7 @@ class Session:
             if not isinstance(group[0], Quit):
                 self._check_that_we_go_on(group[0])
             await self._answer(group)
-        raise Goodbye("421 was answered")
+        raise Goodbye(self._client.why or "421 was answered")
 
     def _check_that_we_go_on(self, command: Command | Refused) -> None:
         """Before a group: 421 where there is no upstream any more, or no service."""
@@ -462,20 +429,25 @@ class Session:
         """To another upstream, before MAIL has left; what the client hears where that cannot be (DESIGN §6)."""
         if self._auth.passed:
             return local_replies.MISCONFIGURED
-        name = self._helo.name if self._context.says_client_name and self._helo is not None else None
-        refusal = await self._leg.reroute(to, name)
-        if refusal is None and self._leg.upstream is not None:
-            offers = self._auth.offer(self._leg.upstream).capabilities
-            return None if self._client.protocol.offered.covered_by(offers) else local_replies.MISCONFIGURED
-        return refusal
+        return await self._leg.reroute(to, self._name) or (
+            None if self._covers_what_was_offered() else local_replies.MISCONFIGURED
+        )
 
     async def _dial_again(self) -> Reply | None:
         """A new connection in place of one that was closed, if it offers all that was offered, and knew no client by name (I7)."""
         if self._auth.passed:
             return local_replies.UPSTREAM_GONE
-        name = self._helo.name if self._context.says_client_name and self._helo is not None else None
-        refusal = await self._leg.dial_again(name)
-        if refusal is None and self._leg.upstream is not None:
-            now_offered = self._auth.offer(self._leg.upstream).capabilities
-            return None if self._client.protocol.offered.covered_by(now_offered) else local_replies.UPSTREAM_GONE
-        return refusal
+        return await self._leg.dial_again(self._name) or (
+            None if self._covers_what_was_offered() else local_replies.UPSTREAM_GONE
+        )
+
+    @property
+    def _name(self) -> bytes | None:
+        """What a new connection says in EHLO; None: our own name."""
+        return self._helo.name if self._context.says_client_name and self._helo is not None else None
+
+    def _covers_what_was_offered(self) -> bool:
+        upstream = self._leg.upstream
+        return upstream is not None and self._client.protocol.offered.covered_by(
+            self._auth.offer(upstream).capabilities
+        )

@@ -75,7 +75,7 @@ class UpstreamLeg:
                 upstream = await self._connect(self._session, name, self.routed)
         except UpstreamUnavailable as error:
             if error.violation:
-                self._context.reporter.violation("upstream", error.what, session=self._session, reply=error.greeting)
+                self._context.reporter.violation("upstream", error.what, session=self._session, reply=error.reply)
             self._context.reporter.error("upstream", error.what, session=self._session)
             raise
         finally:
@@ -112,20 +112,18 @@ class UpstreamLeg:
         try:
             await self.dial(name)
         except UpstreamUnavailable as error:
-            return error.greeting if error.greeting.code == 421 else local_replies.UPSTREAM_GONE
+            return error.reply if error.reply.code == 421 else local_replies.UPSTREAM_GONE
         return None
 
     async def reroute(self, to: str | None, name: bytes | None) -> Reply | None:
         """To the upstream of that name, in place of the one that there is; what the client hears where it is not to be had."""
-        left, before = self.upstream, self.routed
+        if self.upstream is not None:
+            await self.upstream.leave()  # a session has one connection at a time (PROTOCOL, choices)
         self.routed = to
         try:
             await self.dial(name)
         except UpstreamUnavailable:
-            self.routed = before
             return local_replies.UPSTREAM_LOST
-        if left is not None:
-            await left.leave()
         return None
 
     def stop_dialling(self) -> bool:

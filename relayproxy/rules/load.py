@@ -19,6 +19,7 @@ import msgspec
 from relayproxy.rules.case_syntax import cases
 from relayproxy.rules.rule_syntax import rules
 from relayproxy.rules.ruleset import RuleSet
+from relayproxy.rules.stages import problems
 from relayproxy.rules.syntax import Lines, Source, Written
 from relayproxy.rules.wording import nearest, not_toml
 
@@ -53,6 +54,7 @@ def load(sources: Iterable[str | Path]) -> Loaded:
     reading = _Reading()
     for source in sources:
         reading.read(str(source))
+    reading.wrong += [f"{rule.where}: at: {what}" for rule, what in problems(reading.rules)]
     if reading.wrong:
         raise RuleError(dict.fromkeys(reading.wrong))
     return Loaded(RuleSet(tuple(reading.rules)), tuple(reading.cases), tuple(reading.files))

@@ -156,6 +156,7 @@ WRONG = [
     (["relayproxy:nothing"], ["relayproxy:nothing: expected the name of a rule file that is shipped; known are "]),
     (["--rules", "missing.toml"], ["missing.toml: cannot be read: No such file or directory"]),
     (["route.toml", "--rules", "route.toml"], ["route.toml:1: route: expected the name of an upstream, got 'elswhere'; known are capture"]),
+    (["early.toml"], ['early.toml:1: at: expected at = "eom" or later (it reads body), got "rcpt"']),
     (["one.toml", "two.toml"], ["relayproxy: expected one configuration, got one.toml and two.toml"]),
     (["missing.toml"], ["missing.toml: cannot be read: No such file or directory"]),
 ]  # fmt: skip
@@ -165,6 +166,7 @@ WRONG = [
 def test_what_is_wrong_is_status_2(arguments: list[str], said: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     Path("bad.toml").write_text("[[rule]]\nthn = 1\n")
     Path("route.toml").write_text("[[rule]]\nthen = [{ route = 'elswhere' }]\n")
+    Path("early.toml").write_text("[[rule]]\nwhen = { body = 'x' }\nat = 'rcpt'\nthen = [{ tag = 'x' }]\n")
     for name in ("one.toml", "two.toml"):
         Path(name).write_text("drain = '1s'\n")
     status, _, err = check(*arguments, capsys=capsys)

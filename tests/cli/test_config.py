@@ -262,13 +262,27 @@ def test_whom_the_guard_allows(text: str, flags: Flags, environ: dict[str, str],
 
 def test_rules_are_files_beside_the_configuration_or_come_with_it(elsewhere: Path) -> None:
     (elsewhere / "etc").mkdir()
-    (elsewhere / "etc/it.toml").write_text("[rules]\nfiles = ['a.toml', 'relayproxy:b', '/c.toml']\nseed = 7\n")
+    for name in ("etc/a", "a", "c", "d"):
+        (elsewhere / f"{name}.toml").write_text("")
+    shipped, absolute = "relayproxy:staging-redirect", elsewhere / "c.toml"
+    Path("etc/it.toml").write_text(f"[rules]\nfiles = ['a.toml', '{shipped}', '{absolute}']\nseed = 7\n")
     rules = load(Path("etc/it.toml"), environ={}).rules
-    assert rules.files == (elsewhere / "etc/a.toml", "relayproxy:b", Path("/c.toml"))
+    assert rules.files == (elsewhere / "etc/a.toml", shipped, absolute)
     assert rules.seed == 7
-    environ = {"RELAYPROXY_RULES": "a.toml, relayproxy:b"}
-    assert load(Path("etc/it.toml"), environ=environ).rules.files == (elsewhere / "a.toml", "relayproxy:b")
+    environ = {"RELAYPROXY_RULES": f"a.toml, {shipped}"}
+    assert load(Path("etc/it.toml"), environ=environ).rules.files == (elsewhere / "a.toml", shipped)
     assert load(Path("etc/it.toml"), Flags(rules=("d.toml",)), environ).rules.files == (elsewhere / "d.toml",)
+
+
+def test_what_is_wrong_with_rules_is_told_with_what_is_wrong_beside_them() -> None:
+    Path("rules.toml").write_text("[[rule]]\nthn = 1\n")
+    here = Path.cwd()
+    assert wrong('[rules]\nfiles = ["rules.toml", "none.toml"]\n[tls]\nclient_ca = "missing"\n') == [
+        f"it.toml:4: tls.client_ca: {here}/missing: cannot be read: No such file or directory",
+        f"{here}/rules.toml:1: rule[0]: expected the key then, which is missing",
+        f"{here}/rules.toml:2: rule[0].thn: unknown key; the nearest known is then",
+        f"{here}/none.toml: cannot be read: No such file or directory",
+    ]
 
 
 @pytest.mark.parametrize(

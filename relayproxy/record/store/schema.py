@@ -2,7 +2,7 @@
 
 Theory of operation: what is looked for is in `transactions`, a light table; what is shown is in `documents`, a heavy one with the same numbers. Bodies are
 `contents`, once each, by digest; `loose` names those that may have lost their last reference, and upkeep.py removes the ones that have. Triggers keep the tables
-true to each other whoever deletes a row. `user_version` counts the STEPS that were taken; a step is never changed once it was released.
+true to each other whoever deletes a row. `releases` are the tries to send on what is held. `user_version` counts the STEPS that were taken; a step is never changed once it was released.
 
 A whole batch is one statement: rows are inserted into a view of the connection's own, and its trigger does what one write means. So SQLite runs it in one
 go, without the GIL: a statement for each table would ask for the GIL back after each, and on a busy relay wait for it each time.
@@ -40,7 +40,7 @@ CREATE TABLE transactions(
   recipients TEXT NOT NULL,      -- joined and surrounded by line feeds; so are recipients_sent
   sender_sent TEXT, recipients_sent TEXT, code INTEGER, size INTEGER, subject TEXT, message_id TEXT,
   indexed INTEGER NOT NULL,      -- 1: its words, as they are now, are in `words`
-  released INTEGER NOT NULL DEFAULT 0
+  released INTEGER NOT NULL DEFAULT 0 -- 1: it was held, and somebody has taken it
 ) STRICT;
 CREATE INDEX transactions_time ON transactions(time);
 CREATE INDEX transactions_session ON transactions(session);
@@ -108,7 +108,19 @@ CREATE TRIGGER file_gone AFTER DELETE ON contents WHEN OLD.file IS NOT NULL BEGI
 END;
 """
 
-STEPS: Final[tuple[str, ...]] = (_FIRST,)
+_RELEASES: Final = """
+CREATE TABLE releases(
+  number INTEGER NOT NULL,       -- the transaction's
+  attempt INTEGER NOT NULL,      -- from 0
+  document TEXT NOT NULL,        -- a ReleaseRecord
+  PRIMARY KEY (number, attempt)
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER releases_gone AFTER DELETE ON transactions BEGIN
+  DELETE FROM releases WHERE number = OLD.number;
+END;
+"""
+
+STEPS: Final[tuple[str, ...]] = (_FIRST, _RELEASES)
 
 
 def version(connection: apsw.Connection) -> int:
