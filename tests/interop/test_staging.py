@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import smtplib
 import subprocess
 import sys
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.interop, pytest.mark.slow, pytest.mark.skipif(DIRECT, reason="about the relay itself")]
 
 ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 #: What the application says of itself and of its customers is outside, all of it.
 SHOP, JANE = "shop@shop.example", "jane@customer.example"
 MESSAGE = (
@@ -65,14 +68,20 @@ def parsed(content: bytes) -> EmailMessage:
     return message_from_bytes(content, policy=SMTP)
 
 
+def command_of_the_readme(port: int) -> list[str]:
+    """Its arguments, with this machine's server and its domain in the place of those that stand there."""
+    (line,) = re.findall(r"^    \S*relayproxy run (.*--redirect-all.*)$", README, re.MULTILINE)
+    line = line.replace("smtp://mail.example.test:25", f"smtp://127.0.0.1:{port}").replace("example.test", "sink.test")
+    return ["--listen", "127.0.0.1:0", *shlex.split(line)]
+
+
 @pytest.fixture
 def staging(postfix: PostfixUpstream, tmp_path: Path) -> Iterator[Relay]:
     """The one command."""
     postfix.clear()
     work = tmp_path / "relay"
     work.mkdir()
-    where = ["--listen", "127.0.0.1:0", "--upstream", f"smtp://127.0.0.1:{postfix.port}"]
-    with run([*where, "--redirect-all", QA, "--allow", "*@sink.test"], work) as relay:
+    with run(command_of_the_readme(postfix.port), work) as relay:
         yield relay
 
 
