@@ -70,7 +70,7 @@ def parsed(content: bytes) -> EmailMessage:
 
 def command_of_the_readme(port: int) -> list[str]:
     """Its arguments, with this machine's server and its domain in the place of those that stand there."""
-    (line,) = re.findall(r"^    \S*relayproxy run (.*--redirect-all.*)$", README, re.MULTILINE)
+    (line,) = re.findall(r"^    \S*relayproxy run (--upstream .*--redirect-all.*)$", README, re.MULTILINE)
     line = line.replace("smtp://mail.example.test:25", f"smtp://127.0.0.1:{port}").replace("example.test", "sink.test")
     return ["--listen", "127.0.0.1:0", *shlex.split(line)]
 
