@@ -90,7 +90,12 @@ class Ruling:
         """EHLO or HELO begins anew."""
         facts = msgspec.structs.replace(self._connected.facts, helo=text(name))
         decision = await self._evaluate(self.book.rules, Stage.HELO, facts)
-        self.decided = msgspec.structs.replace(decision, fired=(*self._connected.fired, *decision.fired))
+        faults, more = self._connected.faults, decision.faults
+        self.decided = msgspec.structs.replace(
+            decision,
+            faults=more if faults is None else faults if more is None else faults.joined(more),
+            fired=(*self._connected.fired, *decision.fired),
+        )
         return decision
 
     async def mail(self, command: Mail) -> tuple[Plan, Decision]:
@@ -105,7 +110,7 @@ class Ruling:
             sender=_words(command.path.address),
             parameters=parameters_of(command.parameters),
         )
-        plan = Plan(id_, self.book.rules, facts, command)
+        plan = Plan(id_, self.book.rules, facts, command, captures=self.book.captures)
         plan.take(msgspec.structs.replace(self.decided, facts=facts))
         return plan, await self.judge(plan, Stage.MAIL)
 

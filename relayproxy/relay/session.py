@@ -9,6 +9,7 @@ What may come when does not belong here (smtp/dialogue.py), nor how things are s
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn, TypeGuard
 
 from relayproxy.net.peer import PeerLost, PeerStalled
@@ -95,14 +96,14 @@ class Session:
                 await self._converse()
             except Goodbye as bye:
                 if bye.reply is not None:
-                    await self._say([bye.reply])
+                    await self._end_with(bye.reply)
                 return bye.why
             except PeerStalled:
                 # Of the client's leg: upstream's troubles are replies (upstream.py). A shutdown wakes those that wait.
                 shutting_down = self._context.shutting_down
                 if shutting_down and self._transactions.open is not None:
                     self._transactions.open.lost(local_replies.SHUTTING_DOWN)
-                await self._say([local_replies.SHUTTING_DOWN if shutting_down else local_replies.CLIENT_IDLE])
+                await self._end_with(local_replies.SHUTTING_DOWN if shutting_down else local_replies.CLIENT_IDLE)
                 return "shutdown" if shutting_down else "the client was silent for too long"
             except PeerLost:
                 raise
@@ -110,7 +111,7 @@ class Session:
                 self._context.reporter.error("session", "a fault of ours", session=self.id, exception=error)
                 if self._transactions.open is not None:
                     self._transactions.open.lost(local_replies.INTERNAL_ERROR)
-                await self._say([local_replies.INTERNAL_ERROR])
+                await self._end_with(local_replies.INTERNAL_ERROR)
                 return "a fault of ours"
         except PeerLost:
             return "the client was lost"
@@ -145,6 +146,13 @@ class Session:
             self._pending.clear()
             if await self._client.answer(said):
                 self._transactions.said()
+            if self._client.why is not None:
+                raise Goodbye(self._client.why)
+
+    async def _end_with(self, reply: Reply) -> None:
+        """The last words, unless a rule ends the connection before them."""
+        with suppress(Goodbye):
+            await self._say([reply])
 
     def wind_down(self) -> None:
         """Shutting down: end what waits while no transaction is open; the others notice by themselves."""
@@ -158,10 +166,11 @@ class Session:
             self._transactions.spill()
         if self._leg.alone and not self._client.protocol.unread and self._client.peer.gone:
             self._leg.stop_waiting()
+        self._client.pause_for_nobody()
 
     def cut_off(self) -> None:
         """The grace of the shutdown is over: every wait ends now."""
-        self._client.peer.expire()
+        self._client.expire()
         self._leg.expire()
 
     async def _greet(self) -> None:
@@ -191,7 +200,7 @@ class Session:
             if not isinstance(group[0], Quit):
                 self._check_that_we_go_on(group[0])
             await self._answer(group)
-        raise Goodbye(self._client.why or "421 was answered")
+        raise Goodbye("421 was answered")
 
     def _check_that_we_go_on(self, command: Command | Refused) -> None:
         """Before a group: 421 where there is no upstream any more, or no service."""
