@@ -10,6 +10,7 @@ What may come when does not belong here (smtp/dialogue.py), nor how things are s
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn, TypeGuard
 
 from relayproxy.net.peer import PeerLost, PeerStalled
@@ -77,7 +78,7 @@ class Session:
         self._pending: list[Reply] = []  # to what came first in the group that is being answered
         self._came = 0.0  # when the group came that is being answered
         self._quit = False
-        self._allowance = Allowance(context.limits)
+        self._allowance = Allowance(context.limits, partial(context.reporter.limit, session=id_))
         self._auth = Authentication(client, context, self.id)
         self._ruling: Ruling | None = None
         if context.rulebook.active:
@@ -222,7 +223,7 @@ class Session:
         self._came = self._context.now()
         for command in group:
             if not self._allowance.covers_command(command):
-                pending += [*await self._ask(asked), self._limited("junk_commands", local_replies.TOO_MUCH_JUNK)]
+                pending += [*await self._ask(asked), self._allowance.over("junk_commands", local_replies.TOO_MUCH_JUNK)]
                 break
             if self._goes_upstream(command, asked):
                 asked.append(command)
@@ -343,13 +344,7 @@ class Session:
         self._auth.tell_refused(refused)
         if isinstance(refused.command, Mail | Rcpt) and refused.reply.code not in (501, 503):
             self._note(Passed(refused.command, (), refused.reply))
-        return self._count_error(refused.reply)
-
-    def _count_error(self, reply: Reply) -> Reply:
-        """The reply, or 421 where there were too many of ours to faults of the client's."""
-        if reply.severity == 5 and reply.origin == "proxy" and not self._allowance.covers_error():
-            return self._limited("errors", local_replies.TOO_MANY_ERRORS)
-        return reply
+        return self._allowance.counted(refused.reply)
 
     def _refuse_recipient(self, command: Rcpt) -> Reply:
         if self._transactions.open is None:
@@ -357,12 +352,8 @@ class Session:
         if self._allowance.covers_refused_recipient(self._transactions.open):
             self._note(Passed(command, (), local_replies.TOO_MANY_RECIPIENTS))
         if self._leg.recipients is None and self._allowance.tells_recipients():
-            self._limited("recipients", local_replies.TOO_MANY_RECIPIENTS)
+            self._allowance.over("recipients", local_replies.TOO_MANY_RECIPIENTS)
         return local_replies.TOO_MANY_RECIPIENTS
-
-    def _limited(self, limit: str, reply: Reply) -> Reply:
-        self._context.reporter.limit(limit, session=self.id, reply=reply)
-        return reply
 
     async def _hello(self, command: Ehlo | Helo) -> Reply:
         """EHLO and HELO begin anew, at any time: upstream is told with RSET (PROTOCOL §1.1 (3))."""
@@ -403,7 +394,7 @@ class Session:
             self._idle = True  # a shutdown does not wait for the client
             reply = await self._auth.converse(command, self._leg.upstream)
             self._idle = False
-        await self._say([self._count_error(reply or local_replies.UPSTREAM_GONE)])
+        await self._say([self._allowance.counted(reply or local_replies.UPSTREAM_GONE)])
 
     # A message.
 
@@ -428,9 +419,9 @@ class Session:
         if objection is None:
             return (await self._ask([command]))[0]
         if objection is local_replies.TOO_MANY_MESSAGES:
-            self._limited("messages_per_session", objection)
+            self._allowance.over("messages_per_session", objection)
         elif objection is local_replies.MESSAGE_TOO_BIG:
-            self._limited("message_bytes", objection)
+            self._allowance.over("message_bytes", objection)
         self._note(Passed(command, (), objection))
         return objection
 
