@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 #: Besides MAIL, RCPT, RSET and DATA.
 PASSED_ON = frozenset({"NOOP", "VRFY"})
+_LIMITS = {local_replies.TOO_MANY_MESSAGES: "messages_per_session", local_replies.MESSAGE_TOO_BIG: "message_bytes"}
 
 
 class Session:
@@ -396,8 +397,6 @@ class Session:
             self._idle = False
         await self._say([self._allowance.counted(reply or local_replies.UPSTREAM_GONE)])
 
-    # A message.
-
     def _objection_to_mail(self, command: Mail, ahead: int = 0) -> Reply | None:
         """What speaks against a new transaction before upstream is asked; `ahead` others go with it in its group."""
         if self._context.shutting_down and self._transactions.open is not None:
@@ -418,10 +417,8 @@ class Session:
             objection = await self._dial_again()
         if objection is None:
             return (await self._ask([command]))[0]
-        if objection is local_replies.TOO_MANY_MESSAGES:
-            self._allowance.over("messages_per_session", objection)
-        elif objection is local_replies.MESSAGE_TOO_BIG:
-            self._allowance.over("message_bytes", objection)
+        if objection in _LIMITS:
+            self._allowance.over(_LIMITS[objection], objection)
         self._note(Passed(command, (), objection))
         return objection
 
