@@ -2,6 +2,7 @@
 
     recording = recorder.session(id, "submission", "10.0.0.5:53122")
     recording.tape.client ...                              # told by the protocols (smtp/tape.py)
+    recording.so_far(record)                               # of one that takes its time
     spool = recording.spool()                              # a message's body on its way in
     await recording.before_dot(record, message)            # in the store, or RecordError: then no dot leaves
     recording.told(record)                                 # the outcome, behind the reply
@@ -103,6 +104,18 @@ class Recording:
     def spool(self) -> Spool:
         """For the body of a message."""
         return self._recorder.new_spool()
+
+    def so_far(self, record: TransactionRecord) -> None:
+        """It takes its time: what is written is what is left of it if we end before its dot. Never waits, never fails.
+
+        Its wire follows with its outcome: what is said last may yet be taken back.
+        """
+        writer = self._recorder.writer
+        if writer.trouble is not None:
+            return  # it is not worth the memory: the outcome waits there, too
+        if not self._part:
+            writer.put(self._write(None))
+        writer.put(TransactionWrite(record))
 
     async def before_dot(self, record: TransactionRecord, message: Message | None, *, durable: bool = False) -> None:
         """Have it in the store, as far as it is known: what is written is what is left of it if we end now. Raises RecordError.

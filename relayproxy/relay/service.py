@@ -27,6 +27,7 @@ from relayproxy.relay.context import Context
 from relayproxy.relay.credentials import Login, SessionLogin
 from relayproxy.relay.identity import Ids, instance
 from relayproxy.relay.keyring import Keyring
+from relayproxy.relay.running import Running
 from relayproxy.relay.session import Session
 from relayproxy.relay.tls_records import upstream_record
 from relayproxy.smtp import local_replies
@@ -85,6 +86,7 @@ class Relay:
         self._adopt = adopt
         self._reporter = reporter
         self._recorder = recorder
+        self._running = Running() if recorder is not None and recorder.policy.before_dot else None
         self._dial = dial
         self._ids = Ids()
         self._sessions: dict[str, Session] = {}
@@ -122,6 +124,7 @@ class Relay:
             reporter=self._reporter,
             tls=listener.tls,
             recorder=self._recorder,
+            running=self._running,
             privacy=config.record.privacy,
         )
 
@@ -192,10 +195,15 @@ class Relay:
         return not self._failed
 
     async def watch(self) -> None:
-        """Look after clients that leave while nobody listens to them, until cancelled: in one place, so that no session's wait costs more."""
-        while True:
-            await trio.sleep(LOOK)
-            self._look_after_clients()
+        """Look after clients that leave while nobody listens to them, and transactions that take their time, until cancelled: in one place,
+        so that no session's wait costs more.
+        """
+        async with trio.open_nursery() as nursery:
+            if self._running is not None:
+                nursery.start_soon(self._running.watch)
+            while True:
+                await trio.sleep(LOOK)
+                self._look_after_clients()
 
     def _look_after_clients(self) -> None:
         for session in self._sessions.values():

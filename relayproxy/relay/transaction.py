@@ -54,7 +54,7 @@ class Transaction:
     """From MAIL on. `accepted` counts the recipients that upstream took."""
 
     __slots__ = (
-        "_auth", "_client", "_context", "_helo", "_intake", "_intent", "_mail", "_progress", "_recipients", "_recording", "_reply", "_sent_mail", "_session", "_started", "_time", "_upstream", "accepted", "acknowledged", "id", "keeping", "upstream_seconds",
+        "_auth", "_client", "_context", "_helo", "_intake", "_intent", "_mail", "_progress", "_recipients", "_recording", "_reply", "_running", "_sent_mail", "_session", "_started", "_time", "_upstream", "accepted", "acknowledged", "id", "keeping", "upstream_seconds",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +80,8 @@ class Transaction:
         self.upstream_seconds = 0.0
         #: Of the message, where that is recorded.
         self.keeping: Keeping | None = None
+        # Where it is while a kill should leave it `aborted`.
+        self._running = context.running if recording is not None else None
         self._recording = recording
         self._session = session
         self._context = context
@@ -97,6 +99,7 @@ class Transaction:
         self._started = started
         # When MAIL came, as durations have it, on the calendar's clock.
         self._time = time.time_ns() - int((context.now() - started) * 1e9)
+        self._note_running()
 
     def now(self) -> float:
         """Seconds, on the clock of the durations that are told."""
@@ -108,6 +111,7 @@ class Transaction:
         self.acknowledged = False
         if reply.severity == 2:
             self.accepted += 1
+        self._note_running()
 
     @property
     def asked(self) -> int:
@@ -165,6 +169,7 @@ class Transaction:
             capture = self._upstream is not None and self._upstream.kind == "capture"
             self.keeping = Keeping(self._recording, self._intake, capture=capture)
             self._recording.begin_message(self.id)
+        self._note_running()
         return self._intake
 
     def left_to_keep(self) -> Message | None:
@@ -200,8 +205,24 @@ class Transaction:
 
     # The record.
 
+    def _note_running(self) -> None:
+        if self._running is not None:
+            self._running.note(self)
+
+    def put_so_far(self) -> None:
+        """What is told where we end in front of its dot."""
+        if self._recording is not None:
+            self._recording.so_far(self._record("none"))
+
+    def over(self) -> None:
+        """It has ended, or its record is about to be in the store."""
+        if self._running is not None:
+            self._running.over(self)
+            self._running = None
+
     def intent(self) -> TransactionRecord:
         """What is told where we end behind its dot: nobody has heard anything of it."""
+        self.over()
         self._intent = msgspec.structs.replace(self._record("committed"), reply=None, acknowledged=False)
         return self._intent
 

@@ -72,6 +72,7 @@ class Transactions:
         """The open one is over, if there is one."""
         transaction, self.open = self.open, None
         if transaction is not None:
+            transaction.over()
             self._ended.append(transaction)
             if transaction.acknowledged:
                 self.tell()
