@@ -17,7 +17,7 @@ from relayproxy.smtp.capabilities import Capabilities
 if TYPE_CHECKING:
     from relayproxy.record.log import Reporter
     from relayproxy.record.recorder import Recorder
-    from relayproxy.relay.running import Running
+    from relayproxy.relay.late import Late
     from relayproxy.relay.settings import Auth, Limits, Timeouts
     from relayproxy.relay.upstream import Upstream
     from relayproxy.smtp.replies import Reply
@@ -59,7 +59,7 @@ class Context:
         reporter: Reporter,
         tls: Literal["off", "starttls", "implicit"] = "off",
         recorder: Recorder | None = None,
-        running: Running | None = None,
+        late: Late,
         privacy: Privacy = _NO_MORE,
     ) -> None:
         self.listener = listener
@@ -81,8 +81,8 @@ class Context:
         self.timeouts = timeouts
         self.reporter = reporter
         self.recorder = recorder
-        #: Where transactions are that a kill should leave in the store.
-        self.running = running
+        #: What may wait a moment on its way there.
+        self.late = late
         #: What is left out of all that is told.
         self.privacy = privacy
         self.shutting_down = False

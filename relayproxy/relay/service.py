@@ -27,7 +27,7 @@ from relayproxy.relay.context import Context
 from relayproxy.relay.credentials import Login, SessionLogin
 from relayproxy.relay.identity import Ids, instance
 from relayproxy.relay.keyring import Keyring
-from relayproxy.relay.running import Running
+from relayproxy.relay.late import Late
 from relayproxy.relay.session import Session
 from relayproxy.relay.tls_records import upstream_record
 from relayproxy.smtp import local_replies
@@ -86,7 +86,7 @@ class Relay:
         self._adopt = adopt
         self._reporter = reporter
         self._recorder = recorder
-        self._running = Running() if recorder is not None and recorder.policy.before_dot else None
+        self._late = Late()
         self._dial = dial
         self._ids = Ids()
         self._sessions: dict[str, Session] = {}
@@ -124,7 +124,7 @@ class Relay:
             reporter=self._reporter,
             tls=listener.tls,
             recorder=self._recorder,
-            running=self._running,
+            late=self._late,
             privacy=config.record.privacy,
         )
 
@@ -195,12 +195,11 @@ class Relay:
         return not self._failed
 
     async def watch(self) -> None:
-        """Look after clients that leave while nobody listens to them, and transactions that take their time, until cancelled: in one place,
+        """Look after clients that leave while nobody listens to them, and what is to be recorded late, until cancelled: in one place,
         so that no session's wait costs more.
         """
         async with trio.open_nursery() as nursery:
-            if self._running is not None:
-                nursery.start_soon(self._running.watch)
+            nursery.start_soon(self._late.watch)
             while True:
                 await trio.sleep(LOOK)
                 self._look_after_clients()

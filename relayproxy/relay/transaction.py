@@ -54,7 +54,7 @@ class Transaction:
     """From MAIL on. `accepted` counts the recipients that upstream took."""
 
     __slots__ = (
-        "_auth", "_client", "_context", "_helo", "_intake", "_intent", "_mail", "_progress", "_recipients", "_recording", "_reply", "_running", "_sent_mail", "_session", "_started", "_time", "_upstream", "accepted", "acknowledged", "id", "keeping", "upstream_seconds",
+        "_auth", "_client", "_context", "_helo", "_intake", "_intent", "_late", "_mail", "_progress", "_recipients", "_recording", "_reply", "_sent_mail", "_session", "_started", "_time", "_upstream", "accepted", "acknowledged", "id", "keeping", "upstream_seconds",
     )  # fmt: skip
 
     def __init__(
@@ -81,7 +81,7 @@ class Transaction:
         #: Of the message, where that is recorded.
         self.keeping: Keeping | None = None
         # Where it is while a kill should leave it `aborted`.
-        self._running = context.running if recording is not None else None
+        self._late = context.late if recording is not None and recording.policy.before_dot else None
         self._recording = recording
         self._session = session
         self._context = context
@@ -99,7 +99,7 @@ class Transaction:
         self._started = started
         # When MAIL came, as durations have it, on the calendar's clock.
         self._time = time.time_ns() - int((context.now() - started) * 1e9)
-        self._note_running()
+        self._note()
 
     def now(self) -> float:
         """Seconds, on the clock of the durations that are told."""
@@ -111,7 +111,7 @@ class Transaction:
         self.acknowledged = False
         if reply.severity == 2:
             self.accepted += 1
-        self._note_running()
+        self._note()
 
     @property
     def asked(self) -> int:
@@ -169,7 +169,7 @@ class Transaction:
             capture = self._upstream is not None and self._upstream.kind == "capture"
             self.keeping = Keeping(self._recording, self._intake, capture=capture)
             self._recording.begin_message(self.id)
-        self._note_running()
+        self._note()
         return self._intake
 
     def left_to_keep(self) -> Message | None:
@@ -205,20 +205,20 @@ class Transaction:
 
     # The record.
 
-    def _note_running(self) -> None:
-        if self._running is not None:
-            self._running.note(self)
+    def _note(self) -> None:
+        if self._late is not None:
+            self._late.note(self)
 
-    def put_so_far(self) -> None:
-        """What is told where we end in front of its dot."""
+    def catch_up(self) -> None:
+        """It takes its time: have it recorded what is told where we end in front of its dot."""
         if self._recording is not None:
             self._recording.so_far(self._record("none"))
 
     def over(self) -> None:
         """It has ended, or its record is about to be in the store."""
-        if self._running is not None:
-            self._running.over(self)
-            self._running = None
+        if self._late is not None:
+            self._late.over(self)
+            self._late = None
 
     def intent(self) -> TransactionRecord:
         """What is told where we end behind its dot: nobody has heard anything of it."""

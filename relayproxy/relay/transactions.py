@@ -25,7 +25,18 @@ if TYPE_CHECKING:
 class Transactions:
     """`open`: from MAIL to the reply to the message; None in between. `told`: how many were told."""
 
-    __slots__ = ("_client", "_context", "_ended", "_new_id", "_recording", "_session", "mail_refused", "open", "told")
+    __slots__ = (
+        "_client",
+        "_context",
+        "_ended",
+        "_new_id",
+        "_recording",
+        "_session",
+        "mail_refused",
+        "open",
+        "owes",
+        "told",
+    )
 
     def __init__(
         self,
@@ -37,6 +48,8 @@ class Transactions:
     ) -> None:
         self.open: Transaction | None = None
         self.told = 0
+        #: Whether there was one whose wire is not recorded yet.
+        self.owes = False
         #: Whether the last MAIL was: what the client sent behind it, before it could know, is no fault of its (RFC 2920).
         self.mail_refused = False
         self._session = session
@@ -89,8 +102,9 @@ class Transactions:
             self.tell()
 
     def spill(self) -> None:
-        """Have it recorded what was said so far, if no transaction is open that it would go with."""
-        if self._recording is not None and self.open is None:
+        """Have it recorded what was said so far."""
+        self.owes = False
+        if self._recording is not None:
             self._recording.spill(-1)
 
     async def settle(self) -> None:
@@ -107,4 +121,5 @@ class Transactions:
             record = transaction.record()
             if self._recording is not None:
                 self._recording.told(record, transaction.left_to_keep())
+                self.owes = True
             self._context.reporter.transaction(record)

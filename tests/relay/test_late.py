@@ -1,4 +1,6 @@
-"""What takes its time is in the store while it runs (PROTOCOL §4, column SIGKILL); what does not is written no more often for it. On a clock of its own."""
+"""What takes its time is in the store while it runs (PROTOCOL §4, column SIGKILL), what does not is written no more often for it, and what a session says within a
+moment is one part of its wire. On a clock of its own.
+"""
 
 from __future__ import annotations
 
@@ -79,6 +81,18 @@ class Started:
         writes = [write for write in self.store.writes if isinstance(write, TransactionWrite)]
         return [(write.record.outcome, len(write.record.recipients), write.final) for write in writes]
 
+    @property
+    def wire(self) -> list[bytes]:
+        (session,) = self.store.sessions()
+        return self.store.wire(session)
+
+    async def send(self) -> None:
+        """A message."""
+        assert await self.client.say(b"MAIL FROM:<a@client.test>") == 250
+        assert await self.client.say(b"RCPT TO:<b@upstream.test>") == 250
+        assert await self.client.say(b"DATA") == 354
+        assert await self.client.say(b"Subject: hi\r\n\r\nhi\r\n.") == 250
+
 
 def _no_sockets(_: socket) -> DeadlineStream:
     raise AssertionError("no socket is accepted here")
@@ -158,10 +172,7 @@ def test_one_that_does_not_wait_is_written_no_more_often_than_it_must(tmp_path: 
 
 def test_behind_its_record_nothing_but_its_outcome_is_written(tmp_path: Path) -> None:
     async def script(started: Started) -> None:
-        assert await started.client.say(b"MAIL FROM:<a@client.test>") == 250
-        assert await started.client.say(b"RCPT TO:<b@upstream.test>") == 250
-        assert await started.client.say(b"DATA") == 354
-        assert await started.client.say(b"Subject: hi\r\n\r\nhi\r\n.") == 250
+        await started.send()
         assert started.told == [("unknown", 1, False), ("accepted", 1, True)]
 
     play(tmp_path, script, store_class=SlowStore)
@@ -193,3 +204,34 @@ def test_where_records_are_written_behind_none_is_written_before(tmp_path: Path)
         assert started.told == []
 
     play(tmp_path, script, before_dot=False)
+
+
+def test_the_wire_of_messages_that_follow_each_other_is_one_part(tmp_path: Path) -> None:
+    async def script(started: Started) -> None:
+        for _ in range(3):
+            await started.send()
+        assert started.wire == []
+        await trio.sleep(LONG)
+        (part,) = started.wire
+        assert part.count(b"RCPT TO") == 3
+        await started.send()
+        assert await started.client.say(b"NOOP") == 250
+        await trio.sleep(LONG)
+        assert [part.count(b"RCPT TO") for part in started.wire] == [3, 1]
+
+    play(tmp_path, script)
+
+
+def test_what_may_yet_be_taken_back_is_not_recorded(tmp_path: Path) -> None:
+    async def script(started: Started) -> None:
+        await started.send()
+        assert await started.client.say(b"MAIL FROM:<a@client.test>") == 250
+        assert await started.client.say(b"RCPT TO:<b@upstream.test>") == 250
+        assert await started.client.say(b"DATA") == 354
+        await trio.sleep(LONG)
+        assert started.wire == [], "it waits for no command"
+        assert await started.client.say(b"Subject: hi\r\n\r\nhi\r\n.") == 250
+        await trio.sleep(LONG)
+        assert len(started.wire) == 1
+
+    play(tmp_path, script)
