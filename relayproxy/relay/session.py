@@ -131,6 +131,7 @@ class Session:
         return self._transactions.told
 
     async def _leave(self) -> None:
+        self._context.late.over(self)
         try:
             await self._messages.abandon()
             await self._transactions.settle()
@@ -162,10 +163,14 @@ class Session:
         if not self._leg.stop_dialling() and self._idle and self._transactions.open is None:
             self._client.peer.expire()
 
+    def catch_up(self) -> None:
+        """Have it recorded what was said, unless a reply is on its way, which may yet be taken back."""
+        if self._idle:
+            self._transactions.spill()
+
     def look_after_client(self) -> None:
         """Called now and then: what was said is recorded, and who left while all wait for upstream is not waited for (PROTOCOL §4, S0, S6)."""
-        if self._idle:  # not while a reply is on its way, which may yet be taken back
-            self._transactions.spill()
+        self.catch_up()
         if self._leg.alone and not self._client.protocol.unread and self._client.peer.gone:
             self._leg.stop_waiting()
         self._client.pause_for_nobody()
@@ -195,6 +200,8 @@ class Session:
             if self._context.shutting_down and self._transactions.open is None:
                 raise Goodbye("shutdown", local_replies.SHUTTING_DOWN)
             self._idle = True
+            if self._transactions.owes:
+                self._context.late.note(self)
             group = await self._client.group()
             self._idle = False
             if not group:
