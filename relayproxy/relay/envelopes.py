@@ -93,7 +93,7 @@ class Envelopes:
             case Mail():
                 return await self._mail(command)
             case Rcpt():
-                return self._rcpt(command)
+                return await self._rcpt(command)
             case Rset():
                 plan, self.plan = self.plan, None
                 left, self._left = self._left or (plan is not None and plan.mail_left), False
@@ -103,7 +103,7 @@ class Envelopes:
 
     async def _mail(self, command: Mail) -> _Wanted:
         await self.take_back()
-        self.plan, decision = self._ruling.mail(command)
+        self.plan, decision = await self._ruling.mail(command)
         plan = self.plan
         passed = plan.passed = Passed(command, (), local_replies.SENDER_OK, plan)
         try:
@@ -122,24 +122,24 @@ class Envelopes:
     def _live(plan: Plan) -> bool:
         return plan.facts.fate is None and plan.rules.gates.envelope is EnvelopeGate.LIVE
 
-    def _rcpt(self, command: Rcpt) -> _Wanted:
+    async def _rcpt(self, command: Rcpt) -> _Wanted:
         plan = self.plan
         if plan is None or plan.doom is not None:
             begun = plan is not None and plan.passed is not None and plan.passed.reply.severity == 2
             raise Refusal(plan.doom if begun and plan is not None and plan.doom else local_replies.BAD_SEQUENCE)
         passed = Passed(command, (), local_replies.RECIPIENT_OK)
-        decision = self._ruling.rcpt(plan, command)
+        decision = await self._ruling.rcpt(plan, command)
         accept(decision)
         plan.named.append(passed)
         leaving: list[Leaving] = []
         stand: list[Recipient] = []
         for recipient in decision.facts.recipients:
             rcpt = rcpt_of(plan, recipient, self._ruling.book.guard)
-            if self._is_captured(plan, passed, rcpt):
-                continue
-            stand.append(recipient)
             if self._live(plan):
+                if self._is_captured(plan, (passed,), rcpt):
+                    continue
                 leaving.append(plan.leaves(rcpt))
+            stand.append(recipient)  # behind a closed gate rules may yet make another of it
         self._check_number(len(plan.leaving))
         return _Wanted(passed, leaving, tuple(stand))
 
@@ -148,13 +148,13 @@ class Envelopes:
         if self._leg.recipients is not None and number > self._leg.recipients:
             raise Refusal(local_replies.TOO_MANY_RECIPIENTS)
 
-    def _is_captured(self, plan: Plan, passed: Passed | None, rcpt: Rcpt) -> bool:
-        """Whether the guard keeps this recipient's copy. What it refuses is refused where it would leave (upstream.py)."""
+    def _is_captured(self, plan: Plan, named: Iterable[Passed], rcpt: Rcpt) -> bool:
+        """Whether the guard keeps this recipient's copy; `named`: of whose RCPTs it comes. What it refuses is refused where it would leave (upstream.py)."""
         book = self._ruling.book
         if not book.captures or book.admits(rcpt.path.address):
             return False
         plan.captured = True
-        if passed is not None:
+        for passed in named:
             passed.captured = True
         self._reporter.guard(rcpt.path.address, captured=True, session=plan.facts.session, transaction=plan.id)
         return True
@@ -235,7 +235,7 @@ class Envelopes:
         going: list[tuple[Recipient, Leaving]] = []
         for recipient in plan.facts.recipients:
             rcpt = rcpt_of(plan, recipient, self._ruling.book.guard)
-            named = plan.named[recipient.origin] if recipient.origin >= 0 else None
+            named = [plan.named[origin] for origin in (recipient.origin, *recipient.also) if origin >= 0]
             if not self._is_captured(plan, named, rcpt):
                 going.append((recipient, plan.leaves(rcpt)))
         return going

@@ -31,6 +31,7 @@ from relayproxy.relay.keyring import Keyring
 from relayproxy.relay.rulebook import Drawn, Rulebook, Rules
 from relayproxy.relay.session import Session
 from relayproxy.relay.tls_records import upstream_record
+from relayproxy.relay.workers import Workers
 from relayproxy.rules.ruleset import RuleSet
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.server import ServerProtocol
@@ -88,7 +89,11 @@ class Relay:
         self._adopt = adopt
         self._reporter = reporter
         self._recorder = recorder
-        self._rulebook = rulebook or Rulebook(Rules(RuleSet(), None), Drawn(None, time.monotonic))
+        self._rulebook = rulebook or Rulebook(
+            Rules(RuleSet(), None),
+            Drawn(None, time.monotonic),
+            Workers(config.limits.rule_threads, config.limits.rule_time),
+        )
         self._dial = dial
         self._ids = Ids()
         self._sessions: dict[str, Session] = {}

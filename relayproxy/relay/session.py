@@ -9,6 +9,8 @@ What may come when does not belong here (smtp/dialogue.py), nor how things are s
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn, TypeGuard
 
 from relayproxy.net.peer import PeerLost, PeerStalled
@@ -76,7 +78,7 @@ class Session:
         self._pending: list[Reply] = []  # to what came first in the group that is being answered
         self._came = 0.0  # when the group came that is being answered
         self._quit = False
-        self._allowance = Allowance(context.limits)
+        self._allowance = Allowance(context.limits, partial(context.reporter.limit, session=id_))
         self._auth = Authentication(client, context, self.id)
         self._ruling: Ruling | None = None
         if context.rulebook.active:
@@ -95,14 +97,14 @@ class Session:
                 await self._converse()
             except Goodbye as bye:
                 if bye.reply is not None:
-                    await self._say([bye.reply])
+                    await self._end_with(bye.reply)
                 return bye.why
             except PeerStalled:
                 # Of the client's leg: upstream's troubles are replies (upstream.py). A shutdown wakes those that wait.
                 shutting_down = self._context.shutting_down
                 if shutting_down and self._transactions.open is not None:
                     self._transactions.open.lost(local_replies.SHUTTING_DOWN)
-                await self._say([local_replies.SHUTTING_DOWN if shutting_down else local_replies.CLIENT_IDLE])
+                await self._end_with(local_replies.SHUTTING_DOWN if shutting_down else local_replies.CLIENT_IDLE)
                 return "shutdown" if shutting_down else "the client was silent for too long"
             except PeerLost:
                 raise
@@ -110,7 +112,7 @@ class Session:
                 self._context.reporter.error("session", "a fault of ours", session=self.id, exception=error)
                 if self._transactions.open is not None:
                     self._transactions.open.lost(local_replies.INTERNAL_ERROR)
-                await self._say([local_replies.INTERNAL_ERROR])
+                await self._end_with(local_replies.INTERNAL_ERROR)
                 return "a fault of ours"
         except PeerLost:
             return "the client was lost"
@@ -145,6 +147,13 @@ class Session:
             self._pending.clear()
             if await self._client.answer(said):
                 self._transactions.said()
+            if self._client.why is not None:
+                raise Goodbye(self._client.why)
+
+    async def _end_with(self, reply: Reply) -> None:
+        """The last words, unless a rule ends the connection before them."""
+        with suppress(Goodbye):
+            await self._say([reply])
 
     def wind_down(self) -> None:
         """Shutting down: end what waits while no transaction is open; the others notice by themselves."""
@@ -158,17 +167,18 @@ class Session:
             self._transactions.spill()
         if self._leg.alone and not self._client.protocol.unread and self._client.peer.gone:
             self._leg.stop_waiting()
+        self._client.pause_for_nobody()
 
     def cut_off(self) -> None:
         """The grace of the shutdown is over: every wait ends now."""
-        self._client.peer.expire()
+        self._client.expire()
         self._leg.expire()
 
     async def _greet(self) -> None:
         """Upstream first, so that what we offer is what it offers (PROTOCOL §1.1 (1)); but rules before it."""
         try:
             if self._ruling is not None:
-                self._leg.routed = self._ruling.connect()
+                self._leg.routed = await self._ruling.connect()
             await self._leg.dial(None)
         except (Refusal, UpstreamUnavailable) as error:
             await self._say([error.reply])
@@ -191,7 +201,7 @@ class Session:
             if not isinstance(group[0], Quit):
                 self._check_that_we_go_on(group[0])
             await self._answer(group)
-        raise Goodbye(self._client.why or "421 was answered")
+        raise Goodbye("421 was answered")
 
     def _check_that_we_go_on(self, command: Command | Refused) -> None:
         """Before a group: 421 where there is no upstream any more, or no service."""
@@ -213,7 +223,7 @@ class Session:
         self._came = self._context.now()
         for command in group:
             if not self._allowance.covers_command(command):
-                pending += [*await self._ask(asked), self._limited("junk_commands", local_replies.TOO_MUCH_JUNK)]
+                pending += [*await self._ask(asked), self._allowance.over("junk_commands", local_replies.TOO_MUCH_JUNK)]
                 break
             if self._goes_upstream(command, asked):
                 asked.append(command)
@@ -334,13 +344,7 @@ class Session:
         self._auth.tell_refused(refused)
         if isinstance(refused.command, Mail | Rcpt) and refused.reply.code not in (501, 503):
             self._note(Passed(refused.command, (), refused.reply))
-        return self._count_error(refused.reply)
-
-    def _count_error(self, reply: Reply) -> Reply:
-        """The reply, or 421 where there were too many of ours to faults of the client's."""
-        if reply.severity == 5 and reply.origin == "proxy" and not self._allowance.covers_error():
-            return self._limited("errors", local_replies.TOO_MANY_ERRORS)
-        return reply
+        return self._allowance.counted(refused.reply)
 
     def _refuse_recipient(self, command: Rcpt) -> Reply:
         if self._transactions.open is None:
@@ -348,12 +352,8 @@ class Session:
         if self._allowance.covers_refused_recipient(self._transactions.open):
             self._note(Passed(command, (), local_replies.TOO_MANY_RECIPIENTS))
         if self._leg.recipients is None and self._allowance.tells_recipients():
-            self._limited("recipients", local_replies.TOO_MANY_RECIPIENTS)
+            self._allowance.over("recipients", local_replies.TOO_MANY_RECIPIENTS)
         return local_replies.TOO_MANY_RECIPIENTS
-
-    def _limited(self, limit: str, reply: Reply) -> Reply:
-        self._context.reporter.limit(limit, session=self.id, reply=reply)
-        return reply
 
     async def _hello(self, command: Ehlo | Helo) -> Reply:
         """EHLO and HELO begin anew, at any time: upstream is told with RSET (PROTOCOL §1.1 (3))."""
@@ -366,7 +366,7 @@ class Session:
             refusal = await greet_again(upstream, name)
         if refusal is not None:
             return refusal
-        if self._ruling is not None and (answer := self._ruling.helo(command.name).answer) is not None:
+        if self._ruling is not None and (answer := (await self._ruling.helo(command.name)).answer) is not None:
             return answer
         self._helo = command
         self._leg.hear(command)
@@ -394,7 +394,7 @@ class Session:
             self._idle = True  # a shutdown does not wait for the client
             reply = await self._auth.converse(command, self._leg.upstream)
             self._idle = False
-        await self._say([self._count_error(reply or local_replies.UPSTREAM_GONE)])
+        await self._say([self._allowance.counted(reply or local_replies.UPSTREAM_GONE)])
 
     # A message.
 
@@ -419,9 +419,9 @@ class Session:
         if objection is None:
             return (await self._ask([command]))[0]
         if objection is local_replies.TOO_MANY_MESSAGES:
-            self._limited("messages_per_session", objection)
+            self._allowance.over("messages_per_session", objection)
         elif objection is local_replies.MESSAGE_TOO_BIG:
-            self._limited("message_bytes", objection)
+            self._allowance.over("message_bytes", objection)
         self._note(Passed(command, (), objection))
         return objection
 

@@ -169,6 +169,21 @@ def test_what_is_doubtful_is_a_warning_and_no_failure(capsys: pytest.CaptureFixt
     ]
 
 
+def test_a_signature_that_a_test_shows_to_break_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    signed = (
+        "DKIM-Signature: v=1; a=rsa-sha256; d=app.test; s=k; h=From; bh=x; b=y; l=0\\nFrom: a@app.test\\n\\nhello\\n"
+    )
+    Path("it.toml").write_text(
+        "[[rule]]\nname = 'rename'\nthen = [{ change_header = ['From', 'b@app.test'] }]\n"
+        f'[[test]]\nname = "signed"\ngiven = {{ message = "{signed}" }}\nexpect = {{ header.From = "b@app.test" }}\n'
+    )
+    status, _, err = check("it.toml", capsys=capsys)
+    assert (status, err) == (
+        0,
+        ["relayproxy: warning: it.toml:4: signed: 'rename' breaks the DKIM signature of app.test, which covers from"],
+    )
+
+
 WRONG = [
     # arguments, what is said
     (["bad.toml"], ["bad.toml:2: rule[0].thn: unknown key; the nearest known is then", "bad.toml:1: rule[0]: expected the key then, which is missing"]),

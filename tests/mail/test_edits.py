@@ -143,6 +143,21 @@ def test_an_odd_address_is_spared_by_its_own_pattern() -> None:
     assert made(rewrite("To", spare=spare), raw=raw) == raw
 
 
+@pytest.mark.parametrize(
+    ("pattern", "address"),
+    [("?*@example.test", "x%y@example.test"), ("x?y@example.test", "x%y@example.test"), ("/@example.test$/", "x%y@example.test"), ("*@*.test", "x@evil\u3002y.test")],
+)  # fmt: skip
+def test_attack_30_no_pattern_for_many_spares_an_odd_one(pattern: str, address: str) -> None:
+    raw = f"To: {address}, x+y@example.test\r\n".encode()
+    left = made(rewrite("To", spare=(AddressPattern.parse(pattern), *QA), to="z@z.test"), raw=raw)
+    assert left == b"To: z@z.test, x+y@example.test\r\n"
+
+
+def test_what_is_the_new_address_already_stays_as_it_is_written() -> None:
+    raw = b"To: a@B.Test, Z <z@Z.test>\r\n"
+    assert made(rewrite("To", to="z@z.test"), raw=raw) == b"To: z@z.test, Z <z@Z.test>\r\n"
+
+
 def test_every_instance_is_rewritten() -> None:
     raw = b"Cc: a@b.test\r\nX: y\r\ncC: c@d.test\r\n"
     assert made(rewrite("CC"), raw=raw) == b"Cc: qa@example.test\r\nX: y\r\ncC: qa@example.test\r\n"
