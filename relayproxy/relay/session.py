@@ -433,25 +433,10 @@ class Session:
         """To another upstream, before MAIL has left; what the client hears where that cannot be (DESIGN §6)."""
         if self._auth.passed:
             return local_replies.MISCONFIGURED
-        return await self._leg.reroute(to, self._name) or (
-            None if self._covers_what_was_offered() else local_replies.MISCONFIGURED
-        )
+        return await self._leg.reroute(to) or self._auth.gap(self._leg.upstream, local_replies.MISCONFIGURED)
 
     async def _dial_again(self) -> Reply | None:
         """A new connection in place of one that was closed, if it offers all that was offered, and knew no client by name (I7)."""
         if self._auth.passed:
             return local_replies.UPSTREAM_GONE
-        return await self._leg.dial_again(self._name) or (
-            None if self._covers_what_was_offered() else local_replies.UPSTREAM_GONE
-        )
-
-    @property
-    def _name(self) -> bytes | None:
-        """What a new connection says in EHLO; None: our own name."""
-        return self._helo.name if self._context.says_client_name and self._helo is not None else None
-
-    def _covers_what_was_offered(self) -> bool:
-        upstream = self._leg.upstream
-        return upstream is not None and self._client.protocol.offered.covered_by(
-            self._auth.offer(upstream).capabilities
-        )
+        return await self._leg.dial_again() or self._auth.gap(self._leg.upstream, local_replies.UPSTREAM_GONE)
