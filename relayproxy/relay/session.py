@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 #: Besides MAIL, RCPT, RSET and DATA.
 PASSED_ON = frozenset({"NOOP", "VRFY"})
+_LIMITS = {local_replies.TOO_MANY_MESSAGES: "messages_per_session", local_replies.MESSAGE_TOO_BIG: "message_bytes"}
 
 
 class Session:
@@ -130,6 +131,7 @@ class Session:
         return self._transactions.told
 
     async def _leave(self) -> None:
+        self._context.late.over(self)
         try:
             await self._messages.abandon()
             await self._transactions.settle()
@@ -161,10 +163,14 @@ class Session:
         if not self._leg.stop_dialling() and self._idle and self._transactions.open is None:
             self._client.peer.expire()
 
+    def catch_up(self) -> None:
+        """Have it recorded what was said, unless a reply is on its way, which may yet be taken back."""
+        if self._idle:
+            self._transactions.spill()
+
     def look_after_client(self) -> None:
         """Called now and then: what was said is recorded, and who left while all wait for upstream is not waited for (PROTOCOL §4, S0, S6)."""
-        if self._idle:  # not while a reply is on its way, which may yet be taken back
-            self._transactions.spill()
+        self.catch_up()
         if self._leg.alone and not self._client.protocol.unread and self._client.peer.gone:
             self._leg.stop_waiting()
         self._client.pause_for_nobody()
@@ -194,6 +200,8 @@ class Session:
             if self._context.shutting_down and self._transactions.open is None:
                 raise Goodbye("shutdown", local_replies.SHUTTING_DOWN)
             self._idle = True
+            if self._transactions.owes:
+                self._context.late.note(self)
             group = await self._client.group()
             self._idle = False
             if not group:
@@ -396,8 +404,6 @@ class Session:
             self._idle = False
         await self._say([self._allowance.counted(reply or local_replies.UPSTREAM_GONE)])
 
-    # A message.
-
     def _objection_to_mail(self, command: Mail, ahead: int = 0) -> Reply | None:
         """What speaks against a new transaction before upstream is asked; `ahead` others go with it in its group."""
         if self._context.shutting_down and self._transactions.open is not None:
@@ -418,10 +424,8 @@ class Session:
             objection = await self._dial_again()
         if objection is None:
             return (await self._ask([command]))[0]
-        if objection is local_replies.TOO_MANY_MESSAGES:
-            self._allowance.over("messages_per_session", objection)
-        elif objection is local_replies.MESSAGE_TOO_BIG:
-            self._allowance.over("message_bytes", objection)
+        if objection in _LIMITS:
+            self._allowance.over(_LIMITS[objection], objection)
         self._note(Passed(command, (), objection))
         return objection
 
@@ -429,25 +433,10 @@ class Session:
         """To another upstream, before MAIL has left; what the client hears where that cannot be (DESIGN §6)."""
         if self._auth.passed:
             return local_replies.MISCONFIGURED
-        return await self._leg.reroute(to, self._name) or (
-            None if self._covers_what_was_offered() else local_replies.MISCONFIGURED
-        )
+        return await self._leg.reroute(to) or self._auth.gap(self._leg.upstream, local_replies.MISCONFIGURED)
 
     async def _dial_again(self) -> Reply | None:
         """A new connection in place of one that was closed, if it offers all that was offered, and knew no client by name (I7)."""
         if self._auth.passed:
             return local_replies.UPSTREAM_GONE
-        return await self._leg.dial_again(self._name) or (
-            None if self._covers_what_was_offered() else local_replies.UPSTREAM_GONE
-        )
-
-    @property
-    def _name(self) -> bytes | None:
-        """What a new connection says in EHLO; None: our own name."""
-        return self._helo.name if self._context.says_client_name and self._helo is not None else None
-
-    def _covers_what_was_offered(self) -> bool:
-        upstream = self._leg.upstream
-        return upstream is not None and self._client.protocol.offered.covered_by(
-            self._auth.offer(upstream).capabilities
-        )
+        return await self._leg.dial_again() or self._auth.gap(self._leg.upstream, local_replies.UPSTREAM_GONE)

@@ -335,6 +335,16 @@ def test_a_redirection_is_one_of_envelope_and_header_section() -> None:
     assert header(rules.evaluate(EOH, decision.facts, NoDraws())) == f'To: "J. D." <{QA}>, b@example.test\r\n'
 
 
+def test_who_is_redirected_to_himself_stays() -> None:
+    decision = decide(RCPT, mail(JANE), rule(None, actions.RedirectRecipient(Address("{recipient}"))))
+    assert (decision.facts.recipients, decision.facts.edits) == ((Recipient(JANE, 0),), ())
+
+
+def test_a_tag_is_one_however_often_it_is_said() -> None:
+    decision = decide(RCPT, mail(JANE, JOE), rule(When("recipient"), TAG), rule(None, TAG, at=RCPT))
+    assert tags(decision) == ["t"]
+
+
 def test_every_address_in_a_field_is_rewritten() -> None:
     spare = address_patterns("*@example.test")
     decision = decide(
