@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from relayproxy.net.stream import DeadlineStream
     from relayproxy.relay.rulebook import Rulebook
+    from relayproxy.rules.decision import Decision
+    from relayproxy.rules.evaluation import Evaluation
 
 Reason = Literal["refused", "timeout", "unresolved", "unreachable"]
 
@@ -112,8 +114,8 @@ class _Relay:
         trusted = Path(self._folder.name, "ca-of-the-dialogs.pem")
         trusted.write_text(authority_pem(), encoding="ascii")
         upstreams = {name: {"ca": str(trusted), **upstream} for name, upstream in config["upstream"].items()}
-        rulebook = self._rulebook(config.get("rule", ()), config.get("guard"))
-        config = {key: value for key, value in config.items() if key != "rule"}
+        rulebook = self._rulebook(config.get("rule", ()), config.get("python", ()), config.get("guard"))
+        config = {key: value for key, value in config.items() if key not in ("rule", "python")}
         self._config = Config.model_validate({"state": self._folder.name, **config, "upstream": upstreams})
         self._log = MemoryTarget()
         self._reporter = Reporter(self._log, format_="json")
@@ -132,19 +134,33 @@ class _Relay:
         self._wrap = TrioStream
         trio.lowlevel.spawn_system_task(self._relay.watch)
 
-    def _rulebook(self, rules: Sequence[str], guard: Mapping[str, Any] | None) -> Rulebook | None:
+    def _rulebook(
+        self, rules: Sequence[str], python: Sequence[str], guard: Mapping[str, Any] | None
+    ) -> Rulebook | None:
         from relayproxy.relay.rulebook import Drawn, Rulebook, Rules
+        from relayproxy.relay.workers import Turn, Workers
         from relayproxy.rules.guard import Guard
         from relayproxy.rules.load import load
 
-        if not rules and guard is None:
+        class AtOnce(Workers):
+            """Virtual time would run on while a thread is waited for."""
+
+            async def decide(self, evaluation: Evaluation, turn: Turn) -> Decision:  # noqa: ARG002
+                return evaluation.run()
+
+        if not rules and not python and guard is None:
             return None
-        file = Path(self._folder.name, "rules.toml")
-        files = [file] if rules else []
-        file.write_text("rule = [\n" + ",\n".join(rules) + "\n]\n", encoding="utf-8")
+        files = []
+        for lines, name, begin, between, end in (
+            (rules, "rules.toml", "rule = [\n", ",\n", "\n]\n"),
+            (python, "rules.py", "", "\n", "\n"),
+        ):
+            if lines:
+                files.append(Path(self._folder.name, name))
+                files[-1].write_text(begin + between.join(lines) + end, encoding="utf-8")
         judge = None if guard is None else Guard.parse(guard["allow"])
         captures = guard is not None and guard.get("otherwise") == "capture"
-        return Rulebook(Rules(load(files).rules, judge, captures), Drawn(1, trio.current_time))
+        return Rulebook(Rules(load(files).rules, judge, captures), Drawn(1, trio.current_time), AtOnce(1, 5))
 
     async def session(self, stream: Leg, address: str, port: int | None, listener: str | None) -> None:
         listeners = {known.name: known for known in self._config.listener}

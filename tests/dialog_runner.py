@@ -19,6 +19,7 @@ Notes, besides those above:
 
     @ config KEY = TOML             before all else: configuration laid over a usual one; `listener.KEY` is the one listener's
     @ rule {TOML}                   before all else: a rule of the file that the relay has
+    @ python LINE, @ python |LINE   before all else: a line of the Python file that the relay has behind it; the | keeps spaces
     @ upstream offers KEYWORD ...   the dial, upstream's greeting, our EHLO, its answer, and our greeting: `C< 220 *`
     @ client says EHLO [NAME]       the client's EHLO (or HELO) and our answer, whatever we offer
     @ envelope SENDER RECIPIENT ... MAIL and RCPTs, passed on and accepted; <> is the null sender
@@ -152,7 +153,9 @@ class _Player:
         for note in notes:
             if note.key not in NOTES:
                 raise DialogError(note.number, f"a note of {', '.join(NOTES)}", f'"{note.key}"')
-        self._driven = start(configuration([note for note in notes if note.key in ("config", "rule")]), self._dial)
+        self._driven = start(
+            configuration([note for note in notes if note.key in ("config", "rule", "python")]), self._dial
+        )
         lines: list[dict[str, Any]] = []
         try:
             for session in self._sessions:
@@ -182,7 +185,7 @@ class _Player:
             entry = queue.pop(0)
             number = entry.number or number
             match entry:
-                case Comment() | Note(key="config" | "rule" | "whole"):
+                case Comment() | Note(key="config" | "rule" | "python" | "whole"):
                     continue
                 case Note(key="record" | "log"):
                     self._fact(entry)

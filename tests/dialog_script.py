@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from relayproxy.record import dialog
 
 NOTES: Final = (
-    "abrupt", "certificate", "client", "config", "data", "envelope", "hello", "log", "loose", "quiet", "quit", "record", "resume", "rule", "sigterm", "sni", "stall", "store",
+    "abrupt", "certificate", "client", "config", "data", "envelope", "hello", "log", "loose", "python", "quiet", "quit", "record", "resume", "rule", "sigterm", "sni", "stall", "store",
     "strict", "upstream", "whole",
 )  # fmt: skip
 _FOLDS: Final = (b" ", b"\t")
@@ -90,8 +90,9 @@ def configuration(notes: Sequence[Note]) -> dict[str, Any]:
     (usual,) = result["listener"]
     result["listener"] = dict(usual)
     result["rule"] = [note.text for note in notes if note.key == "rule"]
+    result["python"] = [note.text.removeprefix("|") for note in notes if note.key == "python"]
     for note in notes:
-        if note.key == "rule":
+        if note.key != "config":
             continue
         try:
             over = tomllib.loads(note.text)

@@ -47,7 +47,7 @@ def check(
     Parameters
     ----------
     files
-        a configuration, files of rules (TOML with [[rule]] or [[test]]), or relayproxy:NAME; default: ./relayproxy.toml where there is one
+        a configuration, files of rules (TOML with [[rule]] or [[test]], or Python), or relayproxy:NAME; default: ./relayproxy.toml where there is one
     rules
         as of run: a file of rules; again for another
     redirect_all
@@ -78,8 +78,9 @@ def check(
 def _holds_rules(file: str) -> bool:
     """Whether it is no configuration. What cannot be read is told by who reads it."""
     from relayproxy.rules.load import FILE_KEYS, SHIPPED
+    from relayproxy.rules.python_file import is_python
 
-    if file.startswith(SHIPPED):
+    if file.startswith(SHIPPED) or is_python(file):
         return True
     try:
         return not set(FILE_KEYS).isdisjoint(tomllib.loads(Path(file).read_bytes().decode()))
@@ -89,11 +90,11 @@ def _holds_rules(file: str) -> bool:
 
 def _check_config(path: Path | None, flags: Flags) -> bool:
     from relayproxy.cli.check_rules import of_guard, of_rules
-    from relayproxy.cli.config import load
-    from relayproxy.cli.config_rules import guarded, read
+    from relayproxy.cli.config import load_with_rules
+    from relayproxy.cli.config_rules import guarded
 
-    config = load(path, flags)
-    found = of_rules(read(config).rules, config.rules.files)
+    config, loaded = load_with_rules(path, flags)
+    found = of_rules(loaded.rules, config.rules.files)
     sys.stdout.write(written(config))
     whom = guarded(config)
     if told := [*([] if whom is None else [whom]), *found.said]:
@@ -105,13 +106,15 @@ def _check_config(path: Path | None, flags: Flags) -> bool:
 def _check_rules(files: Sequence[str]) -> bool:
     from relayproxy.cli import Failed
     from relayproxy.cli.check_rules import of_rules
-    from relayproxy.rules.load import RuleError, load
+    from relayproxy.rules.load import SHIPPED, RuleError, load, path_of
 
     try:
         found = of_rules(load(files).rules, files)
     except RuleError as error:
         raise Failed(str(error), who="") from error
-    sys.stdout.writelines(f"{printable(line)}\n" for line in found.said)
+    # Who wants a domain of his own in them copies them.
+    shipped = [f"{file} is {path_of(file)}" for file in files if file.startswith(SHIPPED)]
+    sys.stdout.writelines(f"{printable(line)}\n" for line in (*shipped, *found.said))
     return _weighed(found)
 
 

@@ -1,6 +1,7 @@
 """What `check` says of rules: when each runs, what waits for them and why, whether their own tests hold, and what is doubtful.
 
-The tests of a file are about that file: they are run on its rules alone. How a configuration is shown does not belong here (check.py).
+The tests of a file are about that file: they are run on its rules alone; those of a file that has no rules are about the Python files right before it.
+How a configuration is shown does not belong here (check.py).
 """
 
 from __future__ import annotations
@@ -9,17 +10,19 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from relayproxy.rules.allow_patterns import doubt
 from relayproxy.rules.cases import differences
-from relayproxy.rules.doubts import doubts
+from relayproxy.rules.doubts import broken_signatures, doubts
 from relayproxy.rules.gates import DataGate, EnvelopeGate
 from relayproxy.rules.load import load
+from relayproxy.rules.python_file import is_python
+from relayproxy.rules.ruleset import RuleSet
 from relayproxy.rules.stages import placements
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from relayproxy.rules.load import Loaded
-    from relayproxy.rules.ruleset import RuleSet
+    from relayproxy.rules.case_syntax import Case
+    from relayproxy.rules.rule import Rule
 
 _ENVELOPE: Final = {
     EnvelopeGate.LIVE: "MAIL and RCPT leave as they come",
@@ -53,15 +56,26 @@ def of_rules(rules: RuleSet, files: Iterable[str | Path]) -> Found:
     if said:
         said += _gates(rules)
     doubtful = [f"{rule.where}: {rule.name}: {what}" for rule, what in doubts(rules)]
-    tests = [_tried(load([file])) for file in files]
-    if several := [differences for of_file in tests for differences in of_file]:
-        said.append(f"tests of the rules: {len(several)}, failed: {sum(map(bool, several))}")
-    return Found(said, doubtful, [line for differences in several for line in differences])
+    tests = list(_tests(rules, files))
+    tried = [[f"{case.where}: {case.name}: {one}" for one in differences(case, alone)] for case, alone in tests]
+    if tests:
+        said.append(f"tests of the rules: {len(tests)}, failed: {sum(map(bool, tried))}")
+    for case, alone in tests:
+        doubtful += [f"{case.where}: {case.name}: {what}" for what in broken_signatures(case, alone)]
+    return Found(said, doubtful, [line for lines in tried for line in lines])
 
 
-def _tried(loaded: Loaded) -> list[list[str]]:
-    """Of each test what came otherwise."""
-    return [[f"{case.where}: {case.name}: {one}" for one in differences(case, loaded.rules)] for case in loaded.cases]
+def _tests(rules: RuleSet, files: Iterable[str | Path]) -> Iterator[tuple[Case, RuleSet]]:
+    """Each with the rules that it is about: those of its file or, where it has none, those of the Python files right before it."""
+    functions: list[Rule] = []  # they are not run once more
+    for file in files:
+        if is_python(file):
+            functions += [rule for rule in rules.rules if rule.where.rpartition(":")[0] == str(file)]
+            continue
+        loaded = load([file])
+        alone = loaded.rules if loaded.rules.rules else RuleSet(tuple(functions))
+        yield from ((case, alone) for case in loaded.cases)
+        functions.clear()
 
 
 def of_guard(allow: Iterable[str]) -> list[str]:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
+    from relayproxy.rules.load import Loaded
+
 DEFAULT_FILE: Final = Path("relayproxy.toml")
 PREFIX: Final = "RELAYPROXY_"
 
@@ -179,6 +181,13 @@ def load(path: Path | None = None, flags: Flags | None = None, environ: Mapping[
 
     Without a path it is RELAYPROXY_CONFIG's file, or ./relayproxy.toml where there is one, or nothing but defaults.
     """
+    return load_with_rules(path, flags, environ)[0]
+
+
+def load_with_rules(
+    path: Path | None = None, flags: Flags | None = None, environ: Mapping[str, str] = os.environ
+) -> tuple[Config, Loaded]:
+    """The same, and its rules: they are read once, since what is Python in them may do anything when it is."""
     flags = flags or Flags()
     sources = _Sources()
     errors: list[Complaint] = []
@@ -204,13 +213,14 @@ def load(path: Path | None = None, flags: Flags | None = None, environ: Mapping[
         raise ConfigError([text for _, text in sorted(dict.fromkeys(errors), key=lambda error: error[0])])
     config = _absolute(config, sources)
     bad = [text for _, text in sorted(sources.complaint(*wrong) for wrong in config_tls.bad_files(config))]
+    rules: Loaded | None = None
     try:
-        config_rules.read(config)
+        rules = config_rules.read(config)
     except RuleError as error:
         bad += error.lines
-    if bad:
+    if rules is None or bad:
         raise ConfigError(bad)
-    return config
+    return config, rules
 
 
 def default_file(environ: Mapping[str, str] = os.environ) -> Path | None:

@@ -17,6 +17,7 @@ from relayproxy.mail.pattern import PatternError
 from relayproxy.relay.settings import Guard as GuardSettings
 from relayproxy.relay.settings import Record
 from relayproxy.rules.actions import Hold, Route
+from relayproxy.rules.function import bound
 from relayproxy.rules.guard import Guard
 from relayproxy.rules.load import Loaded, RuleError, load
 from relayproxy.rules.redirect_all import redirect_all
@@ -73,10 +74,12 @@ def read(config: Config) -> Loaded:
     loaded = load(config.rules.files)
     if wrong := [line for rule in loaded.rules.rules for line in _misfits(config, rule)]:
         raise RuleError(wrong)
+    upstreams, has_store = frozenset(config.upstream), config.record.store is not None
+    rules = [bound(rule, upstreams, has_store=has_store) for rule in loaded.rules.rules]
     guard, address = guard_of(config), config.rules.redirect_all
-    if guard is None or address is None:
-        return loaded
-    return msgspec.structs.replace(loaded, rules=RuleSet((*loaded.rules.rules, *redirect_all(address, guard))))
+    if guard is not None and address is not None:
+        rules += redirect_all(address, guard)
+    return msgspec.structs.replace(loaded, rules=RuleSet(tuple(rules)))
 
 
 def _misfits(config: Config, rule: Rule) -> Iterator[str]:

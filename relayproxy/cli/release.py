@@ -175,7 +175,7 @@ class _Releases:
         finally:
             went = release.went
             self._settle(id_, attempt, record, went)
-            self._tell(id_, record, went)
+            self._tell(id_, release, went)
 
     def _prepared(self, id_: str) -> tuple[int, Release, Content]:
         """Everything that can be known beforehand. Raises ValueError, StoreError."""
@@ -188,9 +188,9 @@ class _Releases:
             raise ValueError(_why_not(stored))
         held = _tries(stored)
         tries = () if held is None else held.released
-        if tries and tries[-1].outcome == "unknown" and not self._again:
+        if not self._again and (unknown := [one for one in tries if one.outcome == "unknown"]):
             raise ValueError(
-                f"a try of {_when(tries[-1])} was cut off, or goes on, and may have reached them: --again sends it once more"
+                f"a try of {_when(unknown[-1])} was cut off, or goes on, and may have reached them: --again sends it once more"
             )
         release = Release(self._config, stored.record, self._to, lambda what: _say(f"{id_}: {what}"))
         return len(tries), release, self._content(stored)
@@ -244,12 +244,13 @@ class _Releases:
             self.failed = True
             _say(f"{id_}: what became of it could not be noted, so that it reads unknown: {error}")
 
-    def _tell(self, id_: str, record: ReleaseRecord, went: Went) -> None:
+    def _tell(self, id_: str, release: Release, went: Went) -> None:
         from relayproxy.record.text import printable
-        from relayproxy.relay.sending import words
+        from relayproxy.relay.sending import shown, words
 
         if went.outcome == "accepted" and went.reply is not None:
-            sys.stdout.write(printable(f"{id_}  released to {', '.join(record.to)}: {words(went.reply)}") + "\n")
+            to = ", ".join([shown(rcpt.path) for rcpt in release.envelope.recipients])
+            sys.stdout.write(printable(f"{id_}  released to {to}: {words(went.reply)}") + "\n")
             sys.stdout.flush()
         else:
             self._unsent(id_, went.why or went.outcome, unknown=went.outcome == "unknown")

@@ -6,24 +6,30 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from relayproxy.cli.config import ConfigError, load
-from relayproxy.cli.config_rules import guard_of, read
+from relayproxy.cli.config import ConfigError, load_with_rules
+from relayproxy.cli.config_rules import guard_of
 from relayproxy.relay.rulebook import Drawn, Rulebook, Rules
+from relayproxy.relay.workers import Workers
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from relayproxy.cli.config import Flags
     from relayproxy.relay.settings import Config
+    from relayproxy.rules.load import Loaded
 
 
-def rulebook(config: Config, path: Path | None, flags: Flags) -> Rulebook:
-    """Of a configuration that is right; `path` and `flags` are what it was made of."""
-    return Rulebook(_rules(config), Drawn(config.rules.seed, time.monotonic), partial(_read_again, path, flags))
+def rulebook(config: Config, loaded: Loaded, path: Path | None, flags: Flags) -> Rulebook:
+    """Of a configuration that is right, and its rules; `path` and `flags` are what it was made of."""
+    return Rulebook(
+        _rules(config, loaded),
+        Drawn(config.rules.seed, time.monotonic),
+        Workers(config.limits.rule_threads, config.limits.rule_time),
+        partial(_read_again, path, flags),
+    )
 
 
-def _rules(config: Config) -> Rules:
-    loaded = read(config)
+def _rules(config: Config, loaded: Loaded) -> Rules:
     captures = config.guard is not None and config.guard.otherwise == "capture"
     return Rules(loaded.rules, guard_of(config), captures, loaded.files)
 
@@ -31,6 +37,6 @@ def _rules(config: Config) -> Rules:
 def _read_again(path: Path | None, flags: Flags) -> Rules:
     """Raises ValueError: all that is wrong, a line each."""
     try:
-        return _rules(load(path, flags))
+        return _rules(*load_with_rules(path, flags))
     except ConfigError as error:
         raise ValueError(str(error)) from error

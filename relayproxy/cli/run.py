@@ -84,7 +84,7 @@ async def run(
 
     """
     from relayproxy.cli import one_config
-    from relayproxy.cli.config import Flags, default_file, load
+    from relayproxy.cli.config import Flags, default_file, load_with_rules
     from relayproxy.cli.rulebook import rulebook
 
     flags = Flags(
@@ -99,10 +99,10 @@ async def run(
         log_format=log_format,
     )
     path = one_config(file, config) or default_file()
-    loaded = load(path, flags)
+    loaded, read = load_with_rules(path, flags)
     umask = os.umask(0o077)  # captures and logs hold other people's mail
     try:
-        return await _run(loaded, path, rulebook(loaded, path, flags))
+        return await _run(loaded, path, rulebook(loaded, read, path, flags))
     finally:
         os.umask(umask)
 

@@ -26,6 +26,7 @@ from relayproxy.record.console import CYAN, DIM, GREEN, MAGENTA, RED, YELLOW, co
 from relayproxy.record.dialog import HEADING, Comment, escape, print_entries, print_session
 from relayproxy.record.playback import attributes, entries
 from relayproxy.record.report import HeldRecord
+from relayproxy.record.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -135,12 +136,12 @@ def _held(shown: Sequence[Stored]) -> Iterator[str]:
         if not isinstance(held, HeldRecord):
             continue
         of = f" {stored.record.transaction}" if len(shown) > 1 else ""
-        to = ", ".join([_word(one.address) for one in held.envelope.recipients])
-        yield f"held{of} for {to or 'nobody'}: {_word(held.reason)}"
+        to = ", ".join([one.address for one in held.envelope.recipients])
+        yield printable(f"held{of} for {to or 'nobody'}: {held.reason}")
         for release in held.released:
-            said = reply_text(release.reply) if release.why is None else _word(release.why)
-            to = ", ".join([_word(address) for address in release.to])
-            yield f"released{of} {release.time} to {to} by {_word(release.upstream)}: {release.outcome}{said and f', {said}'}"
+            said = reply_text(release.reply) if release.why is None else release.why
+            to = f"{', '.join(release.to)} by {release.upstream}"
+            yield printable(f"released{of} {release.time} to {to}: {release.outcome}{said and f', {said}'}")
 
 
 def _differences(shown: Sequence[Stored]) -> Iterator[str]:

@@ -35,14 +35,25 @@ Reroute = Callable[["str | None"], Awaitable["Reply | None"]]
 
 
 class _Wanted:
-    """A command of the client's on its way: what is to leave in its place, if it is not answered here, and of RCPT the recipients that it comes to."""
+    """A command of the client's on its way: what is to leave in its place, if it is not answered here; of RCPT the recipients that it comes to, and the MAIL that waited for it."""
 
-    __slots__ = ("leaving", "passed", "recipients")
+    __slots__ = ("leaving", "mail", "passed", "recipients")
 
-    def __init__(self, passed: Passed, leaving: Sequence[Leaving] = (), recipients: tuple[Recipient, ...] = ()) -> None:
+    def __init__(
+        self,
+        passed: Passed,
+        leaving: Sequence[Leaving] = (),
+        recipients: tuple[Recipient, ...] = (),
+        mail: Leaving | None = None,
+    ) -> None:
         self.passed = passed
         self.leaving = leaving
         self.recipients = recipients
+        self.mail = mail
+
+    @property
+    def all(self) -> Sequence[Leaving]:
+        return self.leaving if self.mail is None else (self.mail, *self.leaving)
 
 
 class Envelopes:
@@ -83,7 +94,7 @@ class Envelopes:
                 wanted.append(await self._want(command))
             except Refusal as refusal:
                 wanted.append(_Wanted(Passed(command, (), refusal.reply)))
-        await self._ask([leaving for one in wanted for leaving in one.leaving])
+        await self._ask([leaving for one in wanted for leaving in one.all])
         for one in wanted:
             self._answered(one)
         return [one.passed for one in wanted]
@@ -93,7 +104,7 @@ class Envelopes:
             case Mail():
                 return await self._mail(command)
             case Rcpt():
-                return self._rcpt(command)
+                return await self._rcpt(command)
             case Rset():
                 plan, self.plan = self.plan, None
                 left, self._left = self._left or (plan is not None and plan.mail_left), False
@@ -103,33 +114,45 @@ class Envelopes:
 
     async def _mail(self, command: Mail) -> _Wanted:
         await self.take_back()
-        self.plan, decision = self._ruling.mail(command)
+        self.plan, decision = await self._ruling.mail(command)
         plan = self.plan
         passed = plan.passed = Passed(command, (), local_replies.SENDER_OK, plan)
         try:
             accept(decision)
-            mail = mail_of(plan)
-            if not self._live(plan):
+            mail_of(plan)
+            if plan.facts.fate is not None or plan.rules.gates.envelope is not EnvelopeGate.LIVE:
                 return _Wanted(passed)
-            await self._go_to(plan)
+            return _Wanted(passed, (await self._begin(plan),))
         except Refusal as refusal:
             passed.reply = plan.doom = refusal.reply
             return _Wanted(passed)
+
+    async def _begin(self, plan: Plan) -> Leaving:
+        """MAIL is about to leave. Raises Refusal."""
+        await self._go_to(plan)
+        mail = Leaving(self.delivery.outgoing(mail_of(plan)))
         plan.mail_left = self._left = True
-        return _Wanted(passed, (Leaving(self.delivery.outgoing(mail)),))
+        return mail
 
     @staticmethod
     def _live(plan: Plan) -> bool:
-        return plan.facts.fate is None and plan.rules.gates.envelope is EnvelopeGate.LIVE
+        """Whether RCPT leaves as it comes."""
+        return plan.facts.fate is None and plan.rules.gates.envelope <= EnvelopeGate.RCPT
 
-    def _rcpt(self, command: Rcpt) -> _Wanted:
+    async def _rcpt(self, command: Rcpt) -> _Wanted:
         plan = self.plan
         if plan is None or plan.doom is not None:
             begun = plan is not None and plan.passed is not None and plan.passed.reply.severity == 2
             raise Refusal(plan.doom if begun and plan is not None and plan.doom else local_replies.BAD_SEQUENCE)
         passed = Passed(command, (), local_replies.RECIPIENT_OK)
-        decision = self._ruling.rcpt(plan, command)
+        before = plan.facts
+        decision = await self._ruling.rcpt(plan, command)
         accept(decision)
+        if plan.named and decision.route != before.route:
+            plan.facts = before
+            raise Refusal(
+                local_replies.TOO_MANY_RECIPIENTS
+            )  # PROTOCOL §1.10: the first route counts, others come in another transaction
         plan.named.append(passed)
         leaving: list[Leaving] = []
         stand: list[Recipient] = []
@@ -141,7 +164,8 @@ class Envelopes:
                 leaving.append(plan.leaves(rcpt))
             stand.append(recipient)  # behind a closed gate rules may yet make another of it
         self._check_number(len(plan.leaving))
-        return _Wanted(passed, leaving, tuple(stand))
+        mail = await self._begin(plan) if leaving and not plan.mail_left else None
+        return _Wanted(passed, leaving, tuple(stand), mail)
 
     def _check_number(self, number: int) -> None:
         """LMTP answers a message once for each recipient, and the client hears one answer. Raises Refusal."""
@@ -179,15 +203,22 @@ class Envelopes:
             passed.sent = tuple([one.command for one in wanted.leaving if one.left])
         if plan is None or not isinstance(passed.received, Mail | Rcpt):
             return
+        if (mail := wanted.mail) is not None and plan.passed is not None and mail.reply is not None:
+            plan.passed.sent = (mail.command,) if mail.left else ()
+            if mail.reply.severity != 2:
+                plan.doom, plan.mail_left, self._left = mail.reply, False, False
+        if plan.doom is not None and isinstance(passed.received, Rcpt):
+            # MAIL was refused in the same group: the client hears so here where it has heard 250 to it.
+            begun = plan.passed is not None and plan.passed.reply.severity == 2
+            passed.reply = plan.doom if begun else local_replies.BAD_SEQUENCE
+            return
         accepted = passed.reply.severity == 2
         if isinstance(passed.received, Mail):
             if not accepted:
                 plan.doom = passed.reply
                 plan.mail_left = self._left = False
-        elif accepted and plan.doom is None:
-            plan.facts = msgspec.structs.replace(plan.facts, recipients=(*plan.facts.recipients, *wanted.recipients))
         elif accepted:
-            passed.reply = local_replies.BAD_SEQUENCE  # MAIL was refused in the same group
+            plan.facts = msgspec.structs.replace(plan.facts, recipients=(*plan.facts.recipients, *wanted.recipients))
         elif any(reply.severity == 2 for reply in replies):
             # Of several for one of the client's some were accepted, and there is no way to take those back but all.
             plan.doom = passed.reply

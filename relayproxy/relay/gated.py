@@ -93,7 +93,7 @@ class GatedDelivery:
             await self._envelopes.take_back()
             return plan.doom
         before, stood = plan.facts, (plan.mail_left, len(plan.leaving))
-        decision = self._ruling.judge(plan, Stage.DATA)
+        decision = await self._ruling.judge(plan, Stage.DATA)
         if decision.answer is not None:
             return decision.answer
         go_ahead = local_replies.START_MAIL
@@ -156,7 +156,7 @@ class GatedDelivery:
         return b"" if plan.stays or rewriting.holds else octets
 
     async def _end_of_header(self, plan: Plan, intake: Intake, header: HeaderSection) -> None:
-        accept(self._ruling.header(plan, HeaderSection(bytes(header))))
+        accept(await self._ruling.header(plan, HeaderSection(bytes(header))))
         plan.header = plan.facts.header or header
         intake.edit(plan.header)
         if plan.stays or plan.rules.gates.data is DataGate.EOH:
@@ -165,7 +165,7 @@ class GatedDelivery:
     async def _end_of_message(self, plan: Plan, rewriting: Rewriting, intake: Intake, octets: bytes) -> bytes:
         if plan.rules.runs_at(Stage.EOM):
             content = rewriting.content(intake.size)
-            accept(self._ruling.content(plan, content, complete=content.complete))
+            accept(await self._ruling.content(plan, content, complete=content.complete))
         if rewriting.holds:
             plan.header = plan.facts.header or plan.header
             await rewriting.finish(intake, None if self._transaction is None else self._transaction.keeping)

@@ -7,6 +7,7 @@ outlives a reload. Reading files does not belong here.
 from __future__ import annotations
 
 import random
+import threading
 from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from relayproxy.relay.workers import Workers
     from relayproxy.rules.guard import Guard
     from relayproxy.rules.ruleset import RuleSet
 
@@ -34,12 +36,13 @@ class Rules(NamedTuple):
 
 
 class Rulebook:
-    """`rules`, `guard` and `draws`."""
+    """`rules`, `guard` and `draws`; `workers` run what is Python."""
 
-    def __init__(self, rules: Rules, draws: Drawn, read: Callable[[], Rules] | None = None) -> None:
+    def __init__(self, rules: Rules, draws: Drawn, workers: Workers, read: Callable[[], Rules] | None = None) -> None:
         """`read` reads them again; raises OSError and ValueError, in words."""
         self._take(rules)
         self.draws = draws
+        self.workers = workers
         self._read = read
 
     def _take(self, rules: Rules) -> None:
@@ -86,13 +89,14 @@ def _stamps(files: Iterable[Path]) -> tuple[tuple[int, int, int] | None, ...]:
 
 
 class Drawn:
-    """Chance, and what has come before (rules/facts.py `Draws`). `now`: seconds."""
+    """Chance, and what has come before (rules/facts.py `Draws`), for whatever thread rules run in. `now`: seconds."""
 
     def __init__(self, seed: int | None, now: Callable[[], float]) -> None:
         self._random = random.Random(seed)  # noqa: S311  chance, no secret
         self._now = now
         self._seen: OrderedDict[tuple[str, ...], list[float]] = OrderedDict()
         self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
 
     def chance(self, rule: str) -> float:
         del rule
@@ -100,13 +104,15 @@ class Drawn:
 
     def first(self, rule: str, key: tuple[str, ...], *, times: int, within: float) -> bool:
         now = self._now()
-        came = [then for then in self._seen.pop((rule, *key), ()) if now - then < within]
-        came.append(now)
-        self._seen[rule, *key] = came[: times + 1]
-        if len(self._seen) > MOST_KEYS:
-            self._seen.popitem(last=False)
+        with self._lock:
+            came = [then for then in self._seen.pop((rule, *key), ()) if now - then < within]
+            came.append(now)
+            self._seen[rule, *key] = came[: times + 1]
+            if len(self._seen) > MOST_KEYS:
+                self._seen.popitem(last=False)
         return len(came) <= times
 
     def every(self, rule: str, n: int) -> bool:
-        self._counts[rule] += 1
-        return self._counts[rule] % n == 0
+        with self._lock:
+            self._counts[rule] += 1
+            return self._counts[rule] % n == 0

@@ -13,6 +13,7 @@ import msgspec
 from relayproxy.mail.ip import plain_address
 from relayproxy.record.report import parameters_of
 from relayproxy.record.text import text
+from relayproxy.relay.outgoing import accept
 from relayproxy.relay.plan import Plan
 from relayproxy.rules.decision import Decision, Faults
 from relayproxy.rules.facts import Facts, Recipient, Stage
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from relayproxy.record.report import AuthRecord
     from relayproxy.relay.client_leg import ClientLeg
     from relayproxy.relay.rulebook import Rulebook
+    from relayproxy.relay.workers import Turn
     from relayproxy.rules.facts import Content
     from relayproxy.rules.ruleset import RuleSet
     from relayproxy.smtp.commands import Mail, Rcpt
@@ -36,7 +38,18 @@ _GREETINGS = frozenset({421, 521, 554})
 class Ruling:
     """One session's. `decided`: what the rules of connect and helo want of all its mail."""
 
-    __slots__ = ("_client", "_connected", "_faults", "_new_id", "_reporter", "_session", "auth", "book", "decided")
+    __slots__ = (
+        "_client",
+        "_connected",
+        "_faults",
+        "_new_id",
+        "_reporter",
+        "_session",
+        "_turn",
+        "auth",
+        "book",
+        "decided",
+    )
 
     def __init__(
         self,
@@ -55,26 +68,28 @@ class Ruling:
         self._new_id = new_id
         self._reporter = reporter
         self._faults: Faults | None = None
+        self._turn: Turn | None = None
         address = plain_address(client.peer.address)
         self._connected = Decision(
             facts=Facts(listener=listener, client="" if address is None else str(address), session=session)
         )
         self.decided = self._connected
 
-    def connect(self) -> Decision:
-        """Before anything else; `answer` is a greeting."""
-        decision = self._evaluate(self.book.rules, Stage.CONNECT, self._connected.facts)
+    async def connect(self) -> str | None:
+        """Before anything else: to which upstream the session goes (None: the listener's own). Raises Refusal, whose reply is a greeting."""
+        decision = await self._evaluate(self.book.rules, Stage.CONNECT, self._connected.facts)
         if (answer := decision.answer) is not None and answer.code not in _GREETINGS:
             decision = msgspec.structs.replace(
                 decision, answer=msgspec.structs.replace(answer, code=554 if answer.severity == 5 else 421)
             )
         self._connected = self.decided = decision
-        return decision
+        accept(decision)
+        return decision.route
 
-    def helo(self, name: bytes) -> Decision:
+    async def helo(self, name: bytes) -> Decision:
         """EHLO or HELO begins anew."""
         facts = msgspec.structs.replace(self._connected.facts, helo=text(name))
-        decision = self._evaluate(self.book.rules, Stage.HELO, facts)
+        decision = await self._evaluate(self.book.rules, Stage.HELO, facts)
         faults, more = self._connected.faults, decision.faults
         self.decided = msgspec.structs.replace(
             decision,
@@ -83,7 +98,7 @@ class Ruling:
         )
         return decision
 
-    def mail(self, command: Mail) -> tuple[Plan, Decision]:
+    async def mail(self, command: Mail) -> tuple[Plan, Decision]:
         """A transaction begins: its plan, and what its rules say of MAIL."""
         id_ = self._new_id()
         tls = self._client.tls
@@ -97,35 +112,35 @@ class Ruling:
         )
         plan = Plan(id_, self.book.rules, facts, command, captures=self.book.captures)
         plan.take(msgspec.structs.replace(self.decided, facts=facts))
-        return plan, self.judge(plan, Stage.MAIL)
+        return plan, await self.judge(plan, Stage.MAIL)
 
-    def rcpt(self, plan: Plan, command: Rcpt) -> Decision:
+    async def rcpt(self, plan: Plan, command: Rcpt) -> Decision:
         """Of this one recipient: the others of the plan are not in the decision's facts.
 
         What else is said with it stays said, also where upstream then refuses it: so it makes no difference whether the client sends its commands in a group.
         """
         recipient = Recipient(_words(command.path.address), len(plan.named), parameters_of(command.parameters))
         facts = msgspec.structs.replace(plan.facts, recipients=(recipient,))
-        decision = self._evaluate(plan.rules, Stage.RCPT, facts, plan.id)
+        decision = await self._evaluate(plan.rules, Stage.RCPT, facts, plan.id)
         if decision.failure is None:
             plan.take(decision, one=True)
         return decision
 
-    def header(self, plan: Plan, section: HeaderSection) -> Decision:
+    async def header(self, plan: Plan, section: HeaderSection) -> Decision:
         plan.facts = msgspec.structs.replace(plan.facts, header=section)
-        return self.judge(plan, Stage.EOH)
+        return await self.judge(plan, Stage.EOH)
 
-    def content(self, plan: Plan, content: Content, *, complete: bool) -> Decision:
+    async def content(self, plan: Plan, content: Content, *, complete: bool) -> Decision:
         """`complete`: nothing in it could hide an attachment."""
         if not complete:
             what = "the structure of the message cannot be read to its end: rules may not see all of its attachments"
             self._reporter.violation("client", what, session=self._session, transaction=plan.id)
         plan.facts = msgspec.structs.replace(plan.facts, content=content)
-        return self.judge(plan, Stage.EOM)
+        return await self.judge(plan, Stage.EOM)
 
-    def judge(self, plan: Plan, stage: Stage) -> Decision:
+    async def judge(self, plan: Plan, stage: Stage) -> Decision:
         """A stage of the whole message: what is decided is in the plan, unless it was refused."""
-        decision = self._evaluate(plan.rules, stage, plan.facts, plan.id)
+        decision = await self._evaluate(plan.rules, stage, plan.facts, plan.id)
         if decision.failure is None:
             plan.take(decision)
         return decision
@@ -135,10 +150,14 @@ class Ruling:
         faults, self._faults = self._faults, None
         return faults
 
-    def _evaluate(self, rules: RuleSet, stage: Stage, facts: Facts, transaction: str | None = None) -> Decision:
+    async def _evaluate(self, rules: RuleSet, stage: Stage, facts: Facts, transaction: str | None = None) -> Decision:
         if not rules.runs_at(stage) and not (stage is Stage.EOH and facts.edits):
             return Decision(facts=facts)
-        decision = rules.evaluate(stage, facts, self.book.draws)
+        if rules.calls_at(stage):
+            self._turn = self._turn or self.book.workers.turn()
+            decision = await self.book.workers.decide(rules.begin(stage, facts, self.book.draws), self._turn)
+        else:
+            decision = rules.evaluate(stage, facts, self.book.draws)
         if (faults := decision.faults) is not None:
             self._faults = faults if self._faults is None else self._faults.joined(faults)
         if decision.failure is not None:

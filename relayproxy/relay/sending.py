@@ -136,7 +136,7 @@ def outcome_of(refusal: Reply) -> ReleaseOutcome:
 
 def unavailable(error: UpstreamUnavailable) -> Unsent:
     """That there was no server to send it to."""
-    own = _own(error.greeting)
+    own = _own(error.reply)
     return Unsent(
         error.what if own is None else f"{error.what} ({words(own)})",
         "tempfailed" if own is None else outcome_of(own),

@@ -133,6 +133,12 @@ class Limits(Settings):
         "100B/s", "mail data over all of a message, beyond one `data_block` of patience; slower: 421"
     )
     received_fields: Count = Field(default=100, description="Received fields; over, the message loops: 554")
+    rule_time: Duration = _for(
+        "5s", "what Python rules may take at one stage of a session; over, they are given up: 451"
+    )
+    rule_threads: Count = Field(
+        default=16, description="Python rules at once; one that was given up takes its thread until it ends"
+    )
     spool_memory: Size = _octets(
         "1MiB", "of a message's body, in memory on its way into the store; the rest waits on disk"
     )
@@ -251,7 +257,8 @@ class Rules(Settings):
     """What is done to mail on its way."""
 
     files: tuple[RuleFile, ...] = Field(
-        default=(), description="files of rules, run one behind the other; relayproxy:NAME is one that comes with it"
+        default=(),
+        description="files of rules, TOML or Python (.py), run one behind the other; relayproxy:NAME is one that comes with it",
     )
     redirect_all: Recipient | None = Field(
         default=None,

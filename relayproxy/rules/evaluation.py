@@ -1,9 +1,9 @@
 """One stage: its rules in order, each on the mail as the rules before it left it (DESIGN §6 "What it applies to", "Actions", "When a rule goes wrong").
 
-    Evaluation(Stage.RCPT, facts, draws).run(plan)
+    Evaluation(plan, Stage.RCPT, facts, draws).run()
 
 Theory of operation: conditions and templates of a rule look at the facts as they were when it began; what its actions ask for is gathered for all
-recipients that it applies to (`_Change`), and then becomes new facts in one step.
+recipients that it applies to (`_Change`), and then becomes new facts in one step. A function is asked what its actions are, and these are gathered likewise.
 Invariants: what goes wrong ends everything, and nothing of the stage is left (PROTOCOL I9); nothing is raised.
 Which rules these are does not belong here (plan.py), nor how header fields are edited (mail/edits.py).
 """
@@ -40,13 +40,14 @@ from relayproxy.rules.actions import (
 )
 from relayproxy.rules.decision import Decision, Faults, Fired
 from relayproxy.rules.facts import BodyEdit, Noted, Stage
+from relayproxy.rules.function import Call, FunctionError
 from relayproxy.rules.recipients import Recipients
 from relayproxy.rules.rule import BadAddress
 from relayproxy.smtp.local_replies import INTERNAL_ERROR, NO_VALID_ADDRESS, RULE_FAILED
 from relayproxy.smtp.replies import Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from relayproxy.mail.edits import HeaderEdit
     from relayproxy.mail.header import HeaderSection
@@ -76,9 +77,12 @@ class _Left(NamedTuple):
 class Evaluation:
     """Of one stage."""
 
-    __slots__ = ("_before", "_draws", "_facts", "_faults", "_fired", "_refusals", "_running", "_stage", "_stopped")
+    __slots__ = (
+        "_before", "_draws", "_facts", "_faults", "_fired", "_plan", "_refusals", "_running", "_stage", "_stopped",
+    )  # fmt: skip
 
-    def __init__(self, stage: Stage, facts: Facts, draws: Draws) -> None:
+    def __init__(self, plan: Plan, stage: Stage, facts: Facts, draws: Draws) -> None:
+        self._plan = plan
         self._stage = stage
         self._before = self._facts = facts
         self._draws = draws
@@ -89,17 +93,22 @@ class Evaluation:
         self._running = ""
         self._stopped = facts.accepted or facts.fate == "discard"
 
-    def run(self, plan: Plan) -> Decision:
+    def run(self) -> Decision:
         """The rules of this stage."""
         try:
             self._make_what_is_due()
-            self._run(plan)
+            self._run(self._plan)
         except Exception as error:  # noqa: BLE001  whatever it is: no message passes unruled or half-ruled
             return self._failed(error)
         facts = self._facts
         if self._refusals:
             facts = msgspec.structs.replace(self._before, tags=facts.tags)
         return Decision(facts=facts, answer=self._answer(), faults=self._faults, fired=tuple(self._fired))
+
+    def gave_up(self, seconds: float) -> Decision:
+        """In the place of what `run` has not given after so many seconds, in whatever thread it still goes on: that changes nothing any more."""
+        what = "expected it to end" if self._running else "expected a thread for it"
+        return self._failed(FunctionError(f"{what} within {seconds:g} s, and gave up"))
 
     def _run(self, plan: Plan) -> None:
         places = iter(plan.after(-1, self._facts))
@@ -127,7 +136,8 @@ class Evaluation:
         if self._stage is Stage.CONNECT:
             answer = INTERNAL_ERROR  # there is no 451 for a session
         what = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        return Decision(facts=self._before, answer=answer, failure=f"rule {self._running!r}: {what}")
+        who = f"rule {self._running!r}" if self._running else f"the rules at {self._stage.name.lower()}"
+        return Decision(facts=self._before, answer=answer, failure=f"{who}: {what}")
 
     def _try(self, planned: Planned) -> None:
         rule, per_recipient, holds = planned
@@ -150,11 +160,11 @@ class Evaluation:
     def _do(self, rule: Rule, hits: list[_Hit]) -> None:
         before = self._facts
         change = _Change(rule, before, self._stage)
-        for hit in hits:
-            for place, action in enumerate(rule.then):
-                change.add(place, action, hit)
-        self._fired.append(Fired(rule.name, tuple([action.name for action in rule.then])))
-        for action in rule.then:
+        done = change.add_all(rule.then, hits)
+        if not done:
+            return
+        self._fired.append(Fired(rule.name, tuple([action.name for action in done])))
+        for action in done:
             self._faults = _and_fault(self._faults, action)
         self._refusals += change.refusals
         changes = change.facts
@@ -199,6 +209,29 @@ class _Change:
         self.refusals: list[Reply] = []
         self.stops = False
 
+    def add_all(self, actions: Sequence[Action], hits: Iterable[_Hit]) -> Sequence[Action]:
+        """What a rule does, or a function asks for; that."""
+        match actions:
+            case (Call() as call,):
+                return self._add_called(call, hits)
+            case _:
+                for hit in hits:
+                    for place, action in enumerate(actions):
+                        self.add(place, action, hit)
+                return actions
+
+    def _add_called(self, call: Call, hits: Iterable[_Hit]) -> list[Action]:
+        """What is the same for several hits is given once."""
+        done: list[Action] = []
+        for hit in hits:
+            asked: list[Action] = []
+            for action, of in call.ask(self._before, None if hit.recipient is None else hit.place):
+                about = hit if of is None else _Hit(of, self._before.recipients[of], {})
+                self.add(asked.count(action), action, about)
+                asked.append(action)
+            done += [action for action in asked if action not in done]
+        return done
+
     def add(self, place: int, action: Action, hit: _Hit) -> None:
         """`place` of the action in its rule. Faults are asked for once, whomever the rule applies to (`_and_fault`)."""
         match action:
@@ -233,12 +266,13 @@ class _Change:
         if isinstance(action, AddRecipient):
             recipients.add([self._text(address, hit) for address in action.addresses])
             return
+        if isinstance(action, DeleteRecipient) and action.patterns is not None:
+            recipients.delete_matching(action.patterns)
+            return
         assert one is not None, "these read the recipient"  # noqa: S101
         match action:
-            case DeleteRecipient(patterns=None):
-                recipients.delete(hit.place)
             case DeleteRecipient():
-                recipients.delete_matching(action.patterns or ())
+                recipients.delete(hit.place)
             case RewriteRecipient():
                 recipients.rewrite(hit.place, one, [self._text(address, hit) for address in action.addresses])
             case RedirectRecipient():

@@ -26,11 +26,12 @@ from relayproxy.rules.actions import (
     StripAttachment,
 )
 from relayproxy.rules.facts import Stage
+from relayproxy.rules.function import kinds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from relayproxy.rules.rule import Action, Rule
+    from relayproxy.rules.rule import Rule
 
 
 class EnvelopeGate(IntEnum):
@@ -113,8 +114,8 @@ def gates(placed: Iterable[tuple[Rule, Stage]]) -> Gates:
     """Of rules at their stages."""
     found = Gates()
     for rule, stage in placed:
-        for action in rule.then:
-            row = _row(action, stage)
+        for kind in [kind for action in rule.then for kind in kinds(action)]:
+            row = _row(kind, stage)
             if row.envelope > found.envelope:
                 found = found._replace(envelope=row.envelope, envelope_rule=rule.name)
             if row.data > found.data:
@@ -125,9 +126,9 @@ def gates(placed: Iterable[tuple[Rule, Stage]]) -> Gates:
     return found
 
 
-def _row(action: Action, stage: Stage) -> _Row:
-    rows = _ROWS.get(type(action))
+def _row(kind: type, stage: Stage) -> _Row:
+    rows = _ROWS.get(kind)
     row = _LIVE if rows is None else rows[stage]
-    if isinstance(action, RedirectRecipient):
+    if kind is RedirectRecipient:
         return _Row(row.envelope, max(row.data, _ANY_HEADER_EDIT[stage].data))
     return row

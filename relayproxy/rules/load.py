@@ -1,10 +1,10 @@
-"""Rule files from disk (DESIGN §6): rules, their tests, and the lists of patterns that they name.
+"""Rule files from disk (DESIGN §6): rules, their tests, the lists of patterns that they name, and Python files with functions.
 
     loaded = load(["rules/staging.toml", "relayproxy:staging-redirect"])
     loaded.rules.evaluate(...); loaded.cases; loaded.files
 
-Invariants: either all of it is right, or none of it is taken and all that is wrong is told (RuleError). The only I/O of rules is here.
-How what stands in the files is read does not belong here (rule_syntax.py), nor when to read them again (`files` says what to look at).
+Invariants: either all of it is right, or none of it is taken and all that is wrong is told (RuleError). The only I/O of rules is here, but for what a Python file itself does.
+How what stands in the files is read does not belong here (rule_syntax.py, python_file.py), nor when to read them again (`files` says what to look at).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from relayproxy.rules.case_syntax import cases
+from relayproxy.rules.python_file import PythonFileError, functions, is_python
 from relayproxy.rules.rule_syntax import rules
 from relayproxy.rules.ruleset import RuleSet
 from relayproxy.rules.stages import problems
@@ -75,10 +76,14 @@ class _Reading:
         self.wrong: list[str] = []
         self._names: dict[str, str] = {}
         self._lists: dict[Path, Lines] = {}
+        self._python: set[Path] = set()
 
     def read(self, source: str) -> None:
+        if is_python(source):
+            self._read_python(source)
+            return
         try:
-            path = _path(source)
+            path = path_of(source)
             text = self._text(path)
             content: dict[str, Any] = tomllib.loads(text)
             reader = Source(source, text, lambda name: self._list(path.parent, name))
@@ -95,6 +100,19 @@ class _Reading:
             self.cases += cases(written)
             found = sorted(dict.fromkeys(reader.complaints), key=lambda one: (one.file != source, one.file, one.line))
             self.wrong += map(str, found)
+
+    def _read_python(self, source: str) -> None:
+        path = Path(source)
+        try:
+            if (at := path.resolve()) in self._python:
+                self.wrong.append(f"{source}: expected each Python file once, got it again")
+                return
+            self._python.add(at)
+            self.rules += functions(source, path, self._text(path))
+        except PythonFileError as error:
+            self.wrong += error.lines
+        except (OSError, ValueError) as error:
+            self.wrong.append(f"{source}: {error}")
 
     def _text(self, path: Path) -> str:
         """Raises ValueError."""
@@ -119,8 +137,8 @@ class _Reading:
         return self._lists[path]
 
 
-def _path(source: str) -> Path:
-    """Raises ValueError."""
+def path_of(source: str) -> Path:
+    """Where a file is. Raises ValueError."""
     if not source.startswith(SHIPPED):
         return Path(source)
     name = source.removeprefix(SHIPPED)

@@ -40,6 +40,8 @@ KNOWN_AT: Final[Mapping[Subject, Stage]] = {
     "attachment": Stage.EOM,
 }
 HEADER: Final = "header:"
+#: Written where nobody knows which fields are.
+ANY_HEADER: Final = HEADER + "*"
 
 
 def known_at(subject: Subject) -> Stage:
@@ -106,13 +108,14 @@ class Action(Protocol):
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """`at`: not before that stage. `where`: file and line, for messages."""
+    """`at`: not before that stage; `pinned`: at that one, whatever it reads. `where`: file and line, for messages."""
 
     name: str
     when: Condition
     then: tuple[Action, ...]
     at: Stage | None = None
     where: str = ""
+    pinned: bool = False
 
     @property
     def reads(self) -> frozenset[Subject]:

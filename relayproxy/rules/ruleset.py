@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from relayproxy.rules.actions import Hold, ReplaceBody, StripAttachment
 from relayproxy.rules.evaluation import Evaluation
 from relayproxy.rules.facts import Stage
+from relayproxy.rules.function import Call, kinds
 from relayproxy.rules.gates import gates
 from relayproxy.rules.plan import Plan
 from relayproxy.rules.rule import HEADER
@@ -32,7 +33,17 @@ class RuleSet:
     `reads_content`: a rule reads body or attachments; then Facts.content must have them at eom. `edits_body`, `may_hold`: a rule may.
     """
 
-    __slots__ = ("_edits_header", "_plans", "edits_body", "gates", "may_hold", "reads_content", "rules", "stages")
+    __slots__ = (
+        "_calls",
+        "_edits_header",
+        "_plans",
+        "edits_body",
+        "gates",
+        "may_hold",
+        "reads_content",
+        "rules",
+        "stages",
+    )
 
     def __init__(self, rules: tuple[Rule, ...] = ()) -> None:
         self.rules = rules
@@ -40,20 +51,29 @@ class RuleSet:
         placed = tuple(zip(rules, self.stages, strict=True))
         self.gates: Gates = gates(placed)
         self.reads_content: bool = any(rule.reads & {"body", "attachment"} for rule in rules)
-        actions = [action for rule in rules for action in rule.then]
-        self.edits_body: bool = any(isinstance(action, ReplaceBody | StripAttachment) for action in actions)
-        self.may_hold: bool = any(isinstance(action, Hold) for action in actions)
+        said = {kind for rule in rules for action in rule.then for kind in kinds(action)}
+        self.edits_body: bool = bool(said & {ReplaceBody, StripAttachment})
+        self.may_hold: bool = Hold in said
         self._plans = tuple([Plan([rule for rule, at in placed if at is stage]) for stage in Stage])
+        self._calls = frozenset(at for rule, at in placed if any(isinstance(action, Call) for action in rule.then))
         self._edits_header = any(subject.startswith(HEADER) for rule in rules for subject in rule.writes)
 
     def runs_at(self, stage: Stage) -> bool:
         """Whether there is something to do at that stage: where there is not, evaluate need not be called."""
         return bool(self._plans[stage].rules) or (stage is Stage.EOH and self._edits_header)
 
+    def calls_at(self, stage: Stage) -> bool:
+        """Whether it calls functions of others, which may take long: then where it runs is to be thought about."""
+        return stage in self._calls
+
+    def begin(self, stage: Stage, facts: Facts, draws: Draws) -> Evaluation:
+        """What `evaluate` runs, for who may give it up before it has come to an end."""
+        return Evaluation(self._plans[stage], stage, facts, draws)
+
     def evaluate(self, stage: Stage, facts: Facts, draws: Draws) -> Decision:
-        """Pure, given what is drawn. `facts` are those of the decision before, with what has become known since; a transaction begins with the session's.
+        """Pure, given what is drawn, as far as functions are. `facts` are those of the decision before, with what has become known since; a transaction begins with the session's.
 
         At RCPT, `facts.recipients` is the one recipient that is being named. At EOH, pending edits are made first. Never raises for what mail or a rule says
         (`Decision.failure`).
         """
-        return Evaluation(stage, facts, draws).run(self._plans[stage])
+        return self.begin(stage, facts, draws).run()

@@ -1,7 +1,8 @@
 """At which stage a rule runs (DESIGN §6 "When a rule runs").
 
 The earliest at which everything it reads is known and its actions have a place, but never before a rule above it that writes what it reads, or that can
-stop it; `at` moves it later. Invariant: in the order of stages, and of the file within a stage, no rule sees the mail otherwise than the order of the file says.
+stop it; `at` moves it later. Invariant: in the order of stages, and of the file within a stage, no rule sees the mail otherwise than the order of the file says;
+but for a function, which is pinned to its own stage, before rules above it that wait for a later one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from relayproxy.rules.actions import (
     RewriteRecipient,
 )
 from relayproxy.rules.facts import Stage
-from relayproxy.rules.rule import known_at
+from relayproxy.rules.rule import ANY_HEADER, HEADER, known_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -58,8 +59,11 @@ def _each(rules: Iterable[Rule]) -> Iterator[tuple[Rule, Placement, Placement | 
     written: dict[Subject, tuple[Stage, Rule]] = {}  # the last stage at which it is written so far
     stopped: tuple[Stage, Rule] | None = None
     for rule in rules:
-        earliest = _earliest(rule, written, stopped)
-        at = None if rule.at is None else Placement(rule.at, f'at = "{_name(rule.at)}"')
+        if rule.pinned and rule.at is not None:
+            earliest = Placement(rule.at, "it is the function of that stage")
+        else:
+            earliest = _earliest(rule, written, stopped)
+        at = None if rule.at is None or rule.pinned else Placement(rule.at, f'at = "{_name(rule.at)}"')
         yield rule, earliest, at
         stage = earliest.stage if rule.at is None else max(earliest.stage, rule.at)
         for subject in rule.writes:
@@ -78,26 +82,30 @@ def _earliest(
         if (stage := known_at(subject)) > found.stage:
             found = Placement(stage, f"it reads {_written(subject)}")
     for action in rule.then:
-        if (stage := _first(action, rule)) > found.stage:
+        stage = first_stage(action, per_recipient=rule.per_recipient, by_recipient="recipient" in rule.when.reads)
+        if stage > found.stage:
             found = Placement(stage, f"{action.name} has its place from there on")
     for subject in reads:
-        if subject in written and (stage := written[subject][0]) > found.stage:
-            found = Placement(
-                stage, f"it reads {_written(subject)}, which the rule {written[subject][1].name!r} above writes"
-            )
+        for known in (subject, ANY_HEADER) if subject.startswith(HEADER) else (subject,):
+            if known in written and written[known][0] > found.stage:
+                stage, writer = written[known]
+                found = Placement(stage, f"it reads {_written(subject)}, which the rule {writer.name!r} above writes")
     if stopped is not None and stopped[0] > found.stage:
         found = Placement(stopped[0], f"the rule {stopped[1].name!r} above can stop it")
     return found
 
 
-def _first(action: Action, rule: Rule) -> Stage:
-    """From where on an action has a place. What concerns the message may be said before there is one."""
+def first_stage(action: Action, *, per_recipient: bool, by_recipient: bool) -> Stage:
+    """From where on an action has a place. What concerns the message may be said before there is one.
+
+    `per_recipient`: its rule runs once for each recipient; `by_recipient`: and whether it applies depends on which one that is.
+    """
     match action:
         case ChangeSender():
             return Stage.MAIL
         case AddRecipient():  # for one that was named, with it; for the message once, when all are named
-            return Stage.RCPT if rule.per_recipient else Stage.DATA
-        case DeleteRecipient() if action.patterns is not None and "recipient" in rule.when.reads:
+            return Stage.RCPT if per_recipient else Stage.DATA
+        case DeleteRecipient() if action.patterns is not None and by_recipient:
             return Stage.DATA  # one recipient takes away others, which may have been named before
         case DeleteRecipient() | RewriteRecipient() | RedirectRecipient():
             return Stage.RCPT

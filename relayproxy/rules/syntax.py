@@ -79,13 +79,13 @@ class Source:
 
 
 class Written(msgspec.Struct, frozen=True):
-    """A value where it stands. `rule`: the name of the rule that it is of; `groups`: those that its templates may name."""
+    """A value where it stands. `rule`: the name of the rule that it is of; `groups`: those that its templates may name; None: it has none, and texts are what they are."""
 
     value: Any
     place: Place
     source: Source
     rule: str = ""
-    groups: frozenset[str] = frozenset()
+    groups: frozenset[str] | None = frozenset()
 
     def of(self, key: str | int) -> Written:
         """What stands in it."""

@@ -4,7 +4,7 @@ r"""Templates (DESIGN §6): texts with `{...}` in them, for what rules write.
     reply_text("5.7.1 No mail for {recipient}", groups)                          # what stands behind a reply's code
     address("qa+{recipient.local}={recipient.domain}@example.test", groups)      # one address
 
-`groups` are the named groups that the rule's patterns have. `{{` and `}}` are braces.
+`groups` are the named groups that the rule's patterns have. `{{` and `}}` are braces. None: a text is what it is, with no placeholders in it.
 
 Invariants: nothing of a template's result can be a second line, reply or address, whatever stands in the mail: what is put in has no control
 characters (a space is in their place), so that a line stays one; an address is checked as a whole, by the grammar of what leaves (attack 10).
@@ -144,7 +144,7 @@ class Address(msgspec.Struct, frozen=True):
         return _address(local, domain)
 
 
-def text(source: str, groups: Iterable[str] = (), *, lines: bool = False) -> Template:
+def text(source: str, groups: Iterable[str] | None = (), *, lines: bool = False) -> Template:
     """Of one line, or, `lines`, of several. Raises ValueError: what was expected."""
     if not lines and (found := _CONTROL.search(source)):
         raise ValueError(
@@ -153,7 +153,7 @@ def text(source: str, groups: Iterable[str] = (), *, lines: bool = False) -> Tem
     return Text(_pieces(source, groups))
 
 
-def reply_text(source: str, groups: Iterable[str] = (), *, lead: str = "", start: int = 0) -> Template:
+def reply_text(source: str, groups: Iterable[str] | None = (), *, lead: str = "", start: int = 0) -> Template:
     """Of the source from `start` on; `lead` is put before it. Raises ValueError."""
     if found := _NOT_PRINTABLE.search(source, start):
         raise ValueError(f"expected one line of printable ASCII, got {found[0]!r} at character {found.start() + 1}")
@@ -164,7 +164,7 @@ def reply_text(source: str, groups: Iterable[str] = (), *, lead: str = "", start
     return made
 
 
-def address(source: str, groups: Iterable[str] = (), *, may_be_null: bool = False) -> Template:
+def address(source: str, groups: Iterable[str] | None = (), *, may_be_null: bool = False) -> Template:
     """`may_be_null`: "" may stand there, and be given, for the null sender. Raises ValueError."""
     pieces = _pieces(source, groups)
     if _constant(pieces) is not None:
@@ -234,7 +234,9 @@ def _joined(pieces: Iterable[str | Placeholder]) -> Pieces:
     return tuple(joined)
 
 
-def _pieces(source: str, groups: Iterable[str], start: int = 0) -> Pieces:
+def _pieces(source: str, groups: Iterable[str] | None, start: int = 0) -> Pieces:
+    if groups is None:
+        return _joined([source[start:]])
     found: list[str | Placeholder] = []
     for match in _PIECE.finditer(source, start):
         written = match[0]

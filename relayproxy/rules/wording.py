@@ -22,9 +22,14 @@ _LONGEST: Final = 80
 def nearest(name: str, known: Iterable[str]) -> str:
     """The known name that comes closest, or all of them where none comes close."""
     names = sorted(known)
-    if close := difflib.get_close_matches(name, names, n=1):
-        return f"the nearest known is {close[0]}"
+    if (close := close_to(name, names)) is not None:
+        return f"the nearest known is {close}"
     return f"known are {', '.join(names)}"
+
+
+def close_to(name: str, known: Iterable[str], *, alike: float = 0.6) -> str | None:
+    """The known name that comes closest; None where none is as much like it, from 0 to 1."""
+    return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=alike)), None)
 
 
 def not_toml(file: object, what: str) -> str:

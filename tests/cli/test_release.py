@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import smtplib
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from scripted_server import SILENCE, scripted
-from stored import BEGAN, BODY, HEADER, TRACED, kept_in, message, record, reopened, session
+from stored import BEGAN, BODY, HEADER, TRACED, body, kept_in, message, record, reopened, session
 
 from relayproxy.cli import main
 from relayproxy.record.report import (
@@ -155,6 +156,14 @@ def test_the_envelope_leaves_with_its_parameters(capsys: pytest.CaptureFixture[s
     assert "released to jane@x.test, " in capsys.readouterr().out
 
 
+def test_a_large_message_leaves_whole() -> None:
+    content = (b"." * 70 + b"\r\n" + os.urandom(30).hex().encode() + b"\r\n") * 4000
+    kept(held(kept=message(content=content, body_sent=body(content[:400_000] + b"\r\n"), header_sent=TRACED)))
+    with upstream() as server:
+        assert main(["release", "01BT1"]) == 0
+    assert server.data == TRACED + b"\r\n." + (content[:400_000] + b"\r\n").replace(b"\r\n.", b"\r\n..")
+
+
 def test_to_replaces_the_recipients_in_the_envelope_alone() -> None:
     kept(held(of_recipients={"ORCPT": "rfc822;jane@customer.example"}))
     with upstream({"EHLO": DSN}) as server:
@@ -259,10 +268,14 @@ def test_where_the_server_never_answered_it_is_unknown_and_goes_only_with_again(
     assert main(["release", "held:true"]) == 1
     assert f"a try of {tries()[0].time} to jane@customer.example was cut off, or goes on" in capsys.readouterr().err
     assert outcomes() == ["unknown"]
+    assert main(["release", "01BT1", "--again"]) == 1
+    capsys.readouterr()
+    assert main(["release", "01BT1"]) == 1
+    assert "--again sends it once more" in capsys.readouterr().err, "what came behind it makes it no more certain"
     with upstream() as server:
         assert main(["release", "01BT1", "--again"]) == 0
     assert server.messages == [LEFT]
-    assert outcomes() == ["unknown", "accepted"]
+    assert outcomes() == ["unknown", "tempfailed", "accepted"]
 
 
 def test_a_server_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
@@ -534,11 +547,58 @@ def test_a_relay_that_writes_to_the_same_store_goes_on() -> None:
     assert outcomes("01BT2") == []
 
 
-def test_addresses_that_the_configuration_leaves_out_are_left_out_here_too() -> None:
+RELAY = """
+state = "state"
+[[listener]]
+name = "submission"
+address = "127.0.0.1:0"
+tls = "off"
+[rules]
+files = ["rules.toml"]
+"""
+RULES = """
+[[rule]]
+name = "bills wait"
+when = { header.Subject = "*bill*" }
+then = [{ hold = "a bill" }, { add_header = ["X-Seen", "yes"] }, { replace_body = "pay later" }]
+"""
+
+
+@pytest.mark.slow
+def test_what_a_relay_holds_is_released_while_it_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("rules.toml").write_text(RULES, encoding="utf-8")
+    with scripted(sessions=3) as server:
+        Path("relayproxy.toml").write_text(f'{RELAY}[upstream.provider]\nurl = "{server.url}"\n', encoding="utf-8")
+        command = [sys.executable, "-m", "relayproxy", "run"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as relay:
+            try:
+                assert relay.stdout is not None
+                host, _, port = json.loads(relay.stdout.readline())["address"].rpartition(":")
+                for subject in ("a bill", "no"):
+                    with smtplib.SMTP(host, int(port), timeout=30) as client:
+                        client.sendmail("a@x.test", ["b@x.test"], f"Subject: {subject}\r\n\r\npay\r\n".encode())
+                assert len(server.messages) == 1
+                assert main(["release", "held:true"]) == 0
+            finally:
+                relay.terminate()
+                relay.communicate()
+        assert relay.returncode == 0
+    passed, released = server.messages
+    assert passed.endswith(b"Subject: no\r\n\r\npay\r\n")
+    assert released.startswith(b"Received: from ")
+    assert b"\r\nSubject: a bill\r\nX-Seen: yes\r\n" in released
+    assert released.endswith(b"\r\n\r\npay later\r\n")
+    assert "released to b@x.test: 250 2.0.0 queued as 42" in capsys.readouterr().out
+
+
+def test_addresses_that_the_configuration_leaves_out_are_left_out_of_the_store(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     kept(held())
     with scripted({".": "250 2.0.0 for jane@customer.example"}) as server:
         configured(server.url, "[record]", 'redact = ["addresses"]')
         assert main(["release", "01BT1"]) == 0
+    assert capsys.readouterr().out.startswith("01BT1  released to jane@customer.example: ")
     (release,) = tries()
     assert release.to == ("<redacted 21>",)
     assert release.reply is not None

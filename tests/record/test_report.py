@@ -21,32 +21,34 @@ from relayproxy.record.report import (
     DigestsRecord,
     EnvelopeRecord,
     EnvelopesRecord,
-    ErrorRecord,
-    FaultRecord,
     HeldRecord,
-    LimitRecord,
-    ListeningRecord,
     MessageRecord,
     RecipientRecord,
     ReleaseRecord,
-    ReloadRecord,
     ReplyRecord,
     RuleRecord,
     SecondsRecord,
-    SessionRecord,
     SizeRecord,
-    TlsRecord,
     TransactionRecord,
     UpstreamRecord,
-    ViolationRecord,
     duration,
     encode,
     envelope_of,
     outcome,
     parameters_of,
     reply_of,
-    schema,
     timestamp,
+)
+from relayproxy.record.report_lines import (
+    ErrorRecord,
+    FaultRecord,
+    LimitRecord,
+    ListeningRecord,
+    ReloadRecord,
+    SessionRecord,
+    TlsRecord,
+    ViolationRecord,
+    schema,
 )
 from relayproxy.record.report_tls import CertificateRecord, ClientTlsRecord, UpstreamTlsRecord
 from relayproxy.record.text import octets, printable, text
@@ -54,7 +56,7 @@ from relayproxy.smtp.commands import Mail, Path, Rcpt
 from relayproxy.smtp.replies import Reply
 
 if TYPE_CHECKING:
-    from relayproxy.record.report import Record
+    from relayproxy.record.report_lines import Record
     from relayproxy.smtp.parameters import Parameters
 
 H = "a" * 64

@@ -13,7 +13,7 @@
 
 Invariants: what `Backend.write` was given is in the store whole or not at all. A transaction is known by its id: written again it replaces what was there,
 but for a message, which stays where the later write has none. What stays not `final` when its writer is gone reads as it was written last: the relay writes `unknown`
-before the dot (PROTOCOL §4), and what was cut off before that is not here. Bodies are kept once, by the SHA-256 of their octets.
+before the dot, and before that `aborted` where a transaction takes its time (PROTOCOL §4). Bodies are kept once, by the SHA-256 of their octets.
 Tries to release what is held are kept beside its record, so that no later write of the record takes one away; who reads gets them in it.
 What is written when does not belong here (record/recorder.py), nor how things look (cli/).
 """

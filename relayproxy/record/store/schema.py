@@ -151,6 +151,8 @@ LIGHT: Final = (
     "id", "session", "time", "final", "outcome", "acknowledged", "listener", "client", "helo", "auth", "upstream", "sender", "recipients",
     "sender_sent", "recipients_sent", "code", "size", "subject", "message_id",
 )  # fmt: skip
+#: What never changes of a transaction: to set it to what it is would cost its indexes a turn.
+_FIXED: Final = ("id", "session", "time")
 _CONTENT: Final = ("digest", "size", "form", "octets", "file", "file_octets")
 _HEAVY: Final = ("document", "header", "separator", "header_sent", "header_follows", "whole", "exact")
 _TRANSACTION: Final = (
@@ -196,7 +198,7 @@ CREATE TEMP TRIGGER arrive INSTEAD OF INSERT ON arriving BEGIN
   {_content("sent")}
   INSERT INTO transactions({", ".join(LIGHT)}, revision, indexed)
     VALUES ({", ".join(f"NEW.{column}" for column in LIGHT)}, (SELECT revision FROM counters), 0)
-    ON CONFLICT(id) DO UPDATE SET {", ".join(f"{column} = excluded.{column}" for column in LIGHT)}, revision = excluded.revision, indexed = 0;
+    ON CONFLICT(id) DO UPDATE SET {", ".join(f"{column} = excluded.{column}" for column in LIGHT if column not in _FIXED)}, revision = excluded.revision, indexed = 0;
   INSERT INTO documents(number, document) SELECT number, NEW.document FROM transactions WHERE id = NEW.id AND NEW.header IS NULL
     ON CONFLICT(number) DO UPDATE SET document = excluded.document;
   INSERT INTO documents(number, document, {", ".join(_MESSAGE)})
@@ -206,8 +208,7 @@ END;
 {_view("arriving_session", _SESSION)}
 CREATE TEMP TRIGGER arrive_session INSTEAD OF INSERT ON arriving_session BEGIN
   INSERT INTO sessions(id, listener, client, began, ended, why) VALUES (NEW.id, NEW.listener, NEW.client, NEW.began, NEW.ended, NEW.why)
-    ON CONFLICT(id) DO UPDATE SET
-      listener = excluded.listener, client = excluded.client, began = excluded.began, ended = excluded.ended, why = excluded.why;
+    ON CONFLICT(id) DO UPDATE SET ended = excluded.ended, why = excluded.why;
   INSERT INTO wire(session, part, form, octets) SELECT number, NEW.part, NEW.form, NEW.octets FROM sessions WHERE id = NEW.id AND NEW.octets IS NOT NULL
     ON CONFLICT(session, part) DO UPDATE SET form = excluded.form, octets = excluded.octets;
 END;
