@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+from msgspec import UNSET, UnsetType
+
 from relayproxy.record.report import (
     AddressRecord,
     AuthRecord,
@@ -11,7 +14,9 @@ from relayproxy.record.report import (
     DigestsRecord,
     EnvelopeRecord,
     EnvelopesRecord,
+    HeldRecord,
     MessageRecord,
+    ReleaseRecord,
     ReplyRecord,
     SecondsRecord,
     SizeRecord,
@@ -24,6 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from relayproxy.record.report import Outcome
+
+#: What a rule holds, and the same once somebody has taken it.
+HELD = HeldRecord("let me see", EnvelopeRecord("a@example.com", {}, ()))
+_TRY = ReleaseRecord("2026-01-02T03:05:00.000000Z", "provider", ("jane@customer.example",), "tempfailed")
+RELEASED = HeldRecord("let me see", HELD.envelope, (_TRY, msgspec.structs.replace(_TRY, outcome="accepted")))
 
 
 def recorded(
@@ -45,6 +55,7 @@ def recorded(
     outcome: Outcome = "accepted",
     acknowledged: bool = True,
     tags: tuple[str, ...] = (),
+    held: HeldRecord | UnsetType = UNSET,
 ) -> TransactionRecord:
     """A transaction; `sent`: sender and recipients; `message`: Message-ID, subject and size."""
     return TransactionRecord(
@@ -63,6 +74,7 @@ def recorded(
         if message is None
         else MessageRecord(message[0], message[1], SizeRecord(message[2], None), DigestsRecord(None, None)),
         tags=tags,
+        held=held,
         reply=None if code is None else ReplyRecord(code, None, "", "upstream"),
         outcome=outcome,
         acknowledged=acknowledged,

@@ -14,8 +14,9 @@ import pytest
 from dialog_runner import play
 
 from relayproxy.cli.config import load
+from relayproxy.cli.config_rules import read
 from relayproxy.record.dialog import parse, print_dialog
-from relayproxy.record.report import schema
+from relayproxy.record.report_lines import schema
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -26,12 +27,28 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-def test_the_configuration_is_one(tmp_path: Path) -> None:
-    (text,) = blocks(README, "toml")
+@pytest.mark.parametrize("text", blocks(README, "toml"))
+def test_configurations_are_right(text: str, tmp_path: Path) -> None:
     path = tmp_path / "relayproxy.toml"
     path.write_text(text, encoding="utf-8")
     config = load(path, environ={})
     assert [str(listener.address) for listener in config.listener] == ["127.0.0.1:2525"]
+    assert len(read(config).rules.rules) >= len(config.rules.files)
+
+
+def test_staging_guards_what_the_readme_says_by_flags_and_by_file(tmp_path: Path) -> None:
+    (section,) = re.findall(r"^## Staging\n(.*?)^## ", README, re.MULTILINE | re.DOTALL)
+    (command,) = re.findall(r"^    \S*relayproxy (run .*)$", section, re.MULTILINE)
+    path = tmp_path / "relayproxy.toml"
+    path.write_text(blocks(section, "toml")[0], encoding="utf-8")
+    _, *flags = shlex.split(command.replace("--upstream smtp://mail.example.test:25 ", ""))
+    for arguments in ([str(path)], flags):
+        argv = [sys.executable, "-m", "relayproxy", "check", *arguments]
+        said = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=30, cwd=tmp_path).stdout
+        assert re.findall(r"`(guard: .*?)`", section) == [
+            line[2:] for line in said.splitlines() if line.startswith("# guard: ")
+        ]
+        assert re.findall(r"^# \w+ +(redirect-all.*?) \(", said, re.MULTILINE)
 
 
 def test_the_record_fits_its_schema() -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from cyclopts import App
 
+    from relayproxy.smtp.commands import Path as MailPath
+
 USAGE: Final = 2
 
 #: Name and first line of help, which `--help` shows without importing the verb.
@@ -28,6 +30,7 @@ VERBS: Final = {
     "show": "Show recorded sessions.",
     "tail": "Show recorded transactions as they come, until Ctrl-C.",
     "export": "Export recordings.",
+    "release": "Send held messages on.",
     "check": "Check a configuration, and print what is in effect.",
     "send": "Send one message.",
     "ca": "Show or export the authority that signs minted certificates.",
@@ -147,6 +150,19 @@ def file_or_dash(_type: object, value: str | None) -> None:
     """Validate a flag that may be "-": cyclopts would otherwise take the next flag for its value."""
     if value is not None and value.startswith("-") and value != "-":
         raise ValueError(f'expected a file or "-", got {value}; a file of that name is ./{value}')
+
+
+def path_of(flag: str, address: str) -> MailPath:
+    """The address that a flag gives; --to wants one that is not empty."""
+    from relayproxy.smtp.commands import Path
+
+    try:
+        path = Path.parse(address.encode("utf-8", "surrogateescape"))
+    except ValueError as error:
+        raise Failed(f"{flag}: expected an address such as user@example.com, got {address!r}") from error
+    if flag == "--to" and not path.local:
+        raise Failed("--to: expected an address, got nothing")
+    return path
 
 
 def _where(error: BaseException) -> str:

@@ -106,13 +106,15 @@ def _check_config(path: Path | None, flags: Flags) -> bool:
 def _check_rules(files: Sequence[str]) -> bool:
     from relayproxy.cli import Failed
     from relayproxy.cli.check_rules import of_rules
-    from relayproxy.rules.load import RuleError, load
+    from relayproxy.rules.load import SHIPPED, RuleError, load, path_of
 
     try:
         found = of_rules(load(files).rules, files)
     except RuleError as error:
         raise Failed(str(error), who="") from error
-    sys.stdout.writelines(f"{printable(line)}\n" for line in found.said)
+    # Who wants a domain of his own in them copies them.
+    shipped = [f"{file} is {path_of(file)}" for file in files if file.startswith(SHIPPED)]
+    sys.stdout.writelines(f"{printable(line)}\n" for line in (*shipped, *found.said))
     return _weighed(found)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from relayproxy.rules.allow_patterns import doubt
 from relayproxy.rules.cases import differences
-from relayproxy.rules.doubts import doubts
+from relayproxy.rules.doubts import broken_signatures, doubts
 from relayproxy.rules.gates import DataGate, EnvelopeGate
 from relayproxy.rules.load import load
 from relayproxy.rules.python_file import is_python
@@ -56,26 +56,26 @@ def of_rules(rules: RuleSet, files: Iterable[str | Path]) -> Found:
     if said:
         said += _gates(rules)
     doubtful = [f"{rule.where}: {rule.name}: {what}" for rule, what in doubts(rules)]
-    if several := [differences for of_file in _tests(rules, files) for differences in of_file]:
-        said.append(f"tests of the rules: {len(several)}, failed: {sum(map(bool, several))}")
-    return Found(said, doubtful, [line for differences in several for line in differences])
+    tests = list(_tests(rules, files))
+    tried = [[f"{case.where}: {case.name}: {one}" for one in differences(case, alone)] for case, alone in tests]
+    if tests:
+        said.append(f"tests of the rules: {len(tests)}, failed: {sum(map(bool, tried))}")
+    for case, alone in tests:
+        doubtful += [f"{case.where}: {case.name}: {what}" for what in broken_signatures(case, alone)]
+    return Found(said, doubtful, [line for lines in tried for line in lines])
 
 
-def _tests(rules: RuleSet, files: Iterable[str | Path]) -> Iterator[list[list[str]]]:
-    """Of each file."""
-    functions: list[Rule] = []  # of the Python files right before: they are not run once more
+def _tests(rules: RuleSet, files: Iterable[str | Path]) -> Iterator[tuple[Case, RuleSet]]:
+    """Each with the rules that it is about: those of its file or, where it has none, those of the Python files right before it."""
+    functions: list[Rule] = []  # they are not run once more
     for file in files:
         if is_python(file):
             functions += [rule for rule in rules.rules if rule.where.rpartition(":")[0] == str(file)]
             continue
         loaded = load([file])
-        yield _tried(loaded.cases, loaded.rules if loaded.rules.rules else RuleSet(tuple(functions)))
+        alone = loaded.rules if loaded.rules.rules else RuleSet(tuple(functions))
+        yield from ((case, alone) for case in loaded.cases)
         functions.clear()
-
-
-def _tried(cases: Iterable[Case], rules: RuleSet) -> list[list[str]]:
-    """Of each test what came otherwise."""
-    return [[f"{case.where}: {case.name}: {one}" for one in differences(case, rules)] for case in cases]
 
 
 def of_guard(allow: Iterable[str]) -> list[str]:

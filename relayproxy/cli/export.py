@@ -70,7 +70,7 @@ def export(
     output
         a file, or for maildir a folder, to which is added; default: standard output
     sent
-        messages as they left, not as they were received
+        messages as they left, what is held as it is to leave; default: as they were received
     force
         write over a file that is there
     store

@@ -29,9 +29,9 @@ def schema(what: Literal["config", "rules", "record"], /) -> int:
 
 
 def _record() -> dict[str, Any]:
-    from relayproxy.record import report
+    from relayproxy.record.report_lines import schema
 
-    return report.schema()
+    return schema()
 
 
 def _config() -> dict[str, Any]:

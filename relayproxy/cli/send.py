@@ -17,22 +17,17 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 
-from relayproxy.cli import Failed, file_or_dash, in_words
+from relayproxy.cli import Failed, file_or_dash, in_words, path_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from relayproxy.net.dial import UpstreamUrl
     from relayproxy.relay.settings import Config
-    from relayproxy.relay.upstream import SmtpUpstream
-    from relayproxy.smtp.capabilities import Capabilities
-    from relayproxy.smtp.commands import Mail
     from relayproxy.smtp.commands import Path as Mailbox
     from relayproxy.smtp.replies import Reply
     from relayproxy.tls.contexts import ClientTls
 
-#: Octets of mail data handed to the socket at a time, so that a refusal in between is heard.
-BLOCK: Final = 64 * 1024
 #: Listeners there are on loopback too.
 _ANY: Final = ("0.0.0.0", "::")
 #: The exit status where the message did not go, or not to all.
@@ -80,12 +75,14 @@ async def send(
     """
     if message is not None and (subject is not None or body is not None):
         raise Failed("expected --message, or --subject and --body, got both")
-    url, reverse, recipients = _url(server), _path("--from", sender), [_path("--to", one) for one in to]
+    from relayproxy.relay.sending import words
+
+    url, reverse, recipients = _url(server), path_of("--from", sender), [path_of("--to", one) for one in to]
     tls = _tls(url, verify, ca)
     _guard(config, url, recipients)
     content = _made(sender, to, subject, body) if message is None else _read(message)
     reply = await _deliver(url, tls, reverse, recipients, content)
-    sys.stdout.write(_words(reply) + "\n")
+    sys.stdout.write(words(reply) + "\n")
     return 0
 
 
@@ -115,21 +112,10 @@ def _tls(url: UpstreamUrl, verify: str | None, ca: Path | None) -> ClientTls | N
         return ClientTls(verify=verify or "full", ca=ca, certificate=None, key=None, minimum="TLSv1.2", keylog=None)
 
 
-def _path(flag: str, address: str) -> Mailbox:
-    from relayproxy.smtp.commands import Path as Mailbox
-
-    try:
-        path = Mailbox.parse(address.encode("utf-8", "surrogateescape"))
-    except ValueError as error:
-        raise Failed(f"{flag}: expected an address such as user@example.com, got {address!r}") from error
-    if flag == "--to" and not path.local:
-        raise Failed("--to: expected an address, got nothing")
-    return path
-
-
 def _guard(config: Path | None, url: UpstreamUrl, recipients: Sequence[Mailbox]) -> None:
     from relayproxy.cli.config import default_file, load
     from relayproxy.cli.config_rules import guard_of
+    from relayproxy.relay.sending import shown
 
     loaded = load(config)
     guard = guard_of(loaded)
@@ -137,7 +123,7 @@ def _guard(config: Path | None, url: UpstreamUrl, recipients: Sequence[Mailbox])
         return
     if outside := [path for path in recipients if not guard.allows(path.address)]:
         source = config or default_file() or "the environment"
-        told = [f"RCPT TO:<{_shown(path)}>: the guard of {source} does not allow it" for path in outside]
+        told = [f"RCPT TO:<{shown(path)}>: the guard of {source} does not allow it" for path in outside]
         raise Failed("\n".join([*told, f"mail may go to {guard.what}: nothing was sent"]), UNSENT)
 
 
@@ -201,14 +187,18 @@ def _read(name: str) -> bytes:
 
 
 async def _deliver(
-    url: UpstreamUrl, tls: ClientTls | None, sender: Mailbox, recipients: Sequence[Mailbox], content: bytes
+    url: UpstreamUrl, tls: ClientTls | None, sender: Mailbox, recipients: Sequence[Mailbox], octets: bytes
 ) -> Reply:
     from relayproxy.net.dial import dial
     from relayproxy.net.stream import TrioStream
     from relayproxy.relay.connect import UpstreamUnavailable, connect
+    from relayproxy.relay.sending import Content, Unsent, outgoing, transact, unavailable, words
     from relayproxy.relay.settings import Limits, UpstreamTimeouts
     from relayproxy.relay.values import machine
+    from relayproxy.smtp.commands import Rcpt
 
+    content = Content.of(lambda: (octets,))
+    rcpts = [Rcpt(path) for path in recipients]
     try:
         server = await connect(
             str(url),
@@ -221,81 +211,14 @@ async def _deliver(
             tell_tls=lambda _url, _went: None,
         )
     except UpstreamUnavailable as error:
-        reply = f" ({_words(error.greeting)})" if error.greeting.origin == "upstream" else ""
-        raise Failed(f"{error.what}{reply}", UNSENT) from error
+        raise Failed(str(unavailable(error)), UNSENT) from error
     try:
-        return await _transact(server, sender, recipients, content)
+        mail = outgoing(sender, (), rcpts, content, server.capabilities)
+        taken = await transact(server, mail, rcpts, content, all_or_none=False)
+    except Unsent as error:
+        raise Failed(str(error), UNSENT) from error
     finally:
         await server.leave()
-
-
-async def _transact(server: SmtpUpstream, sender: Mailbox, recipients: Sequence[Mailbox], content: bytes) -> Reply:
-    from relayproxy.smtp.commands import Data, Rcpt
-
-    mail = _mail(sender, recipients, content, server.capabilities)
-    (reply,) = await server.exchange((mail,))
-    _must(server, f"MAIL FROM:<{_shown(sender)}>", reply, 2)
-    answers = await server.exchange([Rcpt(path) for path in recipients])
-    refused = [
-        f"RCPT TO:<{_shown(path)}>: {_words(answer)}"
-        for path, answer in zip(recipients, answers, strict=True)
-        if answer.severity != 2
-    ]
-    if len(refused) == len(recipients):
-        raise Failed("\n".join([*refused, "no recipient is left: nothing was sent"]), UNSENT)
-    _must(server, Data.verb, await server.start_data(""), 3)
-    final = await _send_content(server, content)
-    if server.progress == "committed":
-        trouble = server.trouble or "no answer"
-        raise Failed(f"{trouble}: whether the server has the message is unknown", UNSENT)
-    _must(server, "end of data", final, 2)
-    if refused:
-        raise Failed("\n".join([*refused, f"sent to the others: {_words(final)}"]), UNSENT)
-    return final
-
-
-async def _send_content(server: SmtpUpstream, content: bytes) -> Reply:
-    from relayproxy.smtp.data import stuff
-
-    wire = stuff(content)
-    whole = len(wire) - len(wire) % BLOCK
-    for start in range(0, whole, BLOCK):
-        if (verdict := await server.send(wire[start : start + BLOCK])) is not None:
-            return verdict
-    return await server.finish(wire[whole:])
-
-
-def _mail(sender: Mailbox, recipients: Sequence[Mailbox], content: bytes, offered: Capabilities) -> Mail:
-    """MAIL with what this message needs of the server, as far as it can."""
-    from relayproxy.smtp.commands import Mail
-
-    parameters: list[tuple[bytes, bytes | None]] = []
-    if b"SIZE" in offered:
-        parameters.append((b"SIZE", b"%d" % len(content)))
-    if not content.isascii() and b"8BITMIME" in offered:
-        parameters.append((b"BODY", b"8BITMIME"))
-    if not all(path.is_ascii for path in (sender, *recipients)):
-        if b"SMTPUTF8" not in offered:
-            raise Failed("an address is not ASCII, and the server does not offer SMTPUTF8", UNSENT)
-        parameters.append((b"SMTPUTF8", None))
-    return Mail(sender, tuple(parameters))
-
-
-def _must(server: SmtpUpstream, what: str, reply: Reply, severity: int) -> None:
-    if reply.severity != severity:
-        raise Failed(
-            f"{what}: {_words(reply) if reply.origin == 'upstream' else server.trouble or _words(reply)}", UNSENT
-        )
-
-
-def _shown(path: Mailbox) -> str:
-    from relayproxy.record.text import text
-
-    return text(path.address)
-
-
-def _words(reply: Reply) -> str:
-    """A reply on one line, with nothing in it that a terminal would obey (attack 22)."""
-    from relayproxy.record.text import printable, text
-
-    return printable(f"{reply.code} {text(b' '.join(reply.lines))}")
+    if taken.refused:
+        raise Failed("\n".join([*taken.refused, f"sent to the others: {words(taken.reply)}"]), UNSENT)
+    return taken.reply

@@ -42,7 +42,7 @@ def show(
     headers
         instead, its header section
     sent
-        with --message and --headers: as it left
+        with --message and --headers: as it left, or, of what is held, is to leave
     json
         instead, the records, a JSON line each
     only

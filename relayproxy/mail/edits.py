@@ -30,7 +30,7 @@ class AddField(msgspec.Struct, frozen=True, gc=False):
 
 
 class ChangeField(msgspec.Struct, frozen=True, gc=False):
-    """Another value for the n-th field of that name, from 1; nothing where there is none."""
+    """Another value for the n-th field of that name, from 1; where there are fewer, one more at the end, as milter has it (smfi_chgheader)."""
 
     name: str
     n: int
@@ -82,7 +82,11 @@ def edited(section: HeaderSection, edits: tuple[HeaderEdit, ...], *, utf8: bool 
                 octets = field_value(name, value, utf8=utf8)
                 made.insert(len(made.fields) if index is None else index, _octets(name), octets)
             case ChangeField(name, n, value):
-                made.change(_octets(name), n, field_value(name, value, utf8=utf8))
+                octets = field_value(name, value, utf8=utf8)
+                if n > made.count(_octets(name)):
+                    made.add(_octets(name), octets)
+                else:
+                    made.change(_octets(name), n, octets)
             case DeleteField(name, n):
                 made.delete(_octets(name), n)
             case RewriteAddresses(fields, spare, to):

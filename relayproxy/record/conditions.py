@@ -14,6 +14,7 @@ import msgspec
 from relayproxy.mail.header import HeaderSection, decode
 from relayproxy.mail.ip import is_in
 from relayproxy.record.full_text import summary, words
+from relayproxy.record.report import HeldRecord
 from relayproxy.record.times import microseconds
 
 if TYPE_CHECKING:
@@ -136,6 +137,17 @@ class OutcomeIs(Part, frozen=True):
         return facts.record.outcome == self.outcome
 
 
+class Waiting(Part, frozen=True):
+    """Whether it is held, and nobody has taken it yet as far as is known."""
+
+    wanted: bool
+
+    def matches(self, facts: Facts) -> bool:
+        record = facts.record
+        released = isinstance(record.held, HeldRecord) and not record.held.waits
+        return (record.outcome == "held" and not released) == self.wanted
+
+
 class Acknowledged(Part, frozen=True):
     """Whether the client was told."""
 
@@ -220,6 +232,7 @@ Condition = (
     | Recipient
     | Header
     | OutcomeIs
+    | Waiting
     | Acknowledged
     | Encrypted
     | Anonymous

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, assert_never
 
-from relayproxy.record.report import (
+from relayproxy.record.report import TransactionRecord
+from relayproxy.record.report_lines import (
     AuthenticationRecord,
     ErrorRecord,
     GuardRecord,
@@ -20,13 +21,13 @@ from relayproxy.record.report import (
     RuleErrorRecord,
     SessionRecord,
     TlsRecord,
-    TransactionRecord,
     ViolationRecord,
 )
 from relayproxy.record.text import printable
 
 if TYPE_CHECKING:
-    from relayproxy.record.report import Record, ReplyRecord
+    from relayproxy.record.report import ReplyRecord
+    from relayproxy.record.report_lines import Record
 
 # The most characters of a text that are shown.
 _ADDRESS: Final = 48

@@ -22,9 +22,9 @@ from msgspec import UNSET
 from relayproxy.record.console import console_line
 from relayproxy.record.privacy import Privacy
 from relayproxy.record.redact import redact, redact_sasl
-from relayproxy.record.report import (
+from relayproxy.record.report import ClientRecord, TransactionRecord, duration, encode, reply_of, timestamp
+from relayproxy.record.report_lines import (
     AuthenticationRecord,
-    ClientRecord,
     ErrorRecord,
     FaultRecord,
     GuardRecord,
@@ -34,12 +34,7 @@ from relayproxy.record.report import (
     RuleErrorRecord,
     SessionRecord,
     TlsRecord,
-    TransactionRecord,
     ViolationRecord,
-    duration,
-    encode,
-    reply_of,
-    timestamp,
 )
 from relayproxy.record.report_tls import ClientTlsRecord, UpstreamTlsRecord
 from relayproxy.record.sink import MAX_WAITING, PATIENCE, FileTarget, LogSink, StreamTarget
@@ -51,7 +46,8 @@ if TYPE_CHECKING:
 
     from structlog.typing import EventDict, FilteringBoundLogger
 
-    from relayproxy.record.report import AuthOutcome, Leg, Level, Record
+    from relayproxy.record.report import AuthOutcome, Leg, Level
+    from relayproxy.record.report_lines import Record
     from relayproxy.record.sink import Target
     from relayproxy.smtp.replies import Reply
 
@@ -132,7 +128,7 @@ class Reporter:
     # What the relay tells.
 
     def transaction(self, record: TransactionRecord) -> None:
-        self._log.critical("transaction", record=record)
+        self._log.critical("transaction", record=self._privacy.told(record))
 
     def listening(self, listener: str, address: str) -> None:
         self._log.critical("listening", record=ListeningRecord(time=self.time(), listener=listener, address=address))

@@ -5,7 +5,8 @@ r"""What more than secrets is left out of records, where the configuration says 
 `subject` and `header.NAME`: the values of these fields, in the kept message and in the record; `body`: all of it; `addresses`: whatever has the form of an address, in
 the record, on both legs' wire and in header sections (but for Message-ID and its like). What is left out is told by its length, `<redacted N>`. Passwords and tokens always are (redact.py).
 
-Invariants: linear in what it is given. Digests are those of the real octets. A message that only we hold (capture:) is kept as it is. Pure.
+Invariants: linear in what it is given. Digests are those of the real octets. A message that only we hold (capture:, a rule's `hold`) is kept as it is, and so is the envelope
+that it is to leave with: the log alone goes without that (`told`). Pure.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from relayproxy.mail.header import HeaderSection
-from relayproxy.record.report import TransactionRecord
+from relayproxy.record.report import HeldRecord, ReleaseRecord, TransactionRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -75,7 +76,7 @@ class Privacy(NamedTuple):
         return msgspec.structs.replace(client, helo=helo, auth=auth)
 
     def record(self, record: TransactionRecord) -> TransactionRecord:
-        """What is told of a transaction."""
+        """What is kept of a transaction."""
         if not self.fields and not self.addresses:
             return record
         told: dict[str, Any] = msgspec.to_builtins(record)
@@ -88,7 +89,20 @@ class Privacy(NamedTuple):
             message["id"] = _blank(identity) if b"message-id" in self.fields else identity
         if subject is not None and b"subject" in self.fields:
             message["subject"] = _blank(subject)
-        return msgspec.convert(told, TransactionRecord)
+        return msgspec.structs.replace(msgspec.convert(told, TransactionRecord), held=record.held)
+
+    def told(self, record: TransactionRecord) -> TransactionRecord:
+        """What is told of one that is kept so."""
+        if not self.addresses or not isinstance(record.held, HeldRecord):
+            return record
+        held = msgspec.convert(self._texts(msgspec.to_builtins(record.held)), HeldRecord)
+        return msgspec.structs.replace(record, held=held)
+
+    def release(self, release: ReleaseRecord) -> ReleaseRecord:
+        """What is kept of a try to send on what is held."""
+        if not self.addresses:
+            return release
+        return msgspec.convert(self._texts(msgspec.to_builtins(release)), ReleaseRecord)
 
     def _texts(self, value: Any) -> Any:
         match value:

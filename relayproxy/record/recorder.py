@@ -2,13 +2,14 @@
 
     recording = recorder.session(id, "submission", "10.0.0.5:53122")
     recording.tape.client ...                              # told by the protocols (smtp/tape.py)
+    recording.so_far(record)                               # of one that takes its time
     spool = recording.spool()                              # a message's body on its way in
     await recording.before_dot(record, message)            # in the store, or RecordError: then no dot leaves
     recording.told(record)                                 # the outcome, behind the reply
     recording.closed("QUIT")
 
 Invariants: recording is one-way and never changes the mail. Before the dot it may refuse, behind it never: what comes then is tried until it is in. The wire of a
-session goes in parts, with each outcome and now and then in between, so what is held of it is bounded.
+session goes in parts, now and then, so what is held of it is bounded.
 What a failure means for the client does not belong here (relay/keeping.py), nor how things are kept (store/).
 """
 
@@ -104,10 +105,22 @@ class Recording:
         """For the body of a message."""
         return self._recorder.new_spool()
 
+    def so_far(self, record: TransactionRecord) -> None:
+        """It takes its time: what is written is what is left of it if we end before its dot. Never waits, never fails.
+
+        Its wire follows: what is said last may yet be taken back.
+        """
+        writer = self._recorder.writer
+        if writer.trouble is not None:
+            return  # it is not worth the memory: the outcome waits there, too
+        if not self._part:
+            writer.put(self._write(None))
+        writer.put(TransactionWrite(record))
+
     async def before_dot(self, record: TransactionRecord, message: Message | None, *, durable: bool = False) -> None:
         """Have it in the store, as far as it is known: what is written is what is left of it if we end now. Raises RecordError.
 
-        Its wire follows with its outcome: it is not waited for.
+        Its wire follows: it is not waited for.
         `durable`: nobody else will have it, so it has to survive power loss.
         """
         writer, policy = self._recorder.writer, self._recorder.policy
@@ -121,23 +134,17 @@ class Recording:
         await writer.commit(writes, durable=durable)
 
     def told(self, record: TransactionRecord, message: Message | None = None) -> None:
-        """It is over. Never waits, never fails."""
-        for write in self._wire():
-            self._recorder.writer.put(write)
+        """It is over; its wire follows with what `spill`s next, or with the end of the session. Never waits, never fails."""
         self._recorder.writer.put(TransactionWrite(record, message, final=True))
 
     def spill(self, most: int = WIRE) -> None:
         """Called now and then: what a session says without a transaction is bounded in memory, too, and can be looked at while it is open."""
-        if self.tape.octets > most:
-            for write in self._wire():
-                self._recorder.writer.put(write)
+        if self.tape.octets > most and (wire := self.tape.take()) is not None:
+            self._recorder.writer.put(self._write(wire))
 
     def closed(self, why: str) -> None:
         """The session is over."""
         self._recorder.writer.put(self._write(self.tape.take(), ended=self._recorder.clock(), why=why))
-
-    def _wire(self) -> list[Write]:
-        return [] if (wire := self.tape.take()) is None else [self._write(wire)]
 
     def _write(self, wire: bytes | None, *, ended: int | None = None, why: str | None = None) -> SessionWrite:
         part = self._part

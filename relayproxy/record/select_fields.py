@@ -26,6 +26,7 @@ from relayproxy.record.conditions import (
     Size,
     Text,
     Time,
+    Waiting,
     Words,
 )
 from relayproxy.record.full_text import words
@@ -99,11 +100,14 @@ def _true_or_false(value: Value) -> bool | None:
     return None if value.quoted else {"true": True, "false": False}.get(value.text)
 
 
-def _acknowledged(value: Value) -> Condition:
-    wanted = _true_or_false(value)
-    if wanted is None:
-        raise ValueError(f"expected true or false, found {shown(value.text)}")
-    return Acknowledged(wanted)
+def _whether(made: Callable[[bool], Condition]) -> Callable[[Value], Condition]:
+    def read(value: Value) -> Condition:
+        wanted = _true_or_false(value)
+        if wanted is None:
+            raise ValueError(f"expected true or false, found {shown(value.text)}")
+        return made(wanted)
+
+    return read
 
 
 def _tls(value: Value) -> Condition:
@@ -189,7 +193,8 @@ _FIELDS: Final[dict[str, Callable[[Value], Condition]]] = {
     "size": _size,
     "outcome": _outcome,
     "code": _code,
-    "acknowledged": _acknowledged,
+    "held": _whether(Waiting),
+    "acknowledged": _whether(Acknowledged),
     "since": _since,
     "until": _until,
     "client": _client,

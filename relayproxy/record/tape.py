@@ -3,7 +3,7 @@
 Octets become entries only once it is known what they are: so a secret is blanked before it is an entry (attack 21), and mail data is never kept here at all.
 
 Invariants: nothing that came in a SASL exchange, or out of step behind one, is an entry, but as a gap; what came and was never read as anything is blanked whole.
-Memory is bounded: what gathers is `take`n with each transaction, pieces of mail data that are close in time become one, and of one message there are at most PIECES. Pure: the clock is the
+Memory is bounded: what gathers is `take`n now and then, pieces of mail data that are close in time become one, and of one message there are at most PIECES. Pure: the clock is the
 caller's. What becomes of it does not belong here (recorder.py).
 """
 

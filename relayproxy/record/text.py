@@ -1,6 +1,6 @@
 r"""Octets and text in records: made lossless, kept on one line, harmless to look at (DESIGN §7, attack 22).
 
-`text` is the one way from octets to text. `json_line` and `printable` are the two ways out: for programs (JSON, every character
+`text` is the one way from octets to text, `octets` the way back. `json_line` and `printable` are the two ways out: for programs (JSON, every character
 recoverable) and for people (a terminal, every character visible).
 
 Invariants: neither lets through what ends a line, drives a terminal, changes the direction of writing or cannot be seen; neither
@@ -22,6 +22,7 @@ _HIDDEN: Final = (
 )
 _hidden_from_json: Final = re.compile(f"[{_HIDDEN}]")
 _hidden_from_people: Final = re.compile(f"[\x00-\x1f{_HIDDEN}\ud800-\udfff]")
+_ESCAPE: Final = re.compile(rb"\\(?:\\|x([0-9a-f]{2}))")
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -32,6 +33,12 @@ def text(octets: bytes) -> str:
     except UnicodeDecodeError:
         return octets.replace(b"\\", rb"\\").decode("utf-8", "backslashreplace")
     return told.replace("\\", r"\\") if "\\" in told else told
+
+
+def octets(told: str) -> bytes:
+    """What `text` was given."""
+    escaped = told.encode("utf-8", "surrogatepass")
+    return _ESCAPE.sub(lambda match: b"\\" if match[1] is None else bytes.fromhex(match[1].decode()), escaped)
 
 
 def printable(value: str) -> str:

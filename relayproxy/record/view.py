@@ -22,9 +22,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from relayproxy.record.console import CYAN, DIM, GREEN, MAGENTA, RED, YELLOW, console_line, styled
+from relayproxy.record.console import CYAN, DIM, GREEN, MAGENTA, RED, YELLOW, console_line, reply_text, styled
 from relayproxy.record.dialog import HEADING, Comment, escape, print_entries, print_session
 from relayproxy.record.playback import attributes, entries
+from relayproxy.record.report import HeldRecord
+from relayproxy.record.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -59,7 +61,7 @@ def view(
     for stored in shown:
         line = console_line(stored.record, colour=colour)
         yield f"{styled('#', DIM)} {line}" if colour else _comment(line)
-    for line in [*_facts(shown), *_differences(shown)]:
+    for line in [*_facts(shown), *_held(shown), *_differences(shown)]:
         comment = _comment(line)
         yield coloured(comment) if colour else comment
     for line in print_entries(entries(session, transactions, reader)):
@@ -127,6 +129,21 @@ def _word(value: str) -> str:
     return escape(value.encode("utf-8", "surrogatepass"))
 
 
+def _held(shown: Sequence[Stored]) -> Iterator[str]:
+    """Why, for whom, and what became of it."""
+    for stored in shown:
+        held = stored.record.held
+        if not isinstance(held, HeldRecord):
+            continue
+        of = f" {stored.record.transaction}" if len(shown) > 1 else ""
+        to = ", ".join([one.address for one in held.envelope.recipients])
+        yield printable(f"held{of} for {to or 'nobody'}: {held.reason}")
+        for release in held.released:
+            said = reply_text(release.reply) if release.why is None else release.why
+            to = f"{', '.join(release.to)} by {release.upstream}"
+            yield printable(f"released{of} {release.time} to {to}: {release.outcome}{said and f', {said}'}")
+
+
 def _differences(shown: Sequence[Stored]) -> Iterator[str]:
     for stored in shown:
         if (kept := stored.message) is None or stored.left is None:
@@ -134,10 +151,10 @@ def _differences(shown: Sequence[Stored]) -> Iterator[str]:
         of = f" of {stored.record.transaction}" if len(shown) > 1 else ""
         lines = list(_header_differences(kept))
         if lines:
-            yield f"headers{of} received and sent:"
+            yield f"headers{of} received and {'held' if stored.record.outcome == 'held' else 'sent'}:"
             yield from lines
         if kept.body_sent is not None and kept.body_sent != kept.body:
-            yield f"body{of}: another was sent"
+            yield f"body{of}: another {'is held' if stored.record.outcome == 'held' else 'was sent'}"
 
 
 def _header_differences(kept: Kept) -> Iterator[str]:

@@ -1,17 +1,19 @@
-"""What a client has used up of its limits (PROTOCOL §1.13, attack 16). Counting is here; what is answered, the session decides."""
+"""What a client has used up of its limits (PROTOCOL §1.13, attack 16): counted and told here; when that is asked, the session decides."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from relayproxy.smtp import local_replies
 from relayproxy.smtp.server import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from relayproxy.relay.settings import Limits
     from relayproxy.relay.transaction import Transaction
     from relayproxy.smtp.commands import Command
+    from relayproxy.smtp.replies import Reply
 
 #: Commands that bring no message on; too many in a row end the session.
 JUNK: Final = frozenset({"EHLO", "HELO", "AUTH", "RSET", "NOOP", "VRFY", "HELP"})
@@ -22,10 +24,12 @@ REFUSED_RECIPIENTS: Final = 2
 class Allowance:
     """One session's."""
 
-    __slots__ = ("_errors", "_junk", "_limits", "_messages", "_recipients_told")
+    __slots__ = ("_errors", "_junk", "_limits", "_messages", "_recipients_told", "_tell")
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, tell: Callable[..., None]) -> None:
+        """`tell` hears of a limit that was reached, by its name, and of the reply."""
         self._limits = limits
+        self._tell = tell
         self._errors = 0
         self._junk = 0
         self._messages = 0
@@ -38,10 +42,17 @@ class Allowance:
         self._junk += 1
         return self._junk <= self._limits.junk_commands
 
-    def covers_error(self) -> bool:
-        """Count a command that we had to refuse; whether there may be more."""
+    def counted(self, reply: Reply) -> Reply:
+        """The reply, or 421 where there were too many of ours to faults of the client's."""
+        if reply.severity != 5 or reply.origin != "proxy":
+            return reply
         self._errors += 1
-        return self._errors <= self._limits.errors
+        return reply if self._errors <= self._limits.errors else self.over("errors", local_replies.TOO_MANY_ERRORS)
+
+    def over(self, limit: str, reply: Reply) -> Reply:
+        """Told: that limit was reached."""
+        self._tell(limit, reply=reply)
+        return reply
 
     def covers_message(self, ahead: int = 0) -> bool:
         """`ahead` others are on their way and were not answered yet."""

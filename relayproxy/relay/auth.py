@@ -64,6 +64,11 @@ class Authentication:
         self._client.protocol.unoffered_auth = local_replies.ENCRYPTION_NEEDED if helps else local_replies.BAD_SEQUENCE
         return offer
 
+    def gap(self, upstream: Upstream | None, reply: Reply) -> Reply | None:
+        """The reply, unless upstream offers all that the client was offered in front of another."""
+        offered = self._client.protocol.offered
+        return None if upstream is not None and offered.covered_by(self.offer(upstream).capabilities) else reply
+
     def _mechanisms(self, upstream: Upstream) -> bytes:
         mode = self._context.auth
         if mode == "off" or not self._client_may:

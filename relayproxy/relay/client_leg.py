@@ -49,6 +49,7 @@ class ClientLeg:
     __slots__ = (
         "_came",
         "_minimum_rate",
+        "_pausing",
         "_server_tls",
         "_tape",
         "_timeouts",
@@ -86,6 +87,7 @@ class ClientLeg:
         self._minimum_rate = minimum_rate
         self._waited = 0.0
         self._came = 0
+        self._pausing: trio.CancelScope | None = None
 
     def record(self, helo: Ehlo | Helo | None, auth: AuthRecord | None) -> ClientRecord:
         """Who speaks to us, as it is told: what it has said of itself so far, and what TLS shows."""
@@ -158,7 +160,7 @@ class ClientLeg:
     async def _befall(self, faults: Faults) -> bool:
         """The trouble that rules ask for (DESIGN §6 "delay", "disconnect", "drop_reply"); whether what is to be said is said."""
         if faults.delay:
-            await trio.sleep(faults.delay)
+            await self.pause(faults.delay)
         if faults.disconnect is not None:
             self.why = "a rule ends the connection"
         if faults.disconnect == "reset":
@@ -167,7 +169,25 @@ class ClientLeg:
 
     @property
     def closing(self) -> bool:
-        return self.why is not None or self.protocol.dialogue.channel == "closing"
+        return self.protocol.dialogue.channel == "closing"
+
+    async def pause(self, seconds: float) -> None:
+        """Wait so long because a rule wants it; not behind `expire`, nor for a client that is gone."""
+        with trio.CancelScope() as self._pausing:
+            if not self.peer.expired:
+                await trio.sleep(seconds)
+        self._pausing = None
+
+    def pause_for_nobody(self) -> None:
+        """Asked now and then: end a pause that its client did not wait for."""
+        if self._pausing is not None and self.peer.gone:
+            self._pausing.cancel()
+
+    def expire(self) -> None:
+        """End every wait on this leg: the grace of a shutdown is over."""
+        self.peer.expire()
+        if self._pausing is not None:
+            self._pausing.cancel()
 
     def begin_message(self) -> None:
         """From here on it is counted how fast mail data comes."""

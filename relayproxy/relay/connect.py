@@ -53,14 +53,14 @@ _DIAL_REPLIES: Final = {
 
 
 class UpstreamUnavailable(Exception):  # noqa: N818  it is a fact, and reads as one
-    """No server could be had: `greeting` is what the client hears instead of 220. `for_good`: no other server is tried; `violation`: the server
+    """No server could be had: `reply` is what the client hears instead of 220. `for_good`: no other server is tried; `violation`: the server
     broke the protocol.
     """
 
     def __init__(self, what: str, greeting: Reply, *, for_good: bool = False, violation: bool = False) -> None:
         super().__init__(what)
         self.what = what
-        self.greeting = greeting
+        self.reply = greeting
         self.for_good = for_good or greeting.severity == 5
         self.violation = violation
 

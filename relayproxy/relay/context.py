@@ -18,6 +18,7 @@ from relayproxy.smtp.capabilities import Capabilities
 if TYPE_CHECKING:
     from relayproxy.record.log import Reporter
     from relayproxy.record.recorder import Recorder
+    from relayproxy.relay.late import Late
     from relayproxy.relay.rulebook import Rulebook
     from relayproxy.relay.settings import Auth, Limits, Timeouts
     from relayproxy.relay.upstream import Upstream
@@ -63,6 +64,7 @@ class Context:
         reporter: Reporter,
         tls: Literal["off", "starttls", "implicit"] = "off",
         recorder: Recorder | None = None,
+        late: Late,
         privacy: Privacy = _NO_MORE,
         rulebook: Rulebook,
     ) -> None:
@@ -88,6 +90,8 @@ class Context:
         self.timeouts = timeouts
         self.reporter = reporter
         self.recorder = recorder
+        #: What may wait a moment on its way there.
+        self.late = late
         #: What is left out of all that is told.
         self.privacy = privacy
         self.shutting_down = False

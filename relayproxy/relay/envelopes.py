@@ -135,11 +135,11 @@ class Envelopes:
         stand: list[Recipient] = []
         for recipient in decision.facts.recipients:
             rcpt = rcpt_of(plan, recipient, self._ruling.book.guard)
-            if self._is_captured(plan, passed, rcpt):
-                continue
-            stand.append(recipient)
             if self._live(plan):
+                if self._is_captured(plan, (passed,), rcpt):
+                    continue
                 leaving.append(plan.leaves(rcpt))
+            stand.append(recipient)  # behind a closed gate rules may yet make another of it
         self._check_number(len(plan.leaving))
         return _Wanted(passed, leaving, tuple(stand))
 
@@ -148,13 +148,13 @@ class Envelopes:
         if self._leg.recipients is not None and number > self._leg.recipients:
             raise Refusal(local_replies.TOO_MANY_RECIPIENTS)
 
-    def _is_captured(self, plan: Plan, passed: Passed | None, rcpt: Rcpt) -> bool:
-        """Whether the guard keeps this recipient's copy. What it refuses is refused where it would leave (upstream.py)."""
+    def _is_captured(self, plan: Plan, named: Iterable[Passed], rcpt: Rcpt) -> bool:
+        """Whether the guard keeps this recipient's copy; `named`: of whose RCPTs it comes. What it refuses is refused where it would leave (upstream.py)."""
         book = self._ruling.book
         if not book.captures or book.admits(rcpt.path.address):
             return False
         plan.captured = True
-        if passed is not None:
+        for passed in named:
             passed.captured = True
         self._reporter.guard(rcpt.path.address, captured=True, session=plan.facts.session, transaction=plan.id)
         return True
@@ -235,7 +235,7 @@ class Envelopes:
         going: list[tuple[Recipient, Leaving]] = []
         for recipient in plan.facts.recipients:
             rcpt = rcpt_of(plan, recipient, self._ruling.book.guard)
-            named = plan.named[recipient.origin] if recipient.origin >= 0 else None
+            named = [plan.named[origin] for origin in (recipient.origin, *recipient.also) if origin >= 0]
             if not self._is_captured(plan, named, rcpt):
                 going.append((recipient, plan.leaves(rcpt)))
         return going

@@ -47,14 +47,21 @@ class GatedDelivery:
     holds_header = True
 
     def __init__(
-        self, envelopes: Envelopes, ruling: Ruling, rewriting: Callable[[Plan], Rewriting], *, held: float
+        self,
+        envelopes: Envelopes,
+        ruling: Ruling,
+        rewriting: Callable[[Plan], Rewriting],
+        *,
+        held: float,
+        pause: Callable[[float], Awaitable[None]],
     ) -> None:
-        """`held`: seconds from the client's dot to ours, behind a closed gate."""
+        """`held`: seconds from the client's dot to ours, behind a closed gate. `pause`: between two reads of a message that rules slow down."""
         self._envelopes = envelopes
         self._ruling = ruling
         self._new_rewriting = rewriting
         self._rewriting: Rewriting | None = None
         self._held = held
+        self._pause = pause
         self._transaction: Transaction | None = None
         self._data_left = False
 
@@ -85,6 +92,7 @@ class GatedDelivery:
         if plan.doom is not None:
             await self._envelopes.take_back()
             return plan.doom
+        before, stood = plan.facts, (plan.mail_left, len(plan.leaving))
         decision = await self._ruling.judge(plan, Stage.DATA)
         if decision.answer is not None:
             return decision.answer
@@ -94,6 +102,10 @@ class GatedDelivery:
             try:
                 go_ahead = await self._leave(plan)
             except Refusal as refusal:
+                # Should the client ask once more, rules see the mail as it was; where something has left with DATA it would leave twice, or stay.
+                plan.facts = before
+                if stood != (plan.mail_left, len(plan.leaving)):
+                    plan.doom = refusal.reply
                 return refusal.reply
         elif not plan.facts.recipients:
             return local_replies.NO_RECIPIENTS
@@ -138,7 +150,7 @@ class GatedDelivery:
             octets = intake.release()
         await rewriting.add(intake)
         if plan.throttle is not None:
-            await trio.sleep(len(intake.body) / plan.throttle)
+            await self._pause(len(intake.body) / plan.throttle)
         if ended:
             return await self._end_of_message(plan, rewriting, intake, octets)
         return b"" if plan.stays or rewriting.holds else octets
@@ -220,5 +232,5 @@ def put_rules_between(
     client.faults = ruling.take_faults
     envelopes = Envelopes(leg, ruling, reroute, context.reporter)
     rewriting = partial(Rewriting, memory=context.limits.spool_memory)
-    leg.gate(GatedDelivery(envelopes, ruling, rewriting, held=context.timeouts.upstream.held))
+    leg.gate(GatedDelivery(envelopes, ruling, rewriting, held=context.timeouts.upstream.held, pause=client.pause))
     return ruling

@@ -91,12 +91,17 @@ class Keyring:
         return list(dict.fromkeys((own, *hosts, at)))
 
     def _client(self, name: str) -> ClientTls:
-        upstream = self._config.upstream[name]
-        return ClientTls(
-            verify=upstream.verify,
-            ca=upstream.ca,
-            certificate=upstream.certificate,
-            key=upstream.key,
-            minimum=self._config.tls.minimum,
-            keylog=self._keylog,
-        )
+        return client_tls(self._config, name, self._keylog)
+
+
+def client_tls(config: Config, name: str, keylog: KeyLog | None = None) -> ClientTls:
+    """How the upstream of that name is met with TLS. Raises TlsConfigError."""
+    upstream = config.upstream[name]
+    return ClientTls(
+        verify=upstream.verify,
+        ca=upstream.ca,
+        certificate=upstream.certificate,
+        key=upstream.key,
+        minimum=config.tls.minimum,
+        keylog=keylog,
+    )

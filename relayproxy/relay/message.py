@@ -223,7 +223,8 @@ class Intake:
 
     def top(self, separator: bytes) -> bytes:
         """What leaves in front of the body, unstuffed."""
-        return (self.header_sent or bytes(self.header or b"")) + separator
+        header = self.header_sent
+        return (bytes(self.header or b"") if header is None else header) + separator
 
     def body_leaves(self, octets: bytes) -> None:
         """Of another body than the one that came, these leave."""

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class Refusal(Exception):  # noqa: N818  it is no error
     """What is asked for cannot be done, and that is answered."""
 
+    what = "a rule refused the session"
+
     def __init__(self, reply: Reply) -> None:
         super().__init__(reply.code)
         self.reply = reply

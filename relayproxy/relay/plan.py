@@ -11,6 +11,7 @@ import msgspec
 
 from relayproxy.mail.canonical import canonical
 from relayproxy.record.text import text
+from relayproxy.rules.gates import EnvelopeGate
 from relayproxy.smtp.parameters import get
 
 if TYPE_CHECKING:
@@ -40,12 +41,15 @@ class Plan:
     """One transaction's."""
 
     __slots__ = (
-        "added", "captured", "doom", "facts", "fired", "header", "held", "id", "leaving", "mail_left", "named", "passed", "received", "rules", "throttle",
+        "_may_capture", "added", "captured", "doom", "facts", "fired", "header", "held", "id", "leaving", "mail_left", "named", "passed", "received", "rules", "throttle",
         "upstream",
     )  # fmt: skip
 
-    def __init__(self, id_: str, rules: RuleSet, facts: Facts, received: Mail) -> None:
+    def __init__(self, id_: str, rules: RuleSet, facts: Facts, received: Mail, *, captures: bool = False) -> None:
+        """`captures`: the guard keeps what it does not let leave."""
         self.id = id_
+        # Before a gate opens nobody knows whom.
+        self._may_capture = captures and rules.gates.envelope is not EnvelopeGate.LIVE
         #: MAIL as it came, and what became of it.
         self.received = received
         self.passed: Passed | None = None
@@ -85,7 +89,7 @@ class Plan:
     @property
     def may_stay(self) -> bool:
         """Whether it may yet come to that, so that all of it has to be kept."""
-        return self.stays or self.captured or self.rules.may_hold
+        return self.stays or self.captured or self._may_capture or self.rules.may_hold
 
     @property
     def stays(self) -> bool:

@@ -55,7 +55,7 @@ class Rewriting:
         """What the intake's last slice brought of the body. Raises SpoolError."""
         if self._plan.rules.reads_content:
             if self._scanner is None:
-                self._scanner = Scanner(intake.header or HeaderSection(b""))
+                self._scanner = Scanner(self._plan.header or HeaderSection(b""))
             self._scanner.feed(intake.body)
         if self._spool is not None:
             await self._spool.add(intake.body)
@@ -109,7 +109,8 @@ class Rewriting:
         """Mail data as it leaves, in pieces. Raises SpoolError."""
         source = self._edited or self._spool
         stuffer = Stuffer()
-        yield stuffer.feed(intake.top(intake.separator or (b"\r\n" if self._edited is not None else b"")))
+        put_in = self._edited is not None and self._edited.size > 0
+        yield stuffer.feed(intake.top(intake.separator or (b"\r\n" if put_in else b"")))
         if source is not None:
             async with aclosing(source.pieces()) as pieces:
                 async for piece in pieces:

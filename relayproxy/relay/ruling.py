@@ -13,6 +13,7 @@ import msgspec
 from relayproxy.mail.ip import plain_address
 from relayproxy.record.report import parameters_of
 from relayproxy.record.text import text
+from relayproxy.relay.outgoing import accept
 from relayproxy.relay.plan import Plan
 from relayproxy.rules.decision import Decision, Faults
 from relayproxy.rules.facts import Facts, Recipient, Stage
@@ -74,21 +75,27 @@ class Ruling:
         )
         self.decided = self._connected
 
-    async def connect(self) -> Decision:
-        """Before anything else; `answer` is a greeting."""
+    async def connect(self) -> str | None:
+        """Before anything else: to which upstream the session goes (None: the listener's own). Raises Refusal, whose reply is a greeting."""
         decision = await self._evaluate(self.book.rules, Stage.CONNECT, self._connected.facts)
         if (answer := decision.answer) is not None and answer.code not in _GREETINGS:
             decision = msgspec.structs.replace(
                 decision, answer=msgspec.structs.replace(answer, code=554 if answer.severity == 5 else 421)
             )
         self._connected = self.decided = decision
-        return decision
+        accept(decision)
+        return decision.route
 
     async def helo(self, name: bytes) -> Decision:
         """EHLO or HELO begins anew."""
         facts = msgspec.structs.replace(self._connected.facts, helo=text(name))
         decision = await self._evaluate(self.book.rules, Stage.HELO, facts)
-        self.decided = msgspec.structs.replace(decision, fired=(*self._connected.fired, *decision.fired))
+        faults, more = self._connected.faults, decision.faults
+        self.decided = msgspec.structs.replace(
+            decision,
+            faults=more if faults is None else faults if more is None else faults.joined(more),
+            fired=(*self._connected.fired, *decision.fired),
+        )
         return decision
 
     async def mail(self, command: Mail) -> tuple[Plan, Decision]:
@@ -103,7 +110,7 @@ class Ruling:
             sender=_words(command.path.address),
             parameters=parameters_of(command.parameters),
         )
-        plan = Plan(id_, self.book.rules, facts, command)
+        plan = Plan(id_, self.book.rules, facts, command, captures=self.book.captures)
         plan.take(msgspec.structs.replace(self.decided, facts=facts))
         return plan, await self.judge(plan, Stage.MAIL)
 

@@ -28,6 +28,7 @@ from relayproxy.relay.context import Context
 from relayproxy.relay.credentials import Login, SessionLogin
 from relayproxy.relay.identity import Ids, instance
 from relayproxy.relay.keyring import Keyring
+from relayproxy.relay.late import Late
 from relayproxy.relay.rulebook import Drawn, Rulebook, Rules
 from relayproxy.relay.session import Session
 from relayproxy.relay.tls_records import upstream_record
@@ -89,6 +90,7 @@ class Relay:
         self._adopt = adopt
         self._reporter = reporter
         self._recorder = recorder
+        self._late = Late()
         self._rulebook = rulebook or Rulebook(
             Rules(RuleSet(), None),
             Drawn(None, time.monotonic),
@@ -132,6 +134,7 @@ class Relay:
             reporter=self._reporter,
             tls=listener.tls,
             recorder=self._recorder,
+            late=self._late,
             privacy=config.record.privacy,
             rulebook=self._rulebook,
         )
@@ -204,11 +207,15 @@ class Relay:
         return not self._failed
 
     async def watch(self) -> None:
-        """Look after clients that leave while nobody listens to them, and rule files that change, until cancelled: in one place, so that no session's wait costs more."""
-        while True:
-            await trio.sleep(LOOK)
-            self._look_after_clients()
-            await self._rulebook.look(self._reporter.reloaded)
+        """Look after clients that leave while nobody listens to them, what is to be recorded late, and rule files that change, until cancelled: in one
+        place, so that no session's wait costs more.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._late.watch)
+            while True:
+                await trio.sleep(LOOK)
+                self._look_after_clients()
+                await self._rulebook.look(self._reporter.reloaded)
 
     def _look_after_clients(self) -> None:
         for session in self._sessions.values():

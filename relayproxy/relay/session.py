@@ -9,6 +9,8 @@ What may come when does not belong here (smtp/dialogue.py), nor how things are s
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn, TypeGuard
 
 from relayproxy.net.peer import PeerLost, PeerStalled
@@ -20,6 +22,7 @@ from relayproxy.relay.delivery import Passed
 from relayproxy.relay.gated import put_rules_between
 from relayproxy.relay.handshake import Handshake
 from relayproxy.relay.messages import Messages
+from relayproxy.relay.outgoing import Refusal
 from relayproxy.relay.transactions import Transactions
 from relayproxy.relay.transfer import Transfer
 from relayproxy.relay.upstream import UNASKED
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
 
 #: Besides MAIL, RCPT, RSET and DATA.
 PASSED_ON = frozenset({"NOOP", "VRFY"})
+_LIMITS = {local_replies.TOO_MANY_MESSAGES: "messages_per_session", local_replies.MESSAGE_TOO_BIG: "message_bytes"}
 
 
 class Session:
@@ -75,7 +79,7 @@ class Session:
         self._pending: list[Reply] = []  # to what came first in the group that is being answered
         self._came = 0.0  # when the group came that is being answered
         self._quit = False
-        self._allowance = Allowance(context.limits)
+        self._allowance = Allowance(context.limits, partial(context.reporter.limit, session=id_))
         self._auth = Authentication(client, context, self.id)
         self._ruling: Ruling | None = None
         if context.rulebook.active:
@@ -94,14 +98,14 @@ class Session:
                 await self._converse()
             except Goodbye as bye:
                 if bye.reply is not None:
-                    await self._say([bye.reply])
+                    await self._end_with(bye.reply)
                 return bye.why
             except PeerStalled:
                 # Of the client's leg: upstream's troubles are replies (upstream.py). A shutdown wakes those that wait.
                 shutting_down = self._context.shutting_down
                 if shutting_down and self._transactions.open is not None:
                     self._transactions.open.lost(local_replies.SHUTTING_DOWN)
-                await self._say([local_replies.SHUTTING_DOWN if shutting_down else local_replies.CLIENT_IDLE])
+                await self._end_with(local_replies.SHUTTING_DOWN if shutting_down else local_replies.CLIENT_IDLE)
                 return "shutdown" if shutting_down else "the client was silent for too long"
             except PeerLost:
                 raise
@@ -109,7 +113,7 @@ class Session:
                 self._context.reporter.error("session", "a fault of ours", session=self.id, exception=error)
                 if self._transactions.open is not None:
                     self._transactions.open.lost(local_replies.INTERNAL_ERROR)
-                await self._say([local_replies.INTERNAL_ERROR])
+                await self._end_with(local_replies.INTERNAL_ERROR)
                 return "a fault of ours"
         except PeerLost:
             return "the client was lost"
@@ -127,6 +131,7 @@ class Session:
         return self._transactions.told
 
     async def _leave(self) -> None:
+        self._context.late.over(self)
         try:
             await self._messages.abandon()
             await self._transactions.settle()
@@ -144,6 +149,13 @@ class Session:
             self._pending.clear()
             if await self._client.answer(said):
                 self._transactions.said()
+            if self._client.why is not None:
+                raise Goodbye(self._client.why)
+
+    async def _end_with(self, reply: Reply) -> None:
+        """The last words, unless a rule ends the connection before them."""
+        with suppress(Goodbye):
+            await self._say([reply])
 
     def wind_down(self) -> None:
         """Shutting down: end what waits while no transaction is open; the others notice by themselves."""
@@ -151,33 +163,32 @@ class Session:
         if not self._leg.stop_dialling() and self._idle and self._transactions.open is None:
             self._client.peer.expire()
 
+    def catch_up(self) -> None:
+        """Have it recorded what was said, unless a reply is on its way, which may yet be taken back."""
+        if self._idle:
+            self._transactions.spill()
+
     def look_after_client(self) -> None:
         """Called now and then: what was said is recorded, and who left while all wait for upstream is not waited for (PROTOCOL §4, S0, S6)."""
-        if self._idle:  # not while a reply is on its way, which may yet be taken back
-            self._transactions.spill()
+        self.catch_up()
         if self._leg.alone and not self._client.protocol.unread and self._client.peer.gone:
             self._leg.stop_waiting()
+        self._client.pause_for_nobody()
 
     def cut_off(self) -> None:
         """The grace of the shutdown is over: every wait ends now."""
-        self._client.peer.expire()
+        self._client.expire()
         self._leg.expire()
 
     async def _greet(self) -> None:
         """Upstream first, so that what we offer is what it offers (PROTOCOL §1.1 (1)); but rules before it."""
-        if self._ruling is not None:
-            decision = await self._ruling.connect()
-            self._leg.routed = decision.route
-            if (answer := decision.answer) is not None:
-                await self._say([answer])
-                if answer.severity != 5:
-                    raise Goodbye("a rule refused the session")
-                return
         try:
+            if self._ruling is not None:
+                self._leg.routed = await self._ruling.connect()
             await self._leg.dial(None)
-        except UpstreamUnavailable as error:
-            await self._say([error.greeting])
-            if error.greeting.severity != 5:
+        except (Refusal, UpstreamUnavailable) as error:
+            await self._say([error.reply])
+            if error.reply.severity != 5:
                 raise Goodbye(error.what) from None
             return  # RFC 7504: everything but QUIT is now 503
         if self._context.shutting_down:
@@ -189,6 +200,8 @@ class Session:
             if self._context.shutting_down and self._transactions.open is None:
                 raise Goodbye("shutdown", local_replies.SHUTTING_DOWN)
             self._idle = True
+            if self._transactions.owes:
+                self._context.late.note(self)
             group = await self._client.group()
             self._idle = False
             if not group:
@@ -196,7 +209,7 @@ class Session:
             if not isinstance(group[0], Quit):
                 self._check_that_we_go_on(group[0])
             await self._answer(group)
-        raise Goodbye(self._client.why or "421 was answered")
+        raise Goodbye("421 was answered")
 
     def _check_that_we_go_on(self, command: Command | Refused) -> None:
         """Before a group: 421 where there is no upstream any more, or no service."""
@@ -218,7 +231,7 @@ class Session:
         self._came = self._context.now()
         for command in group:
             if not self._allowance.covers_command(command):
-                pending += [*await self._ask(asked), self._limited("junk_commands", local_replies.TOO_MUCH_JUNK)]
+                pending += [*await self._ask(asked), self._allowance.over("junk_commands", local_replies.TOO_MUCH_JUNK)]
                 break
             if self._goes_upstream(command, asked):
                 asked.append(command)
@@ -339,13 +352,7 @@ class Session:
         self._auth.tell_refused(refused)
         if isinstance(refused.command, Mail | Rcpt) and refused.reply.code not in (501, 503):
             self._note(Passed(refused.command, (), refused.reply))
-        return self._count_error(refused.reply)
-
-    def _count_error(self, reply: Reply) -> Reply:
-        """The reply, or 421 where there were too many of ours to faults of the client's."""
-        if reply.severity == 5 and reply.origin == "proxy" and not self._allowance.covers_error():
-            return self._limited("errors", local_replies.TOO_MANY_ERRORS)
-        return reply
+        return self._allowance.counted(refused.reply)
 
     def _refuse_recipient(self, command: Rcpt) -> Reply:
         if self._transactions.open is None:
@@ -353,12 +360,8 @@ class Session:
         if self._allowance.covers_refused_recipient(self._transactions.open):
             self._note(Passed(command, (), local_replies.TOO_MANY_RECIPIENTS))
         if self._leg.recipients is None and self._allowance.tells_recipients():
-            self._limited("recipients", local_replies.TOO_MANY_RECIPIENTS)
+            self._allowance.over("recipients", local_replies.TOO_MANY_RECIPIENTS)
         return local_replies.TOO_MANY_RECIPIENTS
-
-    def _limited(self, limit: str, reply: Reply) -> Reply:
-        self._context.reporter.limit(limit, session=self.id, reply=reply)
-        return reply
 
     async def _hello(self, command: Ehlo | Helo) -> Reply:
         """EHLO and HELO begin anew, at any time: upstream is told with RSET (PROTOCOL §1.1 (3))."""
@@ -399,9 +402,7 @@ class Session:
             self._idle = True  # a shutdown does not wait for the client
             reply = await self._auth.converse(command, self._leg.upstream)
             self._idle = False
-        await self._say([self._count_error(reply or local_replies.UPSTREAM_GONE)])
-
-    # A message.
+        await self._say([self._allowance.counted(reply or local_replies.UPSTREAM_GONE)])
 
     def _objection_to_mail(self, command: Mail, ahead: int = 0) -> Reply | None:
         """What speaks against a new transaction before upstream is asked; `ahead` others go with it in its group."""
@@ -423,10 +424,8 @@ class Session:
             objection = await self._dial_again()
         if objection is None:
             return (await self._ask([command]))[0]
-        if objection is local_replies.TOO_MANY_MESSAGES:
-            self._limited("messages_per_session", objection)
-        elif objection is local_replies.MESSAGE_TOO_BIG:
-            self._limited("message_bytes", objection)
+        if objection in _LIMITS:
+            self._allowance.over(_LIMITS[objection], objection)
         self._note(Passed(command, (), objection))
         return objection
 
@@ -434,23 +433,10 @@ class Session:
         """To another upstream, before MAIL has left; what the client hears where that cannot be (DESIGN §6)."""
         if self._auth.passed:
             return local_replies.MISCONFIGURED
-        refusal = await self._leg.reroute(to, self._name)
-        return refusal or (None if self._covers_what_was_offered() else local_replies.MISCONFIGURED)
+        return await self._leg.reroute(to) or self._auth.gap(self._leg.upstream, local_replies.MISCONFIGURED)
 
     async def _dial_again(self) -> Reply | None:
         """A new connection in place of one that was closed, if it offers all that was offered, and knew no client by name (I7)."""
         if self._auth.passed:
             return local_replies.UPSTREAM_GONE
-        refusal = await self._leg.dial_again(self._name)
-        return refusal or (None if self._covers_what_was_offered() else local_replies.UPSTREAM_GONE)
-
-    @property
-    def _name(self) -> bytes | None:
-        """What a new connection says in EHLO; None: our own name."""
-        return self._helo.name if self._context.says_client_name and self._helo is not None else None
-
-    def _covers_what_was_offered(self) -> bool:
-        upstream = self._leg.upstream
-        return upstream is not None and self._client.protocol.offered.covered_by(
-            self._auth.offer(upstream).capabilities
-        )
+        return await self._leg.dial_again() or self._auth.gap(self._leg.upstream, local_replies.UPSTREAM_GONE)

@@ -62,7 +62,7 @@ class Transaction:
     """From MAIL on. `accepted` counts the recipients that upstream took."""
 
     __slots__ = (
-        "_auth", "_client", "_context", "_helo", "_intake", "_intent", "_mail", "_plan", "_progress", "_recipients", "_recording", "_reply", "_session", "_started", "_time", "_upstream", "accepted", "acknowledged", "id", "keeping", "upstream_seconds",
+        "_auth", "_client", "_context", "_helo", "_intake", "_intent", "_late", "_mail", "_plan", "_progress", "_recipients", "_recording", "_reply", "_session", "_started", "_time", "_upstream", "accepted", "acknowledged", "id", "keeping", "upstream_seconds",
     )  # fmt: skip
 
     def __init__(
@@ -89,6 +89,8 @@ class Transaction:
         self.upstream_seconds = 0.0
         #: Of the message, where that is recorded.
         self.keeping: Keeping | None = None
+        # Where it is while a kill should leave it `aborted`.
+        self._late = context.late if recording is not None and recording.policy.before_dot else None
         self._recording = recording
         self._session = session
         self._context = context
@@ -106,6 +108,7 @@ class Transaction:
         self._started = started
         # When MAIL came, as durations have it, on the calendar's clock.
         self._time = time.time_ns() - int((context.now() - started) * 1e9)
+        self._note()
 
     def now(self) -> float:
         """Seconds, on the clock of the durations that are told."""
@@ -117,6 +120,7 @@ class Transaction:
         self.acknowledged = False
         if passed.reply.severity == 2:
             self.accepted += 1
+        self._note()
 
     @property
     def asked(self) -> int:
@@ -189,6 +193,7 @@ class Transaction:
                 may_edit=plan is not None and plan.rules.edits_body,
             )
             self._recording.begin_message(self.id)
+        self._note()
         return self._intake
 
     def left_to_keep(self) -> Message | None:
@@ -224,8 +229,24 @@ class Transaction:
 
     # The record.
 
+    def _note(self) -> None:
+        if self._late is not None:
+            self._late.note(self)
+
+    def catch_up(self) -> None:
+        """It takes its time: have it recorded what is told where we end in front of its dot."""
+        if self._recording is not None:
+            self._recording.so_far(self._record("none"))
+
+    def over(self) -> None:
+        """It has ended, or its record is about to be in the store."""
+        if self._late is not None:
+            self._late.over(self)
+            self._late = None
+
     def intent(self) -> TransactionRecord:
         """What is told where we end behind its dot: nobody has heard anything of it."""
+        self.over()
         intent = msgspec.structs.replace(self._record("committed"), reply=None, acknowledged=False)
         if self._plan is not None and self._plan.stays:
             # It is told to nobody else: with this it is held, discarded or captured.

@@ -26,7 +26,18 @@ if TYPE_CHECKING:
 class Transactions:
     """`open`: from MAIL to the reply to the message; None in between. `told`: how many were told."""
 
-    __slots__ = ("_client", "_context", "_ended", "_new_id", "_recording", "_session", "mail_refused", "open", "told")
+    __slots__ = (
+        "_client",
+        "_context",
+        "_ended",
+        "_new_id",
+        "_recording",
+        "_session",
+        "mail_refused",
+        "open",
+        "owes",
+        "told",
+    )
 
     def __init__(
         self,
@@ -38,6 +49,8 @@ class Transactions:
     ) -> None:
         self.open: Transaction | None = None
         self.told = 0
+        #: Whether there was one whose wire is not recorded yet.
+        self.owes = False
         #: Whether the last MAIL was: what the client sent behind it, before it could know, is no fault of its (RFC 2920).
         self.mail_refused = False
         self._session = session
@@ -74,6 +87,7 @@ class Transactions:
         """The open one is over, if there is one."""
         transaction, self.open = self.open, None
         if transaction is not None:
+            transaction.over()
             self._ended.append(transaction)
             if transaction.acknowledged:
                 self.tell()
@@ -90,8 +104,9 @@ class Transactions:
             self.tell()
 
     def spill(self) -> None:
-        """Have it recorded what was said so far, if no transaction is open that it would go with."""
-        if self._recording is not None and self.open is None:
+        """Have it recorded what was said so far."""
+        self.owes = False
+        if self._recording is not None:
             self._recording.spill(-1)
 
     async def settle(self) -> None:
@@ -108,4 +123,5 @@ class Transactions:
             record = transaction.record()
             if self._recording is not None:
                 self._recording.told(record, transaction.left_to_keep())
+                self.owes = True
             self._context.reporter.transaction(record)

@@ -42,6 +42,7 @@ class UpstreamLeg:
         "_context",
         "_forwarding",
         "_gated",
+        "_hello",
         "_session",
         "delivery",
         "routed",
@@ -54,6 +55,7 @@ class UpstreamLeg:
         #: To which upstream a rule routes; None: to the listener's own.
         self.routed: str | None = None
         self._gated: GatedDelivery | None = None
+        self._hello: Ehlo | Helo | None = None
         self._session = session
         self._context = context
         self._connect = connect
@@ -75,7 +77,7 @@ class UpstreamLeg:
                 upstream = await self._connect(self._session, name, self.routed)
         except UpstreamUnavailable as error:
             if error.violation:
-                self._context.reporter.violation("upstream", error.what, session=self._session, reply=error.greeting)
+                self._context.reporter.violation("upstream", error.what, session=self._session, reply=error.reply)
             self._context.reporter.error("upstream", error.what, session=self._session)
             raise
         finally:
@@ -104,24 +106,30 @@ class UpstreamLeg:
 
     def hear(self, hello: Ehlo | Helo) -> None:
         """What the client said and we answered: upstream may have to be told."""
+        self._hello = hello
         if self._forwarding is not None:
             self._forwarding.hello = hello
 
-    async def dial_again(self, name: bytes | None) -> Reply | None:
+    @property
+    def _name(self) -> bytes | None:
+        """What a connection that takes another's place says in EHLO; None: our own name."""
+        return self._hello.name if self._context.says_client_name and self._hello is not None else None
+
+    async def dial_again(self) -> Reply | None:
         """After a verdict that closed upstream; what the client hears where no other is to be had."""
         try:
-            await self.dial(name)
+            await self.dial(self._name)
         except UpstreamUnavailable as error:
-            return error.greeting if error.greeting.code == 421 else local_replies.UPSTREAM_GONE
+            return error.reply if error.reply.code == 421 else local_replies.UPSTREAM_GONE
         return None
 
-    async def reroute(self, to: str | None, name: bytes | None) -> Reply | None:
+    async def reroute(self, to: str | None) -> Reply | None:
         """To the upstream of that name, in place of the one that there is; what the client hears where it is not to be had."""
         if self.upstream is not None:
             await self.upstream.leave()  # a session has one connection at a time (PROTOCOL, choices)
         self.routed = to
         try:
-            await self.dial(name)
+            await self.dial(self._name)
         except UpstreamUnavailable:
             return local_replies.UPSTREAM_LOST
         return None

@@ -328,7 +328,7 @@ ACTIONS: Final[Mapping[str, Entry]] = {
     "change_header": Entry(
         _change_header,
         {"anyOf": [_list_schema(_NAME, _STRING), _list_schema(_NAME, _ONE, _STRING)]},
-        "gives another value to the first field of that name, [name, value], or the n-th, [name, n, value]",
+        "gives another value to the first field of that name, [name, value], or the n-th, [name, n, value]; where there is none, adds it",
     ),
     "delete_header": Entry(
         _delete_header,

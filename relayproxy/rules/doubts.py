@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from relayproxy.mail.dkim import broken, signed_fields
 from relayproxy.rules.actions import Accept, AddHeader, ChangeHeader
+from relayproxy.rules.cases import play
 from relayproxy.rules.conditions import All
+from relayproxy.rules.ruleset import RuleSet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from relayproxy.rules.case_syntax import Case
+    from relayproxy.rules.cases import Played
     from relayproxy.rules.facts import Stage
     from relayproxy.rules.rule import Rule
-    from relayproxy.rules.ruleset import RuleSet
 
 
 class Doubt(NamedTuple):
@@ -53,3 +57,25 @@ def _of_actions(rule: Rule) -> Iterator[str]:
                 yield "accept is of the whole message: no rule runs for recipients that are named behind the first one that this rule applies to"
             case _:
                 pass
+
+
+def broken_signatures(case: Case, rules: RuleSet) -> list[str]:
+    """What rules do to the DKIM signatures of a test's message, as far as it goes on (RFC 6376 §3.7)."""
+    before, after = play(case.given, RuleSet()), play(case.given, rules)
+    header, edited = before.facts.header, after.facts.header
+    if header is None or edited is None or after.outcome not in ("accepted", "held"):
+        return []
+    found = broken(header, edited)
+    if _is_another_body(before, after):
+        found += [signature for signature in signed_fields(edited) if signature.body and signature not in found]
+    doers = ", ".join(map(repr, after.rules))
+    return [
+        f"{doers} {'break' if len(after.rules) > 1 else 'breaks'} the DKIM signature of {one.domain}, which covers {':'.join(one.fields)}{' and the body' if one.body else ''}"
+        for one in found
+    ]
+
+
+def _is_another_body(before: Played, after: Played) -> bool:
+    was, now = before.facts.content, after.facts.content
+    stripped = was is not None and now is not None and was.attachments != now.attachments
+    return stripped or any(edit.text is not None for edit in after.facts.body)

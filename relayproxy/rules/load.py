@@ -83,7 +83,7 @@ class _Reading:
             self._read_python(source)
             return
         try:
-            path = _path(source)
+            path = path_of(source)
             text = self._text(path)
             content: dict[str, Any] = tomllib.loads(text)
             reader = Source(source, text, lambda name: self._list(path.parent, name))
@@ -137,8 +137,8 @@ class _Reading:
         return self._lists[path]
 
 
-def _path(source: str) -> Path:
-    """Raises ValueError."""
+def path_of(source: str) -> Path:
+    """Where a file is. Raises ValueError."""
     if not source.startswith(SHIPPED):
         return Path(source)
     name = source.removeprefix(SHIPPED)

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+#: It says nothing, and waits for what the client does.
+SILENCE = "silence"
+
 #: What it answers, by the beginning of a line; the longest that fits counts. "" hangs up.
 REPLIES: Mapping[str, str] = {
     "GREETING": "220 server.test",
@@ -27,26 +30,34 @@ REPLIES: Mapping[str, str] = {
 
 @dataclass
 class Server:
-    """Where it listens, and what it heard: command lines, and the mail data as on the wire."""
+    """Where it listens, and what it heard: command lines, and the mail data as on the wire, the last message's and all of them."""
 
     url: str
     lines: list[bytes] = field(default_factory=list)
     data: bytes = b""
+    messages: list[bytes] = field(default_factory=list)
+    #: Set once it is silent.
+    silent: threading.Event = field(default_factory=threading.Event)
 
 
 @contextmanager
-def scripted(replies: Mapping[str, str] = {}) -> Iterator[Server]:
-    """For one session."""
+def scripted(replies: Mapping[str, str] = {}, *, sessions: int = 1) -> Iterator[Server]:
+    """For so many sessions, one behind the other."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.settimeout(30)
     server = Server(f"smtp://127.0.0.1:{listener.getsockname()[1]}")
-    thread = threading.Thread(target=_serve, args=(listener, server, {**REPLIES, **replies}))
+    thread = threading.Thread(target=_serve_all, args=(listener, server, {**REPLIES, **replies}, sessions))
     thread.start()
     try:
         yield server
     finally:
         thread.join()
         listener.close()
+
+
+def _serve_all(listener: socket.socket, server: Server, replies: Mapping[str, str], sessions: int) -> None:
+    for _ in range(sessions):
+        _serve(listener, server, replies)
 
 
 def _serve(listener: socket.socket, server: Server, replies: Mapping[str, str]) -> None:
@@ -58,7 +69,9 @@ def _serve(listener: socket.socket, server: Server, replies: Mapping[str, str]) 
 
     def answer(line: str) -> str:
         reply = replies[max((key for key in replies if line.startswith(key)), key=len)]
-        if reply:
+        if reply == SILENCE:
+            server.silent.set()
+        elif reply:
             client.sendall(reply.encode() + b"\r\n")
         return reply
 
@@ -69,6 +82,7 @@ def _serve(listener: socket.socket, server: Server, replies: Mapping[str, str]) 
             reply = answer(line.decode())
             if reply.startswith("354"):
                 server.data = b"".join(iter(lines.readline, b".\r\n"))
+                server.messages.append(server.data)
                 reply = answer(".")
             if line.startswith(b"QUIT"):
                 return

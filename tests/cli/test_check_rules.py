@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 
 from relayproxy.cli import main
 from relayproxy.cli.config import load
+from relayproxy.rules.load import shipped
 
+ROOT = Path(__file__).resolve().parents[2]
 REDIRECT = """
 [[rule]]
 name = "to QA"
@@ -91,6 +94,7 @@ def test_the_flags_are_those_of_run(capsys: pytest.CaptureFixture[str]) -> None:
         "eoh     tag",
         "rcpt    redirect-all",
         "eoh     redirect-all: header",
+        "eoh     redirect-all: answers",
     ]
     Path("again.toml").write_text("\n".join(out))
     again = load(Path("again.toml"), environ={})
@@ -110,6 +114,32 @@ def test_a_configuration_and_rules_are_both_checked(capsys: pytest.CaptureFixtur
 def test_tests_of_a_file_are_about_that_file_alone(capsys: pytest.CaptureFixture[str]) -> None:
     Path("all.toml").write_text("[[rule]]\nthen = [{ rewrite_recipient = 'x@example.test' }]\n")
     assert check("all.toml", "redirect.toml", capsys=capsys)[0] == 0
+
+
+def test_where_a_shipped_file_is_to_be_copied_from_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = check("relayproxy:greylist", capsys=capsys)
+    assert (status, err) == (0, [])
+    name, _, path = out[0].partition(" is ")
+    assert (name, Path(path)) == ("relayproxy:greylist", shipped() / "greylist.toml")
+    assert Path(path).is_file()
+    assert out[-1] == "tests of the rules: 2, failed: 0"
+
+
+def test_the_staging_configuration_is_right_with_a_domain_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
+    """As deploy/README.md has it set up."""
+    section = (ROOT / "deploy/README.md").read_text().split("\n## For staging\n")[1].split("\n## ")[0]
+    commands = [line.strip() for line in section.splitlines() if line.startswith("    ")]
+    assert commands.pop() == "/opt/relayproxy/bin/relayproxy check /etc/relayproxy/relayproxy.toml"
+    for command in commands:
+        command = command.replace("/etc/relayproxy", str(Path.cwd() / "etc"))  # noqa: PLW2901
+        subprocess.run(["/bin/sh", "-c", command], check=True, cwd=ROOT, timeout=30)
+    status, out, err = check("etc/relayproxy.toml", capsys=capsys)
+    assert status == 0
+    assert [line for line in err if "X-Original-To" not in line] == []
+    assert "# guard: mail may go to *@staging.example.com; what is for others is captured" in out
+    assert out[-1].startswith("# tests of the rules: ")
+    assert out[-1].endswith(", failed: 0")
+    assert "example.test" not in "".join(out)
 
 
 def test_a_test_that_fails_is_told_with_what_came_and_is_status_1(capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,6 +167,21 @@ def test_what_is_doubtful_is_a_warning_and_no_failure(capsys: pytest.CaptureFixt
         f"{where}:1: all: accept is of the whole message: no rule runs for recipients that are named behind the first one that this rule applies to",
         f"{where}:4: none: never runs: the rule 'all' above has accept without a condition",
     ]
+
+
+def test_a_signature_that_a_test_shows_to_break_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    signed = (
+        "DKIM-Signature: v=1; a=rsa-sha256; d=app.test; s=k; h=From; bh=x; b=y; l=0\\nFrom: a@app.test\\n\\nhello\\n"
+    )
+    Path("it.toml").write_text(
+        "[[rule]]\nname = 'rename'\nthen = [{ change_header = ['From', 'b@app.test'] }]\n"
+        f'[[test]]\nname = "signed"\ngiven = {{ message = "{signed}" }}\nexpect = {{ header.From = "b@app.test" }}\n'
+    )
+    status, _, err = check("it.toml", capsys=capsys)
+    assert (status, err) == (
+        0,
+        ["relayproxy: warning: it.toml:4: signed: 'rename' breaks the DKIM signature of app.test, which covers from"],
+    )
 
 
 WRONG = [

@@ -84,6 +84,8 @@ class PostfixUpstream:
         )
 
 
+#: Who gets what a staging system sends; with plus tags too.
+QA: Final = "qa@sink.test"
 MAIN_CF = """\
 compatibility_level = 3.6
 queue_directory = {work}/spool
@@ -109,6 +111,7 @@ message_size_limit = 67108864
 header_checks = regexp:{work}/conf/header_checks
 # the fields of a message are nobody's to rewrite here
 local_header_rewrite_clients =
+recipient_delimiter = +
 smtpd_relay_restrictions = reject_unauth_destination
 smtpd_peername_lookup = no
 smtpd_client_event_limit_exceptions = static:all
@@ -189,7 +192,7 @@ def postfix(files: Files) -> Iterator[PostfixUpstream]:
                 work=work, daemons=daemons, commands=commands, uid=nobody.pw_uid, gid=nobody.pw_gid, files=files
             )
         )
-        (work / "conf/mailboxes").write_text("".join(f"{address} inbox/\n" for address in KNOWN))
+        (work / "conf/mailboxes").write_text("".join(f"{address} inbox/\n" for address in (*KNOWN, QA)))
         (work / "conf/header_checks").write_text(f"/^{UNWANTED.decode()}/ REJECT not wanted here\n")
         sasl = "yes" if saslpasswd else "no"
         (work / "conf/master.cf").write_text(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 Line = dict[str, Any]
@@ -35,17 +36,19 @@ url = "{url}"
 {upstream}
 [tls]
 {tls}
+{tables}
 """
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How a relay is to stand: where upstream is, and further lines of its configuration, each for its table."""
+    """How a relay is to stand: where upstream is, and further lines of its configuration, each for its table; `tables` are whole ones."""
 
     url: str
     listener: str = ""
     upstream: str = ""
     tls: str = ""
+    tables: str = ""
     drain: str = "30s"
     state: Path | None = None
 
@@ -135,7 +138,7 @@ def configure(setting: Setting, work: Path) -> Path:
     """The configuration, as a file in the folder where all else is written too."""
     config = work / "relay.toml"
     state = setting.state or work / "state"
-    lines = {name: getattr(setting, name) for name in ("url", "listener", "upstream", "tls", "drain")}
+    lines = {name: getattr(setting, name) for name in ("url", "listener", "upstream", "tls", "tables", "drain")}
     config.write_text(CONFIG.format(state=state, **lines))
     return config
 
@@ -143,19 +146,27 @@ def configure(setting: Setting, work: Path) -> Path:
 @contextmanager
 def running(setting: Setting, work: Path) -> Iterator[Relay]:
     """relayproxy in front of an upstream."""
-    config, errors = configure(setting, work), work / "relay.err"
+    with run([str(configure(setting, work))], work, setting.state) as relay:
+        yield relay
+
+
+@contextmanager
+def run(arguments: Sequence[str], work: Path, state: Path | None = None) -> Iterator[Relay]:
+    """`relayproxy run` with these arguments; what it keeps where nobody says where is in `work`."""
+    errors = work / "relay.err"
     with (
         errors.open("wb") as stderr,
         subprocess.Popen(
-            [sys.executable, "-m", "relayproxy", "run", str(config)],
+            [sys.executable, "-m", "relayproxy", "run", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=stderr,
             cwd=work,
+            env={**os.environ, "HOME": str(work)},
             start_new_session=True,
         ) as process,
     ):
-        relay = Relay(process, errors, (work, setting.state or work))
+        relay = Relay(process, errors, (work, state or work))
         try:
             yield relay
         finally:

@@ -58,7 +58,8 @@ EDITS: list[tuple[str, list[HeaderEdit], bytes]] = [
     ("on top", [AddField("X-Tag", "1", 0)], b"X-Tag: 1\r\n" + RAW),
     ("in order", [AddField("X", "1", 0), AddField("X", "2", 0)], b"X: 2\r\nX: 1\r\n" + RAW),
     ("a change", [ChangeField("subject", 1, "ho")], RAW.replace(b":hi\r\n there", b": ho")),
-    ("of none", [ChangeField("Subject", 2, "ho"), DeleteField("X-None"), DeleteField("To", 2)], RAW),
+    ("of none", [ChangeField("SUBJECT", 2, "ho"), ChangeField("X", 1, "x")], RAW + b"SUBJECT: ho\r\nX: x\r\n"),
+    ("none goes", [DeleteField("X-None"), DeleteField("To", 2)], RAW),
     ("what was added", [AddField("X", "1"), ChangeField("x", 1, "2")], RAW + b"X: 2\r\n"),
     ("a field goes", [DeleteField("SUBJECT")], RAW.replace(b"Subject:hi\r\n there\r\n", b"")),
     (
@@ -140,6 +141,21 @@ def test_an_odd_address_is_spared_by_its_own_pattern() -> None:
     raw = b"To: x%y@example.test, root, Root@example.test\r\n"
     spare = (AddressPattern.parse("X%Y@example.test"), AddressPattern.parse("root"), AddressPattern.parse("/^root/"))
     assert made(rewrite("To", spare=spare), raw=raw) == raw
+
+
+@pytest.mark.parametrize(
+    ("pattern", "address"),
+    [("?*@example.test", "x%y@example.test"), ("x?y@example.test", "x%y@example.test"), ("/@example.test$/", "x%y@example.test"), ("*@*.test", "x@evil\u3002y.test")],
+)  # fmt: skip
+def test_attack_30_no_pattern_for_many_spares_an_odd_one(pattern: str, address: str) -> None:
+    raw = f"To: {address}, x+y@example.test\r\n".encode()
+    left = made(rewrite("To", spare=(AddressPattern.parse(pattern), *QA), to="z@z.test"), raw=raw)
+    assert left == b"To: z@z.test, x+y@example.test\r\n"
+
+
+def test_what_is_the_new_address_already_stays_as_it_is_written() -> None:
+    raw = b"To: a@B.Test, Z <z@Z.test>\r\n"
+    assert made(rewrite("To", to="z@z.test"), raw=raw) == b"To: z@z.test, Z <z@Z.test>\r\n"
 
 
 def test_every_instance_is_rewritten() -> None:
@@ -310,8 +326,8 @@ def test_for_any_octets_only_what_is_named_changes(raw: bytes, edit: HeaderEdit)
     match edit:
         case AddField(name):
             named, grown = {name.lower()}, 1
-        case ChangeField(name):
-            named, grown = {name.lower()}, 0
+        case ChangeField(name, n):
+            named, grown = {name.lower()}, int(n > before.count(name.encode()))
         case DeleteField(name, n):
             count = before.count(name.encode())
             named, grown = {name.lower()}, -(count if n is None else int(1 <= n <= count))

@@ -23,6 +23,11 @@ MATCHED = [
     ("?", "日", True),
     ("?", "ab", False),
     ("a**b", "ab", True),
+    ("ab*ba", "aba", False),  # what stands between the stars does not overlap
+    ("ab*ba", "abba", True),
+    ("*ab*b", "ab", False),
+    ("a*a*", "a", False),
+    ("a*b*c", "a-b-b-c", True),
     ("[a].(b)+$", "[A].(b)+$", True),
     ("[ab]", "a", False),
     ("a\\*", "a\\b", True),

@@ -73,6 +73,7 @@ BREAKS: list[tuple[list[bytes], bytes, HeaderEdit, bool]] = [
     ([b"from", b"x-note", b"x-note"], b"relaxed", ChangeField("X-Note", 1, "new"), True),
     ([b"from", b"x-note"], b"simple", DeleteField("X-Note", 1), False),
     ([b"from", b"x-note"], b"simple", DeleteField("X-Note"), True),
+    ([b"from", b"x-note"], b"relaxed", ChangeField("X-Note", 3, "new"), True),  # there are two: it is added
     ([b"from", b"subject"], b"simple", ChangeField("Subject", 1, "hi"), False),
     ([b"from", b"subject"], b"simple", ChangeField("Subject", 1, "hi  there"), True),
     ([b"from", b"to"], b"simple", ChangeField("To", 1, "Jane <jane@customer.test>, j@x.test"), True),

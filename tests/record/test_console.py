@@ -15,20 +15,22 @@ from relayproxy.record.report import (
     DigestsRecord,
     EnvelopeRecord,
     EnvelopesRecord,
+    MessageRecord,
+    RecipientRecord,
+    ReplyRecord,
+    SecondsRecord,
+    SizeRecord,
+    TransactionRecord,
+)
+from relayproxy.record.report_lines import (
     ErrorRecord,
     FaultRecord,
     LimitRecord,
     ListeningRecord,
-    MessageRecord,
-    RecipientRecord,
     Record,
     ReloadRecord,
-    ReplyRecord,
-    SecondsRecord,
     SessionRecord,
-    SizeRecord,
     TlsRecord,
-    TransactionRecord,
     ViolationRecord,
 )
 from relayproxy.record.report_tls import ClientTlsRecord, UpstreamTlsRecord

@@ -25,8 +25,8 @@ from relayproxy.record.report import (
     ReplyRecord,
     SecondsRecord,
     TransactionRecord,
-    schema,
 )
+from relayproxy.record.report_lines import schema
 from relayproxy.record.sink import FileTarget, StreamTarget
 from relayproxy.smtp import local_replies
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import time
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from relayproxy.record.privacy import Privacy
-from relayproxy.record.report import TransactionRecord, encode
+from relayproxy.record.report import HeldRecord, ReleaseRecord, TransactionRecord, encode
 from relayproxy.record.store.interface import Body, Message
 
 RECORD = {
@@ -51,8 +52,6 @@ RECORD = {
 
 
 def redacted(*names: str) -> str:
-    import msgspec
-
     record = msgspec.convert(RECORD, TransactionRecord)
     return encode(Privacy.parse(names).record(record)).decode()
 
@@ -66,6 +65,25 @@ def test_addresses_go_from_the_record_and_the_message_id_stays() -> None:
     assert told["client"]["auth"]["user"] == "<redacted 16>"
     assert told["message"]["subject"] == "hi <redacted 21>"
     assert told["message"]["id"] == "<1@example.test>"
+
+
+def test_what_is_held_keeps_its_envelope_and_the_log_does_without() -> None:
+    record = msgspec.convert(RECORD, TransactionRecord)
+    held = HeldRecord("for jane@customer.example", record.envelope.received)
+    record = msgspec.structs.replace(record, outcome="held", held=held)
+    privacy = Privacy.parse(["addresses"])
+    kept = privacy.record(record)
+    assert kept.held == record.held
+    assert kept.envelope != record.envelope
+    assert b"customer.example" not in encode(privacy.told(kept))
+    assert Privacy().told(record) is record
+
+
+def test_who_gets_what_is_released_goes_too() -> None:
+    release = ReleaseRecord("2026-01-02T03:04:05.123456Z", "p", ("jane@customer.example",), "unknown", None, "a@b lost")
+    kept = Privacy.parse(["addresses"]).release(release)
+    assert (kept.to, kept.why) == (("<redacted 21>",), "<redacted 3> lost")
+    assert Privacy.parse(["subject"]).release(release) is release
 
 
 def test_fields_go_from_the_record_that_it_has() -> None:

@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from recorded import Given, recorded
+from recorded import HELD, RELEASED, Given, recorded
 
 from relayproxy.record.report import AuthRecord
 from relayproxy.record.select import (
@@ -42,6 +42,9 @@ KNOWN = Given(
         recipients=("jürgen@münchen.test", "x@XN--MNCHEN-3YA.TEST."),
     )
 )
+
+HOLDS = Given(recorded(outcome="held", sent=None, held=HELD))
+RELEASES = Given(recorded(outcome="held", sent=None, held=RELEASED))
 
 SELECTED = [
     # expression, does it select the usual transaction, the bare one, the one that is known
@@ -209,6 +212,18 @@ def test_an_error_far_inside_shows_what_is_around_it() -> None:
     line, caret, _ = str(caught.value).splitlines()
     assert len(line) < 120
     assert line[caret.index("^") :].startswith("tg:b")
+
+
+def test_what_is_held_and_waits() -> None:
+    for expression, found in (
+        ("outcome:held", [HOLDS, RELEASES]),
+        ("held:true", [HOLDS]),
+        ("held:false", [GIVEN, RELEASES]),
+    ):
+        select = parse(expression, now=NOW)
+        assert [one for one in (GIVEN, HOLDS, RELEASES) if select.matches(one)] == found
+    with pytest.raises(SelectError, match="expected true or false, found 'yes'"):
+        parse("held:yes", now=NOW)
 
 
 SELECTIONS = [

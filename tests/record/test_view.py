@@ -14,7 +14,16 @@ from relayproxy.record.console import console_line
 from relayproxy.record.dialog import Comment, parse
 from relayproxy.record.part import part
 from relayproxy.record.playback import dialog_lines, dialog_of
-from relayproxy.record.report import AuthRecord, ClientRecord, TransactionRecord, UpstreamRecord, timestamp
+from relayproxy.record.report import (
+    AddressRecord,
+    AuthRecord,
+    ClientRecord,
+    HeldRecord,
+    ReleaseRecord,
+    TransactionRecord,
+    UpstreamRecord,
+    timestamp,
+)
 from relayproxy.record.report_tls import CertificateRecord, ClientTlsRecord, UpstreamTlsRecord
 from relayproxy.record.store.interface import StoredSession, TransactionWrite
 from relayproxy.record.view import coloured, heading, view
@@ -58,6 +67,20 @@ def test_what_is_told_stands_before_the_dialog() -> None:
         "+0.000 C open 10.0.0.5:53122",
         "+0.004 U open 203.0.113.5:587",
         "+0.012 U< 220 smtp.example.com ESMTP",
+    ]
+
+
+def test_what_is_held_is_told_with_why_and_what_became_of_it() -> None:
+    envelope = msgspec.structs.replace(TOLD.envelope.received, recipients=(AddressRecord("qa@example.test", {}),))
+    gone = ReleaseRecord("2026-01-02T04:00:00.000000Z", "p", ("qa@example.test",), "tempfailed", None, "it closed")
+    taken = ReleaseRecord("2026-01-02T05:00:00.000000Z", "p", ("a@x", "b@x"), "accepted", TOLD.reply)
+    held = msgspec.structs.replace(TOLD, outcome="held", held=HeldRecord("a bill\n.", envelope, (gone, taken)))
+    lines = seen(reader_of(session(wire()), TransactionWrite(held, message(header_sent=SENT), final=True)))
+    assert lines[5:9] == [
+        "# held for qa@example.test: a bill\\x0a.",
+        "# released 2026-01-02T04:00:00.000000Z to qa@example.test by p: tempfailed, it closed",
+        "# released 2026-01-02T05:00:00.000000Z to a@x, b@x by p: accepted, 250 2.0.0 queued",
+        "# headers received and held:",
     ]
 
 

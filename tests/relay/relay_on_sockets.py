@@ -19,6 +19,7 @@ from relayproxy.cli.recording import recording
 from relayproxy.net.dial import dial
 from relayproxy.net.edge import Poller
 from relayproxy.record.log import Reporter
+from relayproxy.record.store.sqlite import SqliteStore
 from relayproxy.relay.service import Relay
 from relayproxy.relay.settings import Config
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from relayproxy.net.stream import DeadlineStream
     from relayproxy.record.recorder import Recorder
+    from relayproxy.record.store.interface import Stored
 
 END_OF_DATA: Final = b"\r\n.\r\n"
 #: What no test takes, so that a relay that hangs fails it and does not stop it.
@@ -399,6 +401,14 @@ class Process:
 
 def _limit_descriptors(count: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (count, count))
+
+
+async def until_stored(store: Path, count: int, fits: Callable[[Stored], bool] = lambda _: True) -> list[Stored]:
+    """As soon as so many transactions that fit are in a store, those."""
+    with trio.fail_after(PATIENCE), SqliteStore(store).reader() as reader:
+        while len(found := [stored for stored in reader.transactions() if fits(stored)]) < count:
+            await trio.lowlevel.checkpoint()
+        return found
 
 
 class AtPort(Protocol):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from relay_on_sockets import END_OF_DATA, relay_process, upstream_server
+from relay_on_sockets import END_OF_DATA, relay_process, until_stored, upstream_server
 
 from relayproxy.record.dialog import Event, Line, Note, parse
 from relayproxy.record.store.sqlite import SqliteStore
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from relay_on_sockets import Client
 
     from relayproxy.record.dialog import Session
+    from relayproxy.record.store.interface import Stored
 
 FAULTS = Path(__file__).parents[1] / "dialogs" / "faults"
 
@@ -213,6 +214,26 @@ def _hold(name: str, shown: Seen, cell: Cell, row: str, *, there: bool) -> None:
 # SIGKILL: the kernel closes both legs; upstream gets nothing that ends a message (I3), the client not a word more.
 
 PASSWORD = b"aHVudGVyMg=="
+STORE = "relayproxy.db"
+
+
+class Left(NamedTuple):
+    """What the store says of a transaction that was cut off: its outcome, the last reply and whether that was heard, how many recipients, whether a message."""
+
+    outcome: str
+    reply: int | None
+    acknowledged: bool
+    recipients: int
+    message: bool
+
+
+#: At the other stages there is none.
+KILLED = {
+    "S4": Left("aborted", 250, acknowledged=True, recipients=1, message=False),
+    "S5": Left("aborted", 250, acknowledged=True, recipients=1, message=False),
+    "S6": Left("aborted", 250, acknowledged=True, recipients=1, message=True),
+    "S7": Left("unknown", None, acknowledged=False, recipients=1, message=True),
+}
 #: How a session comes to stand at a stage, what upstream does not answer meanwhile, how the conversation with upstream ends, and its messages.
 STAGES = {
     "S0": ({"EHLO"}, b"EHLO relay.test\r\n", 0),
@@ -252,6 +273,12 @@ async def bring_to(stage: str, client: Client) -> None:
             assert (await client.message())[0] == 250
 
 
+def left(stored: Stored) -> Left:
+    record = stored.record
+    code = None if record.reply is None else record.reply.code
+    return Left(record.outcome, code, record.acknowledged, len(record.recipients), record.message is not None)
+
+
 def secret_in(folder: Path) -> list[Path]:
     return [file for file in folder.rglob("*") if file.is_file() and PASSWORD in file.read_bytes()]
 
@@ -266,6 +293,8 @@ async def test_cell_of_a_process(tmp_path: Path, stage: str) -> None:
         client = await relay.connect()
         await bring_to(stage, client)
         await upstream.until(lambda: bool(upstream.conversations) and upstream.conversations[0].endswith(ends))
+        if stage in KILLED:
+            await until_stored(tmp_path / STORE, 1, lambda stored: left(stored) == KILLED[stage])
         relay.kill()
         assert await client.gone(), "not a word more"
         await upstream.until(lambda: upstream.open == 0)
@@ -274,9 +303,9 @@ async def test_cell_of_a_process(tmp_path: Path, stage: str) -> None:
         await relay.ended()
         assert not [line for line in relay.lines if PASSWORD.decode() in str(line)]
         assert not secret_in(tmp_path)
-    if stage == "S7":
-        with SqliteStore(tmp_path / "relayproxy.db").reader() as reader:
+    if stage in KILLED:
+        with SqliteStore(tmp_path / STORE).reader() as reader:
             (stored,) = reader.transactions()
-            assert (stored.record.outcome, stored.record.reply, stored.record.acknowledged) == ("unknown", None, False)
+            assert (left(stored), stored.final) == (KILLED[stage], False)
             assert reader.ids(stored.record.session) == [stored.record.session]
-            assert b"half of it" in b"".join(reader.message(stored) or ())
+            assert (b"half of it" in b"".join(reader.message(stored) or ())) == (stage == "S7")

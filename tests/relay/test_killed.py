@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from relay_on_sockets import END_OF_DATA, relay_process, upstream_server
+from relay_on_sockets import END_OF_DATA, relay_process, until_stored, upstream_server
 
 from relayproxy.record.store.sqlite import SqliteStore
 
@@ -84,6 +84,35 @@ async def test_what_was_acknowledged_is_in_the_store(tmp_path: Path) -> None:
             acknowledged |= sender.acknowledged
     assert len(acknowledged) > KILLS, "there was load"
     check(tmp_path / "relayproxy.db", sent, acknowledged, committed)
+
+
+@pytest.mark.slow
+async def test_what_was_cut_off_before_its_dot_is_there_and_aborted(tmp_path: Path) -> None:
+    store = tmp_path / "relayproxy.db"
+    async with upstream_server() as upstream, relay_process(tmp_path, upstream) as relay:
+        for number in range(CLIENTS):
+            client = await relay.connect()
+            await client.hello()
+            if number % 2:
+                await client.begin_message(content("half", 3_000_000)[: 100_000 * number])
+            else:
+                await client.envelope()
+        await until_stored(store, CLIENTS, lambda stored: bool(stored.record.recipients))
+        relay.kill()
+        await upstream.until(lambda: upstream.open == 0)
+        assert upstream.messages == 0
+    async with upstream_server() as upstream, relay_process(tmp_path, upstream) as relay:
+        client = await relay.connect()
+        await client.hello()
+        assert (await client.message())[0] == 250
+        relay.terminate()
+        assert await relay.ended() == 0
+    with SqliteStore(store).reader() as reader:
+        *cut_off, last = reader.transactions()
+        assert [(stored.record.outcome, stored.final) for stored in cut_off] == [("aborted", False)] * CLIENTS
+        assert all(reader.message(stored) is None for stored in cut_off)
+        assert all(reader.session(stored.record.session) is not None for stored in cut_off)
+        assert (last.record.outcome, last.final) == ("accepted", True)
 
 
 def check(store: Path, sent: dict[str, bytes], acknowledged: set[str], committed: set[str]) -> None:

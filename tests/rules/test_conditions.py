@@ -249,6 +249,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(value=values)
 def test_whatever_stands_there_is_read_or_told(value: object) -> None:
     one = raw(value, LISTS)

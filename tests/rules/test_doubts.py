@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from relayproxy.rules.doubts import doubts
+from relayproxy.rules.doubts import broken_signatures, doubts
 from relayproxy.rules.load import load
 
 if TYPE_CHECKING:
@@ -48,3 +48,33 @@ def test_what_is_said(
         *[("first", what) for what in first],
         *[("second", what) for what in second],
     ]
+
+
+SIGNED = "DKIM-Signature: v=1; a=rsa-sha256; d=app.test; s=k; c=relaxed/relaxed; h=From:To:Subject; bh=x; b=y\\nFrom: a@app.test\\nTo: jane@customer.example\\nSubject: hi\\nX-App: 1\\n\\nhello\\n"
+BREAKS = "'it' breaks the DKIM signature of app.test, which covers from:to:subject and the body"
+
+EDITS = [
+    # what a rule does, what is said
+    ("{ change_header = ['Subject', 'ho'] }", [BREAKS]),
+    ("{ add_header = ['Subject', 'ho'] }", [BREAKS]),
+    ("{ redirect_recipient = 'qa@example.test' }", [BREAKS]),
+    ("{ replace_body = 'ho' }", [BREAKS]),
+    ("{ change_header = ['Subject', 'ho'] }, { replace_body = 'ho' }", [BREAKS]),
+    ("{ rewrite_recipient = 'qa@example.test' }", []),
+    ("{ change_header = ['Subject', 'hi'] }", []),
+    ("{ change_header = ['X-App', '2'] }, { add_header = ['X-For', 'x'] }", []),
+    ("{ strip_attachment = '*.exe' }", []),
+    ("{ delete_header = 'DKIM-Signature' }, { change_header = ['Subject', 'ho'] }", []),
+    ("{ change_header = ['Subject', 'ho'] }, { discard = true }", []),
+    ("{ reject = true }", []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("then", "said"), EDITS)
+def test_an_edit_that_breaks_a_signature(then: str, said: list[str], tmp_path: Path) -> None:
+    test = f'[[test]]\ngiven = {{ recipients = ["jane@customer.example"], message = "{SIGNED}" }}\nexpect = {{ outcome = "accepted" }}\n'
+    (tmp_path / "it.toml").write_text(
+        f"[[rule]]\nname = 'it'\nthen = [{then}]\n{test}{test.replace('DKIM-Signature', 'X-Signature')}"
+    )
+    loaded = load([tmp_path / "it.toml"])
+    assert [broken_signatures(case, loaded.rules) for case in loaded.cases] == [said, []]

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from relayproxy.rules.cases import differences
+from relayproxy.rules.action_syntax import ACTIONS
+from relayproxy.rules.case_syntax import CASE_KEYS, EXPECT, GIVEN, cases
+from relayproxy.rules.condition_syntax import CONDITIONS
 from relayproxy.rules.facts import Stage
 from relayproxy.rules.load import RuleError, load, shipped
+from relayproxy.rules.rule_syntax import RULE_KEYS, rules
+from relayproxy.rules.syntax import Lines, Source, Written
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -164,10 +171,26 @@ def test_shipped_files_are_found_by_name() -> None:
     ]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "rules").glob("*.toml")), ids=lambda path: path.stem)
-def test_shipped_rules_pass_their_own_tests(path: Path) -> None:
-    loaded = load([path])
-    assert loaded.cases
-    assert {case.name: differences(case, loaded.rules) for case in loaded.cases} == {
-        case.name: () for case in loaded.cases
-    }
+leaves = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=5),
+    st.sampled_from(["a@b.test", "eom", "held"]),
+)
+words = [*RULE_KEYS, *CASE_KEYS, *GIVEN, *EXPECT, *CONDITIONS, *ACTIONS]
+values = st.recursive(leaves, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(words), inner, max_size=4)), max_leaves=12)  # fmt: skip
+one_table = st.one_of(values, st.fixed_dictionaries({}, optional=dict.fromkeys((*RULE_KEYS, *CASE_KEYS), values)))
+
+
+@pytest.mark.slow
+@given(content=st.dictionaries(st.sampled_from(["rule", "test"]), st.one_of(values, st.lists(one_table, max_size=3))))
+def test_whatever_stands_in_a_file_is_read_or_told(content: dict[str, Any]) -> None:
+    def nothing(name: str) -> Lines:
+        raise ValueError(f"{name}: cannot be read")
+
+    written = Written(content, (), Source("a.toml", "", nothing))
+    read = [*rules(written, {}), *cases(written)]
+    there = [one for tables in content.values() for one in (tables if isinstance(tables, list) else [tables])]
+    assert len(read) == len(there) or written.source.complaints

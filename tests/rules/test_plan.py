@@ -139,6 +139,23 @@ def test_rules_that_are_looked_up_decide_as_if_each_was_tried(
     assert found == tried
 
 
+@pytest.mark.parametrize(
+    ("change", "then"),
+    [
+        (actions.ChangeSender(Address("new@b.test")), sender("new@*")),
+        (actions.AddRecipient(addresses("new@b.test")), recipient("new@b.test")),
+        (actions.ChangeHeader("Subject", 1, Text("new")), field("Subject", "new")),
+        (actions.ReplaceBody(Text("new")), body("*new*")),
+    ],
+    ids=lambda one: one.name if isinstance(one, actions.Act) else "",
+)
+def test_a_rule_is_found_by_what_one_before_it_made(change: Action, then: Part) -> None:
+    tag = (actions.Tag(Text("t")),)
+    rules = rule_set(Rule("1", All(()), (change,), Stage.EOM), Rule("2", then, tag, Stage.EOM))
+    assert rules.evaluate(Stage.EOM, mail("a@b.test"), NoDraws()).tags == ("t",)
+    assert rule_set(Rule("2", then, tag, Stage.EOM)).evaluate(Stage.EOM, mail("a@b.test"), NoDraws()).tags == ()
+
+
 class Counting(msgspec.Struct, frozen=True):
     """Counts how often it is asked."""
 

@@ -97,6 +97,34 @@ def test_a_reply_to_all_reaches_nobody_outside(recipients: list[str]) -> None:
     assert said.count(QA) == 5
 
 
+ANSWERED = [
+    # fields of a message, where they say that answers go
+    ("From: Shop <shop@shop.example>", [QA]),
+    ("From: shop@shop.example, app@example.test", [QA]),
+    ("From: shop@shop.example\nReply-To:", [QA]),
+    ("From: x%shop.example@example.test", [QA]),
+    ("From: App <app@example.test>", []),
+    ("From: shop@shop.example\nReply-To: help@example.test", ["help@example.test"]),
+    ("From: shop@shop.example\nReply-To: help@shop.example", [QA]),
+    ("Subject: nobody", []),
+]
+
+
+@pytest.mark.parametrize(("fields", "where"), ANSWERED)
+def test_answers_stay_inside_where_the_author_is_outside(fields: str, where: list[str]) -> None:
+    header = passed(["joe@example.test"], f"{fields}\n").header
+    assert header is not None
+    assert [field.value.decode().strip() for field in header.get_all(b"Reply-To")] == where
+    # And From stays.
+    assert bytes(header).decode().startswith(fields.partition("\n")[0])
+
+
+def test_word_that_it_was_read_stays_inside_too() -> None:
+    header = passed(["joe@example.test"], "Disposition-Notification-To: shop@shop.example\n").header
+    assert header is not None
+    assert bytes(header) == f"Disposition-Notification-To: {QA}\r\n".encode()
+
+
 @given(st.lists(st.text(alphabet='ab.@%!"\\:<>,;()ü\u3002\uff20 -', max_size=30), max_size=4))
 def test_whatever_they_are_the_guard_allows_what_is_left(recipients: list[str]) -> None:
     guard = Guard.parse(STAGING)

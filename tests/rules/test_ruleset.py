@@ -335,6 +335,16 @@ def test_a_redirection_is_one_of_envelope_and_header_section() -> None:
     assert header(rules.evaluate(EOH, decision.facts, NoDraws())) == f'To: "J. D." <{QA}>, b@example.test\r\n'
 
 
+def test_who_is_redirected_to_himself_stays() -> None:
+    decision = decide(RCPT, mail(JANE), rule(None, actions.RedirectRecipient(Address("{recipient}"))))
+    assert (decision.facts.recipients, decision.facts.edits) == ((Recipient(JANE, 0),), ())
+
+
+def test_a_tag_is_one_however_often_it_is_said() -> None:
+    decision = decide(RCPT, mail(JANE, JOE), rule(When("recipient"), TAG), rule(None, TAG, at=RCPT))
+    assert tags(decision) == ["t"]
+
+
 def test_every_address_in_a_field_is_rewritten() -> None:
     spare = address_patterns("*@example.test")
     decision = decide(
@@ -542,7 +552,7 @@ def test_no_rules_raise_and_what_is_decided_is_whole(rules: tuple[Rule, ...], na
     for stage in Stage:
         decision = made.evaluate(stage, facts, NoDraws())
         assert plain(made.evaluate(stage, facts, NoDraws()).facts) == plain(decision.facts), "it is pure"
-        assert made.runs_at(stage) or decision.facts is facts
+        assert made.runs_at(stage) or (decision.answer, decision.fired, decision.facts.edits) == (None, (), facts.edits)
         if decision.failure is not None:
             assert decision.answer is not None
             assert decision.facts is facts

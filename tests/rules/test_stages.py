@@ -106,6 +106,18 @@ def test_a_rule_waits_for_one_above_that_can_stop_it(action: Action) -> None:
     assert stages(rule(When("client"), TAG), rule(When("header:subject"), action)) == [CONNECT, EOH]
 
 
+def test_the_last_of_those_that_can_stop_it_counts() -> None:
+    early, late = rule(When("sender"), actions.Accept()), rule(When("body"), actions.Accept())
+    assert stages(early, late, rule(When("client"), TAG)) == [MAIL, EOM, EOM]
+    assert stages(early, rule(When("client"), TAG), late) == [MAIL, MAIL, EOM]
+
+
+@pytest.mark.parametrize("field", ["to", "cc", "bcc", "resent-to", "resent-cc", "resent-bcc"])
+def test_a_redirection_writes_where_the_address_may_stand(field: str) -> None:
+    redirect = rule(When("body"), actions.RedirectRecipient(Address("a@b")))
+    assert stages(redirect, rule(When(f"header:{field}"), TAG)) == [EOM, EOM]
+
+
 @pytest.mark.parametrize("action", [TAG, actions.Hold(Text("why")), actions.Delay(1)], ids=lambda action: action.name)
 def test_and_for_no_other(action: Action) -> None:
     assert stages(rule(When("header:subject"), action), rule(When("client"), TAG)) == [EOH, CONNECT]

@@ -13,6 +13,8 @@ import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
+from relayproxy.record.report import HeldRecord
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -25,7 +27,8 @@ _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep",
 
 def mbox(record: TransactionRecord, message: Iterable[bytes], *, sent: bool = False) -> Iterator[bytes]:
     """One message of an mbox, in pieces."""
-    envelope = record.envelope.sent if sent else record.envelope.received
+    leaving = record.held.envelope if isinstance(record.held, HeldRecord) else record.envelope.sent
+    envelope = leaving if sent else record.envelope.received
     sender = "-".join(envelope.sender.split()) if envelope is not None else ""
     yield f"From {sender or 'MAILER-DAEMON'} {_asctime(record.time)}\n".encode()
     ended = True

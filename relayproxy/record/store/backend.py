@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import apsw
 
+from relayproxy.record.store import releases
 from relayproxy.record.store.bodies import Bodies, record_error
 from relayproxy.record.store.connection import NoRoomError, open_to_write, record_error_of
 from relayproxy.record.store.contents import RAW, ZSTD, Packer
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from relayproxy.record.report import ReleaseRecord
     from relayproxy.record.store.connection import Sync
     from relayproxy.record.store.interface import Body, Write
     from relayproxy.record.store.rows import Value
@@ -88,10 +90,7 @@ class SqliteBackend:
             prepared = self._prepare(writes, set(known), files)
             if files and (durable or self._sync == "full"):
                 _flush(files, self._bodies.folder)
-            if durable is not self._flushes and self._sync == "normal":
-                connection.pragma("synchronous", "full" if durable else "normal")
-                self._flushes = durable
-            connection.execute("BEGIN IMMEDIATE")
+            self._begin(connection, durable=durable)
             _insert(connection, prepared.transactions, arrive)
             _insert(connection, prepared.sessions, arrive_session)
             connection.execute("COMMIT")
@@ -101,6 +100,30 @@ class SqliteBackend:
                 with suppress(OSError):
                     file.unlink()
             raise
+
+    def _begin(self, connection: apsw.Connection, *, durable: bool) -> None:
+        if durable is not self._flushes and self._sync == "normal":
+            connection.pragma("synchronous", "full" if durable else "normal")
+            self._flushes = durable
+        connection.execute("BEGIN IMMEDIATE")
+
+    def claim(self, transaction: str, attempt: int, release: ReleaseRecord) -> bool:
+        return self._note(releases.CLAIM, transaction, attempt, release)
+
+    def released(self, transaction: str, attempt: int, release: ReleaseRecord) -> None:
+        self._note(releases.SETTLE, transaction, attempt, release)
+
+    def _note(self, statement: str, transaction: str, attempt: int, release: ReleaseRecord) -> bool:
+        """Whether it was noted."""
+        with self._connected() as connection:
+            try:
+                self._begin(connection, durable=True)
+                noted = releases.note(connection, statement, transaction, attempt, release)
+                connection.execute("COMMIT")
+            except BaseException:
+                _roll_back(connection)
+                raise
+            return noted
 
     def _known(self, connection: apsw.Connection, writes: Sequence[Write]) -> frozenset[bytes]:
         """The digests of those bodies that the store has."""

@@ -13,7 +13,8 @@
 
 Invariants: what `Backend.write` was given is in the store whole or not at all. A transaction is known by its id: written again it replaces what was there,
 but for a message, which stays where the later write has none. What stays not `final` when its writer is gone reads as it was written last: the relay writes `unknown`
-before the dot (PROTOCOL §4), and what was cut off before that is not here. Bodies are kept once, by the SHA-256 of their octets.
+before the dot, and before that `aborted` where a transaction takes its time (PROTOCOL §4). Bodies are kept once, by the SHA-256 of their octets.
+Tries to release what is held are kept beside its record, so that no later write of the record takes one away; who reads gets them in it.
 What is written when does not belong here (record/recorder.py), nor how things look (cli/).
 """
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from relayproxy.record.report import TransactionRecord
+    from relayproxy.record.report import ReleaseRecord, TransactionRecord
     from relayproxy.record.select import Select
     from relayproxy.record.wire import WireEntry
 
@@ -126,6 +127,21 @@ class Backend(Protocol):
     def close(self) -> None: ...
 
 
+class Releasing(Protocol):
+    """The writing end for who sends on what is held; for one thread, beside those who write."""
+
+    def claim(self, transaction: str, attempt: int, release: ReleaseRecord) -> bool:
+        """Note, durably, that what is held is about to be sent on; `attempt`: how many there were before (`HeldRecord.released`).
+
+        False, and nothing is noted: somebody else has noted that one, it was released, or it is not held. Raises RecordError.
+        """
+
+    def released(self, transaction: str, attempt: int, release: ReleaseRecord) -> None:
+        """What became of one that was claimed, durably. Raises RecordError."""
+
+    def close(self) -> None: ...
+
+
 class Kept(NamedTuple):
     """A stored message: bodies by their digests, None where they were not kept."""
 
@@ -158,9 +174,9 @@ class Stored(NamedTuple):
 
     @property
     def left(self) -> Kept | None:
-        """The message as it left; None where it did not, as a whole."""
+        """The message as it left, or, of what is held, as it is to leave; None where it did not, as a whole."""
         told = self.record.message
-        gone = told is not None and told.size.sent is not None
+        gone = self.record.outcome == "held" or (told is not None and told.size.sent is not None)
         return self.message.as_left() if gone and self.message is not None else None
 
 
@@ -202,7 +218,7 @@ class Reader(Protocol):
         """A session's transactions, in order."""
 
     def message(self, stored: Stored, *, sent: bool = False) -> Iterator[bytes] | None:
-        """The message in pieces, as received or as it left: header section, empty line, body. None where it was not kept (or never left)."""
+        """The message in pieces, as received or as it left (`Stored.left`): header section, empty line, body. None where it was not kept (or never left)."""
 
     def body(self, digest: bytes) -> Iterator[bytes]:
         """A kept body in pieces."""

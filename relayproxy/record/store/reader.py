@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import apsw
 import msgspec
 
-from relayproxy.record.report import TransactionRecord
+from relayproxy.record.report import TransactionRecord, encode
+from relayproxy.record.store import releases
 from relayproxy.record.store.connection import is_still, open_to_read, store_error
 from relayproxy.record.store.contents import pieces, unpack
 from relayproxy.record.store.index import text_of
@@ -40,12 +41,12 @@ _PAGE: Final = 64
 
 _decode: Final = msgspec.json.Decoder(TransactionRecord).decode
 
-_COLUMNS: Final = """
+_COLUMNS: Final = f"""
 SELECT t.number, t.time, t.id, t.revision, t.final, d.document, d.header, d.separator, body.digest, d.body_size, d.header_sent, d.header_follows, sent.digest,
-    d.whole, d.exact
-  FROM ({numbers}) AS page JOIN transactions t USING (number) JOIN documents d USING (number)
+    d.whole, d.exact, {releases.OF_TRANSACTION}
+  FROM ({{numbers}}) AS page JOIN transactions t USING (number) JOIN documents d USING (number)
   LEFT JOIN contents body ON body.number = d.body LEFT JOIN contents sent ON sent.number = d.body_sent
-  ORDER BY t.time {order}, t.number {order}
+  ORDER BY t.time {{order}}, t.number {{order}}
 """
 
 
@@ -65,6 +66,7 @@ class _Row(NamedTuple):
     body_sent: bytes | None
     whole: int | None
     exact: int | None
+    releases: str | None
 
 
 class SqliteReader:
@@ -202,10 +204,13 @@ class SqliteReader:
 
     def _stored(self, row: _Row) -> Stored:
         try:
-            record = _decode(row.document)
+            record, document = _decode(row.document), row.document
+            if row.releases is not None:
+                record = releases.added(record, row.releases)
+                document = encode(record)
         except (msgspec.DecodeError, ValueError) as error:
             raise StoreError(f"{self._path}: the record of transaction {row.id} cannot be read: {error}") from error
-        return Stored(row.revision, record, row.document, bool(row.final), _kept(row))
+        return Stored(row.revision, record, document, bool(row.final), _kept(row))
 
     @contextmanager
     def _speaking(self) -> Iterator[apsw.Connection]:

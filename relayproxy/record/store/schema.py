@@ -2,7 +2,7 @@
 
 Theory of operation: what is looked for is in `transactions`, a light table; what is shown is in `documents`, a heavy one with the same numbers. Bodies are
 `contents`, once each, by digest; `loose` names those that may have lost their last reference, and upkeep.py removes the ones that have. Triggers keep the tables
-true to each other whoever deletes a row. `user_version` counts the STEPS that were taken; a step is never changed once it was released.
+true to each other whoever deletes a row. `releases` are the tries to send on what is held. `user_version` counts the STEPS that were taken; a step is never changed once it was released.
 
 A whole batch is one statement: rows are inserted into a view of the connection's own, and its trigger does what one write means. So SQLite runs it in one
 go, without the GIL: a statement for each table would ask for the GIL back after each, and on a busy relay wait for it each time.
@@ -40,7 +40,7 @@ CREATE TABLE transactions(
   recipients TEXT NOT NULL,      -- joined and surrounded by line feeds; so are recipients_sent
   sender_sent TEXT, recipients_sent TEXT, code INTEGER, size INTEGER, subject TEXT, message_id TEXT,
   indexed INTEGER NOT NULL,      -- 1: its words, as they are now, are in `words`
-  released INTEGER NOT NULL DEFAULT 0
+  released INTEGER NOT NULL DEFAULT 0 -- 1: it was held, and somebody has taken it
 ) STRICT;
 CREATE INDEX transactions_time ON transactions(time);
 CREATE INDEX transactions_session ON transactions(session);
@@ -108,7 +108,19 @@ CREATE TRIGGER file_gone AFTER DELETE ON contents WHEN OLD.file IS NOT NULL BEGI
 END;
 """
 
-STEPS: Final[tuple[str, ...]] = (_FIRST,)
+_RELEASES: Final = """
+CREATE TABLE releases(
+  number INTEGER NOT NULL,       -- the transaction's
+  attempt INTEGER NOT NULL,      -- from 0
+  document TEXT NOT NULL,        -- a ReleaseRecord
+  PRIMARY KEY (number, attempt)
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER releases_gone AFTER DELETE ON transactions BEGIN
+  DELETE FROM releases WHERE number = OLD.number;
+END;
+"""
+
+STEPS: Final[tuple[str, ...]] = (_FIRST, _RELEASES)
 
 
 def version(connection: apsw.Connection) -> int:
@@ -139,6 +151,8 @@ LIGHT: Final = (
     "id", "session", "time", "final", "outcome", "acknowledged", "listener", "client", "helo", "auth", "upstream", "sender", "recipients",
     "sender_sent", "recipients_sent", "code", "size", "subject", "message_id",
 )  # fmt: skip
+#: What never changes of a transaction: to set it to what it is would cost its indexes a turn.
+_FIXED: Final = ("id", "session", "time")
 _CONTENT: Final = ("digest", "size", "form", "octets", "file", "file_octets")
 _HEAVY: Final = ("document", "header", "separator", "header_sent", "header_follows", "whole", "exact")
 _TRANSACTION: Final = (
@@ -184,7 +198,7 @@ CREATE TEMP TRIGGER arrive INSTEAD OF INSERT ON arriving BEGIN
   {_content("sent")}
   INSERT INTO transactions({", ".join(LIGHT)}, revision, indexed)
     VALUES ({", ".join(f"NEW.{column}" for column in LIGHT)}, (SELECT revision FROM counters), 0)
-    ON CONFLICT(id) DO UPDATE SET {", ".join(f"{column} = excluded.{column}" for column in LIGHT)}, revision = excluded.revision, indexed = 0;
+    ON CONFLICT(id) DO UPDATE SET {", ".join(f"{column} = excluded.{column}" for column in LIGHT if column not in _FIXED)}, revision = excluded.revision, indexed = 0;
   INSERT INTO documents(number, document) SELECT number, NEW.document FROM transactions WHERE id = NEW.id AND NEW.header IS NULL
     ON CONFLICT(number) DO UPDATE SET document = excluded.document;
   INSERT INTO documents(number, document, {", ".join(_MESSAGE)})
@@ -194,8 +208,7 @@ END;
 {_view("arriving_session", _SESSION)}
 CREATE TEMP TRIGGER arrive_session INSTEAD OF INSERT ON arriving_session BEGIN
   INSERT INTO sessions(id, listener, client, began, ended, why) VALUES (NEW.id, NEW.listener, NEW.client, NEW.began, NEW.ended, NEW.why)
-    ON CONFLICT(id) DO UPDATE SET
-      listener = excluded.listener, client = excluded.client, began = excluded.began, ended = excluded.ended, why = excluded.why;
+    ON CONFLICT(id) DO UPDATE SET ended = excluded.ended, why = excluded.why;
   INSERT INTO wire(session, part, form, octets) SELECT number, NEW.part, NEW.form, NEW.octets FROM sessions WHERE id = NEW.id AND NEW.octets IS NOT NULL
     ON CONFLICT(session, part) DO UPDATE SET form = excluded.form, octets = excluded.octets;
 END;

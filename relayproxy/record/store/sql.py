@@ -4,7 +4,7 @@ The condition is a necessary one: it holds for each row whose transaction matche
 It is over a table whose columns are of the record:
 
     transactions(number, id, session, time in microseconds since 1970, outcome, acknowledged, listener, client, helo, auth = the user, upstream = its name,
-                 sender, recipients, sender_sent, recipients_sent, code, size = as received, subject, message_id, indexed)
+                 sender, recipients, sender_sent, recipients_sent, code, size = as received, subject, message_id, indexed, released)
 
 Null stands where the record has null; `recipients` and `recipients_sent` are the addresses joined and surrounded by "\n". `words` is a table of FTS5 whose rows
 have the numbers of transactions and the text of `full_text.searchable`; `indexed` is whether there is one yet.
@@ -36,6 +36,7 @@ from relayproxy.record.conditions import (
     Size,
     Text,
     Time,
+    Waiting,
     Words,
 )
 from relayproxy.record.store import sql_patterns
@@ -102,7 +103,10 @@ def _bounds(condition: Condition) -> _Bounds:  # noqa: PLR0911 - one a case
             return _Bounds(exact, exact)
 
 
-def _exact(condition: Text | Sender | Recipient | OutcomeIs | Acknowledged | Size | Time | ClientIn | Id) -> Sql:  # noqa: PLR0911 - one a case
+_Exact = Text | Sender | Recipient | OutcomeIs | Waiting | Acknowledged | Size | Time | ClientIn | Id
+
+
+def _exact(condition: _Exact) -> Sql:  # noqa: C901, PLR0911 - one a case
     match condition:
         case Text(field, pattern):
             return sql_patterns.text(_COLUMNS[field], pattern)
@@ -112,6 +116,8 @@ def _exact(condition: Text | Sender | Recipient | OutcomeIs | Acknowledged | Siz
             return sql_patterns.addresses("recipients" if leg == "received" else "recipients_sent", pattern)
         case OutcomeIs(outcome):
             return Sql("outcome = ?", (outcome,))
+        case Waiting(wanted):
+            return Sql(f"(outcome = 'held' AND NOT released) = {wanted:d}")
         case Acknowledged(wanted):
             return Sql("acknowledged" if wanted else "NOT acknowledged")
         case Size(comparison, octets):

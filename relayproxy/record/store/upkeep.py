@@ -3,7 +3,7 @@
 Retention removes the oldest first, by the time of MAIL, whole transactions with their messages, and sessions that have none (left). `age`: what is older goes.
 `bytes`: what the database's pages in use and the files beside take stays below it: not counted are free pages (at most a tenth, or 1 MiB, is left of them in
 the file; they are used again), the write-ahead log (up to 64 MiB beside) and what is on its way in.
-Never removed: what is `held` and was not released; within an hour, a transaction that is not final, and within a day, a session that has not ended.
+Never removed: what is `held` and was not released (accepted: what may have left stays too); within an hour, a transaction that is not final, and within a day, a session that has not ended.
 
 Invariants: rows go first, files after the commit, so that no row is ever without its file; a crash in between leaves a file, which the next start
 finds. Several processes may do this at once. Writing does not belong here (backend.py), nor when upkeep is done (writer.py).

@@ -14,7 +14,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stored_things import HEADER, NOW, RECEIVED, SECOND, body, ids, message, record, session, transaction, whole
+from stored_things import (
+    HEADER,
+    NOW,
+    RECEIVED,
+    SECOND,
+    body,
+    held,
+    ids,
+    message,
+    record,
+    release,
+    session,
+    transaction,
+    whole,
+)
 
 from relayproxy.record.report import encode
 from relayproxy.record.select import parse
@@ -25,6 +39,7 @@ from relayproxy.record.wire import WireEvent, WireOctets
 from relayproxy.record.wire import encode as encode_wire
 
 if TYPE_CHECKING:
+    from relayproxy.record.report import ReleaseOutcome
     from relayproxy.record.wire import WireEntry
 
 HOUR = 3600 * SECOND
@@ -189,6 +204,90 @@ class StoreContract:
             backend.write([*writes, session(), session("S2")], durable=False)
             assert ids(reader) == [f"T{number:03}" for number in range(77)]
             assert whole(reader, reader.transaction("T076")) == HEADER + b"\r\n38"
+
+    # What is held.
+
+    def test_what_is_held_is_read_as_it_came_and_as_it_is_to_leave(self, store: Any) -> None:
+        with closing(store.backend()) as backend, store.reader() as reader:
+            backend.write([held()], durable=True)
+            stored = reader.transaction("T1")
+            assert stored.record.held.released == ()
+            assert whole(reader, stored) == HEADER + b"\r\nheld"
+            assert whole(reader, stored, sent=True) == RECEIVED + HEADER + b"\r\nheld"
+
+    def test_a_release_is_claimed_then_settled_and_stands_in_the_record(self, store: Any) -> None:
+        with closing(store.backend()) as backend, store.reader() as reader:
+            backend.write([held(), held("T2")], durable=True)
+            outcomes: tuple[ReleaseOutcome, ...] = ("tempfailed", "accepted")
+            for attempt, outcome in enumerate(outcomes):
+                before = reader.revision()
+                assert backend.claim("T1", attempt, release())
+                assert reader.transaction("T1").record.held.released[attempt] == release("unknown")
+                assert [one.record.transaction for one in reader.transactions(after_revision=before)] == ["T1"]
+                backend.released("t1", attempt, release(outcome))
+            stored = reader.transaction("T1")
+            assert stored.record.held.released == (release("tempfailed"), release("accepted"))
+            assert (stored.record.outcome, stored.document) == ("held", encode(stored.record))
+            assert reader.transaction("T2").record.held.released == ()
+            assert ids(reader, select=parse("held:true", now=NOW)) == ["T2"]
+            assert ids(reader, select=parse("outcome:held & held:false", now=NOW)) == ["T1"]
+
+    @pytest.mark.parametrize(
+        ("id_", "attempt"),
+        [("T1", 1), ("T2", 0), ("T3", 0), ("T4", 0), ("T5", 0), ("T5", 1)],
+        ids=["none before it", "claimed already", "not held", "not there", "claimed and released", "released"],
+    )
+    def test_nobody_can_claim_what_is_not_his_to_claim(self, store: Any, id_: str, attempt: int) -> None:
+        with closing(store.backend()) as backend, store.reader() as reader:
+            backend.write([held("T1"), held("T2"), transaction("T3"), held("T5")], durable=True)
+            assert backend.claim("T2", 0, release("aborted"))
+            assert backend.claim("T5", 0, release())
+            backend.released("T5", 0, release("accepted"))
+            before = reader.revision()
+            assert not backend.claim(id_, attempt, release())
+            assert reader.revision() == before
+            assert backend.claim("T2", 1, release())
+
+    def test_of_those_who_claim_at_once_one_wins(self, store: Any) -> None:
+        ends = [store.backend() for _ in range(3)]
+        ends[0].write([held(f"T{number}") for number in range(20)], durable=False)
+        won: list[tuple[int, int]] = []
+
+        def claim(end: int) -> None:
+            won.extend([(number, end) for number in range(20) if ends[end].claim(f"T{number}", 0, release())])
+
+        threads = [threading.Thread(target=claim, args=(end,)) for end in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(number for number, _ in won) == list(range(20))
+        for end in ends:
+            end.close()
+
+    def test_who_holds_it_may_write_it_again_and_takes_no_release_away(self, store: Any) -> None:
+        with closing(store.backend()) as backend, closing(store.backend()) as relay, store.reader() as reader:
+            relay.write([held(final=False)], durable=True)
+            assert backend.claim("T1", 0, release())
+            backend.released("T1", 0, release("accepted"))
+            relay.write([held()._replace(message=None)], durable=False)
+            stored = reader.transaction("T1")
+            assert (stored.final, stored.record.held.released) == (True, (release("accepted"),))
+            assert ids(reader, select=parse("held:true", now=NOW)) == []
+
+    @pytest.mark.parametrize("outcome", ["accepted", "rejected", "tempfailed", "aborted", "unknown"])
+    def test_what_was_released_may_go_and_nothing_else_that_is_held(self, store: Any, outcome: Any) -> None:
+        with closing(store.backend(keep=Keep(age=60, bytes=0))) as backend, store.reader() as reader:
+            backend.write([held(at=NOW - 9 * DAY)], durable=False)
+            assert backend.claim("T1", 0, release())
+            backend.released("T1", 0, release(outcome))
+            done(backend)
+            assert ids(reader) == ([] if outcome == "accepted" else ["T1"])
+            if outcome == "accepted":
+                backend.write([held()], durable=False)
+                assert reader.transaction("T1").record.held.released == (), (
+                    "nothing is left of the one that was removed"
+                )
 
     # Sessions.
 

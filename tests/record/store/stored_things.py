@@ -17,7 +17,9 @@ from relayproxy.record.report import (
     DigestsRecord,
     EnvelopeRecord,
     EnvelopesRecord,
+    HeldRecord,
     MessageRecord,
+    ReleaseRecord,
     ReplyRecord,
     SecondsRecord,
     SizeRecord,
@@ -28,7 +30,7 @@ from relayproxy.record.report import (
 from relayproxy.record.store.interface import Body, Message, SessionWrite, TransactionWrite
 
 if TYPE_CHECKING:
-    from relayproxy.record.report import Outcome
+    from relayproxy.record.report import Outcome, ReleaseOutcome
     from relayproxy.record.store.interface import Reader, RecordError, Stored
 
 NOW = time.time_ns()
@@ -104,6 +106,18 @@ def transaction(
     """`facts`: of `record`."""
     made = msgspec.structs.replace(record(id_, **facts))  # type: ignore[arg-type]
     return TransactionWrite(made, None if octets is None else message(octets), final)
+
+
+def held(id_: str = "T1", octets: bytes = b"held", *, final: bool = True, at: int = NOW) -> TransactionWrite:
+    """What a rule holds: it never left."""
+    made = record(id_, outcome="held", sent=False, at=at)
+    made = msgspec.structs.replace(made, held=HeldRecord("let me see", made.envelope.received))
+    return TransactionWrite(made, message(octets), final)
+
+
+def release(outcome: ReleaseOutcome = "unknown") -> ReleaseRecord:
+    reply = REPLY if outcome == "accepted" else None
+    return ReleaseRecord(timestamp(NOW), "provider", ("jane@customer.example",), outcome, reply)
 
 
 def session(

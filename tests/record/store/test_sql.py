@@ -9,7 +9,8 @@ import apsw
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from recorded import Given, recorded
+from msgspec import UNSET
+from recorded import HELD, RELEASED, Given, recorded
 
 from relayproxy.record.full_text import searchable
 from relayproxy.record.report import AuthRecord
@@ -32,10 +33,10 @@ SCHEMA = """
 CREATE TABLE transactions(
     number INTEGER PRIMARY KEY, id TEXT, session TEXT, time INTEGER, revision INTEGER, final INTEGER, outcome TEXT, acknowledged INTEGER, listener TEXT,
     client TEXT, helo TEXT, auth TEXT, upstream TEXT, sender TEXT, recipients TEXT, sender_sent TEXT, recipients_sent TEXT, code INTEGER, size INTEGER,
-    subject TEXT, message_id TEXT, indexed INTEGER);
+    subject TEXT, message_id TEXT, indexed INTEGER, released INTEGER);
 CREATE VIRTUAL TABLE words USING fts5(text, content='', tokenize="unicode61 separators '𞤀'");
 """
-INSERT = f"INSERT INTO transactions VALUES({','.join('?' * 22)})"
+INSERT = f"INSERT INTO transactions VALUES({','.join('?' * 23)})"
 
 
 def joined(envelope: EnvelopeRecord | None) -> str | None:
@@ -63,6 +64,7 @@ def stored(rows: Iterable[tuple[Given, bool]]) -> apsw.Connection:
                 record.client.address, record.client.helo, auth and auth.user, record.upstream and record.upstream.name,
                 received.sender, joined(received), sent and sent.sender, joined(sent), record.reply and record.reply.code,
                 message and message.size.received, message and message.subject, message and message.id, indexed,
+                record.held is not UNSET and not record.held.waits,
             ),
         )  # fmt: skip
         if indexed:
@@ -85,7 +87,7 @@ DOMAINS = st.sampled_from(
 )
 LOCALS = st.sampled_from(["a", "A", "k", "as", "a_s", "a%s", "ü", '"a s"', r'"a\\"s"', "a.", "s"])
 ADDRESSES = st.builds("{}@{}".format, LOCALS, DOMAINS)
-OUTCOMES = st.sampled_from(["accepted", "rejected", "unknown"])
+OUTCOMES = st.sampled_from(["accepted", "rejected", "unknown", "held"])
 CLIENTS = st.sampled_from(["10.0.0.5", "10.9.0.1", "::1", "::ffff:10.0.0.5", "fe80::1%eth0", "unix:/run/a"])
 TIMES = st.integers(0, 7200).map(
     lambda ago: (datetime.fromtimestamp(NOW // 10**9, UTC) - timedelta(seconds=ago)).isoformat(timespec="microseconds")[:26] + "Z"
@@ -115,6 +117,7 @@ ROWS = st.builds(
         outcome=OUTCOMES,
         acknowledged=st.booleans(),
         tags=st.sampled_from([(), ("vip",), ("vip", "slow")]),
+        held=st.sampled_from([UNSET, HELD, RELEASED]),
     ),
     header=st.sampled_from([None, b"X-Kind: one\r\n", b"x-kind: two\r\n"]),
     text=BODIES,
@@ -144,7 +147,7 @@ EXACT = (
     | st.builds("client:{}".format, st.sampled_from(["10.0.0.5", "10.0.0.0/8", "10.*", "unix:*", "::/0", "fe80::/10"]))
     | st.builds("code:{}".format, st.sampled_from(["250", "25?", "5*", "*"]))
     | st.builds("{}:{}".format, st.sampled_from(["session", "transaction"]), st.sampled_from(["01", "01ja", "02K", "01SA"]))
-    | st.sampled_from(["acknowledged:true", "acknowledged:false", "auth:app", "auth:*", "upstream:provider", "upstream:*", "listener:SUB*"])
+    | st.sampled_from(["acknowledged:true", "acknowledged:false", "held:true", "held:false", "auth:app", "auth:*", "upstream:provider", "upstream:*", "listener:SUB*"])
 )  # fmt: skip
 INEXACT = (
     st.builds("text:{}".format, st.lists(WORDS, min_size=1, max_size=2).map(" ".join).map(quoted))

@@ -16,7 +16,7 @@ import apsw
 import pytest
 import trio
 from conformance import noise
-from stored_things import HEADER, NOW, SOON, Alarm, ids, session, transaction, whole
+from stored_things import HEADER, NOW, SOON, Alarm, held, ids, release, session, transaction, whole
 
 from relayproxy.record.store.interface import RecordError, StoreError
 from relayproxy.record.store.schema import APPLICATION, STEPS, migrate, version
@@ -134,6 +134,16 @@ def test_who_reads_an_older_store_is_told_what_to_do(store: SqliteStore) -> None
         store.reader()
     store.backend().close()
     store.reader().close()
+
+
+def test_what_an_older_relayproxy_holds_can_be_released(store: SqliteStore) -> None:
+    store.backend().close()
+    with closing(apsw.Connection(str(store.path))) as older:
+        older.execute("DROP TRIGGER releases_gone; DROP TABLE releases; PRAGMA user_version = 1")
+    with closing(store.backend()) as backend, store.reader() as reader:
+        backend.write([held()], durable=False)
+        assert backend.claim("T1", 0, release())
+        assert whole(reader, reader.transaction("T1"), sent=True) is not None
 
 
 def test_steps_are_taken_once_all_or_none(tmp_path: Path) -> None:
