@@ -95,6 +95,18 @@ def test_the_example_of_the_documentation_is_what_it_says() -> None:
     assert there.rules == ("a.py: rcpt",)
 
 
+def test_the_reference_has_the_same_example_and_all_that_there_is() -> None:
+    readme = (Path(__file__).resolve().parents[2] / "rules/README.md").read_text(encoding="utf-8")
+    section = readme.split("\n## Rules in Python\n")[1].split("\n## ")[0]
+    (example,) = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    assert rules(example).gates == Gates(
+        EnvelopeGate.LIVE, DataGate.HEADER, dot=True, data_rule="a.py: rcpt", dot_rule="a.py: eom"
+    )
+    rows = re.findall(r"^\| (\w+)(?: alone)? \| (.*) \|$", section, re.MULTILINE)
+    named = {name: from_ for from_, what in rows[1:] for name in re.findall(r"`(\w+)`", what)}
+    assert named == {**{name: stage.name.lower() for name, stage in SEEN.items()}, "recipient": "rcpt"}
+
+
 def test_there_is_a_method_for_each_action() -> None:
     methods = {name for name, _ in inspect.getmembers(python.Mail, inspect.isfunction) if not name.startswith("_")}
     assert methods == set(ACTIONS) == set(KINDS)
