@@ -114,7 +114,8 @@ class _Relay:
         trusted = Path(self._folder.name, "ca-of-the-dialogs.pem")
         trusted.write_text(authority_pem(), encoding="ascii")
         upstreams = {name: {"ca": str(trusted), **upstream} for name, upstream in config["upstream"].items()}
-        rulebook = self._rulebook(config.get("rule", ()), config.get("python", ()), config.get("guard"))
+        shipped = config.get("rules", {}).get("files", ())
+        rulebook = self._rulebook(shipped, config.get("rule", ()), config.get("python", ()), config.get("guard"))
         config = {key: value for key, value in config.items() if key not in ("rule", "python")}
         self._config = Config.model_validate({"state": self._folder.name, **config, "upstream": upstreams})
         self._log = MemoryTarget()
@@ -135,7 +136,7 @@ class _Relay:
         trio.lowlevel.spawn_system_task(self._relay.watch)
 
     def _rulebook(
-        self, rules: Sequence[str], python: Sequence[str], guard: Mapping[str, Any] | None
+        self, shipped: Sequence[str], rules: Sequence[str], python: Sequence[str], guard: Mapping[str, Any] | None
     ) -> Rulebook | None:
         from relayproxy.relay.rulebook import Drawn, Rulebook, Rules
         from relayproxy.relay.workers import Turn, Workers
@@ -148,16 +149,16 @@ class _Relay:
             async def decide(self, evaluation: Evaluation, turn: Turn) -> Decision:  # noqa: ARG002
                 return evaluation.run()
 
-        if not rules and not python and guard is None:
+        if not shipped and not rules and not python and guard is None:
             return None
-        files = []
+        files: list[str | Path] = [*shipped]
         for lines, name, begin, between, end in (
             (rules, "rules.toml", "rule = [\n", ",\n", "\n]\n"),
             (python, "rules.py", "", "\n", "\n"),
         ):
             if lines:
-                files.append(Path(self._folder.name, name))
-                files[-1].write_text(begin + between.join(lines) + end, encoding="utf-8")
+                files.append(file := Path(self._folder.name, name))
+                file.write_text(begin + between.join(lines) + end, encoding="utf-8")
         judge = None if guard is None else Guard.parse(guard["allow"])
         captures = guard is not None and guard.get("otherwise") == "capture"
         return Rulebook(Rules(load(files).rules, judge, captures), Drawn(1, trio.current_time), AtOnce(1, 5))

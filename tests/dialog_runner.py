@@ -17,7 +17,7 @@ r"""Play dialogs: two-sided scripts of a client and an upstream with the relay i
 
 Notes, besides those above:
 
-    @ config KEY = TOML             before all else: configuration laid over a usual one; `listener.KEY` is the one listener's
+    @ config KEY = TOML             before all else: configuration laid over a usual one; `listener.KEY` is the one listener's; `rules.files` are shipped ones
     @ rule {TOML}                   before all else: a rule of the file that the relay has
     @ python LINE, @ python |LINE   before all else: a line of the Python file that the relay has behind it; the | keeps spaces
     @ upstream offers KEYWORD ...   the dial, upstream's greeting, our EHLO, its answer, and our greeting: `C< 220 *`

@@ -66,7 +66,7 @@ async def run(
         where the mail goes, of all listeners: smtp://host[:port], smtp+starttls://, smtps://, lmtp://,
         lmtp+unix:/path or capture:
     rules
-        a file of rules, or relayproxy:NAME for one that comes with relayproxy; again for another
+        a file of rules, TOML or Python, or relayproxy:NAME for one that comes with relayproxy; again for another
     redirect_all
         an address that all mail is sent to, but for that to whom --allow allows; without --allow to nobody else
     allow

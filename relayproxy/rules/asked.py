@@ -59,8 +59,8 @@ class Asking:
             declared = ", ".join(sorted(self._allowed.names)) or "none"
             raise ActionError(f"expected an action that ACTIONS names ({declared}), got {name}")
         action = _read(name, value)
-        at_rcpt = self._stage is Stage.RCPT
-        first = first_stage(action, per_recipient=at_rcpt, by_recipient=at_rcpt)
+        for_one = self._stage <= Stage.RCPT
+        first = first_stage(action, per_recipient=for_one, by_recipient=for_one)
         if self._stage < first:
             raise ActionError(f"{name}: expected {first.name.lower()} or a later stage, got {self._stage.name.lower()}")
         if name == "hold" and not self._allowed.has_store:

@@ -172,3 +172,19 @@ def test_no_rule_runs_out_of_turn(rules: tuple[Rule, ...], data: st.DataObject) 
     # What is not above a rule does not move it.
     cut = data.draw(st.integers(0, len(rules)))
     assert [placement.stage for placement in placements(rules[:cut])] == placed[:cut]
+
+
+def test_a_rule_that_only_edits_fields_stays_behind_those_that_look_at_them() -> None:
+    looks = rule(When("header:x-debug"), TAG)
+    deletes = rule(None, actions.DeleteHeader("X-Debug"))
+    assert stages(looks, deletes) == [EOH, EOH]
+    assert stages(deletes, looks) == [CONNECT, EOH]
+    assert stages(looks, rule(None, actions.DeleteHeader("X-Other"))) == [EOH, CONNECT]
+    # What adds the field at eoh comes before what takes it away.
+    assert stages(rule(When("header:subject"), actions.AddHeader("X-Debug", Text("1"))), deletes) == [EOH, EOH]
+
+
+def test_what_edits_more_than_fields_waits_for_no_reader() -> None:
+    looks = rule(When("header:to"), TAG)
+    redirects = rule(When("recipient"), actions.RedirectRecipient(Address("qa@example.test")))
+    assert stages(looks, redirects) == [EOH, RCPT]
