@@ -224,7 +224,7 @@ class Session:
 
     # A group of commands.
 
-    async def _answer(self, group: list[Command | Refused]) -> None:  # noqa: C901  a table of commands
+    async def _answer(self, group: list[Command | Refused]) -> None:  # noqa: C901, PLR0912  a table of commands
         """Answer all of a group in one write; what goes upstream goes as a group too (RFC 2920)."""
         pending = self._pending
         asked: list[Command] = []
@@ -238,6 +238,8 @@ class Session:
                 continue
             pending += await self._ask(asked)
             asked = []
+            if any(reply.code == 421 for reply in pending):
+                break  # a rule's: nothing that stands behind it is done
             match command:
                 case Data():
                     await self._messages.data()
