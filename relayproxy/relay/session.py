@@ -149,6 +149,8 @@ class Session:
             self._pending.clear()
             if await self._client.answer(said):
                 self._transactions.said()
+            else:
+                self._transactions.unsaid()
             if self._client.why is not None:
                 raise Goodbye(self._client.why)
 
