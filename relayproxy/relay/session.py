@@ -148,6 +148,8 @@ class Session:
             self._pending.clear()
             if await self._client.answer(said):
                 self._transactions.said()
+            else:
+                self._transactions.unsaid()
             if self._client.why is not None:
                 raise Goodbye(self._client.why)
 
@@ -223,7 +225,7 @@ class Session:
 
     # A group of commands.
 
-    async def _answer(self, group: list[Command | Refused]) -> None:  # noqa: C901  a table of commands
+    async def _answer(self, group: list[Command | Refused]) -> None:  # noqa: C901, PLR0912  a table of commands
         """Answer all of a group in one write; what goes upstream goes as a group too (RFC 2920)."""
         pending = self._pending
         asked: list[Command] = []
@@ -237,6 +239,8 @@ class Session:
                 continue
             pending += await self._ask(asked)
             asked = []
+            if any(reply.code == 421 for reply in pending):
+                break  # a rule's: nothing that stands behind it is done
             match command:
                 case Data():
                     await self._messages.data()

@@ -33,6 +33,7 @@ class Transactions:
         "_new_id",
         "_recording",
         "_session",
+        "_unheard",
         "mail_refused",
         "open",
         "owes",
@@ -59,6 +60,7 @@ class Transactions:
         self._client = client
         self._recording = recording
         self._ended: list[Transaction] = []
+        self._unheard: Transaction | None = None  # the open one, if a rule had its last replies not written
 
     def begin(
         self,
@@ -89,19 +91,25 @@ class Transactions:
         if transaction is not None:
             transaction.over()
             self._ended.append(transaction)
-            if transaction.acknowledged:
+            if transaction.acknowledged or transaction is self._unheard:
                 self.tell()
 
     def said(self) -> None:
         """All replies so far were written to the client."""
         if self._recording is not None:
             self._recording.spill()
+        self._unheard = None
         if self.open is not None:
             self.open.acknowledged = True
         if self._ended:
             for transaction in self._ended:
                 transaction.acknowledged = True
             self.tell()
+
+    def unsaid(self) -> None:
+        """The replies so far never will be: a rule had them not written."""
+        self._unheard = self.open
+        self.tell()
 
     def spill(self) -> None:
         """Have it recorded what was said so far."""

@@ -33,6 +33,8 @@ SEED: Final = os.environ.get("RULES_SEED") or secrets.token_hex(4)
 _LINE: Final = re.compile(
     rb"EHLO relay\.test|HELO relay\.test|MAIL FROM:<[^\0-\x1f\x7f]*>(?: [!-~]+)*|RCPT TO:<[^\0-\x1f\x7f]+>(?: [!-~]+)*|DATA|RSET|NOOP|QUIT|VRFY [!-~]+"
 )
+#: Of sessions, in templates.
+_ID: Final = re.compile(rb"\b[0-9A-HJKMNP-TV-Z]{26}\b")
 _BARE: Final = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 
 
@@ -61,9 +63,22 @@ def wrongs(talk: Talk, entries: list[Entry] | None, *, rules: bool = True) -> li
     told = [line for line in talk.log if line["event"] == "transaction"]
     outcomes = Counter(line["outcome"] for line in told)
     upstream = sum(line["outcome"] == "accepted" and line["reply"]["origin"] == "upstream" for line in told)
+    accepted = [line for line in told if line["outcome"] == "accepted" and line["reply"]["origin"] == "upstream"]
+    for line, (envelope, _) in zip(accepted, server.delivered if not outcomes["unknown"] else (), strict=False):
+        sent, taken = line["envelope"]["sent"], set(map(_address_of, envelope.recipients))
+        promised = {_octets(to) for one in line["recipients"] if one["reply"]["code"] == 250 for to in one["sent"]}
+        if not promised <= taken <= {_octets(one["address"]) for one in sent["recipients"]}:
+            found.append(f"upstream has {envelope.recipients}, told was {sent} and {line['recipients']}")
+        if not envelope.sender.startswith(b"MAIL FROM:" + _octets(sent["sender"]) + b">"):
+            found.append(f"upstream has {envelope.sender!r}, told was {sent}")
     if not upstream <= server.taken <= upstream + outcomes["unknown"]:
         found.append(f"upstream took {server.taken} messages, told were {dict(outcomes)}")
     return found
+
+
+def _octets(told: str) -> bytes:
+    """As it stands in a command behind `TO:`, without the bracket at its end."""
+    return b"<" + told.replace("\\\\", "\\").encode()
 
 
 def _address_of(line: bytes) -> bytes:
@@ -127,7 +142,8 @@ def test_pipelining_changes_nothing(rng: Random) -> None:
     entries = [*guards(rng), ENTRIES[0]] if rng.random() < 0.5 else None
     config = any_mail.config(rules, None if entries is None else [entry.written for entry in entries])
     commands = any_mail.steps(rng, [1, 2, 3], 4)
-    offer, refuses = rng.choice(any_mail.OFFERS), rng.choice([0, 7])
+    # All take 8-bit content: what was found wrong first would make a difference.
+    offer, refuses = rng.choice(any_mail.OFFERS[:3]), rng.choice([0, 7])
     outcomes = []
     for moves, cuts in (
         (any_mail.one_by_one(commands), []),
@@ -136,7 +152,10 @@ def test_pipelining_changes_nothing(rng: Random) -> None:
     ):
         talk = Talk(moves, cuts, Steady(offer, refuses), config)
         assert wrongs(talk, entries, rules=bool(rules)) == [], rules
-        delivered = [(of.sender, of.recipients, without_received(message)) for of, message in talk.server.delivered]
+        delivered = [
+            (of.sender, of.recipients, _ID.sub(b"ID", without_received(message)))
+            for of, message in talk.server.delivered
+        ]
         outcomes.append((codes(talk.heard), delivered))
         assert len(outcomes[-1][0]) <= 1 + len(commands)
         if b"421" not in outcomes[-1][0]:
