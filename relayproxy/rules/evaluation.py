@@ -66,14 +66,6 @@ class _Hit(NamedTuple):
     groups: Mapping[str, str]
 
 
-class _Left(NamedTuple):
-    """Content with body edits made, as far as conditions look at it."""
-
-    size: int
-    text: str
-    attachments: tuple[str, ...]
-
-
 class Evaluation:
     """Of one stage."""
 
@@ -352,6 +344,7 @@ def _and_fault(faults: Faults | None, action: Action) -> Faults | None:
 
 
 def _left(content: Content | None, edits: Iterable[BodyEdit]) -> Content | None:
+    """With body edits made, as far as conditions look at it."""
     if content is None:
         return None
     text, attachments = content.text, content.attachments
@@ -360,4 +353,4 @@ def _left(content: Content | None, edits: Iterable[BodyEdit]) -> Content | None:
             text, attachments = edit.text, ()
         elif edit.strip is not None:
             attachments = tuple([name for name in attachments if not edit.strip.matches(name)])
-    return _Left(content.size, text, attachments)
+    return content._replace(text=text, attachments=attachments)

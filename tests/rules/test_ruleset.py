@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_rules import random_rules
 from rule_pieces import (
+    CONTENT,
     JANE,
     JOE,
     QA,
@@ -20,7 +21,6 @@ from rule_pieces import (
     NoDraws,
     Text,
     When,
-    Written,
     address_patterns,
     addresses,
     mail,
@@ -373,7 +373,7 @@ def test_body_edits_are_carried_to_the_end_of_the_message() -> None:
         rule(When("body", "from app*"), actions.Tag(Text("{body}"))),
         rule(When("attachment", "*"), strip),
     )
-    facts = rules.evaluate(MAIL, mail(content=Written(attachments=("a.exe",))), NoDraws()).facts
+    facts = rules.evaluate(MAIL, mail(content=CONTENT._replace(attachments=("a.exe",))), NoDraws()).facts
     decision = rules.evaluate(EOM, facts, NoDraws())
     assert decision.body == (BodyEdit(text="from app@example.test"),)
     assert tags(decision) == ["from app@example.test"]
@@ -384,7 +384,7 @@ def test_later_rules_do_not_see_what_was_stripped() -> None:
     exe, zipped = Pattern.parse("*.EXE"), Pattern.parse("*.zip")
     decision = decide(
         EOM,
-        mail(content=Written(attachments=("a.exe", "b.zip", "c.txt"))),
+        mail(content=CONTENT._replace(attachments=("a.exe", "b.zip", "c.txt"))),
         rule(When("attachment", "a.exe"), actions.StripAttachment(exe)),
         rule(When("attachment", "a.exe"), NEVER),
         rule(When("attachment", "b.zip"), actions.StripAttachment(zipped), actions.StripAttachment(zipped)),
