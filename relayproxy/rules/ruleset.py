@@ -17,7 +17,6 @@ from relayproxy.rules.evaluation import Evaluation
 from relayproxy.rules.facts import Stage
 from relayproxy.rules.function import Call, kinds
 from relayproxy.rules.gates import gates
-from relayproxy.rules.rule import HEADER
 from relayproxy.rules.stages import placements
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ class RuleSet:
     __slots__ = (
         "_calls",
         "_candidates",
-        "_edits_header",
         "edits_body",
         "gates",
         "may_hold",
@@ -56,11 +54,10 @@ class RuleSet:
         self.may_hold: bool = Hold in said
         self._candidates = tuple([Candidates([rule for rule, at in placed if at is stage]) for stage in Stage])
         self._calls = frozenset(at for rule, at in placed if any(isinstance(action, Call) for action in rule.then))
-        self._edits_header = any(subject.startswith(HEADER) for rule in rules for subject in rule.writes)
 
-    def runs_at(self, stage: Stage) -> bool:
+    def runs_at(self, stage: Stage, facts: Facts) -> bool:
         """Whether there is something to do at that stage: where there is not, evaluate need not be called."""
-        return bool(self._candidates[stage].rules) or (stage is Stage.EOH and self._edits_header)
+        return bool(self._candidates[stage].rules) or (stage is Stage.EOH and bool(facts.edits))
 
     def calls_at(self, stage: Stage) -> bool:
         """Whether it calls functions of others, which may take long: then where it runs is to be thought about."""

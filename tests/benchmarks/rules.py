@@ -83,7 +83,7 @@ def cost(rules: RuleSet, number: int) -> float:
     facts, draws = message(number), Nothing()
     started = time.process_time()
     for stage in Stage:
-        if rules.runs_at(stage):
+        if rules.runs_at(stage, facts):
             decision = rules.evaluate(stage, facts, draws)
             assert decision.failure is None, decision.failure
             facts = decision.facts

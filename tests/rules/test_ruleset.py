@@ -83,7 +83,7 @@ def test_no_rules_change_nothing() -> None:
         decision = decide(stage, facts)
         assert decision.facts is facts
         assert (decision.answer, decision.faults, decision.fired, decision.failure) == (None, None, (), None)
-        assert not rule_set().runs_at(stage)
+        assert not rule_set().runs_at(stage, facts)
 
 
 def test_each_rule_sees_the_mail_as_those_before_it_left_it() -> None:
@@ -111,8 +111,8 @@ def test_templates_see_the_mail_as_it_was_when_the_rule_began() -> None:
 
 def test_only_rules_of_the_stage_run() -> None:
     rules = rule_set(rule(When("client"), actions.Tag(Text("c"))), rule(When("sender"), actions.Tag(Text("s"))))
-    assert [stage.name for stage in Stage if rules.runs_at(stage)] == ["CONNECT", "MAIL"]
     facts = mail()
+    assert [stage.name for stage in Stage if rules.runs_at(stage, facts)] == ["CONNECT", "MAIL"]
     for stage in Stage:
         facts = rules.evaluate(stage, facts, NoDraws()).facts
         assert facts.tags == (("c",) if stage < MAIL else ("c", "s"))
@@ -299,8 +299,10 @@ def test_edits_that_were_noted_are_made_before_the_rules_of_eoh_run() -> None:
 
 def test_they_are_made_where_no_rule_of_eoh_is() -> None:
     rules = rule_set(rule(When("sender"), actions.DeleteHeader("Subject")))
-    assert rules.runs_at(EOH)
-    facts = rules.evaluate(MAIL, mail(header="A: b\r\nSubject: hi\r\n"), NoDraws()).facts
+    facts = mail(header="A: b\r\nSubject: hi\r\n")
+    assert not rules.runs_at(EOH, facts)
+    facts = rules.evaluate(MAIL, facts, NoDraws()).facts
+    assert rules.runs_at(EOH, facts)
     assert header(rules.evaluate(EOH, facts, NoDraws())) == "A: b\r\n"
 
 
@@ -552,7 +554,11 @@ def test_no_rules_raise_and_what_is_decided_is_whole(rules: tuple[Rule, ...], na
     for stage in Stage:
         decision = made.evaluate(stage, facts, NoDraws())
         assert plain(made.evaluate(stage, facts, NoDraws()).facts) == plain(decision.facts), "it is pure"
-        assert made.runs_at(stage) or (decision.answer, decision.fired, decision.facts.edits) == (None, (), facts.edits)
+        assert made.runs_at(stage, facts) or (decision.answer, decision.fired, decision.facts.edits) == (
+            None,
+            (),
+            facts.edits,
+        )
         if decision.failure is not None:
             assert decision.answer is not None
             assert decision.facts is facts
