@@ -1,4 +1,4 @@
-"""The actions, each with what it reads and writes (DESIGN §6 "Actions"). How they are written does not belong here (action_syntax.py), nor what comes of them (ruleset.py)."""
+"""The actions, each with what it reads and writes (DESIGN §6 "Actions"). How they are written does not belong here (action_syntax.py), nor what comes of them (evaluation.py)."""
 
 from __future__ import annotations
 
