@@ -44,7 +44,7 @@ from relayproxy.rules.function import Call, FunctionError
 from relayproxy.rules.recipients import Recipients
 from relayproxy.rules.rule import BadAddress
 from relayproxy.smtp.local_replies import INTERNAL_ERROR, NO_VALID_ADDRESS, RULE_FAILED
-from relayproxy.smtp.replies import Reply
+from relayproxy.smtp.replies import Reply, worst
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -95,7 +95,9 @@ class Evaluation:
         facts = self._facts
         if self._refusals:
             facts = msgspec.structs.replace(self._before, tags=facts.tags)
-        return Decision(facts=facts, answer=self._answer(), faults=self._faults, fired=tuple(self._fired))
+        # A message that is to be tried again for one recipient is not given back for another.
+        answer = worst(self._refusals) if self._refusals else None
+        return Decision(facts=facts, answer=answer, faults=self._faults, fired=tuple(self._fired))
 
     def gave_up(self, seconds: float) -> Decision:
         """In the place of what `run` has not given after so many seconds, in whatever thread it still goes on: that changes nothing any more."""
@@ -118,10 +120,6 @@ class Evaluation:
             self._facts = msgspec.structs.replace(facts, header=header, edits=())
         if self._stage is Stage.EOM and facts.body:
             self._facts = msgspec.structs.replace(facts, content=_left(facts.content, facts.body))
-
-    def _answer(self) -> Reply | None:
-        """A message that is to be tried again for one recipient is not given back for another."""
-        return next((reply for reply in self._refusals if reply.severity == 4), next(iter(self._refusals), None))
 
     def _failed(self, error: Exception) -> Decision:
         answer = NO_VALID_ADDRESS if isinstance(error, BadAddress) else RULE_FAILED
