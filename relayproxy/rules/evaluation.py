@@ -155,7 +155,8 @@ class Evaluation:
             return
         self._fired.append(Fired(rule.name, tuple([action.name for action in done])))
         for action in done:
-            self._faults = _and_fault(self._faults, action)
+            if (fault := _fault_of(action)) is not None:
+                self._faults = fault if self._faults is None else self._faults.joined(fault)
         self._refusals += change.refusals
         changes = change.facts
         if (recipients := change.recipients.result) is not None:
@@ -223,7 +224,7 @@ class _Change:
         return done
 
     def add(self, place: int, action: Action, hit: _Hit) -> None:
-        """`place` of the action in its rule. Faults are asked for once, whomever the rule applies to (`_and_fault`)."""
+        """`place` of the action in its rule. Faults are asked for once, whomever the rule applies to (`_fault_of`)."""
         match action:
             case ChangeSender():
                 self.facts["sender"] = self._text(action.address, hit)
@@ -325,20 +326,18 @@ class _Change:
                     changed["tags"] = (*tags, tag)
 
 
-def _and_fault(faults: Faults | None, action: Action) -> Faults | None:
-    """Delays add up, the smallest throttle counts, the first disconnect is the one."""
-    had = faults or Faults()
+def _fault_of(action: Action) -> Faults | None:
     match action:
         case Delay():
-            return msgspec.structs.replace(had, delay=had.delay + action.seconds)
+            return Faults(delay=action.seconds)
         case Throttle():
-            return msgspec.structs.replace(had, throttle=min(had.throttle or action.rate, action.rate))
+            return Faults(throttle=action.rate)
         case Cut():
-            return msgspec.structs.replace(had, disconnect=had.disconnect or action.how)
+            return Faults(disconnect=action.how)
         case DropReply():
-            return msgspec.structs.replace(had, drop_reply=True)
+            return Faults(drop_reply=True)
         case _:
-            return faults
+            return None
 
 
 def _left(content: Content | None, edits: Iterable[BodyEdit]) -> Content | None:
