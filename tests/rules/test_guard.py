@@ -430,6 +430,7 @@ def test_whatever_an_orcpt_names_is_allowed_or_dropped(value: bytes) -> None:
         assert GUARD.guarded(rcpt) is not rcpt or GUARD.allows(value)
 
 
+@pytest.mark.slow
 def test_it_is_quick_however_many_entries_there_are() -> None:
     many = Guard.parse([f"user{n}@a{n}.test" for n in range(3000)] + [f"*@b{n}.test" for n in range(3000)])
     started = time.process_time()
