@@ -38,16 +38,15 @@ class _Kind(NamedTuple):
     writes: frozenset[Subject] = frozenset()
 
 
-_RECIPIENTS: Final = frozenset({"recipient", "recipients"})
 _HEADER: Final = frozenset({ANY_HEADER})
 _CONTENT: Final = frozenset({"body", "attachment"})
 #: By name.
 KINDS: Final[Mapping[str, _Kind]] = {
     "change_sender": _Kind(actions.ChangeSender, frozenset({"sender"})),
-    "add_recipient": _Kind(actions.AddRecipient, _RECIPIENTS),
-    "delete_recipient": _Kind(actions.DeleteRecipient, _RECIPIENTS),
-    "rewrite_recipient": _Kind(actions.RewriteRecipient, _RECIPIENTS),
-    "redirect_recipient": _Kind(actions.RedirectRecipient, _RECIPIENTS | _HEADER),
+    "add_recipient": _Kind(actions.AddRecipient, actions.RECIPIENTS),
+    "delete_recipient": _Kind(actions.DeleteRecipient, actions.RECIPIENTS),
+    "rewrite_recipient": _Kind(actions.RewriteRecipient, actions.RECIPIENTS),
+    "redirect_recipient": _Kind(actions.RedirectRecipient, actions.RECIPIENTS | _HEADER),
     "rewrite_header_addresses": _Kind(actions.RewriteHeaderAddresses, _HEADER),
     "add_header": _Kind(actions.AddHeader, _HEADER),
     "insert_header": _Kind(actions.AddHeader, _HEADER),
