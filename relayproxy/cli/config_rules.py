@@ -1,7 +1,7 @@
 """The rules and the guard of a configuration, and what must hold between them and the rest of it (DESIGN §5, §6).
 
     loaded = read(config)          # raises RuleError
-    guard = guard_of(config)
+    guarded(config)               # whom mail may go to, in a line for people
 
 How rules are written does not belong here (rules/load.py), nor what an entry of the guard allows (rules/guard.py).
 """
@@ -14,6 +14,7 @@ import msgspec
 
 from relayproxy.cli.config_written import value
 from relayproxy.mail.pattern import PatternError
+from relayproxy.relay.rulebook import guard_of
 from relayproxy.relay.settings import Guard as GuardSettings
 from relayproxy.relay.settings import Record
 from relayproxy.rules.actions import misfit
@@ -60,11 +61,6 @@ def mismatches(settings: Mapping[str, Any]) -> Iterator[Wrong]:
                 ("rules", "redirect_all"),
                 f"expected an address that the guard allows ({judge.what}), got {address!r}",
             )
-
-
-def guard_of(config: Config) -> Guard | None:
-    """None: there is none."""
-    return None if config.guard is None else Guard.parse(config.guard.allow)
 
 
 def read(config: Config) -> Loaded:

@@ -114,7 +114,7 @@ def _tls(url: UpstreamUrl, verify: str | None, ca: Path | None) -> ClientTls | N
 
 def _guard(config: Path | None, url: UpstreamUrl, recipients: Sequence[Mailbox]) -> None:
     from relayproxy.cli.config import default_file, load
-    from relayproxy.cli.config_rules import guard_of
+    from relayproxy.relay.rulebook import guard_of
     from relayproxy.relay.sending import shown
 
     loaded = load(config)

@@ -23,8 +23,8 @@ from relayproxy.relay.carriers import Forwarding, Introduction
 from relayproxy.relay.connect import UpstreamUnavailable, connect
 from relayproxy.relay.credentials import Login, SessionLogin
 from relayproxy.relay.keyring import client_tls
+from relayproxy.relay.rulebook import guard_of
 from relayproxy.relay.sending import Unsent, outgoing, shown, transact, unavailable
-from relayproxy.rules.guard import Guard
 from relayproxy.smtp import grammar
 from relayproxy.smtp.capabilities import check
 from relayproxy.smtp.commands import Ehlo, Mail, Path, Rcpt
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from relayproxy.relay.sending import Content
     from relayproxy.relay.settings import Config
     from relayproxy.relay.upstream import SmtpUpstream
+    from relayproxy.rules.guard import Guard
     from relayproxy.smtp.parameters import Parameters
     from relayproxy.smtp.replies import Reply
 
@@ -62,7 +63,7 @@ class Release:
         self._config = config
         self._record = record
         self._tell = tell
-        self._guard = None if config.guard is None else Guard.parse(config.guard.allow)
+        self._guard = guard_of(config)
         if self._guard is not None:
             self.envelope = _guarded(self._guard, self.envelope)
         settings = config.upstream[self.upstream]
