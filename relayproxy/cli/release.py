@@ -165,10 +165,12 @@ class _Releases:
         try:
             attempt, release, content = self._prepared(id_)
             record = self._record(release)
-            if not self._writer.claim(id_, attempt, record):
-                raise ValueError("somebody else is releasing it, or has just done so")  # noqa: TRY301
+            claimed = self._writer.claim(id_, attempt, record)
         except (ValueError, StoreError, RecordError) as error:
             self._unsent(id_, str(error))
+            return
+        if not claimed:
+            self._unsent(id_, "somebody else is releasing it, or has just done so")
             return
         try:
             await self._until_stopped(partial(release.send, content))
