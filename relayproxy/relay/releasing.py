@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from relayproxy.record.report import ParametersRecord, ReleaseOutcome, TransactionRecord
-    from relayproxy.relay.sending import Content
+    from relayproxy.relay.sending import Whole
     from relayproxy.relay.settings import Config
     from relayproxy.relay.upstream import SmtpUpstream
     from relayproxy.rules.guard import Guard
@@ -82,7 +82,7 @@ class Release:
             return Went("unknown", None, "it was interrupted behind its end: whether the server has it is unknown")
         return Went("aborted", None, "it was interrupted: nothing was sent")
 
-    async def send(self, content: Content) -> None:
+    async def send(self, content: Whole) -> None:
         """Send it; `went` says how it went."""
         try:
             server = self._server = await self._connect()
@@ -126,7 +126,7 @@ class Release:
         name = octets(self._record.client.helo or "")
         return name if grammar.HELO_NAME.fullmatch(name) is not None else None
 
-    async def _transact(self, server: SmtpUpstream, content: Content) -> Reply:
+    async def _transact(self, server: SmtpUpstream, content: Whole) -> Reply:
         offered = server.capabilities
         given, recipients = self.envelope.mail, self.envelope.recipients
         mail = outgoing(given.path, given.parameters, recipients, content, offered)

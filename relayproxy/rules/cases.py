@@ -54,7 +54,7 @@ def play(given: Given, rules: RuleSet) -> Played:
     return _Play(given, rules).played()
 
 
-class _Drawn:
+class _AllOrNothing:
     """All that is drawn holds, or nothing."""
 
     def __init__(self, holds: bool) -> None:
@@ -74,7 +74,7 @@ class _Play:
     def __init__(self, given: Given, rules: RuleSet) -> None:
         self._given = given
         self._rules = rules
-        self._draws = _Drawn(given.drawn)
+        self._draws = _AllOrNothing(given.drawn)
         self._facts = Facts(listener=given.listener, client=given.client, session="session")
         self._fired: dict[str, None] = {}
         self._refusals: list[Reply] = []
