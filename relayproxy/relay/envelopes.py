@@ -65,7 +65,6 @@ class Envelopes:
         self._ruling = ruling
         self._reroute = reroute
         self._reporter = reporter
-        self._left = False  # MAIL, and it is not over
 
     @property
     def delivery(self) -> Delivery:
@@ -107,7 +106,7 @@ class Envelopes:
                 return await self._rcpt(command)
             case Rset():
                 plan, self.plan = self.plan, None
-                left, self._left = self._left or (plan is not None and plan.mail_left), False
+                left = plan is not None and plan.mail_left
                 return _Wanted(Passed(command, (), local_replies.RESET_OK), (Leaving(command),) if left else ())
             case _:
                 return _Wanted(Passed(command, (), local_replies.NOOP_OK), (Leaving(command),))
@@ -131,7 +130,7 @@ class Envelopes:
         """MAIL is about to leave. Raises Refusal."""
         await self._go_to(plan)
         mail = Leaving(self.delivery.outgoing(mail_of(plan)))
-        plan.mail_left = self._left = True
+        plan.mail_left = True
         return mail
 
     @staticmethod
@@ -180,8 +179,11 @@ class Envelopes:
         plan.captured = True
         for passed in named:
             passed.captured = True
-        self._reporter.guard(rcpt.path.address, captured=True, session=plan.facts.session, transaction=plan.id)
+        self._tell_guard(plan, rcpt, captured=True)
         return True
+
+    def _tell_guard(self, plan: Plan, rcpt: Rcpt, *, captured: bool) -> None:
+        self._reporter.guard(rcpt.path.address, captured=captured, session=plan.facts.session, transaction=plan.id)
 
     async def _ask(self, leaving: Iterable[Leaving]) -> None:
         """Upstream, each of those that it was not asked before."""
@@ -192,6 +194,8 @@ class Envelopes:
         withheld = self.delivery.upstream.withheld
         for one, reply in zip(asked, replies, strict=True):
             one.reply = reply
+            if reply is local_replies.GUARDED and self.plan is not None and isinstance(one.command, Rcpt):
+                self._tell_guard(self.plan, one.command, captured=False)
             one.left = not any(one.command is other for other in withheld)
 
     def _answered(self, wanted: _Wanted) -> None:
@@ -206,7 +210,7 @@ class Envelopes:
         if (mail := wanted.mail) is not None and plan.passed is not None and mail.reply is not None:
             plan.passed.sent = (mail.command,) if mail.left else ()
             if mail.reply.severity != 2:
-                plan.doom, plan.mail_left, self._left = mail.reply, False, False
+                plan.doom, plan.mail_left = mail.reply, False
         if plan.doom is not None and isinstance(passed.received, Rcpt):
             # MAIL was refused in the same group: the client hears so here where it has heard 250 to it.
             begun = plan.passed is not None and plan.passed.reply.severity == 2
@@ -216,7 +220,7 @@ class Envelopes:
         if isinstance(passed.received, Mail):
             if not accepted:
                 plan.doom = passed.reply
-                plan.mail_left = self._left = False
+                plan.mail_left = False
         elif accepted:
             plan.facts = msgspec.structs.replace(plan.facts, recipients=(*plan.facts.recipients, *wanted.recipients))
         elif any(reply.severity == 2 for reply in replies):
@@ -252,7 +256,7 @@ class Envelopes:
         if not plan.mail_left and plan.passed is not None:
             mail = Leaving(self.delivery.outgoing(mail_of(plan)))
             asked.insert(0, mail)
-            plan.mail_left = self._left = True
+            plan.mail_left = True
             await self._ask(asked)
             plan.passed.sent = (mail.command,) if mail.left else ()
         else:
@@ -281,18 +285,17 @@ class Envelopes:
 
     async def take_back(self) -> None:
         """What has left of an envelope must not become a message."""
-        if not self._left:
+        if self.plan is None or not self.plan.mail_left:
             return
-        self._left = False
+        self.plan.mail_left = False
         upstream = self.delivery.upstream
         if upstream.failure is None and not upstream.spent:
             await self.delivery.ask((Rset(),))
-        if self.plan is not None:
-            self.plan.mail_left = False
 
     def over(self) -> None:
         """The message has had its end, or upstream was left without: nothing is to be taken back."""
-        self._left = False
+        if self.plan is not None:
+            self.plan.mail_left = False
 
 
 def _note_sent(plan: Plan, going: list[tuple[Recipient, Leaving]]) -> None:

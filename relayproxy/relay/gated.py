@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from relayproxy.relay.message import Intake
     from relayproxy.relay.plan import Plan
     from relayproxy.relay.transaction import Transaction
+    from relayproxy.relay.transactions import Transactions
     from relayproxy.relay.upstream import Progress, Upstream
     from relayproxy.relay.upstream_leg import UpstreamLeg
     from relayproxy.smtp.commands import Command
@@ -225,10 +226,12 @@ class GatedDelivery:
 
 
 def put_rules_between(
-    client: ClientLeg, leg: UpstreamLeg, context: Context, session: str, new_id: Callable[[], str], reroute: Reroute
+    client: ClientLeg, leg: UpstreamLeg, context: Context, transactions: Transactions, reroute: Reroute
 ) -> Ruling:
     """Have rules and guard say what passes between two legs; what says it."""
-    ruling = Ruling(context.rulebook, session, context.listener, client, new_id, context.reporter)
+    ruling = Ruling(
+        context.rulebook, transactions.session, context.listener, client, transactions.new_id, context.reporter
+    )
     client.faults = ruling.take_faults
     envelopes = Envelopes(leg, ruling, reroute, context.reporter)
     rewriting = partial(Rewriting, memory=context.limits.spool_memory)
