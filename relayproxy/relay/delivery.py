@@ -1,4 +1,4 @@
-"""How a transaction leaves where no rule has a say: a command goes upstream when it comes, and upstream's reply is the answer; mail data leaves as it is read.
+"""The way to one upstream, as things come: a command goes upstream when it comes, and upstream's reply is the answer; mail data leaves as it is read.
 
 What a caller sees, a reply to each command and at most one verdict on the message, is the same where rules close a gate (gated.py).
 Invariants: mail data leaves only between a 3yz and `end` or `give_up`.

@@ -1,6 +1,6 @@
 """What rules and guard want of one transaction, as far as they have said: kept from MAIL to the verdict, and told with it (DESIGN §6, §7).
 
-Invariants: what is to leave is only here until it leaves; what has left is in `left`, and stays there. Deciding does not belong here (ruling.py), nor doing it (gated.py).
+Invariants: what is to leave is only here until it leaves; what has left is marked in `leaving`. Deciding does not belong here (ruling.py), nor doing it (gated.py).
 """
 
 from __future__ import annotations

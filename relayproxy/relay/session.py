@@ -339,7 +339,7 @@ class Session:
                 self._auth.out_of_step = False
                 self._transactions.begin(
                     received, passed, upstream=self._leg.upstream, helo=self._helo, auth=self._auth.record, came=self._came,
-                    waited=waited, plan=passed.plan,
+                    waited=waited,
                 )  # fmt: skip
             case Rcpt() if self._transactions.open is not None:
                 self._transactions.open.recipient(received, passed)

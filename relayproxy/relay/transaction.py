@@ -78,9 +78,7 @@ class Transaction:
         passed: Passed,
         started: float,
         recording: Recording | None = None,
-        plan: Plan | None = None,
     ) -> None:
-        """`plan`: what rules and guard want of it, where there are any."""
         self.id = id_
         self.accepted = 0
         #: Whether the last reply was written to the client. What notes a reply here makes it False.
@@ -99,7 +97,7 @@ class Transaction:
         self._helo = helo
         self._auth = auth
         self._mail = (mail, passed)
-        self._plan = plan
+        self._plan = passed.plan
         self._recipients: list[tuple[Rcpt, Passed]] = []
         self._intake: Intake | None = None
         self._reply: Reply | None = None

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from relayproxy.relay.client_leg import ClientLeg
     from relayproxy.relay.context import Context
     from relayproxy.relay.delivery import Passed
-    from relayproxy.relay.plan import Plan
     from relayproxy.relay.upstream import Upstream
     from relayproxy.smtp.commands import Ehlo, Helo, Mail
 
@@ -72,14 +71,13 @@ class Transactions:
         auth: AuthRecord | None,
         came: float,
         waited: float,
-        plan: Plan | None = None,
     ) -> None:
         """MAIL, and what became of it; when it came, and how long upstream took to answer it."""
         self.end()  # one that RSET in its group should have ended, and did not
         self.mail_refused = passed.reply.severity != 2
-        id_ = self.new_id() if plan is None else plan.id
+        id_ = self.new_id() if passed.plan is None else passed.plan.id
         self.open = Transaction(
-            id_, self.session, self._context, self._client, upstream, helo, auth, mail, passed, came, self._recording, plan
+            id_, self.session, self._context, self._client, upstream, helo, auth, mail, passed, came, self._recording
         )  # fmt: skip
         self.open.upstream_seconds = waited
         if self.mail_refused:
