@@ -15,7 +15,7 @@ from relayproxy.mail.field_text import field_value
 from relayproxy.mail.header import HeaderSection
 
 if TYPE_CHECKING:
-    from relayproxy.mail.pattern import AddressPattern
+    from relayproxy.mail.address_edits import Spares
 
 #: Where ReplaceAddress looks.
 DESTINATIONS: Final = frozenset({"to", "cc", "bcc", "resent-to", "resent-cc", "resent-bcc"})
@@ -52,10 +52,10 @@ class ReplaceAddress(msgspec.Struct, frozen=True):
 
 
 class RewriteAddresses(msgspec.Struct, frozen=True):
-    """Every address in those fields that no pattern spares is to be `to`."""
+    """Every address in those fields that nobody spares is to be `to`."""
 
     fields: tuple[str, ...]
-    spare: tuple[AddressPattern, ...]
+    spare: tuple[Spares, ...]
     to: str
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 import re2  # type: ignore[import-untyped]
 
 from relayproxy.mail.canonical import canonical, dequoted, split, with_u_labels
+from relayproxy.mail.odd import is_odd, is_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,6 +152,17 @@ class AddressPattern:
         """`value` may be in any form."""
         plain = _canonical(value)
         return self.pattern.matches(plain) or (self._international and self.pattern.matches(with_u_labels(plain)))
+
+    def spares(self, address: str) -> bool:
+        """Whether it speaks for an address in a header field: as `matches`, but one for many addresses says nothing of odd ones."""
+        if not self.matches(address):
+            return False
+        glob = self.pattern.glob
+        if glob is not None and "*" not in glob and "?" not in glob:
+            return True
+        local, domain = split(address)
+        local = dequoted(local)
+        return is_plain(local) and not is_odd(local, domain)
 
     def groups(self, value: str) -> dict[str, str] | None:
         """As of a pattern."""

@@ -5,8 +5,8 @@ r"""What more than secrets is left out of records, where the configuration says 
 `subject` and `header.NAME`: the values of these fields, in the kept message and in the record; `body`: all of it; `addresses`: whatever has the form of an address, in
 the record, on both legs' wire and in header sections (but for Message-ID and its like). What is left out is told by its length, `<redacted N>`. Passwords and tokens always are (redact.py).
 
-Invariants: linear in what it is given. Digests are those of the real octets. A message that only we hold (capture:, a rule's `hold`) is kept as it is, and so is the envelope
-that it is to leave with: the log alone goes without that (`told`). Pure.
+Invariants: linear in what it is given. Digests are those of the real octets. A message that only we hold (capture:, a rule's `hold`, the guard's copies) is kept as it is, and so
+is the envelope that it is to leave with: the log alone goes without that (`told`). Pure.
 """
 
 from __future__ import annotations

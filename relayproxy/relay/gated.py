@@ -164,7 +164,7 @@ class GatedDelivery:
             await self._leave(plan)
 
     async def _end_of_message(self, plan: Plan, rewriting: Rewriting, intake: Intake, octets: bytes) -> bytes:
-        if plan.rules.runs_at(Stage.EOM):
+        if plan.rules.runs_at(Stage.EOM, plan.facts):
             content = rewriting.content(intake.size)
             accept(await self._ruling.content(plan, content, complete=content.complete))
         if rewriting.holds:

@@ -151,7 +151,7 @@ class Ruling:
         return faults
 
     async def _evaluate(self, rules: RuleSet, stage: Stage, facts: Facts, transaction: str | None = None) -> Decision:
-        if not rules.runs_at(stage) and not (stage is Stage.EOH and facts.edits):
+        if not rules.runs_at(stage, facts):
             return Decision(facts=facts)
         if rules.calls_at(stage):
             self._turn = self._turn or self.book.workers.turn()

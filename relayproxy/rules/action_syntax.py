@@ -1,7 +1,7 @@
 """How actions are written (DESIGN §6 "Actions"): one table, for those who read `then` and for its JSON Schema.
 
 An action more is an entry more. Invariants: as in syntax.py; what reaches the wire is checked here where it is constant, by its template where it is not.
-What actions do does not belong here (ruleset.py).
+What actions do does not belong here (evaluation.py).
 """
 
 from __future__ import annotations

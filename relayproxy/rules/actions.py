@@ -1,4 +1,4 @@
-"""The actions, each with what it reads and writes (DESIGN §6 "Actions"). How they are written does not belong here (action_syntax.py), nor what comes of them (ruleset.py)."""
+"""The actions, each with what it reads and writes (DESIGN §6 "Actions"). How they are written does not belong here (action_syntax.py), nor what comes of them (evaluation.py)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Literal
 import msgspec
 
 if TYPE_CHECKING:
+    from relayproxy.mail.address_edits import Spares
     from relayproxy.mail.pattern import AddressPattern, Pattern
     from relayproxy.rules.decision import Disconnect
     from relayproxy.rules.rule import Subject, Template
@@ -100,7 +101,7 @@ class RedirectRecipient(Act, frozen=True):
 class RewriteHeaderAddresses(Act, frozen=True):
     name: ClassVar[str] = "rewrite_header_addresses"
     fields: tuple[str, ...]
-    spare: tuple[AddressPattern, ...]
+    spare: tuple[Spares, ...]
     to: Template
 
     @property

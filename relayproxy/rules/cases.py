@@ -8,7 +8,7 @@ How cases are written does not belong here (case_syntax.py).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -16,7 +16,7 @@ from relayproxy.mail.canonical import canonical
 from relayproxy.mail.header import HeaderSection, decode, find_body
 from relayproxy.mail.mime import Scanner
 from relayproxy.rules.condition_syntax import MAIL_PARAMETERS, RCPT_PARAMETERS
-from relayproxy.rules.facts import Facts, Recipient, Stage
+from relayproxy.rules.facts import Content, Facts, Recipient, Stage
 from relayproxy.rules.recipients import collapsed
 from relayproxy.rules.wording import shown
 from relayproxy.smtp import local_replies
@@ -67,12 +67,6 @@ class _Drawn:
 
     def every(self, rule: str, n: int) -> bool:  # noqa: ARG002
         return self._holds
-
-
-class _Content(NamedTuple):
-    size: int
-    text: str
-    attachments: tuple[str, ...]
 
 
 class _Play:
@@ -159,7 +153,7 @@ class _Play:
         scanner = Scanner(HeaderSection(header))
         scanner.feed(body)
         scanner.finish()
-        content = _Content(len(self._given.message), scanner.text, scanner.attachments)
+        content = Content(len(self._given.message), scanner.text, scanner.attachments, scanner.complete)
         if not self._stage(Stage.EOM, replace(self._facts, content=content)):
             return False
         if not self._facts.recipients and self._facts.fate is None:

@@ -1,11 +1,11 @@
 """One stage: its rules in order, each on the mail as the rules before it left it (DESIGN §6 "What it applies to", "Actions", "When a rule goes wrong").
 
-    Evaluation(plan, Stage.RCPT, facts, draws).run()
+    Evaluation(candidates, Stage.RCPT, facts, draws).run()
 
 Theory of operation: conditions and templates of a rule look at the facts as they were when it began; what its actions ask for is gathered for all
 recipients that it applies to (`_Change`), and then becomes new facts in one step. A function is asked what its actions are, and these are gathered likewise.
 Invariants: what goes wrong ends everything, and nothing of the stage is left (PROTOCOL I9); nothing is raised.
-Which rules these are does not belong here (plan.py), nor how header fields are edited (mail/edits.py).
+Which rules these are does not belong here (candidates.py), nor how header fields are edited (mail/edits.py).
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
 
     from relayproxy.mail.edits import HeaderEdit
     from relayproxy.mail.header import HeaderSection
+    from relayproxy.rules.candidates import Candidate, Candidates
     from relayproxy.rules.facts import Content, Draws, Facts, Recipient
-    from relayproxy.rules.plan import Plan, Planned
     from relayproxy.rules.rule import Action, Rule, Template
 
 _REFUSED_AT_CONNECT: Final = {"reject": 554, "tempfail": 421}
@@ -66,23 +66,15 @@ class _Hit(NamedTuple):
     groups: Mapping[str, str]
 
 
-class _Left(NamedTuple):
-    """Content with body edits made, as far as conditions look at it."""
-
-    size: int
-    text: str
-    attachments: tuple[str, ...]
-
-
 class Evaluation:
     """Of one stage."""
 
     __slots__ = (
-        "_before", "_draws", "_facts", "_faults", "_fired", "_plan", "_refusals", "_running", "_stage", "_stopped",
+        "_before", "_candidates", "_draws", "_facts", "_faults", "_fired", "_refusals", "_running", "_stage", "_stopped",
     )  # fmt: skip
 
-    def __init__(self, plan: Plan, stage: Stage, facts: Facts, draws: Draws) -> None:
-        self._plan = plan
+    def __init__(self, candidates: Candidates, stage: Stage, facts: Facts, draws: Draws) -> None:
+        self._candidates = candidates
         self._stage = stage
         self._before = self._facts = facts
         self._draws = draws
@@ -97,7 +89,7 @@ class Evaluation:
         """The rules of this stage."""
         try:
             self._make_what_is_due()
-            self._run(self._plan)
+            self._run(self._candidates)
         except Exception as error:  # noqa: BLE001  whatever it is: no message passes unruled or half-ruled
             return self._failed(error)
         facts = self._facts
@@ -110,13 +102,13 @@ class Evaluation:
         what = "expected it to end" if self._running else "expected a thread for it"
         return self._failed(FunctionError(f"{what} within {seconds:g} s, and gave up"))
 
-    def _run(self, plan: Plan) -> None:
-        places = iter(plan.after(-1, self._facts))
+    def _run(self, candidates: Candidates) -> None:
+        places = iter(candidates.after(-1, self._facts))
         while not self._stopped and (place := next(places, None)) is not None:
             before = self._facts
-            self._try(plan.rules[place])
-            if not plan.looks_at_the_same(before, self._facts):
-                places = iter(plan.after(place, self._facts))  # other rules may apply to it
+            self._try(candidates.rules[place])
+            if not candidates.looks_at_the_same(before, self._facts):
+                places = iter(candidates.after(place, self._facts))  # other rules may apply to it
 
     def _make_what_is_due(self) -> None:
         facts = self._facts
@@ -139,8 +131,8 @@ class Evaluation:
         who = f"rule {self._running!r}" if self._running else f"the rules at {self._stage.name.lower()}"
         return Decision(facts=self._before, answer=answer, failure=f"{who}: {what}")
 
-    def _try(self, planned: Planned) -> None:
-        rule, per_recipient, holds = planned
+    def _try(self, candidate: Candidate) -> None:
+        rule, per_recipient, holds = candidate
         self._running = rule.name
         facts, draws = self._facts, self._draws
         if not per_recipient:
@@ -352,6 +344,7 @@ def _and_fault(faults: Faults | None, action: Action) -> Faults | None:
 
 
 def _left(content: Content | None, edits: Iterable[BodyEdit]) -> Content | None:
+    """With body edits made, as far as conditions look at it."""
     if content is None:
         return None
     text, attachments = content.text, content.attachments
@@ -360,4 +353,4 @@ def _left(content: Content | None, edits: Iterable[BodyEdit]) -> Content | None:
             text, attachments = edit.text, ()
         elif edit.strip is not None:
             attachments = tuple([name for name in attachments if not edit.strip.matches(name)])
-    return _Left(content.size, text, attachments)
+    return content._replace(text=text, attachments=attachments)

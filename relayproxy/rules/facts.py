@@ -8,7 +8,7 @@ nothing that was said early is lost on the way to the end of the message.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -64,20 +64,17 @@ class BodyEdit(msgspec.Struct, frozen=True, gc=False):
     strip: Pattern | None = None
 
 
-class Content(Protocol):
+class Content(NamedTuple):
     """The message at its end: its size as received, text and attachments as the rules left them."""
 
-    @property
-    def size(self) -> int:
-        """Octets, as RFC 1870 counts them."""
-
-    @property
-    def text(self) -> str:
-        """Decoded text parts (mail/body_text.py)."""
-
-    @property
-    def attachments(self) -> tuple[str, ...]:
-        """File names, decoded."""
+    #: Octets, as RFC 1870 counts them.
+    size: int
+    #: Decoded text parts (mail/body_text.py).
+    text: str = ""
+    #: File names, decoded.
+    attachments: tuple[str, ...] = ()
+    #: Whether nothing in it could hide an attachment.
+    complete: bool = True
 
 
 class Draws(Protocol):

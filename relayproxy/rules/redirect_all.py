@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from relayproxy.mail.address_list import found
-from relayproxy.mail.pattern import AddressPattern, Pattern
+from relayproxy.mail.canonical import dequoted, split
+from relayproxy.mail.odd import is_plain
 from relayproxy.rules.actions import AddHeader, DeleteHeader, RedirectRecipient, RewriteHeaderAddresses
 from relayproxy.rules.conditions import All, Part, header
 from relayproxy.rules.facts import Stage
@@ -87,17 +88,14 @@ class AnsweredOutside(Part, frozen=True):
         return any(one is None or not self.guard.allows(one.encode("utf-8", "replace")) for one in authors)
 
 
-class Inside(AddressPattern):
-    """What the guard allows, as a pattern."""
+class Inside:
+    """Spares what the guard allows, where all who read a field find the same address."""
 
     __slots__ = ("_guard",)
 
     def __init__(self, guard: Guard) -> None:
-        super().__init__("*", Pattern.parse("*"))
         self._guard = guard
 
-    def matches(self, value: str) -> bool:
-        return self._guard.allows(value.encode("utf-8", "replace"))
-
-    def groups(self, value: str) -> dict[str, str] | None:
-        return {} if self.matches(value) else None
+    def spares(self, address: str) -> bool:
+        local, _ = split(address)
+        return is_plain(dequoted(local)) and self._guard.allows(address.encode("utf-8", "replace"))

@@ -1,4 +1,4 @@
-"""A rule as it was read: the types between the loader (load.py) and those who run it (ruleset.py, gates.py).
+"""A rule as it was read: the types between the loader (load.py) and who places and runs it (stages.py, gates.py, ruleset.py, evaluation.py).
 
     rule.when.holds(facts, recipient, draws, groups)       # True, and named groups of its patterns are in `groups`
     template.render(facts, recipient, groups)              # text

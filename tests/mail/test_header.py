@@ -258,7 +258,7 @@ def test_attack_13_a_large_section_takes_no_time(part: bytes) -> None:
         section = HeaderSection(raw)
         _ = section.malformed
         assert sum(field.end - field.start for field in section.fields) == len(raw)
-        assert time.process_time() - started < 0.2
+        assert time.process_time() - started < 0.5
 
 
 # Properties

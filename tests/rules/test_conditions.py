@@ -12,7 +12,7 @@ from rule_texts import FACTS, JANE, Told, complaints, condition, raw
 
 from relayproxy.mail.pattern import AddressPattern, Pattern
 from relayproxy.rules.condition_syntax import CONDITIONS, when
-from relayproxy.rules.facts import Facts, Recipient
+from relayproxy.rules.facts import Content, Facts, Recipient
 from relayproxy.rules.pattern_list import AddressList, PatternList
 
 HOLDS = [
@@ -283,17 +283,16 @@ def test_a_list_matches_what_one_of_its_patterns_matches(patterns: list[str], va
 def test_a_long_list_is_quick() -> None:
     long = "\n".join(f"user{n}@customer{n}.example\n*@domain{n}.test\n*@*.parent{n}.test" for n in range(500))
     part = condition("recipient = { in = 'long' }", {"long": long})
-    begun = time.perf_counter()
+    begun = time.process_time()
     for n in range(500):
         assert part.holds(FACTS, Recipient(f"x@a.b.parent{n}.test"), Told(), {})
         assert not part.holds(FACTS, Recipient(f"x{n}@customer{n}.example"), Told(), {})
-    assert time.perf_counter() - begun < 0.1
+    assert time.process_time() - begun < 0.5
 
 
 def test_an_expression_takes_linear_time_and_sees_a_mebibyte() -> None:
-    content = msgspec.structs.replace(FACTS.content, text="a" * (1 << 20) + "b")  # type: ignore[type-var]
-    facts = msgspec.structs.replace(FACTS, content=content)
-    begun = time.perf_counter()
+    facts = msgspec.structs.replace(FACTS, content=Content(0, "a" * (1 << 20) + "b"))
+    begun = time.process_time()
     assert not condition("body = '/^(a+)+$/'\nnot = { body = '/a$/' }").holds(facts, JANE, Told(), {})
     assert not condition("body = '/b/'").holds(facts, JANE, Told(), {})
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1

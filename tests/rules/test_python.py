@@ -19,7 +19,7 @@ from relayproxy.rules import python
 from relayproxy.rules.action_syntax import ACTIONS
 from relayproxy.rules.case_syntax import Given
 from relayproxy.rules.cases import play
-from relayproxy.rules.facts import Facts, Recipient, Stage
+from relayproxy.rules.facts import Content, Facts, Recipient, Stage
 from relayproxy.rules.function import KINDS, Call, bound
 from relayproxy.rules.gates import DataGate, EnvelopeGate, Gates
 from relayproxy.rules.load import RuleError, load
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from relayproxy.rules.decision import Decision
 
 MESSAGE = b"From: app@example.test\r\nTo: jane@customer.example\r\nSubject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\nX: 1\r\nX: 2\r\n\r\nhello\r\n"
+CONTENT = Content(1000, "hello", ("a.pdf", "b.exe"))
 
 
 @pytest.fixture(autouse=True)
@@ -59,15 +60,9 @@ def at(stage: Stage, body: str, **facts: Any) -> Decision:
     if stage >= Stage.EOH:
         known["header"] = HeaderSection(MESSAGE.partition(b"\r\n\r\n")[0] + b"\r\n")
     if stage is Stage.EOM:
-        known["content"] = Content()
+        known["content"] = CONTENT
     function = f"from relayproxy.rules.python import *\ndef {stage.name.lower()}(mail):\n{textwrap.indent(body, ' ')}\n"
     return rules(function).evaluate(stage, Facts(**{**known, **facts}), NoDraws())
-
-
-class Content(msgspec.Struct, frozen=True):
-    size: int = 1000
-    text: str = "hello"
-    attachments: tuple[str, ...] = ("a.pdf", "b.exe")
 
 
 def failure(stage: Stage, body: str, **facts: Any) -> str:
@@ -526,7 +521,7 @@ def test_a_file_runs_once_when_it_is_loaded_and_leaves_nothing_behind() -> None:
     modules = set(sys.modules)
     text = "from dataclasses import dataclass\nfrom pathlib import Path\nwith Path('ran').open('a') as f: f.write('x')\n@dataclass\nclass _A:\n a: 'int'\ndef eom(mail): mail.tag(WORD)\n"
     made = rules("WORD = 'old'\n" + text)
-    facts = Facts(listener="", client="", content=Content())
+    facts = Facts(listener="", client="", content=CONTENT)
     for _ in range(2):
         assert made.evaluate(Stage.EOM, facts, NoDraws()).tags == ("old",)
     assert Path("ran").read_text() == "x"

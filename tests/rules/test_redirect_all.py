@@ -97,6 +97,24 @@ def test_a_reply_to_all_reaches_nobody_outside(recipients: list[str]) -> None:
     assert said.count(QA) == 5
 
 
+SPARED = [
+    # entries of the guard, To, whether it stays
+    (["*@example.test"], "joe@example.test", True),
+    (["*@example.test"], "x%customer.test@example.test", False),
+    (["*@example.test", "x%customer.test@example.test"], "x%customer.test@example.test", True),
+    # The guard allows these; who overlooks quotes, or maps before he splits, reads others.
+    (["*@example.test"], '"a b"@example.test', False),
+    (["*@example.test"], "a\u3002b@example.test", False),
+]
+
+
+@pytest.mark.parametrize(("allow", "to", "stays"), SPARED)
+def test_who_is_allowed_stays_where_all_read_the_same_address(allow: list[str], to: str, *, stays: bool) -> None:
+    header = passed(["joe@example.test"], f"To: {to}\n", allow=allow).header
+    assert header is not None
+    assert bytes(header).decode() == f"To: {to if stays else QA}\r\n"
+
+
 ANSWERED = [
     # fields of a message, where they say that answers go
     ("From: Shop <shop@shop.example>", [QA]),

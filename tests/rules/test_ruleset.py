@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_rules import random_rules
 from rule_pieces import (
+    CONTENT,
     JANE,
     JOE,
     QA,
@@ -20,7 +21,6 @@ from rule_pieces import (
     NoDraws,
     Text,
     When,
-    Written,
     address_patterns,
     addresses,
     mail,
@@ -83,7 +83,7 @@ def test_no_rules_change_nothing() -> None:
         decision = decide(stage, facts)
         assert decision.facts is facts
         assert (decision.answer, decision.faults, decision.fired, decision.failure) == (None, None, (), None)
-        assert not rule_set().runs_at(stage)
+        assert not rule_set().runs_at(stage, facts)
 
 
 def test_each_rule_sees_the_mail_as_those_before_it_left_it() -> None:
@@ -111,8 +111,8 @@ def test_templates_see_the_mail_as_it_was_when_the_rule_began() -> None:
 
 def test_only_rules_of_the_stage_run() -> None:
     rules = rule_set(rule(When("client"), actions.Tag(Text("c"))), rule(When("sender"), actions.Tag(Text("s"))))
-    assert [stage.name for stage in Stage if rules.runs_at(stage)] == ["CONNECT", "MAIL"]
     facts = mail()
+    assert [stage.name for stage in Stage if rules.runs_at(stage, facts)] == ["CONNECT", "MAIL"]
     for stage in Stage:
         facts = rules.evaluate(stage, facts, NoDraws()).facts
         assert facts.tags == (("c",) if stage < MAIL else ("c", "s"))
@@ -299,8 +299,10 @@ def test_edits_that_were_noted_are_made_before_the_rules_of_eoh_run() -> None:
 
 def test_they_are_made_where_no_rule_of_eoh_is() -> None:
     rules = rule_set(rule(When("sender"), actions.DeleteHeader("Subject")))
-    assert rules.runs_at(EOH)
-    facts = rules.evaluate(MAIL, mail(header="A: b\r\nSubject: hi\r\n"), NoDraws()).facts
+    facts = mail(header="A: b\r\nSubject: hi\r\n")
+    assert not rules.runs_at(EOH, facts)
+    facts = rules.evaluate(MAIL, facts, NoDraws()).facts
+    assert rules.runs_at(EOH, facts)
     assert header(rules.evaluate(EOH, facts, NoDraws())) == "A: b\r\n"
 
 
@@ -373,7 +375,7 @@ def test_body_edits_are_carried_to_the_end_of_the_message() -> None:
         rule(When("body", "from app*"), actions.Tag(Text("{body}"))),
         rule(When("attachment", "*"), strip),
     )
-    facts = rules.evaluate(MAIL, mail(content=Written(attachments=("a.exe",))), NoDraws()).facts
+    facts = rules.evaluate(MAIL, mail(content=CONTENT._replace(attachments=("a.exe",))), NoDraws()).facts
     decision = rules.evaluate(EOM, facts, NoDraws())
     assert decision.body == (BodyEdit(text="from app@example.test"),)
     assert tags(decision) == ["from app@example.test"]
@@ -384,7 +386,7 @@ def test_later_rules_do_not_see_what_was_stripped() -> None:
     exe, zipped = Pattern.parse("*.EXE"), Pattern.parse("*.zip")
     decision = decide(
         EOM,
-        mail(content=Written(attachments=("a.exe", "b.zip", "c.txt"))),
+        mail(content=CONTENT._replace(attachments=("a.exe", "b.zip", "c.txt"))),
         rule(When("attachment", "a.exe"), actions.StripAttachment(exe)),
         rule(When("attachment", "a.exe"), NEVER),
         rule(When("attachment", "b.zip"), actions.StripAttachment(zipped), actions.StripAttachment(zipped)),
@@ -552,7 +554,11 @@ def test_no_rules_raise_and_what_is_decided_is_whole(rules: tuple[Rule, ...], na
     for stage in Stage:
         decision = made.evaluate(stage, facts, NoDraws())
         assert plain(made.evaluate(stage, facts, NoDraws()).facts) == plain(decision.facts), "it is pure"
-        assert made.runs_at(stage) or (decision.answer, decision.fired, decision.facts.edits) == (None, (), facts.edits)
+        assert made.runs_at(stage, facts) or (decision.answer, decision.fired, decision.facts.edits) == (
+            None,
+            (),
+            facts.edits,
+        )
         if decision.failure is not None:
             assert decision.answer is not None
             assert decision.facts is facts

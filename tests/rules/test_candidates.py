@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rule_pieces import Address, NoDraws, Text, Written, addresses, mail, rule_set
+from rule_pieces import CONTENT, Address, NoDraws, Text, addresses, mail, rule_set
 
 from relayproxy.mail.pattern import AddressPattern, Pattern
 from relayproxy.rules import actions
@@ -133,7 +133,7 @@ def test_rules_that_are_looked_up_decide_as_if_each_was_tried(
     rules = [Rule(str(number), when, (action,), Stage.EOM) for number, (when, action) in enumerate(written)]
     keyless = [msgspec.structs.replace(one, when=Keyless(one.when)) for one in rules]
     header = "".join([f"X-Kind: {kind}\r\n" for kind in kinds]) + f"subject: {text}\r\n"
-    facts = mail(*to, sender=from_, header=header, content=Written(text=text * 300))
+    facts = mail(*to, sender=from_, header=header, content=CONTENT._replace(text=text * 300))
     found = rule_set(*rules).evaluate(Stage.EOM, facts, NoDraws())
     tried = rule_set(*keyless).evaluate(Stage.EOM, facts, NoDraws())
     assert found == tried
@@ -192,7 +192,11 @@ def test_a_rule_that_cannot_apply_is_not_asked(condition: Part, asked: int) -> N
     assert condition.keys is not None
     counting = Counting(condition.keys, condition.reads, [])
     facts = mail(
-        "a@b.test", "c@d.test", sender="me@b.test", header="Subject: Hello\r\n", content=Written(text="Hello\n" * 200)
+        "a@b.test",
+        "c@d.test",
+        sender="me@b.test",
+        header="Subject: Hello\r\n",
+        content=CONTENT._replace(text="Hello\n" * 200),
     )
     rule_set(Rule("", counting, (actions.Tag(Text("t")),), Stage.EOM)).evaluate(Stage.EOM, facts, NoDraws())
     assert len(counting.asked) == asked
