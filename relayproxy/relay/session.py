@@ -10,7 +10,6 @@ What may come when does not belong here (smtp/dialogue.py), nor how things are s
 from __future__ import annotations
 
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, NoReturn, TypeGuard
 
 from relayproxy.net.peer import PeerLost, PeerStalled
@@ -79,7 +78,7 @@ class Session:
         self._pending: list[Reply] = []  # to what came first in the group that is being answered
         self._came = 0.0  # when the group came that is being answered
         self._quit = False
-        self._allowance = Allowance(context.limits, partial(context.reporter.limit, session=id_))
+        self._allowance = Allowance(context.limits, context.reporter, id_)
         self._auth = Authentication(client, context, self.id)
         self._ruling: Ruling | None = None
         if context.rulebook.active:
