@@ -1,4 +1,4 @@
-"""The actions, each with what it reads and writes (DESIGN §6 "Actions"). How they are written does not belong here (action_syntax.py), nor what comes of them (evaluation.py)."""
+"""The actions, each with what it reads, writes and asks of a configuration (DESIGN §6 "Actions"). How they are written does not belong here (action_syntax.py), nor what comes of them (evaluation.py)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 import msgspec
 
+from relayproxy.rules.wording import nearest
+
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from relayproxy.mail.address_edits import Spares
     from relayproxy.mail.pattern import AddressPattern, Pattern
     from relayproxy.rules.decision import Disconnect
-    from relayproxy.rules.rule import Subject, Template
+    from relayproxy.rules.rule import Action, Subject, Template
 
 _NONE: Final[frozenset[Subject]] = frozenset()
 _RECIPIENTS: Final[frozenset[Subject]] = frozenset({"recipient", "recipients"})
@@ -258,3 +262,14 @@ class Cut(Act, frozen=True):
 
 class DropReply(Act, frozen=True):
     name: ClassVar[str] = "drop_reply"
+
+
+def misfit(action: Action, upstreams: Collection[str] | None, *, has_store: bool) -> str | None:
+    """What an action asks for that a configuration does not have, in words. `upstreams`: their names, None where nobody knows."""
+    match action:
+        case Route(upstream=name) if upstreams is not None and name not in upstreams:
+            return f"route: expected the name of an upstream, got {name!r}; {nearest(name, upstreams)}"
+        case Hold() if not has_store:
+            return 'hold: expected a store that keeps what is held, as record.store is "none"'
+        case _:
+            return None

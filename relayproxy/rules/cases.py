@@ -20,6 +20,7 @@ from relayproxy.rules.facts import Content, Facts, Recipient, Stage
 from relayproxy.rules.recipients import collapsed
 from relayproxy.rules.wording import shown
 from relayproxy.smtp import local_replies
+from relayproxy.smtp.replies import worst
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -82,7 +83,7 @@ class _Play:
 
     def played(self) -> Played:
         outcome = self._outcome()
-        reply = self._refusal if self._refusals else None
+        reply = worst(self._refusals) if self._refusals else None
         return Played(
             facts=self._facts, outcome=outcome, reply=reply, rules=tuple(self._fired), failure=self._failure
         )  # fmt: skip
@@ -93,15 +94,12 @@ class _Play:
         if self._is_cut:
             return "aborted"
         if not went_on:
-            return ("tempfailed" if self._refusal.severity == 4 else "rejected") if self._refusals else "aborted"
+            return (
+                ("tempfailed" if worst(self._refusals).severity == 4 else "rejected") if self._refusals else "aborted"
+            )
         if facts.fate is not None:
             return "held" if facts.fate == "hold" else "discarded"
         return "accepted"
-
-    @property
-    def _refusal(self) -> Reply:
-        """A 4yz before a 5yz: what is to be tried again is not given back."""
-        return next((reply for reply in self._refusals if reply.severity == 4), self._refusals[0])
 
     def _stage(self, stage: Stage, facts: Facts) -> bool:
         """Whether it goes on."""

@@ -6,12 +6,13 @@ Virtual time stands still until a test moves it, so that a function may take as 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
 import trio.testing
 from relay_on_sockets import relay_process, upstream_server
+from slow_function import SIGNALS, Signals
 
 from relayproxy.relay.rulebook import READING_SECONDS, Drawn, Rulebook, Rules
 from relayproxy.relay.workers import Workers
@@ -29,18 +30,18 @@ if TYPE_CHECKING:
     from relayproxy.rules.decision import Decision
 
 TEXT = """
-from threading import Event, Lock
-BEGAN, GO_ON, ALONE = Event(), Event(), Lock()
+from slow_function import SIGNALS
+HERE = SIGNALS[{path!r}]
 ACTIONS = ["tag"]
 def data(mail):
-    if not ALONE.acquire(blocking=False):
+    if not HERE.alone.acquire(blocking=False):
         raise RuntimeError("two at the same time")
     try:
-        BEGAN.set()
-        GO_ON.wait()
+        HERE.began.set()
+        HERE.go_on.wait()
         mail.tag("x")
     finally:
-        ALONE.release()
+        HERE.alone.release()
 """
 
 
@@ -48,11 +49,10 @@ class Functions:
     """A file with a function that goes on when it is told."""
 
     def __init__(self, path: Path) -> None:
-        path.write_text(TEXT)
+        signals = SIGNALS[str(path)] = Signals()
+        path.write_text(TEXT.format(path=str(path)))
         self.rules = load([path]).rules
-        names: dict[str, Any] = self.rules.rules[0].then[0].function.__globals__  # type: ignore[attr-defined]
-        self.began: threading.Event = names["BEGAN"]
-        self.go_on: threading.Event = names["GO_ON"]
+        self.began, self.go_on = signals.began, signals.go_on
 
     async def decide(self, workers: Workers, turn: Turn) -> Decision:
         evaluation = self.rules.begin(Stage.DATA, Facts(listener="", client=""), Drawn(1, trio.current_time))

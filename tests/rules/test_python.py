@@ -170,6 +170,7 @@ def test_a_method_asks_for_what_toml_would(stage: Stage, said: str, toml: str) -
     assert plain(asked[0].action) == plain(wanted)
 
 
+@pytest.mark.slow
 def test_it_is_done_as_that_of_other_rules() -> None:
     there = played(
         """
