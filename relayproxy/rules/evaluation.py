@@ -270,7 +270,7 @@ class _Change:
                 address = self._text(action.address, hit)
                 recipients.rewrite(hit.place, one, (address,))
                 if address != one.address:
-                    self._note(place, ReplaceAddress(one.address, address))
+                    self._note(place, ReplaceAddress(one.address, address, one.origin))
 
     def _header_edit(
         self, action: AddHeader | ChangeHeader | DeleteHeader | RewriteHeaderAddresses, hit: _Hit
