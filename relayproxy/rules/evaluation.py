@@ -344,10 +344,10 @@ def _left(content: Content | None, edits: Iterable[BodyEdit]) -> Content | None:
     """With body edits made, as far as conditions look at it."""
     if content is None:
         return None
-    text, attachments = content.text, content.attachments
+    _, text, attachments, complete = content
     for edit in edits:
         if edit.text is not None:
-            text, attachments = edit.text, ()
+            text, attachments, complete = edit.text, (), True
         elif edit.strip is not None:
             attachments = tuple([name for name in attachments if not edit.strip.matches(name)])
-    return content._replace(text=text, attachments=attachments)
+    return content._replace(text=text, attachments=attachments, complete=complete)

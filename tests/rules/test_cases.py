@@ -50,6 +50,7 @@ def rule(when: str, then: str, more: str = "") -> str:
 
 TWO = 'recipients = ["a@x.test", "b@x.test"]'
 CHAIN = 'recipients = ["a@x.test", "xa@x.test"]\nmessage = "To: a@x.test, xa@x.test\\n\\nhello\\n"'
+HIDES = 'message = "Content-Type: multipart/mixed\\n\\n--b\\n\\nhello\\n"'
 PLAYED = [
     # rules, given, expect
     ("", "", 'outcome = "accepted"\nreply = false\nrules = []\ntags = []\nheld = false\ndiscarded = false\nroute = ""'),
@@ -77,6 +78,9 @@ PLAYED = [
     (rule('body = "hello*", attachment = "*.pdf", size = "<1KiB"', 'route = "other"'), MESSAGE, 'route = "other"'),
     (rule('body = "*"', 'replace_body = "no"'), MESSAGE, 'body = "no"\nattachments = []'),
     (rule('attachment = "*.pdf"', 'strip_attachment = "*.pdf"'), MESSAGE, "attachments = []"),
+    (rule("unreadable = true", "reject = true"), HIDES, 'outcome = "rejected"'),
+    (rule("unreadable = false", "reject = true"), HIDES, 'outcome = "accepted"'),
+    (rule("unreadable = true", 'replace_body = "no"') + rule("unreadable = false", 'tag = "t"').replace("'r'", "'s'"), HIDES, 'tags = ["t"]'),
     (rule("chance = 0.1", 'tag = "t"'), "", 'tags = ["t"]'),
     (rule("every = 3", 'tag = "t"'), "drawn = false", "tags = []"),
     (rule('first = { per = ["client"], within = "4h" }', "tempfail = true"), "", 'outcome = "tempfailed"'),
