@@ -35,16 +35,16 @@ def doubts(rules: RuleSet) -> list[Doubt]:
     return [
         Doubt(rule, what)
         for place, (rule, stage) in enumerate(placed)
-        for what in (*_unreachable(stage, placed[:place]), *_of_actions(rule))
+        for what in (*_unreachable(rule, stage, placed[:place]), *_of_actions(rule))
     ]
 
 
-def _unreachable(stage: Stage, above: list[tuple[Rule, Stage]]) -> Iterator[str]:
+def _unreachable(rule: Rule, stage: Stage, placed: list[tuple[Rule, Stage]]) -> Iterator[str]:
     """Rules above run before it where their stage is not a later one."""
-    for rule, its in above:
-        if rule.stops and its <= stage and isinstance(rule.when, All) and not rule.when.of:
-            stopping = next(action.name for action in rule.then if action.stops)
-            yield f"never runs: the rule {rule.name!r} above has {stopping} without a condition"
+    for above, its in placed:
+        stopping = [action.name for action in above.then if (action.ends if rule.always else action.stops)]
+        if stopping and its <= stage and isinstance(above.when, All) and not above.when.of:
+            yield f"never runs: the rule {above.name!r} above has {stopping[0]} without a condition"
             return
 
 
