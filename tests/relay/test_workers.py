@@ -73,7 +73,7 @@ async def begun(event: threading.Event) -> None:
 async def test_what_is_in_time_is_what_it_decided(mock_clock: MockClock, functions: Functions) -> None:  # noqa: ARG001  time stands still
     workers = Workers(1, 5.0)
     functions.go_on.set()
-    assert (await functions.decide(workers, workers.turn())).tags == ("x",)
+    assert (await functions.decide(workers, workers.turn())).facts.tags == ("x",)
 
 
 async def test_what_takes_too_long_is_given_up_and_changes_nothing(mock_clock: MockClock, functions: Functions) -> None:
@@ -93,7 +93,7 @@ async def test_what_takes_too_long_is_given_up_and_changes_nothing(mock_clock: M
     (decision,) = decided
     assert decision.answer is not None
     assert decision.answer.code == 451
-    assert decision.tags == ()
+    assert decision.facts.tags == ()
     assert decision.failure is not None
     assert decision.failure.endswith("a.py: data': expected it to end within 5 s, and gave up")
 
@@ -118,7 +118,7 @@ async def test_where_all_threads_are_stuck_the_next_is_answered_at_its_deadline_
         mock_clock.jump(5.1)
     assert told == ["the rules at data: expected a thread for it within 5 s, and gave up"]
     functions.go_on.set()
-    assert (await functions.decide(workers, other)).tags == ("x",)
+    assert (await functions.decide(workers, other)).facts.tags == ("x",)
 
 
 async def test_no_two_of_a_session_run_at_the_same_time(mock_clock: MockClock, functions: Functions) -> None:
@@ -139,7 +139,7 @@ async def test_no_two_of_a_session_run_at_the_same_time(mock_clock: MockClock, f
         await trio.testing.wait_all_tasks_blocked()
         assert not functions.began.is_set()
         functions.go_on.set()  # the first, which nobody waits for any more
-    assert decided[0].tags == ("x",)
+    assert decided[0].facts.tags == ("x",)
     assert decided[0].failure is None
 
 

@@ -152,8 +152,8 @@ def test_rules_that_are_looked_up_decide_as_if_each_was_tried(
 def test_a_rule_is_found_by_what_one_before_it_made(change: Action, then: Part) -> None:
     tag = (actions.Tag(Text("t")),)
     rules = rule_set(Rule("1", All(()), (change,), Stage.EOM), Rule("2", then, tag, Stage.EOM))
-    assert rules.evaluate(Stage.EOM, mail("a@b.test"), NoDraws()).tags == ("t",)
-    assert rule_set(Rule("2", then, tag, Stage.EOM)).evaluate(Stage.EOM, mail("a@b.test"), NoDraws()).tags == ()
+    assert rules.evaluate(Stage.EOM, mail("a@b.test"), NoDraws()).facts.tags == ("t",)
+    assert rule_set(Rule("2", then, tag, Stage.EOM)).evaluate(Stage.EOM, mail("a@b.test"), NoDraws()).facts.tags == ()
 
 
 class Counting(msgspec.Struct, frozen=True):

@@ -170,7 +170,6 @@ def test_a_method_asks_for_what_toml_would(stage: Stage, said: str, toml: str) -
     assert plain(asked[0].action) == plain(wanted)
 
 
-@pytest.mark.slow
 def test_it_is_done_as_that_of_other_rules() -> None:
     there = played(
         """
@@ -374,7 +373,7 @@ def test_nothing_is_left_of_other_rules_of_the_stage_either() -> None:
     Path("c.toml").write_text("[[rule]]\nat = 'data'\nthen = [{ tag = 'x' }]\n")
     Path("a.py").write_text("def data(mail): raise RuntimeError")
     facts = Facts(listener="", client="")
-    assert load(["b.toml", "a.py"]).rules.evaluate(Stage.DATA, facts, NoDraws()).fate == "discard"
+    assert load(["b.toml", "a.py"]).rules.evaluate(Stage.DATA, facts, NoDraws()).facts.fate == "discard"
     decision = load(["c.toml", "a.py"]).rules.evaluate(Stage.DATA, facts, NoDraws())
     assert decision.failure is not None
     assert decision.facts is facts
@@ -525,12 +524,12 @@ def test_a_file_runs_once_when_it_is_loaded_and_leaves_nothing_behind() -> None:
     made = rules("WORD = 'old'\n" + text)
     facts = Facts(listener="", client="", content=CONTENT)
     for _ in range(2):
-        assert made.evaluate(Stage.EOM, facts, NoDraws()).tags == ("old",)
+        assert made.evaluate(Stage.EOM, facts, NoDraws()).facts.tags == ("old",)
     assert Path("ran").read_text() == "x"
     again = rules("WORD = 'new'\n" + text)
     assert Path("ran").read_text() == "xx"
-    assert again.evaluate(Stage.EOM, facts, NoDraws()).tags == ("new",)
-    assert made.evaluate(Stage.EOM, facts, NoDraws()).tags == ("old",)
+    assert again.evaluate(Stage.EOM, facts, NoDraws()).facts.tags == ("new",)
+    assert made.evaluate(Stage.EOM, facts, NoDraws()).facts.tags == ("old",)
     assert {name for name in set(sys.modules) - modules if "relayproxy_rules" in name} == set()
 
 
