@@ -201,6 +201,7 @@ class HeldRecord(Part, frozen=True, gc=False):
     upstream: Annotated[
         str | None, Meta(description="where a rule routes it, by name; null: to the listener's own upstream")
     ] = None
+    guarded: Annotated[bool, Meta(description="a guard was in force: it is released behind one, too")] = False
 
     @property
     def waits(self) -> bool:

@@ -63,6 +63,10 @@ class Release:
         self._record = record
         self._tell = tell
         self._guard = None if config.guard is None else Guard.parse(config.guard.allow)
+        if self._guard is None and record.held is not UNSET and record.held.guarded:
+            raise ValueError(
+                "it was held behind a guard, and this configuration has none: expected [guard], or RELAYPROXY_ALLOW"
+            )
         if self._guard is not None:
             self.envelope = _guarded(self._guard, self.envelope)
         settings = config.upstream[self.upstream]

@@ -305,7 +305,9 @@ class Transaction:
             message=self._message_record(progress),
             rules=() if self._plan is None else tuple([RuleRecord(one.rule, one.actions) for one in self._plan.fired]),
             tags=() if self._plan is None else tuple(self._plan.facts.tags),
-            held=UNSET if self._plan is None else _held_record(self._plan),
+            held=UNSET
+            if self._plan is None
+            else _held_record(self._plan, guarded=self._context.rulebook.guard is not None),
             reply=reply_of(reply),
             outcome=self._outcome(progress),
             acknowledged=self.acknowledged,
@@ -359,11 +361,11 @@ class Transaction:
         )
 
 
-def _held_record(plan: Plan) -> HeldRecord | UnsetType:
+def _held_record(plan: Plan, *, guarded: bool) -> HeldRecord | UnsetType:
     return (
         UNSET
         if plan.facts.fate != "hold" or plan.held is None
-        else HeldRecord(plan.facts.reason, envelope_of(plan.held), upstream=plan.facts.route)
+        else HeldRecord(plan.facts.reason, envelope_of(plan.held), upstream=plan.facts.route, guarded=guarded)
     )
 
 
