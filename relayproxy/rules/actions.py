@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 import msgspec
 
+from relayproxy.mail.edits import DESTINATIONS
+from relayproxy.rules.rule import header
 from relayproxy.rules.wording import nearest
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from relayproxy.rules.rule import Action, Subject, Template
 
 _NONE: Final[frozenset[Subject]] = frozenset()
-_RECIPIENTS: Final[frozenset[Subject]] = frozenset({"recipient", "recipients"})
+RECIPIENTS: Final[frozenset[Subject]] = frozenset({"recipient", "recipients"})
 
 
 class Act(msgspec.Struct, frozen=True):
@@ -59,7 +61,7 @@ class AddRecipient(Act, frozen=True):
 
     @property
     def writes(self) -> frozenset[Subject]:
-        return _RECIPIENTS
+        return RECIPIENTS
 
 
 class DeleteRecipient(Act, frozen=True):
@@ -74,7 +76,7 @@ class DeleteRecipient(Act, frozen=True):
 
     @property
     def writes(self) -> frozenset[Subject]:
-        return _RECIPIENTS
+        return RECIPIENTS
 
 
 class RewriteRecipient(Act, frozen=True):
@@ -87,7 +89,7 @@ class RewriteRecipient(Act, frozen=True):
 
     @property
     def writes(self) -> frozenset[Subject]:
-        return _RECIPIENTS
+        return RECIPIENTS
 
 
 class RedirectRecipient(Act, frozen=True):
@@ -100,7 +102,7 @@ class RedirectRecipient(Act, frozen=True):
 
     @property
     def writes(self) -> frozenset[Subject]:
-        return _RECIPIENTS | {f"header:{resent}{field}" for resent in ("", "resent-") for field in ("to", "cc", "bcc")}
+        return RECIPIENTS | {header(field) for field in DESTINATIONS}
 
 
 class RewriteHeaderAddresses(Act, frozen=True):
@@ -115,7 +117,7 @@ class RewriteHeaderAddresses(Act, frozen=True):
 
     @property
     def writes(self) -> frozenset[Subject]:
-        return frozenset(f"header:{field.lower()}" for field in self.fields)
+        return frozenset(header(field) for field in self.fields)
 
 
 class AddHeader(Act, frozen=True):
@@ -135,7 +137,7 @@ class AddHeader(Act, frozen=True):
 
     @property
     def writes(self) -> frozenset[Subject]:
-        return frozenset({f"header:{self.field.lower()}"})
+        return frozenset({header(self.field)})
 
 
 class ChangeHeader(Act, frozen=True):
@@ -150,7 +152,7 @@ class ChangeHeader(Act, frozen=True):
 
     @property
     def writes(self) -> frozenset[Subject]:
-        return frozenset({f"header:{self.field.lower()}"})
+        return frozenset({header(self.field)})
 
 
 class DeleteHeader(Act, frozen=True):
@@ -160,7 +162,7 @@ class DeleteHeader(Act, frozen=True):
 
     @property
     def writes(self) -> frozenset[Subject]:
-        return frozenset({f"header:{self.field.lower()}"})
+        return frozenset({header(self.field)})
 
 
 class ReplaceBody(Act, frozen=True):

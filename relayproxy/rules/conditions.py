@@ -16,7 +16,7 @@ import msgspec
 
 from relayproxy.mail.canonical import canonical
 from relayproxy.mail.ip import plain_address
-from relayproxy.rules.rule import HEADER, Key
+from relayproxy.rules.rule import Key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -350,7 +350,3 @@ def fields(name: str) -> Callable[[Facts, Recipient | None], Iterable[str]]:
         return () if facts.header is None else facts.header.texts(octets)
 
     return values
-
-
-def header(name: str) -> Subject:
-    return HEADER + name.lower()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from relayproxy.rules.case_syntax import Case
     from relayproxy.rules.rule import Rule
 
+#: Before the name of rules that come with relayproxy.
 SHIPPED: Final = "relayproxy:"
 FILE_KEYS: Final = ("rule", "test")
 _PACKAGE: Final = Path(str(resources.files("relayproxy.rules")))

@@ -22,7 +22,7 @@ import msgspec
 
 from relayproxy.mail.canonical import canonical_domain, dequoted, quoted, split
 from relayproxy.mail.header import decode
-from relayproxy.rules.rule import HEADER, BadAddress
+from relayproxy.rules.rule import BadAddress, header
 from relayproxy.rules.wording import nearest, shown
 from relayproxy.smtp.commands import Path
 
@@ -253,7 +253,7 @@ def _placeholder(name: str, groups: Iterable[str], at: int) -> Placeholder:
         return Placeholder(name, reads, value, name.endswith((".local", ".domain")))
     field = name.removeprefix("header.")
     if field != name and _FIELD_NAME.fullmatch(field):
-        return Placeholder(name, HEADER + field.lower(), _field(field.encode("ascii")))
+        return Placeholder(name, header(field), _field(field.encode("ascii")))
     if name in groups:
         return Placeholder(name, None, lambda _facts, _recipient, found: found.get(name, ""))
     raise ValueError(

@@ -15,6 +15,7 @@ from relayproxy.rules.conditions import All, AnyOf, Exists, Matches, Not, Part
 from relayproxy.rules.facts import Draws, Facts, Recipient, Stage
 from relayproxy.rules.pattern_list import AddressList, PatternList
 from relayproxy.rules.rule import Action, Condition, Key, Rule, Subject
+from relayproxy.rules.rule import header as header_of
 
 
 class Keyless(msgspec.Struct, frozen=True):
@@ -40,7 +41,7 @@ def recipient(*patterns: str) -> Matches:
 
 
 def field(name: str, *patterns: str) -> Matches:
-    return Matches(of.header(name), of.fields(name), PatternList([Pattern.parse(one) for one in patterns]))
+    return Matches(header_of(name), of.fields(name), PatternList([Pattern.parse(one) for one in patterns]))
 
 
 def body(*patterns: str) -> Matches:
@@ -99,7 +100,7 @@ parts = st.recursive(
         st.builds(lambda some: field("Subject", *some), st.lists(st.sampled_from(GLOBS), min_size=1, max_size=3)),
         st.builds(lambda some: field("X-Kind", *some), st.lists(st.sampled_from(GLOBS), min_size=1, max_size=2)),
         st.builds(lambda some: body(*some), st.lists(st.sampled_from(GLOBS), min_size=1, max_size=2)),
-        st.just(Exists(of.header("X-Kind"), of.fields("X-Kind"))),
+        st.just(Exists(header_of("X-Kind"), of.fields("X-Kind"))),
     ),
     lambda inner: st.one_of(
         st.builds(Not, inner),
