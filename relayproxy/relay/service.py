@@ -421,7 +421,7 @@ class Relay:
             login=self._login(name, session),
             introduction=self._introduction(name, ends),
             tape=tape,
-            admits=self._rulebook.admits if self._rulebook.active else None,
+            admits=self._rulebook.admits,
         )
 
     def _login(self, name: str, session: str) -> SessionLogin | None:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from relayproxy.relay.client_leg import ClientLeg
     from relayproxy.relay.context import Context
     from relayproxy.relay.delivery import Passed
-    from relayproxy.relay.plan import Plan
     from relayproxy.relay.upstream import Upstream
     from relayproxy.smtp.commands import Ehlo, Helo, Mail
 
@@ -30,13 +29,13 @@ class Transactions:
         "_client",
         "_context",
         "_ended",
-        "_new_id",
         "_recording",
-        "_session",
         "_unheard",
         "mail_refused",
+        "new_id",
         "open",
         "owes",
+        "session",
         "told",
     )
 
@@ -54,8 +53,8 @@ class Transactions:
         self.owes = False
         #: Whether the last MAIL was: what the client sent behind it, before it could know, is no fault of its (RFC 2920).
         self.mail_refused = False
-        self._session = session
-        self._new_id = new_id
+        self.session = session
+        self.new_id = new_id
         self._context = context
         self._client = client
         self._recording = recording
@@ -72,14 +71,13 @@ class Transactions:
         auth: AuthRecord | None,
         came: float,
         waited: float,
-        plan: Plan | None = None,
     ) -> None:
         """MAIL, and what became of it; when it came, and how long upstream took to answer it."""
         self.end()  # one that RSET in its group should have ended, and did not
         self.mail_refused = passed.reply.severity != 2
-        id_ = self._new_id() if plan is None else plan.id
+        id_ = self.new_id() if passed.plan is None else passed.plan.id
         self.open = Transaction(
-            id_, self._session, self._context, self._client, upstream, helo, auth, mail, passed, came, self._recording, plan
+            id_, self.session, self._context, self._client, upstream, helo, auth, mail, passed, came, self._recording
         )  # fmt: skip
         self.open.upstream_seconds = waited
         if self.mail_refused:

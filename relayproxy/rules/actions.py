@@ -27,6 +27,7 @@ class Act(msgspec.Struct, frozen=True):
 
     name: ClassVar[str] = ""
     stops: ClassVar[bool] = False
+    ends: ClassVar[bool] = False
 
     @property
     def reads(self) -> frozenset[Subject]:
@@ -197,6 +198,7 @@ class Refuse(Act, frozen=True):
     code: int
     text: Template
     stops: ClassVar[bool] = True
+    ends: ClassVar[bool] = True
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -210,6 +212,7 @@ class Refuse(Act, frozen=True):
 class Discard(Act, frozen=True):
     name: ClassVar[str] = "discard"
     stops: ClassVar[bool] = True
+    ends: ClassVar[bool] = True
 
 
 class Hold(Act, frozen=True):

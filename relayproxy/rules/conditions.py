@@ -315,6 +315,11 @@ def attachments(facts: Facts, _: Recipient | None) -> Iterable[str]:
     return () if facts.content is None else facts.content.attachments
 
 
+def unreadable(facts: Facts, _: Recipient | None) -> Iterable[str]:
+    """One, where an attachment may hide."""
+    return () if facts.content is None or facts.content.complete else ("",)
+
+
 def how_many(facts: Facts) -> int:
     return len(facts.recipients)
 

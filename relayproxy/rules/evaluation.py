@@ -70,7 +70,7 @@ class Evaluation:
     """Of one stage."""
 
     __slots__ = (
-        "_before", "_candidates", "_draws", "_facts", "_faults", "_fired", "_refusals", "_running", "_stage", "_stopped",
+        "_before", "_candidates", "_draws", "_ended", "_facts", "_faults", "_fired", "_refusals", "_running", "_stage", "_stopped",
     )  # fmt: skip
 
     def __init__(self, candidates: Candidates, stage: Stage, facts: Facts, draws: Draws) -> None:
@@ -83,7 +83,9 @@ class Evaluation:
         self._refusals: list[Reply] = []
         #: By name, whose doing is done.
         self._running = ""
-        self._stopped = facts.accepted or facts.fate == "discard"
+        #: Only rules that run always do; none does.
+        self._stopped = facts.accepted
+        self._ended = facts.fate == "discard"
 
     def run(self) -> Decision:
         """The rules of this stage."""
@@ -106,9 +108,11 @@ class Evaluation:
 
     def _run(self, candidates: Candidates) -> None:
         places = iter(candidates.after(-1, self._facts))
-        while not self._stopped and (place := next(places, None)) is not None:
-            before = self._facts
-            self._try(candidates.rules[place])
+        while not self._ended and (place := next(places, None)) is not None:
+            candidate, before = candidates.rules[place], self._facts
+            if self._stopped and not candidate.rule.always:
+                continue
+            self._try(candidate)
             if not candidates.looks_at_the_same(before, self._facts):
                 places = iter(candidates.after(place, self._facts))  # other rules may apply to it
 
@@ -169,7 +173,8 @@ class Evaluation:
             changes["content"] = _left(before.content, changes["body"])
         if changes:
             self._facts = msgspec.structs.replace(before, **changes)
-        self._stopped = change.stops or bool(self._refusals and not self._facts.recipients)
+        self._stopped = self._stopped or change.stops
+        self._ended = change.ends or bool(self._refusals and not self._facts.recipients)
 
     def _edited(self, noted: Iterable[Noted]) -> HeaderSection:
         facts = self._facts
@@ -188,7 +193,7 @@ class Evaluation:
 class _Change:
     """What one rule asks for. `facts`: what is to be other than it was."""
 
-    __slots__ = ("_before", "_rule", "_stage", "facts", "noted", "recipients", "refusals", "stops")
+    __slots__ = ("_before", "_rule", "_stage", "ends", "facts", "noted", "recipients", "refusals", "stops")
 
     def __init__(self, rule: Rule, before: Facts, stage: Stage) -> None:
         self._rule = rule
@@ -199,6 +204,7 @@ class _Change:
         self.noted: dict[Noted, None] = {}
         self.refusals: list[Reply] = []
         self.stops = False
+        self.ends = False
 
     def add_all(self, actions: Sequence[Action], hits: Iterable[_Hit]) -> Sequence[Action]:
         """What a rule does, or a function asks for; that."""
@@ -270,7 +276,7 @@ class _Change:
                 address = self._text(action.address, hit)
                 recipients.rewrite(hit.place, one, (address,))
                 if address != one.address:
-                    self._note(place, ReplaceAddress(one.address, address))
+                    self._note(place, ReplaceAddress(one.address, address, one.origin))
 
     def _header_edit(
         self, action: AddHeader | ChangeHeader | DeleteHeader | RewriteHeaderAddresses, hit: _Hit
@@ -302,7 +308,7 @@ class _Change:
             code = _REFUSED_AT_CONNECT.get(action.kind, code)
         self.refusals.append(Reply(code, (self._text(action.text, hit).encode(),), origin="rule"))
         if hit.recipient is None:
-            self.stops = True
+            self.ends = True
         else:
             self.recipients.delete(hit.place)  # no further rule runs for it
 
@@ -311,7 +317,7 @@ class _Change:
         match action:
             case Discard():
                 changed["fate"] = "discard"
-                self.stops = True
+                self.ends = True
             case Hold():
                 if changed.get("fate", before.fate) is None:  # the first says why
                     changed |= {"fate": "hold", "reason": self._text(action.reason, hit)}
@@ -344,10 +350,10 @@ def _left(content: Content | None, edits: Iterable[BodyEdit]) -> Content | None:
     """With body edits made, as far as conditions look at it."""
     if content is None:
         return None
-    text, attachments = content.text, content.attachments
+    _, text, attachments, complete = content
     for edit in edits:
         if edit.text is not None:
-            text, attachments = edit.text, ()
+            text, attachments, complete = edit.text, (), True
         elif edit.strip is not None:
             attachments = tuple([name for name in attachments if not edit.strip.matches(name)])
-    return content._replace(text=text, attachments=attachments)
+    return content._replace(text=text, attachments=attachments, complete=complete)

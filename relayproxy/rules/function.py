@@ -111,6 +111,10 @@ class Call(Act, frozen=True):
     def stops(self) -> bool:  # type: ignore[override]
         return any(kind.stops for kind in self.kinds)
 
+    @property
+    def ends(self) -> bool:  # type: ignore[override]
+        return any(kind.ends for kind in self.kinds)
+
     def ask(self, facts: Facts, place: int | None) -> Sequence[Asked]:
         """What it wants, for the recipient at that place or for the message. Raises FunctionError."""
         mail = Mail(self.stage, facts, place, self.allowed)

@@ -1,6 +1,6 @@
 """`--redirect-all`: the rules that send everything which the guard does not allow to one address, and have a reply-all reach nobody else.
 
-Three, behind all others: who would get the message by the envelope, who is named in its header section, and who is answered where that does not say. The last
+Three, behind all others, also where one of these says `accept`: who would get the message by the envelope, who is named in its header section, and who is answered where that does not say. The last
 two are for each message, since one that goes to allowed recipients alone may still name others. From stays, since it is what is tested: where answers would go there,
 and it is outside, a Reply-To has them go to the one address. What the guard allows is spared, by the guard itself and not by its patterns, so that no address is left
 which it would then refuse.
@@ -40,7 +40,7 @@ def redirect_all(address: str, guard: Guard) -> tuple[Rule, ...]:
     to = address_template(written)
     where = "--redirect-all"
     return (
-        Rule(NAME, Outside(guard), (RedirectRecipient(to),), where=where),
+        Rule(NAME, Outside(guard), (RedirectRecipient(to),), where=where, always=True),
         # Behind the header edits of all other rules that need not wait for the end of the message.
         Rule(
             f"{NAME}: header",
@@ -48,12 +48,14 @@ def redirect_all(address: str, guard: Guard) -> tuple[Rule, ...]:
             (RewriteHeaderAddresses(FIELDS, (Inside(guard),), to),),
             at=Stage.EOH,
             where=where,
+            always=True,
         ),
         Rule(
             f"{NAME}: answers",
             AnsweredOutside(guard),
             (DeleteHeader("Reply-To"), AddHeader("Reply-To", text_template(written))),
             where=where,
+            always=True,
         ),
     )
 

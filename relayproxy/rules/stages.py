@@ -66,12 +66,12 @@ def _each(rules: Iterable[Rule]) -> Iterator[tuple[Rule, Placement, Placement | 
     """Each rule, when it can run, and when it is to run."""
     written: dict[Subject, tuple[Stage, Rule]] = {}  # the last stage at which it is written so far
     seen: dict[Subject, Rule] = {}  # fields that are looked at, or edited, from the end of the header section on
-    stopped: tuple[Stage, Rule] | None = None
+    stopped: dict[bool, tuple[Stage, Rule]] = {}  # by whether a rule runs always: the last one above that can stop it
     for rule in rules:
         if rule.pinned and rule.at is not None:
             earliest = Placement(rule.at, "it is the function of that stage")
         else:
-            earliest = _behind(rule, seen, _earliest(rule, written, stopped))
+            earliest = _behind(rule, seen, _earliest(rule, written, stopped.get(rule.always)))
         at = None if rule.at is None or rule.pinned else Placement(rule.at, f'at = "{_name(rule.at)}"')
         yield rule, earliest, at
         stage = earliest.stage if rule.at is None else max(earliest.stage, rule.at)
@@ -80,8 +80,9 @@ def _each(rules: Iterable[Rule]) -> Iterator[tuple[Rule, Placement, Placement | 
         for subject in rule.writes:
             if subject not in written or written[subject][0] < stage:
                 written[subject] = (stage, rule)
-        if _ends_all(rule, stage) and (stopped is None or stopped[0] < stage):
-            stopped = (stage, rule)
+        for always in (False, True):
+            if _can_stop(rule, stage, always=always) and (always not in stopped or stopped[always][0] < stage):
+                stopped[always] = (stage, rule)
 
 
 def _earliest(
@@ -137,9 +138,12 @@ def first_stage(action: Action, *, per_recipient: bool, by_recipient: bool) -> S
             return Stage.CONNECT
 
 
-def _ends_all(rule: Rule, stage: Stage) -> bool:
-    """Whether rules below may not run because of it. A refusal at rcpt is about one recipient: it stops only what runs for that one, then or later."""
-    return any(action.stops and not (stage is Stage.RCPT and isinstance(action, Refuse)) for action in rule.then)
+def _can_stop(rule: Rule, stage: Stage, *, always: bool) -> bool:
+    """Whether rules below, or those of them that run always, may not run because of it. A refusal at rcpt is about one recipient: it stops only what runs for that one, then or later."""
+    return any(
+        (action.ends if always else action.stops) and not (stage is Stage.RCPT and isinstance(action, Refuse))
+        for action in rule.then
+    )
 
 
 def _name(stage: Stage) -> str:

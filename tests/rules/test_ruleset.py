@@ -318,6 +318,27 @@ def test_they_are_made_where_a_rule_accepted() -> None:
     assert tags(decision) == []
 
 
+@pytest.mark.parametrize("action", [ACCEPT, actions.Cut("before-reply")], ids=lambda action: str(action.name))
+def test_a_rule_that_runs_always_does_where_others_do_not_any_more(action: Action) -> None:
+    rules = rule_set(
+        rule(None, action),
+        rule(None, actions.Tag(Text("some"))),
+        rule(None, actions.Tag(Text("all")), always=True),
+        rule(None, actions.Tag(Text("at eom")), at=EOM),
+        rule(None, actions.Tag(Text("all at eom")), at=EOM, always=True),
+    )
+    begun = rules.evaluate(CONNECT, mail(), NoDraws())
+    assert tags(begun) == ["all"]
+    of_message = ["all", "all at eom"] if action is ACCEPT else ["all", "at eom", "all at eom"]
+    assert tags(rules.evaluate(EOM, begun.facts, NoDraws())) == of_message
+
+
+@pytest.mark.parametrize("action", [NEVER, DISCARD], ids=lambda action: str(action.name))
+def test_what_does_not_leave_has_no_rule_at_all(action: Action) -> None:
+    decision = decide(CONNECT, mail(), rule(None, action), rule(None, TAG, always=True))
+    assert tags(decision) == []
+
+
 @pytest.mark.parametrize("stage", [EOH, EOM])
 def test_from_eoh_on_they_are_made_at_once(stage: Stage) -> None:
     decision = decide(

@@ -106,6 +106,14 @@ def test_a_rule_waits_for_one_above_that_can_stop_it(action: Action) -> None:
     assert stages(rule(When("client"), TAG), rule(When("header:subject"), action)) == [CONNECT, EOH]
 
 
+def test_a_rule_that_runs_always_waits_only_for_one_that_keeps_the_message_from_leaving() -> None:
+    last = rule(When("client"), TAG, always=True)
+    assert stages(rule(When("header:subject"), actions.Accept()), last) == [EOH, CONNECT]
+    assert stages(rule(None, actions.Cut("before-reply"), at=EOM), last) == [EOM, CONNECT]
+    assert stages(rule(When("header:subject"), REJECT), rule(When("body"), actions.Accept()), last) == [EOH, EOM, EOH]
+    assert stages(rule(When("header:subject"), actions.Discard()), last) == [EOH, EOH]
+
+
 def test_the_last_of_those_that_can_stop_it_counts() -> None:
     early, late = rule(When("sender"), actions.Accept()), rule(When("body"), actions.Accept())
     assert stages(early, late, rule(When("client"), TAG)) == [MAIL, EOM, EOM]
