@@ -539,4 +539,4 @@ def test_a_file_runs_once_when_it_is_loaded_and_leaves_nothing_behind() -> None:
 
 def test_the_file_is_one_that_is_looked_at_for_changes() -> None:
     Path("a.py").write_text("def eom(mail): pass\n")
-    assert load(["a.py"]).files == (Path("a.py"),)
+    assert tuple(load(["a.py"]).files) == (Path("a.py"),)
