@@ -7,8 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from relayproxy.cli.config import ConfigError, load_with_rules
-from relayproxy.cli.config_rules import guard_of
-from relayproxy.relay.rulebook import Drawn, Rulebook, Rules
+from relayproxy.relay.rulebook import Drawn, Rulebook, Rules, guard_of
 from relayproxy.relay.workers import Workers
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ they tell whose mail it was. How a value is read does not belong here, nor which
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from relayproxy.mail.address_list import addresses, found
 from relayproxy.mail.canonical import canonical
-from relayproxy.mail.field_text import folded, wire_address
+from relayproxy.mail.field_text import wire_address, wrapped
 from relayproxy.mail.header import MAX_LINE, HeaderSection
 
 if TYPE_CHECKING:
@@ -27,14 +27,29 @@ class Spares(Protocol):
         """`address` may be in any form."""
 
 
-def replaced(
-    section: HeaderSection, fields: Collection[str], pairs: Sequence[tuple[str, str]], *, utf8: bool
-) -> HeaderSection:
-    """In these fields, the first address of a pair is to be the second, pair after pair. Raises ValueError where one is no address."""
-    to: dict[str, bytes] = {}
-    for old, new in reversed(pairs):
+class Pair(NamedTuple):
+    """Where `old` stands `new` is to stand; `origin`: for whom."""
+
+    old: str
+    new: str
+    origin: int
+
+
+def replaced(section: HeaderSection, fields: Collection[str], pairs: Sequence[Pair], *, utf8: bool) -> HeaderSection:
+    """In these fields, the first address of a pair is to be the second, or what later pairs of the same origin make of that: an address that stands there is
+    replaced once. Raises ValueError where one is no address.
+    """
+    if not pairs:
+        return section
+    became: dict[tuple[int, str], bytes] = {}
+    for old, new, origin in reversed(pairs):
         octets = wire_address(new, utf8=utf8)
-        to[canonical(old)] = to.get(canonical(new), octets)  # what a later pair makes of it
+        became[origin, canonical(old)] = became.get((origin, canonical(new)), octets)
+    # Whom the client named goes before whom a rule made of another.
+    first = {pair.origin: (pair.origin, canonical(pair.old)) for pair in reversed(pairs)}
+    to: dict[str, bytes] = {}
+    for origin, address in (*reversed(first.values()), *reversed(became)):
+        to.setdefault(address, became[origin, address])
     return _with_values(section, fields, addresses, lambda address: to.get(canonical(address)))
 
 
@@ -90,4 +105,4 @@ def _refolded(value: bytes, start: int) -> bytes:
             at = one.start
     first, *others = b"".join([*pieces, value[at:]]).split(b"\r\n")
     lines = [(first, start), *[(line, 0) for line in others]]
-    return b"\r\n".join([folded(line, at) if at + len(line) > MAX_LINE else line for line, at in lines])
+    return b"\r\n".join([wrapped(line, at) if at + len(line) > MAX_LINE else line for line, at in lines])

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
+from relayproxy.rules.guard import Guard
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from relayproxy.relay.settings import Config
     from relayproxy.relay.workers import Workers
-    from relayproxy.rules.guard import Guard
     from relayproxy.rules.ruleset import RuleSet
 
 #: Keys of `first` that are remembered, of all rules; past that the oldest are forgotten, and count as new.
@@ -35,6 +37,11 @@ class Rules(NamedTuple):
     captures: bool = False
     #: That they were read from, to be looked at now and then.
     files: tuple[Path, ...] = ()
+
+
+def guard_of(config: Config) -> Guard | None:
+    """A configuration's; None: it has none."""
+    return None if config.guard is None else Guard.parse(config.guard.allow)
 
 
 class Rulebook:

@@ -440,7 +440,9 @@ class Session:
         """To another upstream, before MAIL has left; what the client hears where that cannot be (DESIGN §6)."""
         if self._auth.passed:
             return local_replies.MISCONFIGURED
-        return await self._leg.reroute(to) or self._auth.gap(self._leg.upstream, local_replies.MISCONFIGURED)
+        refusal = await self._leg.reroute(to) or self._auth.gap(self._leg.upstream, local_replies.MISCONFIGURED)
+        self._leg.fits = refusal is None
+        return refusal
 
     async def _dial_again(self) -> Reply | None:
         """A new connection in place of one that was closed, if it offers all that was offered, and knew no client by name (I7)."""

@@ -44,7 +44,7 @@ from relayproxy.rules.function import Call, FunctionError
 from relayproxy.rules.recipients import Recipients
 from relayproxy.rules.rule import BadAddress
 from relayproxy.smtp.local_replies import INTERNAL_ERROR, NO_VALID_ADDRESS, RULE_FAILED
-from relayproxy.smtp.replies import Reply
+from relayproxy.smtp.replies import Reply, worst
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -97,7 +97,9 @@ class Evaluation:
         facts = self._facts
         if self._refusals:
             facts = msgspec.structs.replace(self._before, tags=facts.tags)
-        return Decision(facts=facts, answer=self._answer(), faults=self._faults, fired=tuple(self._fired))
+        # A message that is to be tried again for one recipient is not given back for another.
+        answer = worst(self._refusals) if self._refusals else None
+        return Decision(facts=facts, answer=answer, faults=self._faults, fired=tuple(self._fired))
 
     def gave_up(self, seconds: float) -> Decision:
         """In the place of what `run` has not given after so many seconds, in whatever thread it still goes on: that changes nothing any more."""
@@ -122,10 +124,6 @@ class Evaluation:
             self._facts = msgspec.structs.replace(facts, header=header, edits=())
         if self._stage is Stage.EOM and facts.body:
             self._facts = msgspec.structs.replace(facts, content=_left(facts.content, facts.body))
-
-    def _answer(self) -> Reply | None:
-        """A message that is to be tried again for one recipient is not given back for another."""
-        return next((reply for reply in self._refusals if reply.severity == 4), next(iter(self._refusals), None))
 
     def _failed(self, error: Exception) -> Decision:
         answer = NO_VALID_ADDRESS if isinstance(error, BadAddress) else RULE_FAILED
@@ -161,7 +159,8 @@ class Evaluation:
             return
         self._fired.append(Fired(rule.name, tuple([action.name for action in done])))
         for action in done:
-            self._faults = _and_fault(self._faults, action)
+            if (fault := _fault_of(action)) is not None:
+                self._faults = fault if self._faults is None else self._faults.joined(fault)
         self._refusals += change.refusals
         changes = change.facts
         if (recipients := change.recipients.result) is not None:
@@ -233,7 +232,7 @@ class _Change:
         return done
 
     def add(self, place: int, action: Action, hit: _Hit) -> None:
-        """`place` of the action in its rule. Faults are asked for once, whomever the rule applies to (`_and_fault`)."""
+        """`place` of the action in its rule. Faults are asked for once, whomever the rule applies to (`_fault_of`)."""
         match action:
             case ChangeSender():
                 self.facts["sender"] = self._text(action.address, hit)
@@ -279,7 +278,7 @@ class _Change:
                 address = self._text(action.address, hit)
                 recipients.rewrite(hit.place, one, (address,))
                 if address != one.address:
-                    self._note(place, ReplaceAddress(one.address, address))
+                    self._note(place, ReplaceAddress(one.address, address, one.origin))
 
     def _header_edit(
         self, action: AddHeader | ChangeHeader | DeleteHeader | RewriteHeaderAddresses, hit: _Hit
@@ -338,30 +337,28 @@ class _Change:
                     changed["tags"] = (*tags, tag)
 
 
-def _and_fault(faults: Faults | None, action: Action) -> Faults | None:
-    """Delays add up, the smallest throttle counts, the first disconnect is the one."""
-    had = faults or Faults()
+def _fault_of(action: Action) -> Faults | None:
     match action:
         case Delay():
-            return msgspec.structs.replace(had, delay=had.delay + action.seconds)
+            return Faults(delay=action.seconds)
         case Throttle():
-            return msgspec.structs.replace(had, throttle=min(had.throttle or action.rate, action.rate))
+            return Faults(throttle=action.rate)
         case Cut():
-            return msgspec.structs.replace(had, disconnect=had.disconnect or action.how)
+            return Faults(disconnect=action.how)
         case DropReply():
-            return msgspec.structs.replace(had, drop_reply=True)
+            return Faults(drop_reply=True)
         case _:
-            return faults
+            return None
 
 
 def _left(content: Content | None, edits: Iterable[BodyEdit]) -> Content | None:
     """With body edits made, as far as conditions look at it."""
     if content is None:
         return None
-    text, attachments = content.text, content.attachments
+    _, text, attachments, complete = content
     for edit in edits:
         if edit.text is not None:
-            text, attachments = edit.text, ()
+            text, attachments, complete = edit.text, (), True
         elif edit.strip is not None:
             attachments = tuple([name for name in attachments if not edit.strip.matches(name)])
-    return content._replace(text=text, attachments=attachments)
+    return content._replace(text=text, attachments=attachments, complete=complete)

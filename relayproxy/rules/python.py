@@ -237,6 +237,11 @@ class Mail:
         """At eom: the file names of attachments, decoded."""
         return tuple(self._content("attachments").attachments)
 
+    @property
+    def unreadable(self) -> bool:
+        """At eom: whether the structure of the message could not be read to its end, so that an attachment may hide."""
+        return not self._content("unreadable").complete
+
     def _content(self, name: str) -> known.Content:
         content = self._from(Stage.EOM, name).content
         assert content is not None, "at eom there is one"  # noqa: S101

@@ -15,8 +15,8 @@ from relayproxy.mail.address_list import found
 from relayproxy.mail.canonical import dequoted, split
 from relayproxy.mail.odd import is_plain
 from relayproxy.rules.actions import AddHeader, DeleteHeader, RedirectRecipient, RewriteHeaderAddresses
-from relayproxy.rules.conditions import All, Part, header
-from relayproxy.rules.rule import Rule
+from relayproxy.rules.conditions import All, Part
+from relayproxy.rules.rule import Rule, header
 from relayproxy.rules.template import address as address_template
 from relayproxy.rules.template import text as text_template
 

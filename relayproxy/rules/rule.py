@@ -44,6 +44,11 @@ HEADER: Final = "header:"
 ANY_HEADER: Final = HEADER + "*"
 
 
+def header(name: str) -> Subject:
+    """The fields of that name."""
+    return HEADER + name.lower()
+
+
 def known_at(subject: Subject) -> Stage:
     return Stage.EOH if subject.startswith(HEADER) else KNOWN_AT[subject]
 

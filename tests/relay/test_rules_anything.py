@@ -101,6 +101,7 @@ def any_talk(
     return Talk(moves, cuts, server, config), entries, rules
 
 
+@pytest.mark.slow
 @given(st.randoms(use_true_random=False))
 @settings(deadline=None, max_examples=60)
 def test_no_address_leaves_that_the_guard_does_not_allow(rng: Random) -> None:
@@ -157,6 +158,7 @@ def _kept(talk: Talk) -> int:
     )
 
 
+@pytest.mark.slow
 @given(st.randoms(use_true_random=False))
 @settings(deadline=None, max_examples=20)
 def test_pipelining_changes_nothing(rng: Random) -> None:

@@ -292,7 +292,7 @@ def test_what_the_configuration_does_not_have_is_refused() -> None:
 SEEN = {
     "listener": Stage.CONNECT, "client": Stage.CONNECT, "session": Stage.CONNECT, "stage": Stage.CONNECT, "tags": Stage.CONNECT, "helo": Stage.HELO,
     "tls": Stage.MAIL, "auth": Stage.MAIL, "transaction": Stage.MAIL, "sender": Stage.MAIL, "parameters": Stage.MAIL, "recipients": Stage.DATA,
-    "header": Stage.EOH, "size": Stage.EOM, "body": Stage.EOM, "attachments": Stage.EOM,
+    "header": Stage.EOH, "size": Stage.EOM, "body": Stage.EOM, "attachments": Stage.EOM, "unreadable": Stage.EOM,
 }  # fmt: skip
 
 
@@ -327,6 +327,7 @@ assert mail.header.all("x") == ("1", "2") and mail.header.all("é") == ()
 assert mail.header.names == ("from", "to", "subject", "x")
 assert bytes(mail.header).startswith(b"From: ")
 assert (mail.size, mail.body, mail.attachments) == (1000, "hello", ("a.pdf", "b.exe"))
+assert mail.unreadable is False
 """
     decision = at(
         Stage.EOM,
@@ -372,7 +373,7 @@ def test_nothing_is_left_of_other_rules_of_the_stage_either() -> None:
     Path("c.toml").write_text("[[rule]]\nat = 'data'\nthen = [{ tag = 'x' }]\n")
     Path("a.py").write_text("def data(mail): raise RuntimeError")
     facts = Facts(listener="", client="")
-    assert load(["b.toml", "a.py"]).rules.evaluate(Stage.DATA, facts, NoDraws()).fate == "discard"
+    assert load(["b.toml", "a.py"]).rules.evaluate(Stage.DATA, facts, NoDraws()).facts.fate == "discard"
     decision = load(["c.toml", "a.py"]).rules.evaluate(Stage.DATA, facts, NoDraws())
     assert decision.failure is not None
     assert decision.facts is facts
@@ -523,13 +524,23 @@ def test_a_file_runs_once_when_it_is_loaded_and_leaves_nothing_behind() -> None:
     made = rules("WORD = 'old'\n" + text)
     facts = Facts(listener="", client="", content=CONTENT)
     for _ in range(2):
-        assert made.evaluate(Stage.EOM, facts, NoDraws()).tags == ("old",)
+        assert made.evaluate(Stage.EOM, facts, NoDraws()).facts.tags == ("old",)
     assert Path("ran").read_text() == "x"
     again = rules("WORD = 'new'\n" + text)
     assert Path("ran").read_text() == "xx"
-    assert again.evaluate(Stage.EOM, facts, NoDraws()).tags == ("new",)
-    assert made.evaluate(Stage.EOM, facts, NoDraws()).tags == ("old",)
+    assert again.evaluate(Stage.EOM, facts, NoDraws()).facts.tags == ("new",)
+    assert made.evaluate(Stage.EOM, facts, NoDraws()).facts.tags == ("old",)
     assert {name for name in set(sys.modules) - modules if "relayproxy_rules" in name} == set()
+
+
+def test_a_function_knows_that_not_all_could_be_read() -> None:
+    text = "def eom(mail):\n if mail.unreadable: mail.reject()\n"
+    assert played(text, message=b"Content-Type: multipart/mixed\r\n\r\nx\r\n").outcome == "rejected"
+    assert played(text).outcome == "accepted"
+
+
+def test_the_trace_stays_as_it_is() -> None:
+    assert "expected a field that is no trace" in failure(Stage.EOH, 'mail.delete_header("Received")')
 
 
 def test_the_file_is_one_that_is_looked_at_for_changes() -> None:

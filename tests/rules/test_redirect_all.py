@@ -222,6 +222,7 @@ def test_word_that_it_was_read_stays_inside_too() -> None:
     assert bytes(header) == f"Disposition-Notification-To: {QA}\r\n".encode()
 
 
+@pytest.mark.slow
 @given(st.lists(st.text(alphabet='ab.@%!"\\:<>,;()ü\u3002\uff20 -', max_size=30), max_size=4))
 def test_whatever_they_are_the_guard_allows_what_is_left(recipients: list[str]) -> None:
     guard = Guard.parse(STAGING)

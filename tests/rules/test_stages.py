@@ -170,6 +170,7 @@ def test_why_a_rule_does_not_run_earlier_is_said() -> None:
     ]
 
 
+@pytest.mark.slow
 @given(random_rules(), st.data())
 def test_no_rule_runs_out_of_turn(rules: tuple[Rule, ...], data: st.DataObject) -> None:
     placed = [placement.stage for placement in placements(rules)]
