@@ -3,7 +3,8 @@
 Three, behind all others, also where one of these says `accept`: who would get the message by the envelope, who is named in its header section, and who is answered where that does not say. The last
 two are for each message, since one that goes to allowed recipients alone may still name others. From stays, since it is what is tested: where answers would go there,
 and it is outside, a Reply-To has them go to the one address. What the guard allows is spared, by the guard itself and not by its patterns, so that no address is left
-which it would then refuse.
+which it would then refuse. Each runs behind the last rule that writes what it looks after (stages.py): where one names somebody from the whole message, as a function
+at eom may, that is at the end of the message, and DATA leaves then.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from relayproxy.mail.canonical import dequoted, split
 from relayproxy.mail.odd import is_plain
 from relayproxy.rules.actions import AddHeader, DeleteHeader, RedirectRecipient, RewriteHeaderAddresses
 from relayproxy.rules.conditions import All, Part
-from relayproxy.rules.facts import Stage
 from relayproxy.rules.rule import Rule, header
 from relayproxy.rules.template import address as address_template
 from relayproxy.rules.template import text as text_template
@@ -41,12 +41,10 @@ def redirect_all(address: str, guard: Guard) -> tuple[Rule, ...]:
     where = "--redirect-all"
     return (
         Rule(NAME, Outside(guard), (RedirectRecipient(to),), where=where, always=True),
-        # Behind the header edits of all other rules that need not wait for the end of the message.
         Rule(
             f"{NAME}: header",
             All(()),
             (RewriteHeaderAddresses(FIELDS, (Inside(guard),), to),),
-            at=Stage.EOH,
             where=where,
             always=True,
         ),

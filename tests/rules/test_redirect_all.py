@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rule_pieces import NoDraws, When, rule, rule_set
+from rule_pieces import CONTENT, Address, NoDraws, Text, When, rule, rule_set
 
 from relayproxy.mail.header import HeaderSection
 from relayproxy.rules import actions
+from relayproxy.rules.asked import Allowed
 from relayproxy.rules.conditions import All
 from relayproxy.rules.doubts import doubts
 from relayproxy.rules.facts import Facts, Recipient, Stage
+from relayproxy.rules.function import function_rule
 from relayproxy.rules.gates import DataGate, EnvelopeGate
 from relayproxy.rules.guard import Guard
 from relayproxy.rules.redirect_all import redirect_all
 from relayproxy.rules.rule import Rule
 from relayproxy.rules.ruleset import RuleSet
+from relayproxy.rules.stages import placements
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +49,8 @@ def passed(
         if stage is not Stage.RCPT:
             if stage is Stage.EOH:
                 facts = msgspec.structs.replace(facts, header=HeaderSection(header.replace("\n", "\r\n").encode()))
+            if stage is Stage.EOM:
+                facts = msgspec.structs.replace(facts, content=CONTENT)
             facts = decided(rules, stage, facts)
             continue
         kept: list[Recipient] = []
@@ -164,6 +170,43 @@ def test_a_rule_that_stops_others_stops_none_of_these(stops: Rule) -> None:
     assert addresses(facts) == ["joe@example.test", QA]
     assert facts.header is not None
     assert bytes(facts.header).count(QA.encode()) == 5
+
+
+CC = actions.AddHeader("Cc", Text("boss@customer.example"))
+WRITERS = [
+    rule(None, CC),
+    rule(When("recipient"), actions.AddHeader("Cc", Text("{recipient}"))),
+    rule(When("recipients"), CC),
+    rule(When("header:subject"), CC),
+    rule(When("body"), CC),
+    rule(When("body"), actions.ChangeHeader("Reply-To", 1, Text("boss@customer.example"))),
+    rule(When("body"), actions.DeleteHeader("Reply-To")),
+    rule(When("body"), actions.ChangeHeader("From", 1, Text("boss@customer.example"))),
+    rule(When("body"), actions.RedirectRecipient(Address("boss@customer.example"))),
+    rule(When("body"), actions.AddRecipient((Address("boss@customer.example"),))),
+    function_rule("it.py", 1, Stage.EOM, lambda mail: mail.add_header("Cc", "boss@customer.example"), "it.py", Allowed(frozenset({"add_header"}))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_whoever_names_somebody_outside_does_so_in_front_of_them(writer: Rule) -> None:
+    header = "From: app@provider.example\nTo: jane@customer.example\nReply-To: joe@example.test\nSubject: hi\n"
+    facts = passed(["jane@customer.example", "mary@customer.example"], header, above=[writer])
+    assert set(addresses(facts)) == {QA}
+    assert facts.header is not None
+    said = bytes(facts.header).decode()
+    assert not re.search("^(?!From).*customer", said, re.MULTILINE)
+    assert re.search("^Reply-To: (joe|qa)@example.test$", said.replace("\r", ""), re.MULTILINE)
+
+
+def test_where_one_does_from_the_whole_message_data_leaves_at_its_end() -> None:
+    rules = rule_set(rule(When("body"), CC, name="cc"), *redirect_all(QA, Guard.parse(STAGING)))
+    assert (rules.gates.envelope, rules.gates.data) == (EnvelopeGate.LIVE, DataGate.EOM)
+    assert [(placement.stage, placement.why) for placement in placements(rules.rules)][1:] == [
+        (Stage.RCPT, "it reads recipient"),
+        (Stage.EOM, "it edits header.cc, which the rule 'cc' above writes"),
+        (Stage.EOM, "it reads header.reply-to, which the rule 'redirect-all: header' above writes"),
+    ]
 
 
 def test_check_does_not_say_that_they_are_stopped() -> None:
