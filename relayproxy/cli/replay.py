@@ -56,7 +56,7 @@ class _Manner(NamedTuple):
     speed: float | None
     concurrency: int
     loop: int
-    ehlo: bytes | None
+    ehlo: str | None
 
 
 async def replay(
@@ -94,7 +94,7 @@ async def replay(
     loop
         how many times all of them
     ehlo
-        the name to say in EHLO and HELO; default: the recorded one
+        the client's name, to rules and to the server; default: the recorded one to rules, and the configuration's hostname to the server, as a relay has it
     new_message_id
         give each message a Message-ID of its own
     rules
@@ -112,7 +112,7 @@ async def replay(
 
     manner = _Manner(_speed(timing, speed), _count("--concurrency", concurrency), _count("--loop", loop), _name(ehlo))
     named = selected(select)
-    loaded, book, keeps = _between(to, manner.concurrency, rules, store, config, new_message_id=new_message_id)
+    loaded, book, keeps = _between(to, manner, rules, store, config, new_message_id=new_message_id)
     with ExitStack() as stack:
         if (file := dialog_file(named)) is not None:
             sources = _of_file(file)
@@ -151,19 +151,21 @@ def _count(flag: str, number: int) -> int:
     return number
 
 
-def _name(ehlo: str | None) -> bytes | None:
-    from relayproxy.smtp.grammar import HELO_NAME
+def _name(ehlo: str | None) -> str | None:
+    from pydantic import TypeAdapter, ValidationError
 
-    if ehlo is None:
-        return None
-    name = ehlo.encode("utf-8", "surrogateescape")
-    if HELO_NAME.fullmatch(name) is None:
-        raise Failed(f"--ehlo: expected one name of at most 255 printable ASCII characters, got {ehlo!r}")
-    return name
+    from relayproxy.relay.values import Hostname
+
+    try:
+        return None if ehlo is None else TypeAdapter(Hostname).validate_python(ehlo)
+    except ValidationError as error:
+        raise Failed(
+            f'--ehlo: expected a host name such as "app.example.test", or an address such as "[192.0.2.1]", got {ehlo!r}'
+        ) from error
 
 
 def _between(
-    to: str, concurrency: int, rules: list[str] | None, store: str | None, config: Path | None, *, new_message_id: bool
+    to: str, manner: _Manner, rules: list[str] | None, store: str | None, config: Path | None, *, new_message_id: bool
 ) -> tuple[Config, Rulebook, bool]:
     """The configuration of the relay in between, its rules and guard, and whether they keep mail."""
     import time
@@ -178,7 +180,7 @@ def _between(
     from relayproxy.rules.ruleset import RuleSet
 
     whole = load(config, Flags(rules=tuple(rules) if rules else None, store=store))
-    loaded = aimed(whole, _target(to, whole), concurrency)
+    loaded = aimed(whole, _target(to, whole), manner.concurrency, manner.ehlo)
     try:
         ruleset = read(loaded).rules  # again, since no rule may route elsewhere
     except RuleError as error:
@@ -373,7 +375,7 @@ class _Replays:
         except (ScriptError, StoreError) as error:
             return not_replayed(id_, str(error))
         if self._manner.ehlo is not None:
-            script = script.named(self._manner.ehlo)
+            script = script.named(self._manner.ehlo.encode("ascii"))
         stream = between.connect(script.client, script.listener)
         return compare(script, await play(script, stream, speed=self._manner.speed))
 

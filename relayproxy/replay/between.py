@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 TARGET = "target"
 
 
-def aimed(config: Config, to: str | UpstreamUrl, concurrency: int) -> Config:
+def aimed(config: Config, to: str | UpstreamUrl, concurrency: int, hostname: str | None = None) -> Config:
     """The configuration of a relay whose only upstream is `to`, which is the name of one or a url, for so many sessions at once.
 
-    In front of a url the client's own name is said in EHLO. Listeners keep name and line endings, for what rules and records say of them.
+    `hostname`: in place of the configuration's, which upstream hears in EHLO. Listeners keep name and line endings, for what rules and records say of them.
     """
     if isinstance(to, str):
         name, upstream = to, config.upstream[to]
     else:
-        name, upstream = TARGET, Upstream.model_validate({"url": str(to), "ehlo": "client"})
+        name, upstream = TARGET, Upstream.model_validate({"url": str(to)})
     clear = {"tls": "off", "auth": "off", "clients": None, "proxy_protocol": (), "upstream": name}
     listeners = tuple([listener.model_copy(update=clear) for listener in config.listener])
     limits = config.limits
@@ -48,7 +48,12 @@ def aimed(config: Config, to: str | UpstreamUrl, concurrency: int) -> Config:
         "sessions_per_client": max(limits.sessions_per_client, concurrency),
     }
     return config.model_copy(
-        update={"listener": listeners, "upstream": {name: upstream}, "limits": limits.model_copy(update=most)}
+        update={
+            "hostname": hostname or config.hostname,
+            "listener": listeners,
+            "upstream": {name: upstream},
+            "limits": limits.model_copy(update=most),
+        }
     )
 
 

@@ -17,7 +17,7 @@ from relayproxy.smtp.commands import Command, Data, Mail, Rcpt
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from relayproxy.replay.script import Script, Step
+    from relayproxy.replay.script import LeftOut, Script, Step
     from relayproxy.smtp.replies import Reply
 
 
@@ -47,6 +47,7 @@ class Comparison:
     session: str | None
     replies: int
     differences: tuple[Difference, ...]
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def same(self) -> bool:
@@ -54,11 +55,11 @@ class Comparison:
 
     def lines(self) -> Iterator[str]:
         """For people: a line, and of each difference what was said, what was expected (-) and what came (+)."""
-        name = self.session or "session"
-        if self.same:
-            yield f"{name}  same: {_count(self.replies, 'reply', 'replies')}"
-            return
-        yield f"{name}  {_count(len(self.differences), 'difference', 'differences')}"
+        same, different = _count(self.replies, "reply", "replies"), len(self.differences)
+        how = f"same: {same}" if self.same else _count(different, "difference", "differences")
+        yield f"{self.session or 'session'}  {how}"
+        for left in self.left_out:
+            yield f"  not replayed: {left.line or 'an empty line'}: {left.why}"
         for one in self.differences:
             yield f"  {one.said}"
             if one.expected is not None:
@@ -75,12 +76,13 @@ class Comparison:
             for one in self.differences
         ]
         told = {"v": 1, "event": "replay", "session": self.session, "same": self.same, "replies": self.replies}
-        return json_line({**told, "differences": differences})
+        left_out = [{"line": one.line, "why": one.why} for one in self.left_out]
+        return json_line({**told, "differences": differences, "left_out": left_out})
 
 
 def compare(script: Script, played: Played) -> Comparison:
     """Of a script and what came of it."""
-    differences = [Difference(one.line, None, None, f"not replayed: {one.why}") for one in script.left_out]
+    differences: list[Difference] = []
     replies = 0
     differs = False  # the step before does
     transaction = _Transaction()
@@ -98,7 +100,7 @@ def compare(script: Script, played: Played) -> Comparison:
         replies += step.reply is not None
         if differs:
             differences.append(Difference(step.said, step.reply, got))
-    return Comparison(script.id, replies, tuple(differences))
+    return Comparison(script.id, replies, tuple(differences), script.left_out)
 
 
 class _Transaction:

@@ -8,7 +8,7 @@ is as little to be trusted as a client (attack 32); replies are matched to what 
 took since it last said or heard something.
 
 What is not said again: AUTH and all that belongs to it, MAIL's AUTH= too (it is redacted, and stale anyway); STARTTLS, since TLS is as the target wants it. A line that is no command
-is never sent: it is `LeftOut`, and told as a difference. A session that ended in the middle is one here too: without its final dot, or its last octets of a chunk.
+is never sent: it is `LeftOut`, and told; it is no difference, since no server ever saw it or answered it, but the relay. A session that ended in the middle is one here too: without its final dot, or its last octets of a chunk.
 Where a message was not kept whole, or a reply has no question, there is no script: ScriptError says why.
 
 Pure. Saying it again does not belong here (player.py), nor what replies mean (compare.py).
@@ -169,6 +169,7 @@ class _Reading:
     _now: int = 0  # the time of the last entry of the leg, in microseconds
     _pause: float = 0.0
     _data_step: _Step | None = None
+    _unkept: bool = False  # mail data is missing: no matter where it never came to its end
 
     def __post_init__(self) -> None:
         self._asked.append(self.steps[0])
@@ -186,9 +187,10 @@ class _Reading:
                     self._take_line(entry)
             case Event(leg="C", name="open", arguments=(address,)):
                 self.client = _endpoint(address)
-            case Note(key="unkept" | "redacted") if entry.text.startswith("C>"):
-                was = "not kept" if entry.key == "unkept" else "not kept as it came: something in it was redacted"
-                raise ScriptError(f"the message was {was}")
+            case Note(key="redacted") if entry.text.startswith("C>"):
+                raise ScriptError("the message was not kept as it came: something in it was redacted")
+            case Note(key="unkept") if entry.text.startswith("C>"):
+                self._unkept = True
             case _:
                 pass
 
@@ -209,6 +211,7 @@ class _Reading:
         if not self._asked:
             if reply.code == 421:  # RFC 5321 §3.8: at any time, and then it is over
                 return
+            self._check_kept()
             raise ScriptError(f"its client heard {reply.code} to nothing that it said")
         asked = self._asked.popleft()
         if isinstance(asked, _Step):
@@ -216,7 +219,13 @@ class _Reading:
         else:
             self._sasl = asked.sasl and reply.code == 334
 
+    def _check_kept(self) -> None:
+        """Where something stands behind a message, all of it must be there."""
+        if self._unkept:
+            raise ScriptError("the message was not kept")
+
     def _take_line(self, line: Line) -> None:
+        self._check_kept()
         self._line += line.octets
         if line.redacted:
             self._blanked = (self._blanked or 0) + sum(gap.length for gap in line.redacted)
@@ -227,8 +236,8 @@ class _Reading:
         self._blanked, self._sasl = None, False
         if sasl or (blanked is not None and octets[:4].upper() == b"AUTH"):
             self._asked.append(_Unsaid(sasl=True))
-        elif blanked is not None:  # by its length alone a recording tells what is no command (record/redact.py)
-            self._leave_out(octets + b"<redacted %d>" % blanked, "it is no command, and was not kept")
+        elif blanked is not None:  # no command, which a recording tells by its length alone (record/redact.py)
+            self._leave_out(octets + b"<redacted %d>" % blanked, "octets of it were not kept")
         else:
             self._take_command(octets)
 

@@ -114,13 +114,14 @@ def test_in_a_dialog_any_text_may_be_an_asterisk() -> None:
     assert not compare(script(mail="251 *"), Played(replies)).same
 
 
-def test_what_was_left_out_is_a_difference() -> None:
+def test_what_was_left_out_is_told_and_is_no_difference() -> None:
     lines = "relayproxy dialog 1\nC< 220 relay\nC> FROB\nC< 500 what\n"
     comparison = compare(script_of(parse(lines)[0]), Played([Reply(220, (b"relay",))]))
-    assert [line.strip() for line in comparison.lines()][1:] == [
-        "FROB",
-        "not replayed: expected a command that is known",
+    assert list(comparison.lines()) == [
+        "session  same: 1 reply",
+        "  not replayed: FROB: expected a command that is known",
     ]
+    assert json.loads(comparison.json())["left_out"] == [{"line": "FROB", "why": "expected a command that is known"}]
 
 
 def test_it_is_told_in_json() -> None:
@@ -139,6 +140,7 @@ def test_it_is_told_in_json() -> None:
                 "why": None,
             }
         ],
+        "left_out": [],
     }
 
 

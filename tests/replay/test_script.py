@@ -73,6 +73,12 @@ def test_a_message_that_did_not_end_has_no_end(end: list[str]) -> None:
     assert script.steps[-1].reply is None
 
 
+@pytest.mark.parametrize("kept", [["C> |half"], []])
+def test_of_a_message_that_did_not_end_what_was_kept_is_enough(kept: list[str]) -> None:
+    script = read("C< 220 relay", "C> DATA", "C< 354 go", *kept, "@ unkept C> 300", "C< 421 too slow", "C close by us")
+    assert [step.what for step in script.steps[2:]] == [Message(b"half\r\n", ended=False)] * len(kept)
+
+
 def test_chunks_are_messages() -> None:
     script = read(
         "C< 220 relay", "C> BDAT 3", "& C> |a", "& C> BDAT 0 LAST", "C< 250 ok", "C< 250 ok", "C> BDAT 5", "& C> |x\\"
@@ -148,6 +154,8 @@ def test_another_name() -> None:
     [
         (["C open 10.0.0.5:1", "U< 220 upstream"], "nothing is kept"),
         (["C< 220 relay", "C> DATA", "C< 354 go", "@ unkept C> 300", "C< 250 ok"], "the message was not kept"),
+        (["C< 220 relay", "C> BDAT 3 LAST", "@ unkept C> 3", "C< 250 ok"], "the message was not kept"),
+        (["C< 220 relay", "C> DATA", "C< 354 go", "@ unkept C> 9", "C> QUIT"], "the message was not kept"),
         (
             ["C< 220 relay", "C> DATA", "C< 354 go", "@ redacted C> 300", "C> |x", "C> |."],
             "something in it was redacted",
