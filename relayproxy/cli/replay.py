@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json as json_
 import math
+import os
 import signal
 import sys
 from contextlib import ExitStack, contextmanager
@@ -127,6 +128,7 @@ async def replay(
         if keeps:
             from relayproxy.cli.recording import recording
 
+            stack.callback(os.umask, os.umask(0o077))  # it holds other people's mail
             recorder = stack.enter_context(recording(loaded, reporter))
         from relayproxy.replay.between import Between
 

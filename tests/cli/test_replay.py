@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from real_aiosmtpd import aiosmtpd
 from scripted_server import SILENCE, scripted
 from stored import BEGAN, BODY, HEADER, kept_in, message, record, session, wire
 
@@ -241,6 +245,43 @@ def test_nothing_to_replay(capsys: pytest.CaptureFixture[str]) -> None:
     kept(1)
     assert main(["replay", "sender:nobody@*", "--to", "smtp://127.0.0.1:1"]) == 1
     assert capsys.readouterr().err == "relayproxy: nothing matched\n"
+
+
+class Together:
+    """Takes a message once so many sessions want to give it one; knows how many were there at most."""
+
+    def __init__(self, sessions: int) -> None:
+        self._barrier = asyncio.Barrier(sessions)
+        self._there: set[int] = set()
+        self.most = 0
+
+    async def handle_EHLO(  # noqa: N802
+        self, _server: Any, session: Any, _envelope: Any, name: str, replies: list[str]
+    ) -> list[str]:
+        session.host_name = name
+        self._there.add(id(session))
+        self.most = max(self.most, len(self._there))
+        return replies
+
+    async def handle_DATA(self, _server: Any, _session: Any, _envelope: Any) -> str:  # noqa: N802
+        async with asyncio.timeout(20):
+            await self._barrier.wait()
+        return "250 2.0.0 queued"
+
+    async def handle_QUIT(self, _server: Any, session: Any, _envelope: Any) -> str:  # noqa: N802
+        self._there.discard(id(session))
+        return "221 2.0.0 bye"
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_no_more_sessions_at_once_than_asked_for(concurrency: int, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("any.dialog").write_text(re.sub(r"(C< 250 ).*", r"\1*", DIALOG), encoding="utf-8")
+    server = Together(concurrency)
+    with aiosmtpd(server) as url:
+        flags = ["--loop", "6", "--concurrency", str(concurrency)]
+        assert main(["replay", "any.dialog", "--to", url, *flags]) in {0, 1}
+    assert server.most == concurrency
+    assert "6 of 6 sessions replayed" in capsys.readouterr().err
 
 
 def test_pauses_as_recorded() -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import socket
 import time
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import trio
 import trio.testing
-from aiosmtpd.controller import Controller
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from real_aiosmtpd import aiosmtpd
 
 from relayproxy.cli.recording import recording
 from relayproxy.net.dial import UpstreamUrl
@@ -33,7 +32,7 @@ from relayproxy.smtp.commands import Path as Mailbox
 from relayproxy.smtp.replies import Reply
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from relayproxy.record.dialog import Session
@@ -170,27 +169,6 @@ class Server:
 
     async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:  # noqa: N802
         return "554 5.7.1 no" if b"unwanted" in envelope.content else "250 2.0.0 taken"
-
-
-class OnAnyPort(Controller):
-    """aiosmtpd at a port that is ours from the start."""
-
-    def __init__(self, server: Server) -> None:
-        self._bound = socket.create_server(("127.0.0.1", 0))
-        super().__init__(server, hostname="127.0.0.1", port=self._bound.getsockname()[1])
-
-    def _create_server(self) -> Any:
-        return self.loop.create_server(self._factory_invoker, sock=self._bound)
-
-
-@contextmanager
-def aiosmtpd(server: Server) -> Iterator[str]:
-    controller = OnAnyPort(server)
-    controller.start()
-    try:
-        yield f"smtp://127.0.0.1:{controller.port}"
-    finally:
-        controller.stop()
 
 
 class Nowhere:
