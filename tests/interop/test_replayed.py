@@ -29,7 +29,7 @@ SENDER = "app@client.test"
 # With all that a server would add.
 MESSAGE = (
     b"From: App <app@client.test>\r\nTo: jane@sink.test\r\nSubject: hi\r\nDate: Fri, 02 Jan 2026 03:04:05 +0000\r\n"
-    b"Message-ID: <1@client.test>\r\n\r\nhello\r\n..\r\n"
+    b"Message-ID: <1@client.test>\r\n\r\nhello\r\n..\r\n\r\n"
 )
 
 
