@@ -322,7 +322,7 @@ class _Replays:
     """All of it, and what came of it. `stopped`: the signal that ended it, or 0."""
 
     def __init__(self, sources: Sequence[Source], manner: _Manner, told: Callable[[Comparison], None]) -> None:
-        self._queue = iter([source for _ in range(manner.loop) for source in sources])
+        self._queue = (source for _ in range(manner.loop) for source in sources)
         self._total = len(sources) * manner.loop
         self._manner = manner
         self._told = told
@@ -352,7 +352,7 @@ class _Replays:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             task_status.started()
             async for number in signals:
-                if self._stopped:
+                if self._stopped or self._done == self._total:
                     between.cut_off()
                 self._stopped = number
                 players.cancel()
