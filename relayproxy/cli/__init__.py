@@ -31,6 +31,7 @@ VERBS: Final = {
     "tail": "Show recorded transactions as they come, until Ctrl-C.",
     "export": "Export recordings.",
     "release": "Send held messages on.",
+    "replay": "Send recorded sessions again, and compare every reply.",
     "check": "Check a configuration or rules, and run the rules' tests.",
     "send": "Send one message.",
     "ca": "Show or export the authority that signs minted certificates.",
