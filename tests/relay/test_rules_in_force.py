@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, Any
 
+import dialog_relay
 import trio
+from dialog_runner import play
 
 from relayproxy.relay.rulebook import Drawn, Rulebook, Rules
 from relayproxy.relay.workers import Workers
 from relayproxy.rules.load import load
+from relayproxy.rules.ruleset import RuleSet
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+
+    from dialog_relay import Dial, Driven
 
 RULE = '[[rule]]\nname = "{}"\nthen = [{{ accept = true }}]\n'
 
@@ -70,3 +77,22 @@ async def test_a_list_of_patterns_that_a_reload_brings_is_looked_at_too(tmp_path
     assert [str(error).endswith("list: cannot be read: No such file or directory") for error in changing.told[1:]] == [
         True
     ]
+
+
+def test_clients_that_leave_are_noticed_while_a_file_is_read_that_does_not_end(tmp_path: Path) -> None:
+    go_on = threading.Event()
+
+    def read() -> Rules:
+        go_on.wait()
+        return Rules(RuleSet())
+
+    def start(config: Mapping[str, Any], dial: Dial) -> Driven:
+        has_changed = Rules(RuleSet(), files={tmp_path: None})
+        return dialog_relay.start(
+            config, dial, Rulebook(has_changed, Drawn(1, trio.current_time), Workers(1, 5.0), read)
+        )
+
+    try:
+        play("relayproxy dialog 1\nU open\n@ quiet 6\nC close\n+10 U close by us\n@ record none\n", start=start)
+    finally:
+        go_on.set()
