@@ -115,7 +115,7 @@ def test_a_reply_to_all_reaches_nobody_outside(recipients: list[str]) -> None:
 
 
 SPARED = [
-    # entries of the guard, To, whether it stays
+    # entries of the guard, Reply-To, whether it stays
     (["*@example.test"], "joe@example.test", True),
     (["*@example.test"], "x%customer.test@example.test", False),
     (["*@example.test", "x%customer.test@example.test"], "x%customer.test@example.test", True),
@@ -127,9 +127,9 @@ SPARED = [
 
 @pytest.mark.parametrize(("allow", "to", "stays"), SPARED)
 def test_who_is_allowed_stays_where_all_read_the_same_address(allow: list[str], to: str, *, stays: bool) -> None:
-    header = passed(["joe@example.test"], f"To: {to}\n", allow=allow).header
+    header = passed(["joe@example.test"], f"Reply-To: {to}\n", allow=allow).header
     assert header is not None
-    assert bytes(header).decode() == f"To: {to if stays else QA}\r\n"
+    assert bytes(header).decode() == f"Reply-To: {to if stays else QA}\r\n"
 
 
 ANSWERED = [
@@ -138,10 +138,13 @@ ANSWERED = [
     ("From: shop@shop.example, app@example.test", [QA]),
     ("From: shop@shop.example\nReply-To:", [QA]),
     ("From: x%shop.example@example.test", [QA]),
+    ('From: "a b"@example.test', [QA]),
     ("From: App <app@example.test>", []),
     ("From: shop@shop.example\nReply-To: help@example.test", ["help@example.test"]),
     ("From: shop@shop.example\nReply-To: help@shop.example", [QA]),
-    ("Subject: nobody", []),
+    ("From: (nobody)\nSender: shop@shop.example", [QA]),
+    ("Sender: shop@shop.example", [QA]),
+    ("Subject: nobody", [QA]),
 ]
 
 
@@ -216,10 +219,41 @@ def test_check_does_not_say_that_they_are_stopped() -> None:
     assert [doubt.rule for doubt in doubts(RuleSet((all_mail[1], *rules)))] == list(rules)
 
 
-def test_word_that_it_was_read_stays_inside_too() -> None:
-    header = passed(["joe@example.test"], "Disposition-Notification-To: shop@shop.example\n").header
+FIELDS = [
+    "To", "Cc", "Bcc", "Reply-To", "Resent-To", "Resent-Cc", "Resent-Bcc", "Resent-Reply-To", "Mail-Followup-To", "Mail-Reply-To", "Mail-Copies-To",
+    "Apparently-To", "Disposition-Notification-To", "Return-Receipt-To", "Read-Receipt-To", "X-Confirm-Reading-To", "Errors-To",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_nobody_outside_is_left_where_mail_goes_that_is_written_to_answer_it(field: str) -> None:
+    header = passed(
+        ["joe@example.test"], f"From: app@example.test\n{field}: Shop <shop@shop.example>, joe@example.test\n"
+    ).header
     assert header is not None
-    assert bytes(header) == f"Disposition-Notification-To: {QA}\r\n".encode()
+    assert bytes(header) == f"From: app@example.test\r\n{field}: Shop <{QA}>, joe@example.test\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    "where", ["<mailto:list@shop.example>", "<mailto:list@example.test?cc=shop@shop.example>", "NO"]
+)
+def test_an_answer_to_the_list_is_not_offered(where: str) -> None:
+    header = passed(["joe@example.test"], f"From: app@example.test\nList-Post: {where}\n").header
+    assert header is not None
+    assert bytes(header) == b"From: app@example.test\r\n"
+
+
+def test_what_is_tested_stays() -> None:
+    fields = """From: Shop <shop@shop.example>
+Sender: shop@shop.example
+Reply-To: help@example.test
+List-Unsubscribe: <mailto:off@shop.example>, <https://shop.example/off>
+Subject: Write to jane@customer.example
+"""
+    facts = passed(["joe@example.test"], fields)
+    assert facts.sender == "app@example.test"
+    assert facts.header is not None
+    assert bytes(facts.header).decode().replace("\r", "") == fields
 
 
 @pytest.mark.slow
