@@ -173,8 +173,8 @@ def _between(
     import time
 
     from relayproxy.cli.config import Flags, load
-    from relayproxy.cli.config_rules import guard_of, read
-    from relayproxy.relay.rulebook import Drawn, Rulebook, Rules
+    from relayproxy.cli.config_rules import read
+    from relayproxy.relay.rulebook import Drawn, Rulebook, Rules, guard_of
     from relayproxy.relay.workers import Workers
     from relayproxy.replay.between import aimed
     from relayproxy.replay.message_id import new_message_id as with_new_id
