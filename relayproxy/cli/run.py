@@ -188,7 +188,7 @@ async def _relay(
     gc.freeze()
     async with trio.open_nursery() as nursery:
         await nursery.start(poller.run)
-        await nursery.start(_obey, relay, reporter, config.drain)
+        await nursery.start(_obey, relay, reporter, config.drain, nursery)
         served = await relay.serve()
         nursery.cancel_scope.cancel()
     return 0 if served else 1
@@ -221,19 +221,29 @@ def _whither(config: Config, listener: Listener) -> str:
     return f"mail goes to {name} ({', else '.join(map(str, urls))})"
 
 
-async def _obey(relay: Relay, reporter: Reporter, drain: float, *, task_status: trio.TaskStatus[None]) -> None:
-    """Do what signals say."""
+async def _obey(
+    relay: Relay, reporter: Reporter, drain: float, nursery: trio.Nursery, *, task_status: trio.TaskStatus[None]
+) -> None:
+    """Do what signals say; what takes its time in the `nursery`."""
     import trio
 
     from relayproxy.cli import say
 
     ending = False
+    ask, asked = trio.open_memory_channel[None](1)
+
+    async def reload() -> None:
+        async for _ in asked:
+            await relay.reload()
+
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        nursery.start_soon(reload)  # Python files may do anything while they are read: no other signal waits for that
         task_status.started()
         async for number in signals:
             if number == signal.SIGHUP:
                 reporter.reopen()
-                await relay.reload()
+                with suppress(trio.WouldBlock):  # one is to come that reads all that is new
+                    ask.send_nowait(None)
                 continue
             if ending:
                 say("relayproxy: ending at once")

@@ -1,4 +1,4 @@
-"""SIGHUP: rules and guard are read again, and have a say in sessions that are open (DESIGN §6, §9.3)."""
+"""SIGHUP: rules and guard are read again, and have a say in sessions that are open (DESIGN §6, §9.3); the relay does all else meanwhile."""
 
 from __future__ import annotations
 
@@ -45,3 +45,21 @@ async def test_a_rule_that_comes_holds_for_the_next_transaction(tmp_path: Path) 
         await client.say("RSET")
         await client.say("MAIL FROM:<a@client.test>")
         assert (await client.say("RCPT TO:<no@inside.test>")) == (550, "5.7.1 Refused")
+
+
+async def test_sigterm_is_obeyed_while_a_file_is_read_that_does_not_end(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.py"
+    rules.write_text("def mail(mail): pass\n")
+    async with (
+        upstream_server() as told,
+        relay_process(tmp_path, told, toml=f'[rules]\nfiles = ["{rules}"]') as relay,
+    ):
+        rules.write_text(
+            "import socket, threading\n"
+            f"connection = socket.create_connection(('127.0.0.1', {told.port}))\n"
+            "threading.Event().wait()\n"
+        )
+        relay.process.send_signal(signal.SIGHUP)
+        await told.until(lambda: told.open == 1)  # the file is being read
+        relay.terminate()
+        assert await relay.ended() == 0
