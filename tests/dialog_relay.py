@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import trio
 from dialog_tls import authority_pem
-from memory_store import MemoryWriter
+from memory_store import MemoryReader, MemoryWriter
 from wire_check import check_wire
 
 from relayproxy.record.report import encode
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dialog_wire import Leg
 
     from relayproxy.net.stream import DeadlineStream
+    from relayproxy.record.store.interface import Kept, Stored
     from relayproxy.relay.rulebook import Rulebook
     from relayproxy.rules.decision import Decision
     from relayproxy.rules.evaluation import Evaluation
@@ -68,7 +69,7 @@ class Driven(Protocol):
         """That the session which has ended is recorded as it was on its wires. Raises AssertionError."""
 
     def close(self) -> list[dict[str, Any]]:
-        """Stop; all lines of the log, in order."""
+        """Stop; all lines of the log, in order, each transaction's with its message as it is `kept` (`kept_message`)."""
 
 
 Start = Callable[[Mapping[str, Any], Dial], Driven]
@@ -92,12 +93,13 @@ class MemoryTarget:
 
 
 class _Relay:
-    def __init__(self, config: Mapping[str, Any], dial: Dial) -> None:
+    def __init__(self, config: Mapping[str, Any], dial: Dial, rulebook: Rulebook | None) -> None:
         # Imported late: the runner's own tests need no relay.
+        from relayproxy.cli.recording import policy
         from relayproxy.net.dial import DialError, UpstreamUrl
         from relayproxy.net.stream import TrioStream
         from relayproxy.record.log import Reporter
-        from relayproxy.record.recorder import Policy, Recorder
+        from relayproxy.record.recorder import Recorder
         from relayproxy.record.store.bodies import Bodies
         from relayproxy.record.store.spool import Spool
         from relayproxy.relay.service import Relay
@@ -115,15 +117,17 @@ class _Relay:
         trusted.write_text(authority_pem(), encoding="ascii")
         upstreams = {name: {"ca": str(trusted), **upstream} for name, upstream in config["upstream"].items()}
         shipped = config.get("rules", {}).get("files", ())
-        rulebook = self._rulebook(shipped, config.get("rule", ()), config.get("python", ()), config.get("guard"))
+        rulebook = rulebook or self._rulebook(
+            shipped, config.get("rule", ()), config.get("python", ()), config.get("guard")
+        )
         config = {key: value for key, value in config.items() if key not in ("rule", "python")}
         self._config = Config.model_validate({"state": self._folder.name, **config, "upstream": upstreams})
         self._log = MemoryTarget()
-        self._reporter = Reporter(self._log, format_="json")
+        self._reporter = Reporter(self._log, format_="json", privacy=self._config.record.privacy)
         self._writer = MemoryWriter()
         recorder = Recorder(
             self._writer,
-            Policy(messages="full"),
+            policy(self._config.record),
             # All in memory: no clock runs on while a thread is waited for.
             lambda: Spool(Bodies(Path(self._folder.name)), 1 << 30),
             now=trio.current_time,
@@ -196,16 +200,38 @@ class _Relay:
             raise AssertionError("the log was not written to its end within 5 s")
         lines = [json.loads(line) for line in self._log.written.split(b"\n") if line]
         logged = {line["transaction"]: line for line in lines if line["event"] == "transaction"}
-        kept = {id_: json.loads(encode(write.record)) for id_, write in self._writer.transactions().items()}
+        told = self._config.record.privacy.told
+        kept = {id_: json.loads(encode(told(write.record))) for id_, write in self._writer.transactions().items()}
         if logged != kept:
             raise AssertionError(f"the log says\n{logged}\nthe store\n{kept}")
+        reader = MemoryReader(self._writer)
+        for session in self._writer.sessions():
+            for stored in reader.of_session(session):
+                logged[stored.record.transaction]["kept"] = kept_message(reader, stored)
         return lines
+
+
+def kept_message(reader: MemoryReader, stored: Stored) -> dict[str, Any] | None:
+    """What a store has of a message, as it came and as it left: null is what it has not."""
+
+    def parts(kept: Kept) -> dict[str, Any]:
+        body = None if kept.body is None else b"".join(reader.body(kept.body))
+        return {"header": _words(kept.header), "body": _words(body)}
+
+    if stored.message is None:
+        return None
+    left = stored.left
+    return {**parts(stored.message), "whole": stored.message.whole, "sent": None if left is None else parts(left)}
+
+
+def _words(octets: bytes | None) -> str | None:
+    return None if octets is None else octets.decode("utf-8", "backslashreplace")
 
 
 def _no_sockets(sock: socket) -> DeadlineStream:
     raise AssertionError(f"no socket is accepted in a dialog, but {sock} was")
 
 
-def start(config: Mapping[str, Any], dial: Dial) -> Driven:
-    """A relay with that configuration, whose upstreams are the dialog's."""
-    return _Relay(config, dial)
+def start(config: Mapping[str, Any], dial: Dial, rulebook: Rulebook | None = None) -> Driven:
+    """A relay with that configuration, whose upstreams are the dialog's; with a `rulebook` rules and guard are that one's."""
+    return _Relay(config, dial, rulebook)

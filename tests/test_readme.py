@@ -90,7 +90,7 @@ def test_the_diagrams_are_the_tables() -> None:
     assert drawn.strip() in house
 
 
-@pytest.mark.parametrize("room", ["cli", "relay", "tls", "net", "record", "rules", "mail", "smtp"])
+@pytest.mark.parametrize("room", ["cli", "replay", "relay", "tls", "net", "record", "rules", "mail", "smtp"])
 def test_the_house_names_its_modules(room: str) -> None:
     house = (ROOT / "relayproxy" / "README.md").read_text(encoding="utf-8")
     (row,) = re.findall(rf"^\| `{room}/` \|(.*)\|$", house, re.MULTILINE)

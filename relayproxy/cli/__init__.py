@@ -31,10 +31,11 @@ VERBS: Final = {
     "tail": "Show recorded transactions as they come, until Ctrl-C.",
     "export": "Export recordings.",
     "release": "Send held messages on.",
-    "check": "Check a configuration or rules, print what is in effect, and run the rules' tests.",
+    "replay": "Send recorded sessions again, and compare every reply.",
+    "check": "Check a configuration or rules, and run the rules' tests.",
     "send": "Send one message.",
     "ca": "Show or export the authority that signs minted certificates.",
-    "schema": "Print the JSON Schema of the configuration, of a rule file or of a record.",
+    "schema": "Print the JSON Schema of configuration, rules or records.",
 }
 
 

@@ -1,35 +1,38 @@
 """The rules and the guard of a configuration, and what must hold between them and the rest of it (DESIGN §5, §6).
 
     loaded = read(config)          # raises RuleError
-    guard = guard_of(config)
+    guarded(config)               # whom mail may go to, in a line for people
 
 How rules are written does not belong here (rules/load.py), nor what an entry of the guard allows (rules/guard.py).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from relayproxy.cli.config_written import value
 from relayproxy.mail.pattern import PatternError
+from relayproxy.relay.rulebook import guard_of
 from relayproxy.relay.settings import Guard as GuardSettings
 from relayproxy.relay.settings import Record
-from relayproxy.rules.actions import Hold, Route
+from relayproxy.rules.actions import misfit
 from relayproxy.rules.function import bound
 from relayproxy.rules.guard import Guard
 from relayproxy.rules.load import Loaded, RuleError, load
 from relayproxy.rules.redirect_all import redirect_all
 from relayproxy.rules.ruleset import RuleSet
-from relayproxy.rules.wording import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, MutableMapping
 
     from relayproxy.cli.config_written import Wrong
     from relayproxy.relay.settings import Config
-    from relayproxy.rules.rule import Rule
+
+
+#: Behind what is wrong with rules that are read again.
+_OF_THE_START: Final = "(upstreams and store are those that the relay was started with)"
 
 
 def guard_redirection(settings: MutableMapping[str, Any]) -> None:
@@ -64,33 +67,36 @@ def mismatches(settings: Mapping[str, Any]) -> Iterator[Wrong]:
             )
 
 
-def guard_of(config: Config) -> Guard | None:
-    """None: there is none."""
-    return None if config.guard is None else Guard.parse(config.guard.allow)
+def guard_captures(config: Config) -> bool:
+    """Whether the guard keeps what it does not let pass."""
+    return config.guard is not None and config.guard.otherwise == "capture"
 
 
-def read(config: Config) -> Loaded:
-    """The rules of its files, and behind them those that redirect all. Raises RuleError, also where they ask for what the configuration does not have."""
+def read(config: Config, running: Config | None = None) -> Loaded:
+    """The rules of its files, and behind them those that redirect all. Raises RuleError, also where they ask for what the configuration does not have.
+
+    `running`: the configuration of a relay that takes no more than rules and guard of this one; upstreams and store are those that it was started with.
+    """
     loaded = load(config.rules.files)
-    if wrong := [line for rule in loaded.rules.rules for line in _misfits(config, rule)]:
+    has = running or config
+    upstreams, has_store = frozenset(has.upstream), has.record.store is not None
+    wrong = [
+        f"{rule.where}: {what}"
+        for rule in loaded.rules.rules
+        for action in rule.then
+        if (what := misfit(action, upstreams, has_store=has_store)) is not None
+    ]
+    if running is not None:
+        wrong = [f"{line} {_OF_THE_START}" for line in wrong]
+        if guard_captures(config) and running.record.store is None:
+            wrong.append(f'guard.otherwise: expected "refuse", as record.store is "none" {_OF_THE_START}')
+    if wrong:
         raise RuleError(wrong)
-    upstreams, has_store = frozenset(config.upstream), config.record.store is not None
     rules = [bound(rule, upstreams, has_store=has_store) for rule in loaded.rules.rules]
     guard, address = guard_of(config), config.rules.redirect_all
     if guard is not None and address is not None:
         rules += redirect_all(address, guard)
     return msgspec.structs.replace(loaded, rules=RuleSet(tuple(rules)))
-
-
-def _misfits(config: Config, rule: Rule) -> Iterator[str]:
-    for action in rule.then:
-        match action:
-            case Route(upstream=name) if name not in config.upstream:
-                yield f"{rule.where}: route: expected the name of an upstream, got {name!r}; {nearest(name, config.upstream)}"
-            case Hold() if config.record.store is None:
-                yield f'{rule.where}: hold: expected a store that keeps what is held, as record.store is "none"'
-            case _:
-                pass
 
 
 def guarded(config: Config) -> str | None:

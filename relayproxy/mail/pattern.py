@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 import re2  # type: ignore[import-untyped]
 
-from relayproxy.mail.canonical import canonical, dequoted, split, with_u_labels
+from relayproxy.mail.canonical import canonical_again, dequoted, split, with_u_labels
 from relayproxy.mail.odd import is_odd, is_plain
 
 if TYPE_CHECKING:
@@ -40,8 +40,6 @@ _TO_ASCII: Final = str.maketrans(
 )
 #: Characters: what is folded once for all patterns that are tried one behind the other.
 _WORTH_KEEPING: Final = range(256, 64 * 1024)
-#: Many patterns are tried on the same few addresses.
-_canonical: Final = lru_cache(maxsize=1024)(canonical)
 
 
 class PatternError(ValueError):
@@ -150,7 +148,7 @@ class AddressPattern:
 
     def matches(self, value: str) -> bool:
         """`value` may be in any form."""
-        plain = _canonical(value)
+        plain = canonical_again(value)
         return self.pattern.matches(plain) or (self._international and self.pattern.matches(with_u_labels(plain)))
 
     def spares(self, address: str) -> bool:
@@ -166,7 +164,7 @@ class AddressPattern:
 
     def groups(self, value: str) -> dict[str, str] | None:
         """As of a pattern."""
-        plain = _canonical(value)
+        plain = canonical_again(value)
         found = self.pattern.groups(plain)
         return self.pattern.groups(with_u_labels(plain)) if found is None and self._international else found
 

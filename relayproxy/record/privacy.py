@@ -118,11 +118,12 @@ class Privacy(NamedTuple):
     def message(self, message: Message) -> Message:
         """What is kept of a message; one that is changed is not `exact` any more."""
         header, sent = self._header(message.header), self._header(message.header_sent or b"")
-        body = None if self.body else message.body
+        if self.body:
+            message = message._replace(body=None, body_sent=None)
         if (header, sent) == (message.header, message.header_sent or b""):
-            return message._replace(body=body)
+            return message
         header_sent = None if message.header_sent is None else sent
-        return message._replace(header=header, header_sent=header_sent, body=body, exact=False)
+        return message._replace(header=header, header_sent=header_sent, exact=False)
 
     def _header(self, raw: bytes) -> bytes:
         if not raw or not (self.fields or self.addresses):

@@ -17,6 +17,7 @@ from relayproxy.relay.plan import Leaving
 from relayproxy.rules.gates import EnvelopeGate
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.commands import Mail, Rcpt, Rset
+from relayproxy.smtp.replies import worst
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -37,7 +38,7 @@ Reroute = Callable[["str | None"], Awaitable["Reply | None"]]
 class _Wanted:
     """A command of the client's on its way: what is to leave in its place, if it is not answered here; of RCPT the recipients that it comes to, and the MAIL that waited for it."""
 
-    __slots__ = ("leaving", "mail", "passed", "recipients")
+    __slots__ = ("leaving", "mail", "new", "passed", "recipients")
 
     def __init__(
         self,
@@ -48,6 +49,8 @@ class _Wanted:
     ) -> None:
         self.passed = passed
         self.leaving = leaving
+        #: Of those, what nobody asked for before.
+        self.new = [one for one in leaving if one.reply is None]
         self.recipients = recipients
         self.mail = mail
 
@@ -118,6 +121,7 @@ class Envelopes:
         passed = plan.passed = Passed(command, (), local_replies.SENDER_OK, plan)
         try:
             accept(decision)
+            plan.mail_route = decision.route
             mail_of(plan)
             if plan.facts.fate is not None or plan.rules.gates.envelope is not EnvelopeGate.LIVE:
                 return _Wanted(passed)
@@ -162,7 +166,7 @@ class Envelopes:
                     continue
                 leaving.append(plan.leaves(rcpt))
             stand.append(recipient)  # behind a closed gate rules may yet make another of it
-        self._check_number(len(plan.leaving))
+        self._check_number(sum(one.reply is None or one.reply.severity == 2 for one in plan.leaving.values()))
         mail = await self._begin(plan) if leaving and not plan.mail_left else None
         return _Wanted(passed, leaving, tuple(stand), mail)
 
@@ -177,8 +181,11 @@ class Envelopes:
         if not book.captures or book.admits(rcpt.path.address):
             return False
         plan.captured = True
+        named = list(named)
         for passed in named:
             passed.captured = True
+        if not named:
+            plan.kept.append(rcpt)
         self._tell_guard(plan, rcpt, captured=True)
         return True
 
@@ -190,6 +197,8 @@ class Envelopes:
         asked = list({id(one): one for one in leaving if one.reply is None}.values())
         if not asked:
             return
+        for one in asked:
+            one.left = True  # as far as is known, should this be cut short
         replies = await self.delivery.ask([one.command for one in asked])
         withheld = self.delivery.upstream.withheld
         for one, reply in zip(asked, replies, strict=True):
@@ -203,7 +212,7 @@ class Envelopes:
         passed, plan = wanted.passed, self.plan
         replies = [one.reply for one in wanted.leaving if one.reply is not None]
         if replies:
-            passed.reply = _worst(replies)
+            passed.reply = worst(replies)
             passed.sent = tuple([one.command for one in wanted.leaving if one.left])
         if plan is None or not isinstance(passed.received, Mail | Rcpt):
             return
@@ -223,7 +232,7 @@ class Envelopes:
                 plan.mail_left = False
         elif accepted:
             plan.facts = msgspec.structs.replace(plan.facts, recipients=(*plan.facts.recipients, *wanted.recipients))
-        elif any(reply.severity == 2 for reply in replies):
+        elif any(one.reply is not None and one.reply.severity == 2 for one in wanted.new):
             # Of several for one of the client's some were accepted, and there is no way to take those back but all.
             plan.doom = passed.reply
 
@@ -253,17 +262,22 @@ class Envelopes:
             raise Refusal(local_replies.NO_RECIPIENTS)
         asked = [leaving for _, leaving in going]
         self._check_number(len({id(leaving) for leaving in asked}))
-        if not plan.mail_left and plan.passed is not None:
-            mail = Leaving(self.delivery.outgoing(mail_of(plan)))
+        limit = self.delivery.upstream.capabilities.size
+        if plan.size is not None and limit and plan.size > limit:
+            raise Refusal(local_replies.MESSAGE_TOO_BIG)
+        mail = None
+        if not plan.mail_left:
+            mail = Leaving(self.delivery.outgoing(mail_of(plan), plan.size))
             asked.insert(0, mail)
             plan.mail_left = True
+        try:
             await self._ask(asked)
-            plan.passed.sent = (mail.command,) if mail.left else ()
-        else:
-            await self._ask(asked)
-        _note_sent(plan, going)
+        finally:
+            if mail is not None and plan.passed is not None:
+                plan.passed.sent = (mail.command,) if mail.left else ()
+            _note_sent(plan, going)
         if refused := [one.reply for one in asked if one.reply is not None and one.reply.severity != 2]:
-            raise Refusal(_worst(refused))
+            raise Refusal(worst(refused))
 
     def _going(self, plan: Plan) -> list[tuple[Recipient, Leaving]]:
         """Of the recipients that stand, those that nobody captures."""
@@ -277,7 +291,7 @@ class Envelopes:
 
     async def _go_to(self, plan: Plan) -> None:
         """To the upstream that rules want. Raises Refusal."""
-        if plan.facts.route == self._leg.routed:
+        if plan.facts.route == self._leg.routed and self._leg.fits:
             return
         if (refusal := await self._reroute(plan.facts.route)) is not None:
             raise Refusal(refusal)
@@ -311,8 +325,3 @@ def _note_sent(plan: Plan, going: list[tuple[Recipient, Leaving]]) -> None:
                 passed.sent = (*passed.sent, leaving.command)
             else:
                 plan.added.append(leaving.command)
-
-
-def _worst(replies: Sequence[Reply]) -> Reply:
-    """What stands for all of them: a refusal if there is one, that may be tried again before one for good."""
-    return min(replies, key=lambda reply: {4: 0, 5: 1}.get(reply.severity, 2))

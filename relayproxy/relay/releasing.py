@@ -23,8 +23,8 @@ from relayproxy.relay.carriers import Forwarding, Introduction
 from relayproxy.relay.connect import UpstreamUnavailable, connect
 from relayproxy.relay.credentials import Login, SessionLogin
 from relayproxy.relay.keyring import client_tls
+from relayproxy.relay.rulebook import guard_of
 from relayproxy.relay.sending import Unsent, outgoing, shown, transact, unavailable
-from relayproxy.rules.guard import Guard
 from relayproxy.smtp import grammar
 from relayproxy.smtp.capabilities import check
 from relayproxy.smtp.commands import Ehlo, Mail, Path, Rcpt
@@ -35,9 +35,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from relayproxy.record.report import ParametersRecord, ReleaseOutcome, TransactionRecord
-    from relayproxy.relay.sending import Content
+    from relayproxy.relay.sending import Whole
     from relayproxy.relay.settings import Config
     from relayproxy.relay.upstream import SmtpUpstream
+    from relayproxy.rules.guard import Guard
     from relayproxy.smtp.parameters import Parameters
     from relayproxy.smtp.replies import Reply
 
@@ -62,7 +63,11 @@ class Release:
         self._config = config
         self._record = record
         self._tell = tell
-        self._guard = None if config.guard is None else Guard.parse(config.guard.allow)
+        self._guard = guard_of(config)
+        if self._guard is None and record.held is not UNSET and record.held.guarded:
+            raise ValueError(
+                "it was held behind a guard, and this configuration has none: expected [guard], or RELAYPROXY_ALLOW"
+            )
         if self._guard is not None:
             self.envelope = _guarded(self._guard, self.envelope)
         settings = config.upstream[self.upstream]
@@ -81,7 +86,7 @@ class Release:
             return Went("unknown", None, "it was interrupted behind its end: whether the server has it is unknown")
         return Went("aborted", None, "it was interrupted: nothing was sent")
 
-    async def send(self, content: Content) -> None:
+    async def send(self, content: Whole) -> None:
         """Send it; `went` says how it went."""
         try:
             server = self._server = await self._connect()
@@ -125,7 +130,7 @@ class Release:
         name = octets(self._record.client.helo or "")
         return name if grammar.HELO_NAME.fullmatch(name) is not None else None
 
-    async def _transact(self, server: SmtpUpstream, content: Content) -> Reply:
+    async def _transact(self, server: SmtpUpstream, content: Whole) -> Reply:
         offered = server.capabilities
         given, recipients = self.envelope.mail, self.envelope.recipients
         mail = outgoing(given.path, given.parameters, recipients, content, offered)
@@ -152,7 +157,12 @@ class Release:
 def upstream_of(config: Config, record: TransactionRecord) -> str:
     """The name of the upstream that a held message goes to: the one that it was for, or its listener's. Raises ValueError, in words."""
     listeners = [listener for listener in config.listener if listener.name == record.listener]
-    if record.upstream is not None and record.upstream.name in config.upstream:
+    routed = None if record.held is UNSET else record.held.upstream
+    if routed is not None:
+        if routed not in config.upstream:
+            raise ValueError(f"a rule routes it to the upstream {routed}, which the configuration does not have")
+        name = routed
+    elif record.upstream is not None and record.upstream.name in config.upstream:
         name = record.upstream.name
     elif listeners or len(config.upstream) == 1:
         name = config.upstream_of(listeners[0] if listeners else config.listener[0])

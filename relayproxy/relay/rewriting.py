@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from relayproxy.mail.body_edit import Stripper, replaced
+from relayproxy.mail.body_edit import Stripper, plain_body
 from relayproxy.mail.edits import edited
 from relayproxy.mail.header import HeaderSection
 from relayproxy.mail.mime import Scanner
@@ -66,12 +66,16 @@ class Rewriting:
             header = await self._edit(edit, header)
         plan.header = header
         intake.edit(header)
-        if self._edited is not None:
-            async with aclosing(self._edited.pieces()) as pieces:
-                async for piece in pieces:
-                    intake.body_leaves(piece)
-                    if keeping is not None:
-                        await keeping.body_leaves(piece)
+        if self._edited is None:
+            return
+        intake.body_leaves(b"")  # it may be empty
+        if keeping is not None:
+            await keeping.body_leaves(b"")
+        async with aclosing(self._edited.pieces()) as pieces:
+            async for piece in pieces:
+                intake.body_leaves(piece)
+                if keeping is not None:
+                    await keeping.body_leaves(piece)
 
     async def _edit(self, edit: BodyEdit, header: HeaderSection) -> HeaderSection:
         source = self._edited or self._spool
@@ -79,7 +83,7 @@ class Rewriting:
         edits: tuple[HeaderEdit, ...] = ()
         try:
             if edit.text is not None:
-                edits, octets = replaced(header, edit.text)
+                edits, octets = plain_body(header, edit.text)
                 await made.add(octets)
             elif edit.strip is not None and source is not None:
                 stripper = Stripper(header, edit.strip)
@@ -100,8 +104,7 @@ class Rewriting:
         """Mail data as it leaves, in pieces. Raises SpoolError."""
         source = self._edited or self._spool
         stuffer = Stuffer()
-        put_in = self._edited is not None and self._edited.size > 0
-        yield stuffer.feed(intake.top(intake.separator or (b"\r\n" if put_in else b"")))
+        yield stuffer.feed(intake.top)
         if source is not None:
             async with aclosing(source.pieces()) as pieces:
                 async for piece in pieces:

@@ -229,8 +229,7 @@ class Session:
 
     async def _answer(self, group: list[Command | Refused]) -> None:  # noqa: C901, PLR0912  a table of commands
         """Answer all of a group in one write; what goes upstream goes as a group too (RFC 2920)."""
-        pending = self._pending
-        asked: list[Command] = []
+        pending, asked = self._pending, list["Command"]()
         self._came = self._context.now()
         if self._ruling is None and (ruling := self._put_rules_between()) is not None and self._helo is not None:
             await ruling.helo(self._helo.name)
@@ -440,7 +439,9 @@ class Session:
         """To another upstream, before MAIL has left; what the client hears where that cannot be (DESIGN §6)."""
         if self._auth.passed:
             return local_replies.MISCONFIGURED
-        return await self._leg.reroute(to) or self._auth.gap(self._leg.upstream, local_replies.MISCONFIGURED)
+        refusal = await self._leg.reroute(to) or self._auth.gap(self._leg.upstream, local_replies.MISCONFIGURED)
+        self._leg.fits = refusal is None
+        return refusal
 
     async def _dial_again(self) -> Reply | None:
         """A new connection in place of one that was closed, if it offers all that was offered, and knew no client by name (I7)."""

@@ -20,6 +20,7 @@ from relayproxy.rules.facts import Content, Facts, Recipient, Stage
 from relayproxy.rules.recipients import collapsed
 from relayproxy.rules.wording import shown
 from relayproxy.smtp import local_replies
+from relayproxy.smtp.replies import worst
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -53,7 +54,7 @@ def play(given: Given, rules: RuleSet) -> Played:
     return _Play(given, rules).played()
 
 
-class _Drawn:
+class _AllOrNothing:
     """All that is drawn holds, or nothing."""
 
     def __init__(self, holds: bool) -> None:
@@ -73,7 +74,7 @@ class _Play:
     def __init__(self, given: Given, rules: RuleSet) -> None:
         self._given = given
         self._rules = rules
-        self._draws = _Drawn(given.drawn)
+        self._draws = _AllOrNothing(given.drawn)
         self._facts = Facts(listener=given.listener, client=given.client, session="session")
         self._fired: dict[str, None] = {}
         self._refusals: list[Reply] = []
@@ -82,7 +83,7 @@ class _Play:
 
     def played(self) -> Played:
         outcome = self._outcome()
-        reply = self._refusal if self._refusals else None
+        reply = worst(self._refusals) if self._refusals else None
         return Played(
             facts=self._facts, outcome=outcome, reply=reply, rules=tuple(self._fired), failure=self._failure
         )  # fmt: skip
@@ -93,15 +94,12 @@ class _Play:
         if self._is_cut:
             return "aborted"
         if not went_on:
-            return ("tempfailed" if self._refusal.severity == 4 else "rejected") if self._refusals else "aborted"
+            return (
+                ("tempfailed" if worst(self._refusals).severity == 4 else "rejected") if self._refusals else "aborted"
+            )
         if facts.fate is not None:
             return "held" if facts.fate == "hold" else "discarded"
         return "accepted"
-
-    @property
-    def _refusal(self) -> Reply:
-        """A 4yz before a 5yz: what is to be tried again is not given back."""
-        return next((reply for reply in self._refusals if reply.severity == 4), self._refusals[0])
 
     def _stage(self, stage: Stage, facts: Facts) -> bool:
         """Whether it goes on."""

@@ -29,6 +29,7 @@ from relayproxy.rules.conditions import (
     in_order,
 )
 from relayproxy.rules.pattern_list import AddressList, PatternList
+from relayproxy.rules.rule import header
 from relayproxy.rules.syntax import Entry, is_file
 from relayproxy.rules.wording import dotted, either, nearest, shown
 from relayproxy.smtp import parameters
@@ -207,7 +208,7 @@ def _named(known: Callable[[str], Reader | str], what: str) -> Reader:
 def _header(name: str) -> Reader | str:
     if FIELD_NAME.fullmatch(name) is None:
         return f"expected the name of a field, of printable ASCII without colon and space, got {shown(name)}"
-    subject, of = facts_of.header(name), facts_of.fields(name)
+    subject, of = header(name), facts_of.fields(name)
     return _patterns(subject, of, _there(subject, of))
 
 

@@ -44,7 +44,7 @@ from relayproxy.rules.function import Call, FunctionError
 from relayproxy.rules.recipients import Recipients
 from relayproxy.rules.rule import BadAddress
 from relayproxy.smtp.local_replies import INTERNAL_ERROR, NO_VALID_ADDRESS, RULE_FAILED
-from relayproxy.smtp.replies import Reply
+from relayproxy.smtp.replies import Reply, worst
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -70,7 +70,7 @@ class Evaluation:
     """Of one stage."""
 
     __slots__ = (
-        "_before", "_candidates", "_draws", "_facts", "_faults", "_fired", "_refusals", "_running", "_stage", "_stopped",
+        "_before", "_candidates", "_draws", "_ended", "_facts", "_faults", "_fired", "_refusals", "_running", "_stage", "_stopped",
     )  # fmt: skip
 
     def __init__(self, candidates: Candidates, stage: Stage, facts: Facts, draws: Draws) -> None:
@@ -83,7 +83,9 @@ class Evaluation:
         self._refusals: list[Reply] = []
         #: By name, whose doing is done.
         self._running = ""
-        self._stopped = facts.accepted or facts.fate == "discard"
+        #: Only rules that run always do; none does.
+        self._stopped = facts.accepted
+        self._ended = facts.fate == "discard"
 
     def run(self) -> Decision:
         """The rules of this stage."""
@@ -95,7 +97,9 @@ class Evaluation:
         facts = self._facts
         if self._refusals:
             facts = msgspec.structs.replace(self._before, tags=facts.tags)
-        return Decision(facts=facts, answer=self._answer(), faults=self._faults, fired=tuple(self._fired))
+        # A message that is to be tried again for one recipient is not given back for another.
+        answer = worst(self._refusals) if self._refusals else None
+        return Decision(facts=facts, answer=answer, faults=self._faults, fired=tuple(self._fired))
 
     def gave_up(self, seconds: float) -> Decision:
         """In the place of what `run` has not given after so many seconds, in whatever thread it still goes on: that changes nothing any more."""
@@ -104,9 +108,11 @@ class Evaluation:
 
     def _run(self, candidates: Candidates) -> None:
         places = iter(candidates.after(-1, self._facts))
-        while not self._stopped and (place := next(places, None)) is not None:
-            before = self._facts
-            self._try(candidates.rules[place])
+        while not self._ended and (place := next(places, None)) is not None:
+            candidate, before = candidates.rules[place], self._facts
+            if self._stopped and not candidate.rule.always:
+                continue
+            self._try(candidate)
             if not candidates.looks_at_the_same(before, self._facts):
                 places = iter(candidates.after(place, self._facts))  # other rules may apply to it
 
@@ -118,10 +124,6 @@ class Evaluation:
             self._facts = msgspec.structs.replace(facts, header=header, edits=())
         if self._stage is Stage.EOM and facts.body:
             self._facts = msgspec.structs.replace(facts, content=_left(facts.content, facts.body))
-
-    def _answer(self) -> Reply | None:
-        """A message that is to be tried again for one recipient is not given back for another."""
-        return next((reply for reply in self._refusals if reply.severity == 4), next(iter(self._refusals), None))
 
     def _failed(self, error: Exception) -> Decision:
         answer = NO_VALID_ADDRESS if isinstance(error, BadAddress) else RULE_FAILED
@@ -157,20 +159,23 @@ class Evaluation:
             return
         self._fired.append(Fired(rule.name, tuple([action.name for action in done])))
         for action in done:
-            self._faults = _and_fault(self._faults, action)
+            if (fault := _fault_of(action)) is not None:
+                self._faults = fault if self._faults is None else self._faults.joined(fault)
         self._refusals += change.refusals
         changes = change.facts
         if (recipients := change.recipients.result) is not None:
             changes["recipients"] = recipients
         if change.noted and self._stage < Stage.EOH:
-            changes["edits"] = (*before.edits, *change.noted)
+            had = [one for one in before.edits if one not in change.again] if change.again else before.edits
+            changes["edits"] = (*had, *change.noted)
         elif change.noted:
             changes["header"] = self._edited(change.noted)
         if self._stage is Stage.EOM and "body" in changes:
             changes["content"] = _left(before.content, changes["body"])
         if changes:
             self._facts = msgspec.structs.replace(before, **changes)
-        self._stopped = change.stops or bool(self._refusals and not self._facts.recipients)
+        self._stopped = self._stopped or change.stops
+        self._ended = change.ends or bool(self._refusals and not self._facts.recipients)
 
     def _edited(self, noted: Iterable[Noted]) -> HeaderSection:
         facts = self._facts
@@ -187,9 +192,9 @@ class Evaluation:
 
 
 class _Change:
-    """What one rule asks for. `facts`: what is to be other than it was."""
+    """What one rule asks for. `facts`: what is to be other than it was; `again`: what is in `noted` once more."""
 
-    __slots__ = ("_before", "_rule", "_stage", "facts", "noted", "recipients", "refusals", "stops")
+    __slots__ = ("_before", "_rule", "_stage", "again", "ends", "facts", "noted", "recipients", "refusals", "stops")
 
     def __init__(self, rule: Rule, before: Facts, stage: Stage) -> None:
         self._rule = rule
@@ -198,8 +203,10 @@ class _Change:
         self.facts: dict[str, Any] = {}
         self.recipients = Recipients(before.recipients)
         self.noted: dict[Noted, None] = {}
+        self.again: set[Noted] = set()
         self.refusals: list[Reply] = []
         self.stops = False
+        self.ends = False
 
     def add_all(self, actions: Sequence[Action], hits: Iterable[_Hit]) -> Sequence[Action]:
         """What a rule does, or a function asks for; that."""
@@ -225,7 +232,7 @@ class _Change:
         return done
 
     def add(self, place: int, action: Action, hit: _Hit) -> None:
-        """`place` of the action in its rule. Faults are asked for once, whomever the rule applies to (`_and_fault`)."""
+        """`place` of the action in its rule. Faults are asked for once, whomever the rule applies to (`_fault_of`)."""
         match action:
             case ChangeSender():
                 self.facts["sender"] = self._text(action.address, hit)
@@ -287,10 +294,13 @@ class _Change:
                 return RewriteAddresses(action.fields, action.spare, self._text(action.to, hit))
 
     def _note(self, place: int, edit: HeaderEdit) -> None:
-        """Once, for whichever recipients this action asks the same."""
+        """Once, for whichever recipients this action asks the same; one that is to leave nobody named stays behind what was noted since."""
         noted = Noted(self._rule.name, place, edit)
-        if noted not in self._before.edits:
-            self.noted[noted] = None
+        if noted in self._before.edits:
+            if not isinstance(edit, RewriteAddresses):
+                return
+            self.again.add(noted)
+        self.noted[noted] = None
 
     def _strip(self, edit: BodyEdit) -> None:
         body = self.facts.get("body", self._before.body)
@@ -303,7 +313,7 @@ class _Change:
             code = _REFUSED_AT_CONNECT.get(action.kind, code)
         self.refusals.append(Reply(code, (self._text(action.text, hit).encode(),), origin="rule"))
         if hit.recipient is None:
-            self.stops = True
+            self.ends = True
         else:
             self.recipients.delete(hit.place)  # no further rule runs for it
 
@@ -312,7 +322,7 @@ class _Change:
         match action:
             case Discard():
                 changed["fate"] = "discard"
-                self.stops = True
+                self.ends = True
             case Hold():
                 if changed.get("fate", before.fate) is None:  # the first says why
                     changed |= {"fate": "hold", "reason": self._text(action.reason, hit)}
@@ -327,20 +337,18 @@ class _Change:
                     changed["tags"] = (*tags, tag)
 
 
-def _and_fault(faults: Faults | None, action: Action) -> Faults | None:
-    """Delays add up, the smallest throttle counts, the first disconnect is the one."""
-    had = faults or Faults()
+def _fault_of(action: Action) -> Faults | None:
     match action:
         case Delay():
-            return msgspec.structs.replace(had, delay=had.delay + action.seconds)
+            return Faults(delay=action.seconds)
         case Throttle():
-            return msgspec.structs.replace(had, throttle=min(had.throttle or action.rate, action.rate))
+            return Faults(throttle=action.rate)
         case Cut():
-            return msgspec.structs.replace(had, disconnect=had.disconnect or action.how)
+            return Faults(disconnect=action.how)
         case DropReply():
-            return msgspec.structs.replace(had, drop_reply=True)
+            return Faults(drop_reply=True)
         case _:
-            return faults
+            return None
 
 
 def _left(content: Content | None, edits: Iterable[BodyEdit]) -> Content | None:

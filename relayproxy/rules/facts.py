@@ -116,7 +116,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     edits: tuple[Noted, ...] = ()
     #: To be made at the end of the message, in order.
     body: tuple[BodyEdit, ...] = ()
-    #: A rule said `accept`: no further one runs.
+    #: A rule said `accept`: no further one runs, but for those that run always.
     accepted: bool = False
     fate: Fate | None = None
     #: Why it is held.

@@ -21,7 +21,7 @@ from relayproxy.mail.canonical import canonical_domain, dequoted, split
 from relayproxy.mail.odd import is_disguised, is_odd
 from relayproxy.mail.pattern import AddressPattern, PatternError
 from relayproxy.smtp import grammar
-from relayproxy.smtp.commands import Parameters, Path, Rcpt
+from relayproxy.smtp.commands import Path, Rcpt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -89,10 +89,6 @@ class Guard(msgspec.Struct, frozen=True):
             return False
         return key[1] in self._domains or any(pattern.matches(f"{local}@{domain}") for pattern in self._patterns)
 
-    def admits_orcpt(self, parameters: Parameters) -> bool:
-        """Whether every ORCPT there (RFC 3461 §4.2, RFC 6533 §3) names an address that is allowed. True where there is none."""
-        return all(name.upper() != b"ORCPT" or self._admits(value) for name, value in parameters)
-
     def guarded(self, rcpt: Rcpt) -> Rcpt:
         """The same without parameters that name somebody who is not allowed, or that could: of what is no ORCPT only NOTIFY is known to name nobody."""
         kept = tuple(
@@ -103,6 +99,7 @@ class Guard(msgspec.Struct, frozen=True):
         return rcpt if len(kept) == len(rcpt.parameters) else Rcpt(rcpt.path, kept)
 
     def _admits(self, orcpt: bytes | None) -> bool:
+        """Whether an ORCPT (RFC 3461 §4.2, RFC 6533 §3) names an address that is allowed."""
         try:
             kind, address = grammar.original_recipient(orcpt or b"")
             match kind.lower():

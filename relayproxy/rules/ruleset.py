@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from relayproxy.rules.actions import Hold, ReplaceBody, StripAttachment
+from relayproxy.rules.actions import Hold, ReplaceBody, Route, StripAttachment
 from relayproxy.rules.candidates import Candidates
 from relayproxy.rules.evaluation import Evaluation
 from relayproxy.rules.facts import Stage
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class RuleSet:
     """Immutable. `stages[i]` is the stage of `rules[i]`.
 
-    `reads_content`: a rule reads body or attachments; then Facts.content must have them at eom. `edits_body`, `may_hold`: a rule may.
+    `reads_content`: a rule reads body or attachments; then Facts.content must have them at eom. `edits_body`, `may_hold`, `may_route`: a rule may.
     """
 
     __slots__ = (
@@ -38,6 +38,7 @@ class RuleSet:
         "edits_body",
         "gates",
         "may_hold",
+        "may_route",
         "reads_content",
         "rules",
         "stages",
@@ -52,6 +53,7 @@ class RuleSet:
         said = {kind for rule in rules for action in rule.then for kind in kinds(action)}
         self.edits_body: bool = bool(said & {ReplaceBody, StripAttachment})
         self.may_hold: bool = Hold in said
+        self.may_route: bool = Route in said
         self._candidates = tuple([Candidates([rule for rule, at in placed if at is stage]) for stage in Stage])
         self._calls = frozenset(at for rule, at in placed if any(isinstance(action, Call) for action in rule.then))
 

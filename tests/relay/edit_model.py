@@ -66,9 +66,11 @@ def _make(fields: list[Field], edit: Edit) -> None:
     match edit.action:
         case "add_header":
             fields.append(one)
+        case "change_header" if edit.n > len(places):
+            fields.append(one)  # as milter has it
         case "insert_header":
             fields.insert(edit.n, one)
-        case "change_header" if edit.n <= len(places):
+        case "change_header":
             field = fields[places[edit.n - 1]]
             fields[places[edit.n - 1]] = [field[0][: field[0].index(b":") + 1] + b" " + edit.value + b"\r\n"]
         case "delete_header":

@@ -6,12 +6,13 @@ Virtual time stands still until a test moves it, so that a function may take as 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
 import trio.testing
 from relay_on_sockets import relay_process, upstream_server
+from slow_function import SIGNALS, Signals
 
 from relayproxy.relay.rulebook import READING_SECONDS, Drawn, Rulebook, Rules
 from relayproxy.relay.workers import Workers
@@ -29,18 +30,18 @@ if TYPE_CHECKING:
     from relayproxy.rules.decision import Decision
 
 TEXT = """
-from threading import Event, Lock
-BEGAN, GO_ON, ALONE = Event(), Event(), Lock()
+from slow_function import SIGNALS
+HERE = SIGNALS[{path!r}]
 ACTIONS = ["tag"]
 def data(mail):
-    if not ALONE.acquire(blocking=False):
+    if not HERE.alone.acquire(blocking=False):
         raise RuntimeError("two at the same time")
     try:
-        BEGAN.set()
-        GO_ON.wait()
+        HERE.began.set()
+        HERE.go_on.wait()
         mail.tag("x")
     finally:
-        ALONE.release()
+        HERE.alone.release()
 """
 
 
@@ -48,11 +49,10 @@ class Functions:
     """A file with a function that goes on when it is told."""
 
     def __init__(self, path: Path) -> None:
-        path.write_text(TEXT)
+        signals = SIGNALS[str(path)] = Signals()
+        path.write_text(TEXT.format(path=str(path)))
         self.rules = load([path]).rules
-        names: dict[str, Any] = self.rules.rules[0].then[0].function.__globals__  # type: ignore[attr-defined]
-        self.began: threading.Event = names["BEGAN"]
-        self.go_on: threading.Event = names["GO_ON"]
+        self.began, self.go_on = signals.began, signals.go_on
 
     async def decide(self, workers: Workers, turn: Turn) -> Decision:
         evaluation = self.rules.begin(Stage.DATA, Facts(listener="", client=""), Drawn(1, trio.current_time))
@@ -73,7 +73,7 @@ async def begun(event: threading.Event) -> None:
 async def test_what_is_in_time_is_what_it_decided(mock_clock: MockClock, functions: Functions) -> None:  # noqa: ARG001  time stands still
     workers = Workers(1, 5.0)
     functions.go_on.set()
-    assert (await functions.decide(workers, workers.turn())).tags == ("x",)
+    assert (await functions.decide(workers, workers.turn())).facts.tags == ("x",)
 
 
 async def test_what_takes_too_long_is_given_up_and_changes_nothing(mock_clock: MockClock, functions: Functions) -> None:
@@ -93,7 +93,7 @@ async def test_what_takes_too_long_is_given_up_and_changes_nothing(mock_clock: M
     (decision,) = decided
     assert decision.answer is not None
     assert decision.answer.code == 451
-    assert decision.tags == ()
+    assert decision.facts.tags == ()
     assert decision.failure is not None
     assert decision.failure.endswith("a.py: data': expected it to end within 5 s, and gave up")
 
@@ -118,7 +118,7 @@ async def test_where_all_threads_are_stuck_the_next_is_answered_at_its_deadline_
         mock_clock.jump(5.1)
     assert told == ["the rules at data: expected a thread for it within 5 s, and gave up"]
     functions.go_on.set()
-    assert (await functions.decide(workers, other)).tags == ("x",)
+    assert (await functions.decide(workers, other)).facts.tags == ("x",)
 
 
 async def test_no_two_of_a_session_run_at_the_same_time(mock_clock: MockClock, functions: Functions) -> None:
@@ -139,7 +139,7 @@ async def test_no_two_of_a_session_run_at_the_same_time(mock_clock: MockClock, f
         await trio.testing.wait_all_tasks_blocked()
         assert not functions.began.is_set()
         functions.go_on.set()  # the first, which nobody waits for any more
-    assert decided[0].tags == ("x",)
+    assert decided[0].facts.tags == ("x",)
     assert decided[0].failure is None
 
 

@@ -158,8 +158,8 @@ def address_patterns(*written: str) -> tuple[AddressPattern, ...]:
     return tuple([AddressPattern.parse(one) for one in written])
 
 
-def rule(when: Condition | None, *then: Action, at: Stage | None = None, name: str = "") -> Rule:
-    return Rule(name, Always() if when is None else when, then, at)
+def rule(when: Condition | None, *then: Action, at: Stage | None = None, name: str = "", always: bool = False) -> Rule:
+    return Rule(name, Always() if when is None else when, then, at, always=always)
 
 
 def named(*rules: Rule) -> tuple[Rule, ...]:

@@ -197,6 +197,7 @@ values = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(
     value=st.lists(
         st.dictionaries(st.one_of(st.sampled_from(sorted(ACTIONS)), st.text(max_size=3)), values, max_size=1),

@@ -15,6 +15,7 @@ from relayproxy.rules.conditions import All, AnyOf, Exists, Matches, Not, Part
 from relayproxy.rules.facts import Draws, Facts, Recipient, Stage
 from relayproxy.rules.pattern_list import AddressList, PatternList
 from relayproxy.rules.rule import Action, Condition, Key, Rule, Subject
+from relayproxy.rules.rule import header as header_of
 
 
 class Keyless(msgspec.Struct, frozen=True):
@@ -40,7 +41,7 @@ def recipient(*patterns: str) -> Matches:
 
 
 def field(name: str, *patterns: str) -> Matches:
-    return Matches(of.header(name), of.fields(name), PatternList([Pattern.parse(one) for one in patterns]))
+    return Matches(header_of(name), of.fields(name), PatternList([Pattern.parse(one) for one in patterns]))
 
 
 def body(*patterns: str) -> Matches:
@@ -99,7 +100,7 @@ parts = st.recursive(
         st.builds(lambda some: field("Subject", *some), st.lists(st.sampled_from(GLOBS), min_size=1, max_size=3)),
         st.builds(lambda some: field("X-Kind", *some), st.lists(st.sampled_from(GLOBS), min_size=1, max_size=2)),
         st.builds(lambda some: body(*some), st.lists(st.sampled_from(GLOBS), min_size=1, max_size=2)),
-        st.just(Exists(of.header("X-Kind"), of.fields("X-Kind"))),
+        st.just(Exists(header_of("X-Kind"), of.fields("X-Kind"))),
     ),
     lambda inner: st.one_of(
         st.builds(Not, inner),
@@ -152,8 +153,8 @@ def test_rules_that_are_looked_up_decide_as_if_each_was_tried(
 def test_a_rule_is_found_by_what_one_before_it_made(change: Action, then: Part) -> None:
     tag = (actions.Tag(Text("t")),)
     rules = rule_set(Rule("1", All(()), (change,), Stage.EOM), Rule("2", then, tag, Stage.EOM))
-    assert rules.evaluate(Stage.EOM, mail("a@b.test"), NoDraws()).tags == ("t",)
-    assert rule_set(Rule("2", then, tag, Stage.EOM)).evaluate(Stage.EOM, mail("a@b.test"), NoDraws()).tags == ()
+    assert rules.evaluate(Stage.EOM, mail("a@b.test"), NoDraws()).facts.tags == ("t",)
+    assert rule_set(Rule("2", then, tag, Stage.EOM)).evaluate(Stage.EOM, mail("a@b.test"), NoDraws()).facts.tags == ()
 
 
 class Counting(msgspec.Struct, frozen=True):

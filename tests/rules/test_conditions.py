@@ -278,6 +278,7 @@ addresses = st.sampled_from(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(patterns=st.lists(addresses, max_size=6), value=st.one_of(addresses, st.text(max_size=10)))
 @example(["*@*.test"], "a@.test")
 @example(["*@b@x.test"], "a@b@x.test")

@@ -373,7 +373,7 @@ def test_nothing_is_left_of_other_rules_of_the_stage_either() -> None:
     Path("c.toml").write_text("[[rule]]\nat = 'data'\nthen = [{ tag = 'x' }]\n")
     Path("a.py").write_text("def data(mail): raise RuntimeError")
     facts = Facts(listener="", client="")
-    assert load(["b.toml", "a.py"]).rules.evaluate(Stage.DATA, facts, NoDraws()).fate == "discard"
+    assert load(["b.toml", "a.py"]).rules.evaluate(Stage.DATA, facts, NoDraws()).facts.fate == "discard"
     decision = load(["c.toml", "a.py"]).rules.evaluate(Stage.DATA, facts, NoDraws())
     assert decision.failure is not None
     assert decision.facts is facts
@@ -524,12 +524,12 @@ def test_a_file_runs_once_when_it_is_loaded_and_leaves_nothing_behind() -> None:
     made = rules("WORD = 'old'\n" + text)
     facts = Facts(listener="", client="", content=CONTENT)
     for _ in range(2):
-        assert made.evaluate(Stage.EOM, facts, NoDraws()).tags == ("old",)
+        assert made.evaluate(Stage.EOM, facts, NoDraws()).facts.tags == ("old",)
     assert Path("ran").read_text() == "x"
     again = rules("WORD = 'new'\n" + text)
     assert Path("ran").read_text() == "xx"
-    assert again.evaluate(Stage.EOM, facts, NoDraws()).tags == ("new",)
-    assert made.evaluate(Stage.EOM, facts, NoDraws()).tags == ("old",)
+    assert again.evaluate(Stage.EOM, facts, NoDraws()).facts.tags == ("new",)
+    assert made.evaluate(Stage.EOM, facts, NoDraws()).facts.tags == ("old",)
     assert {name for name in set(sys.modules) - modules if "relayproxy_rules" in name} == set()
 
 
@@ -545,4 +545,4 @@ def test_the_trace_stays_as_it_is() -> None:
 
 def test_the_file_is_one_that_is_looked_at_for_changes() -> None:
     Path("a.py").write_text("def eom(mail): pass\n")
-    assert load(["a.py"]).files == (Path("a.py"),)
+    assert tuple(load(["a.py"]).files) == (Path("a.py"),)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rule_pieces import NoDraws
+from rule_pieces import CONTENT, Address, NoDraws, Text, When, rule, rule_set
 
 from relayproxy.mail.header import HeaderSection
+from relayproxy.rules import actions
+from relayproxy.rules.asked import Allowed
+from relayproxy.rules.conditions import All
+from relayproxy.rules.doubts import doubts
 from relayproxy.rules.facts import Facts, Recipient, Stage
+from relayproxy.rules.function import function_rule
 from relayproxy.rules.gates import DataGate, EnvelopeGate
 from relayproxy.rules.guard import Guard
 from relayproxy.rules.redirect_all import redirect_all
+from relayproxy.rules.rule import Rule
 from relayproxy.rules.ruleset import RuleSet
+from relayproxy.rules.stages import placements
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,16 +32,25 @@ QA = "qa@example.test"
 STAGING = ["*@example.test"]
 
 
-def passed(recipients: Sequence[str], header: str = "", *, to: str = QA, allow: Sequence[str] = STAGING) -> Facts:
-    """What is left of a message at the end of its header section, or, without one, in front of it."""
-    rules = RuleSet(redirect_all(to, Guard.parse(allow)))
+def passed(
+    recipients: Sequence[str],
+    header: str = "",
+    *,
+    above: Sequence[Rule] = (),
+    to: str = QA,
+    allow: Sequence[str] = STAGING,
+) -> Facts:
+    """What is left of a message at its end, or, without a header section, in front of that. `above`: rules of files."""
+    rules = rule_set(*above, *redirect_all(to, Guard.parse(allow)))
     facts = Facts(listener="default", client="127.0.0.1", sender="app@example.test")
     for stage in Stage:
-        if stage is (Stage.EOM if header else Stage.EOH):
+        if stage is Stage.EOH and not header:
             break
         if stage is not Stage.RCPT:
             if stage is Stage.EOH:
                 facts = msgspec.structs.replace(facts, header=HeaderSection(header.replace("\n", "\r\n").encode()))
+            if stage is Stage.EOM:
+                facts = msgspec.structs.replace(facts, content=CONTENT)
             facts = decided(rules, stage, facts)
             continue
         kept: list[Recipient] = []
@@ -98,7 +115,7 @@ def test_a_reply_to_all_reaches_nobody_outside(recipients: list[str]) -> None:
 
 
 SPARED = [
-    # entries of the guard, To, whether it stays
+    # entries of the guard, Reply-To, whether it stays
     (["*@example.test"], "joe@example.test", True),
     (["*@example.test"], "x%customer.test@example.test", False),
     (["*@example.test", "x%customer.test@example.test"], "x%customer.test@example.test", True),
@@ -110,9 +127,9 @@ SPARED = [
 
 @pytest.mark.parametrize(("allow", "to", "stays"), SPARED)
 def test_who_is_allowed_stays_where_all_read_the_same_address(allow: list[str], to: str, *, stays: bool) -> None:
-    header = passed(["joe@example.test"], f"To: {to}\n", allow=allow).header
+    header = passed(["joe@example.test"], f"Reply-To: {to}\n", allow=allow).header
     assert header is not None
-    assert bytes(header).decode() == f"To: {to if stays else QA}\r\n"
+    assert bytes(header).decode() == f"Reply-To: {to if stays else QA}\r\n"
 
 
 ANSWERED = [
@@ -121,10 +138,13 @@ ANSWERED = [
     ("From: shop@shop.example, app@example.test", [QA]),
     ("From: shop@shop.example\nReply-To:", [QA]),
     ("From: x%shop.example@example.test", [QA]),
+    ('From: "a b"@example.test', [QA]),
     ("From: App <app@example.test>", []),
     ("From: shop@shop.example\nReply-To: help@example.test", ["help@example.test"]),
     ("From: shop@shop.example\nReply-To: help@shop.example", [QA]),
-    ("Subject: nobody", []),
+    ("From: (nobody)\nSender: shop@shop.example", [QA]),
+    ("Sender: shop@shop.example", [QA]),
+    ("Subject: nobody", [QA]),
 ]
 
 
@@ -137,12 +157,106 @@ def test_answers_stay_inside_where_the_author_is_outside(fields: str, where: lis
     assert bytes(header).decode().startswith(fields.partition("\n")[0])
 
 
-def test_word_that_it_was_read_stays_inside_too() -> None:
-    header = passed(["joe@example.test"], "Disposition-Notification-To: shop@shop.example\n").header
+STOPS = [
+    rule(None, actions.Accept()),
+    rule(When("recipient", "joe@*"), actions.Accept()),
+    rule(When("header:subject"), actions.Accept()),
+    rule(None, actions.Accept(), at=Stage.EOM),
+    # At eom it keeps nothing from leaving: the message is upstream's by then.
+    rule(None, actions.Cut("before-reply"), at=Stage.EOM),
+]
+
+
+@pytest.mark.parametrize("stops", STOPS)
+def test_a_rule_that_stops_others_stops_none_of_these(stops: Rule) -> None:
+    facts = passed(["joe@example.test", "jane@customer.example"], HEADER, above=[stops])
+    assert addresses(facts) == ["joe@example.test", QA]
+    assert facts.header is not None
+    assert bytes(facts.header).count(QA.encode()) == 5
+
+
+CC = actions.AddHeader("Cc", Text("boss@customer.example"))
+WRITERS = [
+    rule(None, CC),
+    rule(When("recipient"), actions.AddHeader("Cc", Text("{recipient}"))),
+    rule(When("recipients"), CC),
+    rule(When("header:subject"), CC),
+    rule(When("body"), CC),
+    rule(When("body"), actions.ChangeHeader("Reply-To", 1, Text("boss@customer.example"))),
+    rule(When("body"), actions.DeleteHeader("Reply-To")),
+    rule(When("body"), actions.ChangeHeader("From", 1, Text("boss@customer.example"))),
+    rule(When("body"), actions.RedirectRecipient(Address("boss@customer.example"))),
+    rule(When("body"), actions.AddRecipient((Address("boss@customer.example"),))),
+    function_rule("it.py", 1, Stage.EOM, lambda mail: mail.add_header("Cc", "boss@customer.example"), "it.py", Allowed(frozenset({"add_header"}))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_whoever_names_somebody_outside_does_so_in_front_of_them(writer: Rule) -> None:
+    header = "From: app@provider.example\nTo: jane@customer.example\nReply-To: joe@example.test\nSubject: hi\n"
+    facts = passed(["jane@customer.example", "mary@customer.example"], header, above=[writer])
+    assert set(addresses(facts)) == {QA}
+    assert facts.header is not None
+    said = bytes(facts.header).decode()
+    assert not re.search("^(?!From).*customer", said, re.MULTILINE)
+    assert re.search("^Reply-To: (joe|qa)@example.test$", said.replace("\r", ""), re.MULTILINE)
+
+
+def test_where_one_does_from_the_whole_message_data_leaves_at_its_end() -> None:
+    rules = rule_set(rule(When("body"), CC, name="cc"), *redirect_all(QA, Guard.parse(STAGING)))
+    assert (rules.gates.envelope, rules.gates.data) == (EnvelopeGate.LIVE, DataGate.EOM)
+    assert [(placement.stage, placement.why) for placement in placements(rules.rules)][1:] == [
+        (Stage.RCPT, "it reads recipient"),
+        (Stage.EOM, "it edits header.cc, which the rule 'cc' above writes"),
+        (Stage.EOM, "it reads header.reply-to, which the rule 'redirect-all: header' above writes"),
+    ]
+
+
+def test_check_does_not_say_that_they_are_stopped() -> None:
+    all_mail = (Rule("accept", All(()), (actions.Accept(),)), Rule("discard", All(()), (actions.Discard(),)))
+    rules = redirect_all(QA, Guard.parse(STAGING))
+    assert doubts(RuleSet((all_mail[0], *rules))) == []
+    assert [doubt.rule for doubt in doubts(RuleSet((all_mail[1], *rules)))] == list(rules)
+
+
+FIELDS = [
+    "To", "Cc", "Bcc", "Reply-To", "Resent-To", "Resent-Cc", "Resent-Bcc", "Resent-Reply-To", "Mail-Followup-To", "Mail-Reply-To", "Mail-Copies-To",
+    "Apparently-To", "Disposition-Notification-To", "Return-Receipt-To", "Read-Receipt-To", "X-Confirm-Reading-To", "Errors-To",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_nobody_outside_is_left_where_mail_goes_that_is_written_to_answer_it(field: str) -> None:
+    header = passed(
+        ["joe@example.test"], f"From: app@example.test\n{field}: Shop <shop@shop.example>, joe@example.test\n"
+    ).header
     assert header is not None
-    assert bytes(header) == f"Disposition-Notification-To: {QA}\r\n".encode()
+    assert bytes(header) == f"From: app@example.test\r\n{field}: Shop <{QA}>, joe@example.test\r\n".encode()
 
 
+@pytest.mark.parametrize(
+    "where", ["<mailto:list@shop.example>", "<mailto:list@example.test?cc=shop@shop.example>", "NO"]
+)
+def test_an_answer_to_the_list_is_not_offered(where: str) -> None:
+    header = passed(["joe@example.test"], f"From: app@example.test\nList-Post: {where}\n").header
+    assert header is not None
+    assert bytes(header) == b"From: app@example.test\r\n"
+
+
+def test_what_is_tested_stays() -> None:
+    fields = """From: Shop <shop@shop.example>
+Sender: shop@shop.example
+Reply-To: help@example.test
+List-Unsubscribe: <mailto:off@shop.example>, <https://shop.example/off>
+Subject: Write to jane@customer.example
+"""
+    facts = passed(["joe@example.test"], fields)
+    assert facts.sender == "app@example.test"
+    assert facts.header is not None
+    assert bytes(facts.header).decode().replace("\r", "") == fields
+
+
+@pytest.mark.slow
 @given(st.lists(st.text(alphabet='ab.@%!"\\:<>,;()ü\u3002\uff20 -', max_size=30), max_size=4))
 def test_whatever_they_are_the_guard_allows_what_is_left(recipients: list[str]) -> None:
     guard = Guard.parse(STAGING)

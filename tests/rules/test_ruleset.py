@@ -62,7 +62,7 @@ def recipients(decision: Decision) -> list[str]:
 
 
 def tags(decision: Decision) -> list[str]:
-    return list(decision.tags)
+    return list(decision.facts.tags)
 
 
 def header(decision: Decision) -> str:
@@ -120,8 +120,8 @@ def test_only_rules_of_the_stage_run() -> None:
 
 def test_what_is_drawn_comes_from_the_caller() -> None:
     rules = rule_set(rule(ByChance(), TAG))
-    assert rules.evaluate(CONNECT, mail(), Drawn(0.4)).tags == ("t",)
-    assert rules.evaluate(CONNECT, mail(), Drawn(0.6)).tags == ()
+    assert rules.evaluate(CONNECT, mail(), Drawn(0.4)).facts.tags == ("t",)
+    assert rules.evaluate(CONNECT, mail(), Drawn(0.6)).facts.tags == ()
 
 
 # What it applies to.
@@ -257,8 +257,8 @@ def test_everything_else_applies_to_the_message() -> None:
         mail(JANE),
         rule(When("recipient", "jane@*"), HOLD, actions.Route("other"), actions.AddHeader("X-A", Text("b")), TAG),
     )
-    assert (decision.fate, decision.reason) == ("hold", "look at app@example.test")
-    assert (decision.route, decision.tags) == ("other", ("t",))
+    assert (decision.facts.fate, decision.facts.reason) == ("hold", "look at app@example.test")
+    assert (decision.facts.route, decision.facts.tags) == ("other", ("t",))
     assert decision.facts.edits == (Noted("1", 2, AddField("X-A", "b")),)
     assert recipients(decision) == [JANE]
 
@@ -318,6 +318,27 @@ def test_they_are_made_where_a_rule_accepted() -> None:
     assert tags(decision) == []
 
 
+@pytest.mark.parametrize("action", [ACCEPT, actions.Cut("before-reply")], ids=lambda action: str(action.name))
+def test_a_rule_that_runs_always_does_where_others_do_not_any_more(action: Action) -> None:
+    rules = rule_set(
+        rule(None, action),
+        rule(None, actions.Tag(Text("some"))),
+        rule(None, actions.Tag(Text("all")), always=True),
+        rule(None, actions.Tag(Text("at eom")), at=EOM),
+        rule(None, actions.Tag(Text("all at eom")), at=EOM, always=True),
+    )
+    begun = rules.evaluate(CONNECT, mail(), NoDraws())
+    assert tags(begun) == ["all"]
+    of_message = ["all", "all at eom"] if action is ACCEPT else ["all", "at eom", "all at eom"]
+    assert tags(rules.evaluate(EOM, begun.facts, NoDraws())) == of_message
+
+
+@pytest.mark.parametrize("action", [NEVER, DISCARD], ids=lambda action: str(action.name))
+def test_what_does_not_leave_has_no_rule_at_all(action: Action) -> None:
+    decision = decide(CONNECT, mail(), rule(None, action), rule(None, TAG, always=True))
+    assert tags(decision) == []
+
+
 @pytest.mark.parametrize("stage", [EOH, EOM])
 def test_from_eoh_on_they_are_made_at_once(stage: Stage) -> None:
     decision = decide(
@@ -357,6 +378,17 @@ def test_every_address_in_a_field_is_rewritten() -> None:
     assert header(decision) == f"To: {QA}, b@example.test\r\nCc: {JOE}\r\n"
 
 
+def test_addresses_are_rewritten_behind_what_rules_wrote_for_the_last_recipient() -> None:
+    rules = rule_set(
+        rule(When("recipient"), actions.AddHeader("Cc", Text("{recipient}"))),
+        rule(When("recipient"), actions.RewriteHeaderAddresses(("Cc",), (), Address(QA))),
+    )
+    facts = rules.evaluate(RCPT, mail(JANE), NoDraws()).facts
+    facts = rules.evaluate(RCPT, msgspec.structs.replace(mail(JOE), edits=facts.edits), NoDraws()).facts
+    assert len(facts.edits) == 3
+    assert header(rules.evaluate(EOH, facts, NoDraws())) == f"Subject: hi\r\nCc: {QA}\r\nCc: {QA}\r\n"
+
+
 def test_smtputf8_lets_a_field_be_utf8() -> None:
     add = rule(None, actions.AddHeader("X-A", Text("ü")), at=EOH)
     facts = mail()
@@ -377,7 +409,7 @@ def test_body_edits_are_carried_to_the_end_of_the_message() -> None:
     )
     facts = rules.evaluate(MAIL, mail(content=CONTENT._replace(attachments=("a.exe",))), NoDraws()).facts
     decision = rules.evaluate(EOM, facts, NoDraws())
-    assert decision.body == (BodyEdit(text="from app@example.test"),)
+    assert decision.facts.body == (BodyEdit(text="from app@example.test"),)
     assert tags(decision) == ["from app@example.test"]
     assert fired(decision) == ["2"], "a body that was replaced has no attachments"
 
@@ -392,7 +424,7 @@ def test_later_rules_do_not_see_what_was_stripped() -> None:
         rule(When("attachment", "b.zip"), actions.StripAttachment(zipped), actions.StripAttachment(zipped)),
         rule(When("attachment", "c.txt"), actions.Tag(Text("{attachment}"))),
     )
-    assert decision.body == (BodyEdit(strip=exe), BodyEdit(strip=zipped))
+    assert decision.facts.body == (BodyEdit(strip=exe), BodyEdit(strip=zipped))
     assert tags(decision) == ["c.txt"]
 
 
@@ -404,7 +436,7 @@ def test_a_body_that_is_replaced_leaves_nothing_of_the_edits_before() -> None:
         rule(None, actions.ReplaceBody(Text("one")), at=EOM),
         rule(None, actions.ReplaceBody(Text("two")), actions.StripAttachment(Pattern.parse("*"))),
     )
-    assert decision.body == (BodyEdit(text="two"),)
+    assert decision.facts.body == (BodyEdit(text="two"),)
 
 
 @pytest.mark.parametrize(
@@ -428,7 +460,7 @@ def test_no_further_rule_runs(stop: Action) -> None:
 def test_nor_does_one_at_a_later_stage(stop: Action, runs: bool) -> None:
     rules = rule_set(rule(When("header:subject"), TAG), rule(When("sender"), stop))
     facts = rules.evaluate(MAIL, mail(), NoDraws()).facts
-    assert rules.evaluate(EOH, facts, NoDraws()).tags == (("t",) if runs else ())
+    assert rules.evaluate(EOH, facts, NoDraws()).facts.tags == (("t",) if runs else ())
 
 
 def test_what_a_rule_held_is_held_as_the_later_ones_leave_it() -> None:
@@ -438,11 +470,15 @@ def test_what_a_rule_held_is_held_as_the_later_ones_leave_it() -> None:
         rule(When("sender"), HOLD),
         rule(When("sender"), actions.ChangeSender(Address(QA)), actions.Hold(Text("for another reason"))),
     )
-    assert (decision.fate, decision.reason, decision.facts.sender) == ("hold", "look at app@example.test", QA)
+    assert (decision.facts.fate, decision.facts.reason, decision.facts.sender) == (
+        "hold",
+        "look at app@example.test",
+        QA,
+    )
 
 
 def test_what_is_discarded_is_not_held() -> None:
-    assert decide(MAIL, mail(), rule(When("sender"), HOLD), rule(When("sender"), DISCARD)).fate == "discard"
+    assert decide(MAIL, mail(), rule(When("sender"), HOLD), rule(When("sender"), DISCARD)).facts.fate == "discard"
 
 
 @pytest.mark.parametrize(
@@ -565,7 +601,7 @@ def test_no_rules_raise_and_what_is_decided_is_whole(rules: tuple[Rule, ...], na
             return
         if decision.answer is not None:
             assert decision.answer.severity in (4, 5)
-            assert plain(decision.facts) == plain(msgspec.structs.replace(facts, tags=decision.tags))
+            assert plain(decision.facts) == plain(msgspec.structs.replace(facts, tags=decision.facts.tags))
             return
         facts = decision.facts
     assert facts.edits == ()

@@ -106,6 +106,14 @@ def test_a_rule_waits_for_one_above_that_can_stop_it(action: Action) -> None:
     assert stages(rule(When("client"), TAG), rule(When("header:subject"), action)) == [CONNECT, EOH]
 
 
+def test_a_rule_that_runs_always_waits_only_for_one_that_keeps_the_message_from_leaving() -> None:
+    last = rule(When("client"), TAG, always=True)
+    assert stages(rule(When("header:subject"), actions.Accept()), last) == [EOH, CONNECT]
+    assert stages(rule(None, actions.Cut("before-reply"), at=EOM), last) == [EOM, CONNECT]
+    assert stages(rule(When("header:subject"), REJECT), rule(When("body"), actions.Accept()), last) == [EOH, EOM, EOH]
+    assert stages(rule(When("header:subject"), actions.Discard()), last) == [EOH, EOH]
+
+
 def test_the_last_of_those_that_can_stop_it_counts() -> None:
     early, late = rule(When("sender"), actions.Accept()), rule(When("body"), actions.Accept())
     assert stages(early, late, rule(When("client"), TAG)) == [MAIL, EOM, EOM]
@@ -162,6 +170,7 @@ def test_why_a_rule_does_not_run_earlier_is_said() -> None:
     ]
 
 
+@pytest.mark.slow
 @given(random_rules(), st.data())
 def test_no_rule_runs_out_of_turn(rules: tuple[Rule, ...], data: st.DataObject) -> None:
     placed = [placement.stage for placement in placements(rules)]
@@ -182,6 +191,33 @@ def test_a_rule_that_only_edits_fields_stays_behind_those_that_look_at_them() ->
     assert stages(looks, rule(None, actions.DeleteHeader("X-Other"))) == [EOH, CONNECT]
     # What adds the field at eoh comes before what takes it away.
     assert stages(rule(When("header:subject"), actions.AddHeader("X-Debug", Text("1"))), deletes) == [EOH, EOH]
+
+
+REWRITE = actions.RewriteHeaderAddresses(("To", "Cc"), (), Address("qa@example.test"))
+
+
+def test_a_rule_that_rewrites_addresses_stays_behind_those_that_write_these_fields() -> None:
+    rewrites = rule(None, REWRITE)
+    cc = actions.AddHeader("CC", Text("boss@customer.example"))
+    redirects = rule(When("recipient"), actions.RedirectRecipient(Address("qa@example.test")))
+    assert stages(rewrites) == [CONNECT]
+    assert stages(rule(When("client"), cc), rewrites) == [CONNECT, CONNECT]
+    assert stages(redirects, rewrites) == [RCPT, EOH]
+    assert stages(rule(When("recipients"), cc), rewrites) == [DATA, EOH]
+    assert stages(rule(When("body"), cc), rewrites) == [EOM, EOM]
+    assert stages(rule(When("body"), cc), redirects, rewrites) == [EOM, RCPT, EOM]
+    assert stages(rewrites, rule(When("body"), cc)) == [CONNECT, EOM]
+    assert stages(rule(When("body"), actions.AddHeader("X-Spam", Text("no"))), rewrites) == [EOM, CONNECT]
+    assert stages(rule(When("body"), cc), rule(None, REWRITE, actions.DeleteHeader("List-Post"))) == [EOM, EOM]
+    # No other edit is worth it that DATA waits.
+    assert stages(rule(When("body"), cc), rule(None, actions.DeleteHeader("Cc"))) == [EOM, EOH]
+
+
+def test_where_that_is_too_late_it_is_said() -> None:
+    cc = rule(When("body"), actions.AddHeader("Cc", Text("boss@customer.example")), name="cc")
+    assert [problem.what for problem in problems(named(cc, rule(None, REWRITE, at=EOH)))] == [
+        'expected at = "eom" or later (it edits header.cc, which the rule \'cc\' above writes), got "eoh"'
+    ]
 
 
 def test_what_edits_more_than_fields_waits_for_no_reader() -> None:
