@@ -86,9 +86,16 @@ def file_names(value: bytes) -> FileNames:
             for text in (_said(*_percent_decoded(reading)) if extended else readings(reading))
         )
         for text in texts | dict.fromkeys(_joined(parts)):
-            names.update(dict.fromkeys(shown(text)))
+            names.update(dict.fromkeys(_shown(text)))
     names.pop("", None)
     return FileNames(tuple(names), complete, cost)
+
+
+def names_of(value: bytes) -> list[str]:
+    """What may be the name of a file that is called so, each once."""
+    names = dict.fromkeys(name for text in readings(value.strip(b'"')) for name in _shown(text))
+    names.pop("", None)
+    return list(names)
 
 
 def values(value: bytes, name: bytes) -> list[bytes]:
@@ -201,7 +208,7 @@ def _said(charset: bytes, octets: bytes) -> Iterator[str]:
         yield from readings(text)
 
 
-def shown(text: str) -> Iterator[str]:
+def _shown(text: str) -> Iterator[str]:
     """A name, and what becomes of it where a NUL ends it, control characters are left out, or (Windows) dots and spaces at its end are."""
     text = text.replace("\t", " ")
     forms = [text]

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from relayproxy.mail.header import HeaderSection, unfold
 from relayproxy.mail.parameters import LONGEST, file_names, values, without_comments
+from relayproxy.mail.words import readings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,6 +49,7 @@ _BOUNDARIES: Final = 8
 _TYPE: Final = re.compile(rb"[ \t]*+([!-.0-:<-~]++)[ \t]*+/[ \t]*+([!-.0-:<-~]++)")
 _MULTIPART: Final = re.compile(rb"[\s\"']*+multipart\b", re.IGNORECASE)
 _MESSAGE: Final = re.compile(rb"[\s\"']*+message\s*+/\s*+(?:rfc822|global|news)\b", re.IGNORECASE)
+_ENCODED: Final = re.compile(rb"base64|quoted-printable|uu", re.IGNORECASE)
 # Only these are read, so that a section of nothing but fields costs little (the order of fields with one name stays).
 _CONTENT_FIELD: Final = re.compile(
     rb"^content-(?:type|disposition|transfer-encoding)[ \t]*:[^\n]*+(?:\n[ \t][^\n]*+)*+\n?",
@@ -116,23 +118,27 @@ def read_part(section: bytes, *, otherwise: bytes = b"text/plain", with_names: b
         names.update(dict.fromkeys(found.names))
         complete &= found.complete
         cost += found.cost
-    encoding = header.first(b"Content-Transfer-Encoding")
-    encoding_name = b"" if encoding is None else encoding.value.strip().lower()
+    encodings = header.get_all(b"Content-Transfer-Encoding")
+    encoding_name = encodings[0].value.strip().lower() if encodings else b""
     form, boundaries = _form(types or [otherwise])
+    if form != "leaf":
+        # Wrong (RFC 2045 §6.4), and undone by some.
+        complete &= not any(_ENCODED.search(field.value[:LONGEST]) for field in encodings)
     if form == "multipart":
         complete &= 0 < len(boundaries) <= _BOUNDARIES
         form = form if boundaries else "leaf"
-    elif form == "message":
-        complete &= encoding_name not in {b"base64", b"quoted-printable"}  # wrong (RFC 2046 §5.2.1), and undone by some
+    elif form == "leaf":
+        complete &= all(_form(_in_words(value))[0] == "leaf" for value in types)
     kind = _kind(types[0]) if types else otherwise
     charsets = tuple(values(types[0], b"charset")) if types and kind.startswith(b"text/") else ()
     return Part(kind, encoding_name, charsets, tuple(names), form, boundaries[:_BOUNDARIES], complete, cost)
 
 
 def message_part(header: HeaderSection) -> Part:
-    """The message itself; where it has parts, its file's name is nobody's."""
+    """The message itself; where it has parts to all who read it, its file's name is nobody's."""
     part = read_part(bytes(header))
-    return part._replace(names=()) if part.form == "multipart" else part
+    has_parts = part.form == "multipart" and header.count(b"Content-Type") == len(part.boundaries) == 1
+    return part._replace(names=()) if has_parts else part
 
 
 def _values(fields: list[Field]) -> tuple[list[bytes], bool]:
@@ -142,6 +148,11 @@ def _values(fields: list[Field]) -> tuple[list[bytes], bool]:
 def _kind(value: bytes) -> bytes:
     match = _TYPE.match(without_comments(value[:_LONGEST_TYPE]))
     return b"text/plain" if match is None else b"%b/%b" % (match[1].lower(), match[2].lower())
+
+
+def _in_words(value: bytes) -> list[bytes]:
+    """What a type is to who decodes encoded-words before he reads it."""
+    return [text.encode("utf-8") for text in readings(value)] if b"=?" in value[:_LONGEST_TYPE] else []
 
 
 def _form(types: list[bytes]) -> tuple[Literal["multipart", "message", "leaf"], tuple[bytes, ...]]:

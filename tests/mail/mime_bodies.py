@@ -26,6 +26,8 @@ HOSTILE = {
     "a section without an end": b"--b\r\n" + b"a:b\r\n" * 200_000,
     "a delimiter without an end": b"--b\r\n\r\nx\r\n--b" + b" " * 1_000_000,
     "names": (b"--b\r\nContent-Type: a/b; " + b"name=x;" * 140 + b"\r\n\r\n\r\n") * 1000,
+    "uuencoded files": b"".join(b"\r\nbegin 644 %d" % n for n in range(60_000)),
+    "lines that begin": b"\r\nbegin 644 " * 80_000,
     "sections of names": (b"--b\r\nContent-Type: a/b; " + b'name*0*="();' * 90 + b"\r\n\r\n\r\n") * 950,
 }
 
@@ -33,7 +35,7 @@ _PIECES = [
     b"--b", b"--c", b"--b--", b"--c--", b"--", b"-", b"\r", b"\n", b"\r\n", b"\r\n", b"\r\n", b"\r\n\r\n", b"\r\n\r\n", b"\r\n--b\r\n", b"\r\n--c\r\n",
     b"Content-Type: ", b"Content-Type: multipart/mixed; boundary=c\r\n\r\n", b"Content-Type: multipart/digest; boundary=c\r\n\r\n",
     b"Content-Type: message/rfc822\r\n\r\n", b"Content-Type: message/rfc822; name=a.exe\r\n\r\n", b"Content-Disposition: attachment; filename=a.exe\r\n", b"name=a.exe",
-    b"Content-Type: text/plain\r\n\r\n", b" ", b"a", b"\xff", b";", b'"',
+    b"Content-Type: text/plain\r\n\r\n", b"begin 644 ", b"\r\nbegin 644 c.exe\r\n", b" ", b"a", b"\xff", b";", b'"',
 ]  # fmt: skip
 ANY_BODY = st.lists(st.sampled_from(_PIECES), max_size=30).map(b"".join)
 ANY_HEADER = st.sampled_from([

@@ -12,7 +12,7 @@ from mime_bodies import ANY_BODY, ANY_HEADER, CUTS, HOSTILE, MULTIPART, cut
 
 from relayproxy.mail.body_text import TEXT
 from relayproxy.mail.header import HeaderSection
-from relayproxy.mail.mime import NAMES, Scanner
+from relayproxy.mail.mime import NAMES, UUENCODED, Scanner
 
 
 def scanned(header: bytes | HeaderSection, body: bytes, sizes: tuple[int, ...] = (65536,)) -> Scanner:
@@ -52,6 +52,9 @@ ATTACHED = [
     (b"Content-Disposition: attachment; filename=a.exe\r\n", b"x", ("a.exe",)),
     (b'Content-Type: application/x; name="a.exe"\r\n', b"x", ("a.exe",)),
     (b'Content-Type: multipart/mixed; boundary=b; name="a.exe"\r\n', b"--b\r\n\r\n", ()),
+    (b'Content-Type: multipart/mixed; x="; boundary=b; name=a.exe\r\n', b"x", ("a.exe",)),
+    (b"Content-Type: multipart/mixed; boundary=a; boundary=b; name=a.exe\r\n", b"--b\r\n\r\n", ("a.exe",)),
+    (b"Content-Type: a/b; name=a.exe\r\n" + MULTIPART, b"--b\r\n\r\n", ("a.exe",)),
     (MULTIPART, PART % b"a.exe" + PART % b"b.exe" + PART % b"a.exe", ("a.exe", "b.exe")),
     (MULTIPART, b"--b\r\nContent-Type: x/y; name=a.txt\r\nContent-Disposition: inline;\r\n\tfilename=a.exe\r\n\r\n", ("a.exe", "a.txt")),
     (MULTIPART, b"--b\r\nContent-Disposition: x; filename=a.txt\r\ncontent-disposition : x; filename=a.exe\r\n\r\n", ("a.txt", "a.exe")),
@@ -64,6 +67,15 @@ ATTACHED = [
         ("a.exe",),
     ),
     (MULTIPART, b"--b\r\n\r\nContent-Disposition: attachment; filename=a.exe\r\n", ()),
+    # uuencoded, as old programs write and show it
+    (b"", b"hello\r\nbegin 644 evil.exe\r\nM\r\n`\r\nend\r\n", ("evil.exe",)),
+    (b"", b"begin 0755\t=?utf-8?Q?my?= evil.exe \nM", ("my evil.exe",)),
+    (b"", b'begin-base64 644 "evil.exe"', ("evil.exe",)),
+    (b"Content-Type: application/x\r\n", b"begin 644 evil.exe", ("evil.exe",)),
+    (MULTIPART, b"--b\r\n\r\nbegin 644 evil.exe\r\n--b\r\n\r\nbegin 644 evil.com\r\n--b--", ("evil.exe", "evil.com")),
+    (b"Content-Transfer-Encoding: quoted-printable\r\n", b"begin=20644=20evil=2Eexe\r\n", ("evil.exe",)),
+    (b"Content-Transfer-Encoding: base64\r\n", b"aGkKYmVnaW4gNjQ0IGV2aWwuZXhlCg==\r\n", ("evil.exe",)),
+    (b"", b"so begin 644 a.exe\r\nbegin 64 a.exe\r\nbegin 648 a.exe\r\nbegin 644\r\na.exe\r\nbegin with a.exe", ()),
 ]  # fmt: skip
 
 
@@ -85,6 +97,10 @@ def test_names_are_bounded_and_that_is_told() -> None:
     scanner = scanned(MULTIPART, b"".join(PART % (b"%d" % n + b"x" * 3000) for n in range(NAMES // 3000 + 1)))
     assert sum(map(len, scanner.attachments)) <= NAMES
     assert not scanner.complete
+    scanner = scanned(b"", b"".join(b"begin 644 %d\r\n" % n for n in range(UUENCODED + 1)))
+    assert len(scanner.attachments) == UUENCODED
+    assert not scanner.complete
+    assert scanned(b"", b"begin 644 a\r\n" * (UUENCODED + 1)).complete
 
 
 @pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)

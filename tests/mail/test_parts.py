@@ -133,6 +133,13 @@ NOT_ALL = [
     (b"Content-Type: multipart/mixed\r\n", b"--b\r\n\r\none"),
     (b"Content-Type: message/rfc822\r\nContent-Transfer-Encoding: base64\r\n", b"YQ==\r\n"),
     (b"Content-Type: x/y\r\n" * 5, b""),
+    (MULTIPART + b"Content-Transfer-Encoding: base64\r\n", b"LS1iDQo=\r\n"),
+    (
+        MULTIPART + b"Content-Transfer-Encoding: 7bit\r\nContent-Transfer-Encoding: Quoted-Printable (x)\r\n",
+        b"=2D-b\r\n",
+    ),
+    (b"Content-Type: =?utf-8?Q?multipart/mixed=3B_boundary=3Da?=\r\n", b"--a\r\n\r\none"),
+    (b"Content-Type: =?x?Q?message?=/rfc822\r\n", b"A: b\r\n\r\none"),
 ]
 
 
@@ -154,6 +161,8 @@ def test_up_to_its_limits_all_is_looked_into() -> None:
     for header, body in [
         (MULTIPART, b"--b\r\n\r\n\r\n" * (PARTS - 1)),
         (b"Content-Type: message/rfc822\r\n", b"Content-Type: message/rfc822\r\n\r\n" * (DEPTH - 1)),
+        (MULTIPART + b"Content-Transfer-Encoding: 8bit\r\n", b"--b\r\n\r\n"),
+        (b"Content-Type: text/plain; name==?utf-8?Q?multipart/mixed?=\r\nContent-Transfer-Encoding: base64\r\n", b""),
     ]:
         structure = Structure(HeaderSection(header))
         structure.feed(body)

@@ -85,3 +85,12 @@ def test_attack_19_what_is_made_to_cost_time_costs_little(bomb: str) -> None:
 def test_attack_19_it_is_told_where_an_attachment_may_be_hidden(bomb: str) -> None:
     _, talk, _ = told(RULES, BOMBS[bomb], **_LARGE)
     assert any(line["event"] == "violation" and "cannot be read to its end" in line["what"] for line in talk.log)
+
+
+@pytest.mark.parametrize("bomb", ["parts", "nested multiparts", "nested messages"])
+def test_attack_19_a_rule_refuses_what_cannot_be_read_to_its_end(bomb: str) -> None:
+    hides = '{ name = "hides", when = { unreadable = true }, then = [{ reject = "550 5.6.0 Too deep" }] }'
+    record, talk, _ = told([hides], BOMBS[bomb], **_LARGE)
+    assert record["outcome"] == "rejected"
+    assert [rule["name"] for rule in record["rules"]] == ["hides"]
+    assert talk.server.delivered == []
