@@ -7,12 +7,12 @@ When anything leaves does not belong here (gated.py).
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from relayproxy.mail.body_edit import Stripper, replaced
 from relayproxy.mail.edits import edited
 from relayproxy.mail.header import HeaderSection
-from relayproxy.mail.mime import Scanner
+from relayproxy.mail.mime import Content, Scanner
 from relayproxy.net.spool import Spool
 from relayproxy.rules.gates import DataGate
 from relayproxy.smtp.data import Stuffer
@@ -25,16 +25,6 @@ if TYPE_CHECKING:
     from relayproxy.relay.message import Intake
     from relayproxy.relay.plan import Plan
     from relayproxy.rules.facts import BodyEdit
-
-
-class Content(NamedTuple):
-    """What rules see of a message at its end (rules/facts.py)."""
-
-    size: int
-    text: str = ""
-    attachments: tuple[str, ...] = ()
-    #: Whether nothing in it could hide an attachment.
-    complete: bool = True
 
 
 class Rewriting:
