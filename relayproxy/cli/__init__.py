@@ -31,6 +31,7 @@ VERBS: Final = {
     "tail": "Show recorded transactions as they come, until Ctrl-C.",
     "export": "Export recordings.",
     "release": "Send held messages on.",
+    "backtest": "Try rules on recorded traffic.",
     "check": "Check a configuration, and print what is in effect.",
     "send": "Send one message.",
     "ca": "Show or export the authority that signs minted certificates.",

@@ -48,8 +48,8 @@ class Coming(msgspec.Struct, frozen=True, kw_only=True):
     recipients: tuple[tuple[str, Mapping[str, str | None]], ...] = ()
     #: Whether upstream takes this recipient, as rules left it; None: it takes all.
     takes: Callable[[str], bool] | None = None
-    #: Whether a message came.
-    has_message: bool = True
+    #: How far it came: RCPT, DATA, or EOM: a message came.
+    until: Stage = Stage.EOM
     #: None: it is not known.
     header: HeaderSection | None = None
     #: Gives None where the content is not known; called only where all else is.
@@ -206,10 +206,12 @@ class _Play:
             else:
                 self.facts = _with(before, tags=self.facts.tags)
         self.facts = _with(self.facts, recipients=collapsed(taken))
-        return is_taken and (not coming.has_message or self.stage(Stage.DATA, self.facts))
+        return is_taken and (
+            coming.until < Stage.DATA or (self.stage(Stage.DATA, self.facts) and self._has_recipients())
+        )
 
     def message(self, coming: Coming) -> bool:
-        if not coming.has_message:
+        if coming.until < Stage.EOM:
             return True
         rules = self._rules
         if coming.header is None:
@@ -224,7 +226,11 @@ class _Play:
                 self.unplayed = Stage.EOM
         elif not self.stage(Stage.EOM, _with(self.facts, content=content)):
             return False
-        if not self.facts.recipients and self.facts.fate is None and self.unplayed is None:
-            self.refusals.append(local_replies.NO_RECIPIENTS)
-            return False
-        return True
+        return self.unplayed is not None or self._has_recipients()
+
+    def _has_recipients(self) -> bool:
+        """Or is kept from leaving; else it goes no further."""
+        if self.facts.recipients or self.facts.fate is not None:
+            return True
+        self.refusals.append(local_replies.NO_RECIPIENTS)
+        return False

@@ -1,0 +1,1 @@
+"""What is done with recordings: sessions are played again, and rules are tried on them."""
