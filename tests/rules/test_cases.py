@@ -67,6 +67,7 @@ PLAYED = [
     (rule('helo = "x"', "tempfail = true"), 'helo = "X"', 'outcome = "tempfailed"'),
     (rule('tls = "TLSv1.3", auth = "app", listener = "l"', 'tag = "t"'), 'tls = true\nauth = "app"\nlistener = "l"', 'tags = ["t"]'),
     (rule("tls = false, auth = false", 'tag = "t"'), "tls = false\nauth = false", 'tags = ["t"]'),
+    (rule('parameter.NOTIFY = "NEVER"', 'tag = "t"'), 'parameters = { NOTIFY = "NEVER" }', 'tags = ["t"]'),
     (rule('parameter.SIZE = "1?", parameter.NOTIFY = "NEVER"', 'tag = "t"'), 'parameters = { SIZE = "17", NOTIFY = "NEVER", SMTPUTF8 = true }', 'tags = ["t"]'),
     (rule('header.Subject = "*17*"', 'hold = "order {header.Subject}"'), MESSAGE, 'outcome = "held"\nheld = "order order 17"'),
     (rule('body = "hello*", attachment = "*.pdf", size = "<1KiB"', 'route = "other"'), MESSAGE, 'route = "other"'),
