@@ -274,11 +274,11 @@ def _header(stored: Stored) -> HeaderSection | None:
         return None
     raw = left.header
     # relay/transaction.py puts it on top of everything.
-    mark = b" %b@" % stored.record.session.encode()
     if raw[:9].lower() == b"received:":
-        first = HeaderSection(raw).fields[0]
-        if mark in first.value.replace(b"\t", b" "):
-            raw = raw[first.end :]
+        field = HeaderSection(raw).fields[0]
+        below, came = raw[field.end :], None if stored.message is None else stored.message.header
+        if below == came or b"\tid %b@" % stored.record.session.encode() in field.value:
+            raw = below
     return HeaderSection(raw)
 
 
