@@ -81,7 +81,7 @@ def backtest(
     """
     from relayproxy.cli import Failed, in_words
     from relayproxy.cli.backtest_report import Report
-    from relayproxy.cli.recordings import NOTHING, has_colour, reading, recorded
+    from relayproxy.cli.recordings import NOTHING, has_colour, is_terminal, reading, recorded
 
     if limit is not None and limit < 0:
         raise Failed(f"--limit: expected 0 or more, got {limit}")
@@ -106,7 +106,7 @@ def backtest(
     def work(decide: Decide) -> None:
         with reading(store, config) as reader, in_words():
             trials = [None if one is None else new_trial(one, reader, decide) for one in (tried, other)]
-            _try(reader, named, report, trials[0], trials[1])
+            _try(reader, named, report, trials[0], trials[1], bar=not (json and is_terminal()))
             report.end()
 
     _run(work, rule_sets, tried)
@@ -188,12 +188,12 @@ def _trial(tried: _Tried, reader: Reader, decide: Decide, *, seed: int | None) -
     )
 
 
-def _try(reader: Reader, named: Named, report: Report, trial: Trial | None, other: Trial | None) -> None:
+def _try(reader: Reader, named: Named, report: Report, trial: Trial | None, other: Trial | None, *, bar: bool) -> None:
     from relayproxy.cli.recordings import transactions
     from relayproxy.replay.effects import recorded
 
     assert trial is not None, "there are rules to be tried"  # noqa: S101
-    with _progress(reader, named) as advance:
+    with _progress(reader, named, wanted=bar) as advance:
         for stored in transactions(reader, named):
             before = recorded(stored) if other is None else other.effect(stored)
             report.add(stored, before, trial.effect(stored))
@@ -226,9 +226,9 @@ def _run(work: Callable[[Decide], None], rule_sets: Sequence[RuleSet], tried: _T
 
 
 @contextmanager
-def _progress(reader: Reader, named: Named) -> Iterator[Callable[[Stored], None]]:
+def _progress(reader: Reader, named: Named, *, wanted: bool) -> Iterator[Callable[[Stored], None]]:
     """A bar on a terminal's standard error, along the time of what is recorded: nobody need count it; nothing elsewhere."""
-    ends = _ends(reader, named) if sys.stderr.isatty() else None
+    ends = _ends(reader, named) if wanted and sys.stderr.isatty() else None
     if ends is None:
         yield lambda _: None
         return

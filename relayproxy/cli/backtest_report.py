@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from relayproxy.rules.ruleset import RuleSet
 
 _Line = tuple[str, str]
-_NOBODY: Final = Difference()
+_NOTHING: Final = Difference()
+#: Addresses whose leaks are counted each.
+_ADDRESSES: Final = 1000
 #: In words, by the name in Difference.
 _KINDS: Final = {
     "outcome": "outcome",
@@ -73,7 +75,7 @@ class GatesOf(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """The last line of JSON. `changes`: how many messages, by what is not the same; `unseen`: of how many something was not kept that rules may look at."""
+    """The last line of JSON. `leaks`: how often, by address, of a thousand; `changes`: how many messages, by what is not the same; `unseen`: of how many something was not kept that rules look at."""
 
     event: Literal["backtest-summary"] = "backtest-summary"
     messages: int
@@ -145,7 +147,9 @@ class Report:
             self._changes.update(found.kinds)
         if after.leaks:
             self._leaking += 1
-            self._leaks.update(after.leaks)
+            for address in after.leaks:
+                if address in self._leaks or len(self._leaks) < _ADDRESSES:
+                    self._leaks[address] += 1
         self._unseen.update(after.unseen)
         self._failures += after.failure is not None
         if self._json or found is not None or after.leaks or after.unseen or after.failure:
@@ -160,7 +164,7 @@ class Report:
             sender=record.envelope.received.sender,
             outcome=after.outcome,
             changed=found is not None,
-            changes=found or _NOBODY,
+            changes=found or _NOTHING,
             leaks=after.leaks,
             rules=RulesOf(before.rules, after.rules),
             unseen=after.unseen,

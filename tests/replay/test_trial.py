@@ -182,6 +182,19 @@ def test_upstream_does_as_it_did(trial: Callable[..., Trial]) -> None:
     assert difference(recorded(stored), effect) is None
 
 
+def test_a_recipient_too_many_was_none_for_rules(trial: Callable[..., Trial]) -> None:
+    envelope = EnvelopeRecord("a@example.com", {}, (AddressRecord(JANE, {}), AddressRecord("joe@customer.example", {})))
+    left = EnvelopeRecord("a@example.com", {}, envelope.recipients[:1])
+    told = (
+        RecipientRecord(JANE, (JANE,), ReplyRecord(250, None, "ok", "upstream")),
+        RecipientRecord("joe@customer.example", (), ReplyRecord(452, "4.5.3", "Too many recipients", "proxy")),
+    )
+    stored = full(envelope=EnvelopesRecord(envelope, left), recipients=told)
+    effect = trial("", guard=GUARD).effect(stored)
+    assert effect.leaks == (JANE,)
+    assert difference(recorded(stored), trial("").effect(stored)) is None
+
+
 def test_who_gave_up_is_nobody_s_change_and_no_leak(trial: Callable[..., Trial]) -> None:
     stored = kept(record(outcome="aborted", message=None, reply=None))
     effect = trial(rule('{ tag = "x" }', 'header.Subject = "*"'), guard=GUARD).effect(stored)
@@ -349,6 +362,8 @@ def test_chance_is_a_transaction_s_whatever_other_rules_there_are(trial: Callabl
 
     assert tagged(draws) == tagged(other + draws)
     assert tagged(draws) != tagged(draws, seed=2)
+    alone = [one for one in stored if "x" in trial(draws).effect(one).tags]
+    assert len(alone) == sum(tagged(draws))  # whatever came before
     assert 5 < sum(tagged(draws)) < 35
 
 
