@@ -1,4 +1,4 @@
-"""What a dialog says about the log: `@ record PATH = JSON` and `@ log EVENT KEY=VALUE ...`, compared with what was logged."""
+"""What a dialog says about the log and the store: `@ record PATH = JSON`, `@ kept PATH = JSON` and `@ log EVENT KEY=VALUE ...`, compared with what there is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _ABSENT = object()
+_KEPT = (["header"], ["body"], ["whole"], ["sent"], ["sent", "header"], ["sent", "body"])
 
 
 class FactError(ValueError):
@@ -26,7 +27,7 @@ class Unmet:
 
 @dataclass(slots=True)
 class Facts:
-    """Consecutive `@ record` lines speak of one transaction line, the next group of the next one."""
+    """Consecutive `@ record` and `@ kept` lines speak of one transaction line, the next group of the next one."""
 
     records: list[list[tuple[int, str, Any]]] = field(default_factory=list)
     logs: list[tuple[int, bool, str, dict[str, str]]] = field(default_factory=list)
@@ -34,23 +35,30 @@ class Facts:
     _open: bool = False
 
     def turn(self) -> None:
-        """Something else than an `@ record` came: the next one begins a new group."""
+        """Something else than a fact came: the next `@ record` or `@ kept` begins a new group."""
         self._open = False
 
     def record(self, number: int, text: str) -> None:
         if text == "none":
             self.none = number
             return
-        path, equals, value = text.partition("=")
-        try:
-            fact = (number, path.strip(), json.loads(value))
-        except ValueError:
-            equals = ""
-        if not equals or not path.strip():
+        if (fact := _path_and_value(text)) is None:
             raise FactError("@ record PATH = JSON, such as: @ record reply.code = 250; or: @ record none")
+        self._add(number, *fact)
+
+    def kept(self, number: int, text: str) -> None:
+        if text == "none":
+            self._add(number, "kept", None)
+            return
+        path, value = _path_and_value(text) or ("", None)
+        if (words := path.split()) not in _KEPT:
+            raise FactError(r'@ kept [sent] header|body = JSON, such as: @ kept sent body = "x\r\n"; or: @ kept none')
+        self._add(number, ".".join(["kept", *words]), value)
+
+    def _add(self, number: int, path: str, value: Any) -> None:
         if not self._open:
             self.records.append([])
-        self.records[-1].append(fact)
+        self.records[-1].append((number, path, value))
         self._open = True
 
     def log(self, number: int, text: str) -> None:
@@ -81,7 +89,7 @@ class Facts:
         outcomes = ", ".join(str(record.get("outcome")) for record in transactions) or "none"
         if self.records and len(self.records) != len(transactions):
             number = self.records[min(len(transactions), len(self.records) - 1)][0][0]
-            expected = f"{len(self.records)} transaction line(s), one for each group of @ record"
+            expected = f"{len(self.records)} transaction line(s), one for each group of @ record and @ kept"
             unmet.append(Unmet(number, expected, f"{len(transactions)} ({outcomes})"))
         if self.none and transactions:
             unmet.append(Unmet(self.none, "no transaction line", f"{len(transactions)} ({outcomes})"))
@@ -106,6 +114,14 @@ class Facts:
             Unmet(0, "no error but those of @ log error", json.dumps(line, ensure_ascii=False)) for line in errors
         )
         return unmet
+
+
+def _path_and_value(text: str) -> tuple[str, Any] | None:
+    path, equals, value = text.partition("=")
+    try:
+        return (path.strip(), json.loads(value)) if equals and path.strip() else None
+    except ValueError:
+        return None
 
 
 def _is_log(line: dict[str, Any], event: str, fields: dict[str, str]) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import trio
 from dialog_tls import authority_pem
-from memory_store import MemoryWriter
+from memory_store import MemoryReader, MemoryWriter
 from wire_check import check_wire
 
 from relayproxy.record.report import encode
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dialog_wire import Leg
 
     from relayproxy.net.stream import DeadlineStream
+    from relayproxy.record.store.interface import Kept, Stored
     from relayproxy.relay.rulebook import Rulebook
     from relayproxy.rules.decision import Decision
     from relayproxy.rules.evaluation import Evaluation
@@ -68,7 +69,7 @@ class Driven(Protocol):
         """That the session which has ended is recorded as it was on its wires. Raises AssertionError."""
 
     def close(self) -> list[dict[str, Any]]:
-        """Stop; all lines of the log, in order."""
+        """Stop; all lines of the log, in order, each transaction's with its message as it is `kept` (`kept_message`)."""
 
 
 Start = Callable[[Mapping[str, Any], Dial], Driven]
@@ -94,10 +95,11 @@ class MemoryTarget:
 class _Relay:
     def __init__(self, config: Mapping[str, Any], dial: Dial) -> None:
         # Imported late: the runner's own tests need no relay.
+        from relayproxy.cli.recording import policy
         from relayproxy.net.dial import DialError, UpstreamUrl
         from relayproxy.net.stream import TrioStream
         from relayproxy.record.log import Reporter
-        from relayproxy.record.recorder import Policy, Recorder
+        from relayproxy.record.recorder import Recorder
         from relayproxy.record.store.bodies import Bodies
         from relayproxy.record.store.spool import Spool
         from relayproxy.relay.service import Relay
@@ -114,15 +116,16 @@ class _Relay:
         trusted = Path(self._folder.name, "ca-of-the-dialogs.pem")
         trusted.write_text(authority_pem(), encoding="ascii")
         upstreams = {name: {"ca": str(trusted), **upstream} for name, upstream in config["upstream"].items()}
-        self.rulebook = self._rulebook(config.get("rule", ()), config.get("python", ()), config.get("guard"))
+        shipped = config.get("rules", {}).get("files", ())
+        self.rulebook = self._rulebook(shipped, config.get("rule", ()), config.get("python", ()), config.get("guard"))
         config = {key: value for key, value in config.items() if key not in ("rule", "python")}
         self._config = Config.model_validate({"state": self._folder.name, **config, "upstream": upstreams})
         self._log = MemoryTarget()
-        self._reporter = Reporter(self._log, format_="json")
+        self._reporter = Reporter(self._log, format_="json", privacy=self._config.record.privacy)
         self.writer = MemoryWriter()
         recorder = Recorder(
             self.writer,
-            Policy(messages="full"),
+            policy(self._config.record),
             # All in memory: no clock runs on while a thread is waited for.
             lambda: Spool(Bodies(Path(self._folder.name)), 1 << 30),
             now=trio.current_time,
@@ -135,7 +138,7 @@ class _Relay:
         trio.lowlevel.spawn_system_task(self._relay.watch)
 
     def _rulebook(
-        self, rules: Sequence[str], python: Sequence[str], guard: Mapping[str, Any] | None
+        self, shipped: Sequence[str], rules: Sequence[str], python: Sequence[str], guard: Mapping[str, Any] | None
     ) -> Rulebook | None:
         from relayproxy.relay.rulebook import Drawn, Rulebook, Rules
         from relayproxy.relay.workers import Turn, Workers
@@ -148,16 +151,16 @@ class _Relay:
             async def decide(self, evaluation: Evaluation, turn: Turn) -> Decision:  # noqa: ARG002
                 return evaluation.run()
 
-        if not rules and not python and guard is None:
+        if not shipped and not rules and not python and guard is None:
             return None
-        files = []
+        files: list[str | Path] = [*shipped]
         for lines, name, begin, between, end in (
             (rules, "rules.toml", "rule = [\n", ",\n", "\n]\n"),
             (python, "rules.py", "", "\n", "\n"),
         ):
             if lines:
-                files.append(Path(self._folder.name, name))
-                files[-1].write_text(begin + between.join(lines) + end, encoding="utf-8")
+                files.append(file := Path(self._folder.name, name))
+                file.write_text(begin + between.join(lines) + end, encoding="utf-8")
         judge = None if guard is None else Guard.parse(guard["allow"])
         captures = guard is not None and guard.get("otherwise") == "capture"
         return Rulebook(Rules(load(files).rules, judge, captures), Drawn(1, trio.current_time), AtOnce(1, 5))
@@ -195,10 +198,32 @@ class _Relay:
             raise AssertionError("the log was not written to its end within 5 s")
         lines = [json.loads(line) for line in self._log.written.split(b"\n") if line]
         logged = {line["transaction"]: line for line in lines if line["event"] == "transaction"}
-        kept = {id_: json.loads(encode(write.record)) for id_, write in self.writer.transactions().items()}
+        told = self._config.record.privacy.told
+        kept = {id_: json.loads(encode(told(write.record))) for id_, write in self.writer.transactions().items()}
         if logged != kept:
             raise AssertionError(f"the log says\n{logged}\nthe store\n{kept}")
+        reader = MemoryReader(self.writer)
+        for session in self.writer.sessions():
+            for stored in reader.of_session(session):
+                logged[stored.record.transaction]["kept"] = kept_message(reader, stored)
         return lines
+
+
+def kept_message(reader: MemoryReader, stored: Stored) -> dict[str, Any] | None:
+    """What a store has of a message, as it came and as it left: null is what it has not."""
+
+    def parts(kept: Kept) -> dict[str, Any]:
+        body = None if kept.body is None else b"".join(reader.body(kept.body))
+        return {"header": _words(kept.header), "body": _words(body)}
+
+    if stored.message is None:
+        return None
+    left = stored.left
+    return {**parts(stored.message), "whole": stored.message.whole, "sent": None if left is None else parts(left)}
+
+
+def _words(octets: bytes | None) -> str | None:
+    return None if octets is None else octets.decode("utf-8", "backslashreplace")
 
 
 def _no_sockets(sock: socket) -> DeadlineStream:

@@ -17,7 +17,7 @@ r"""Play dialogs: two-sided scripts of a client and an upstream with the relay i
 
 Notes, besides those above:
 
-    @ config KEY = TOML             before all else: configuration laid over a usual one; `listener.KEY` is the one listener's
+    @ config KEY = TOML             before all else: configuration laid over a usual one; `listener.KEY` is the one listener's; `rules.files` are shipped ones
     @ rule {TOML}                   before all else: a rule of the file that the relay has
     @ python LINE, @ python |LINE   before all else: a line of the Python file that the relay has behind it; the | keeps spaces
     @ upstream offers KEYWORD ...   the dial, upstream's greeting, our EHLO, its answer, and our greeting: `C< 220 *`
@@ -25,7 +25,10 @@ Notes, besides those above:
     @ envelope SENDER RECIPIENT ... MAIL and RCPTs, passed on and accepted; <> is the null sender
     @ data                          DATA, passed on, and 354 on both legs
     @ quit                          QUIT on both legs, in any order, and all ends
-    @ record PATH = JSON            the next transaction line says so; consecutive ones speak of the same line; `@ record none`
+    @ record PATH = JSON            the next transaction line says so; consecutive ones, `@ kept` too, speak of the same line; `@ record none`
+    @ kept [sent] header = JSON     the message of that transaction, as the store has it: its header section or its `body` as it came or, `sent`, as it left or is
+                                    to leave; null: this was not kept. `@ kept sent = null`: it did not leave. `@ kept whole = JSON`: whether it came to its end.
+                                    `@ kept none`: nothing of it was kept
     @ log [no] EVENT KEY=VALUE ...  such a line is in the log; an `error` (but of upstream's) that is not expected fails the dialog
     @ quiet SECONDS                 so long, nothing comes
     @ sni [NAME]                    whom the client asks for in its handshake, and whose certificate it must see: relay.test, if nothing is said
@@ -187,7 +190,7 @@ class _Player:
             match entry:
                 case Comment() | Note(key="config" | "rule" | "python" | "whole"):
                     continue
-                case Note(key="record" | "log"):
+                case Note(key="record" | "kept" | "log"):
                     self._fact(entry)
                 case Note(key="store", text="full" | "broken" | "well" as how):
                     self._driven.store(how)
@@ -200,8 +203,9 @@ class _Player:
         await self._finish(number)
 
     def _fact(self, note: Note) -> None:
+        read = {"record": self._facts.record, "kept": self._facts.kept, "log": self._facts.log}[note.key]
         try:
-            (self._facts.record if note.key == "record" else self._facts.log)(note.number, note.text)
+            read(note.number, note.text)
         except FactError as error:
             raise DialogError(note.number, str(error), f'"@ {note.key} {note.text}"') from None
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from relayproxy.record import dialog
 
 NOTES: Final = (
-    "abrupt", "certificate", "client", "config", "data", "envelope", "hello", "log", "loose", "python", "quiet", "quit", "record", "resume", "rule", "sigterm", "sni", "stall", "store",
+    "abrupt", "certificate", "client", "config", "data", "envelope", "hello", "kept", "log", "loose", "python", "quiet", "quit", "record", "resume", "rule", "sigterm", "sni", "stall", "store",
     "strict", "upstream", "whole",
 )  # fmt: skip
 _FOLDS: Final = (b" ", b"\t")

@@ -124,7 +124,8 @@ class Small:
             while (text := await self.line(client)) not in (b".\r\n", b""):
                 await upstream.send_all(text)
             self._buffers[client] = text + self._buffers[client]
-            self.log.append({"event": "transaction", "outcome": "accepted", "recipients": [{"reply": {"code": 250}}]})
+            line = {"event": "transaction", "outcome": "accepted", "recipients": [{"reply": {"code": 250}}]}
+            self.log.append({**line, "kept": {"header": "Subject: hi\r\n", "body": "", "sent": None}})
 
     def sigterm(self) -> None:
         self.bye = True
@@ -169,6 +170,8 @@ MESSAGE = """
     C< 250 2.0.0 queued
     @ record outcome = "accept*"
     @ record recipients.0.reply.code = 250
+    @ kept body = ""
+    @ kept sent = null
     @ quit
 """
 LONG = """
@@ -309,8 +312,17 @@ def test_sessions_in_turn() -> None:
         (MESSAGE.replace("code = 250", "kode = 250"), {}, "found    nothing of that name"),
         (MESSAGE.replace("code = 250", "code = 250.0"), {}, "found    250"),
         (MESSAGE + '@ record outcome = "accepted"', {}, r"expected 2 transaction line\(s\)"),
+        (MESSAGE.replace('body = ""', 'body = "x"'), {}, r'expected kept.body = "x"\n.*found    ""'),
         (
-            MESSAGE.replace('@ record outcome = "accept*"', "@ record none").replace("@ record rec", "# "),
+            MESSAGE.replace("sent = null", 'sent header = "*"'),
+            {},
+            "expected kept.sent.header(?s:.)*nothing of that name",
+        ),
+        (MESSAGE.replace("sent = null", "none"), {}, r"expected kept = null\n.*found    \{\"header\""),
+        (
+            MESSAGE.replace('@ record outcome = "accept*"', "@ record none")
+            .replace("@ record rec", "# ")
+            .replace("@ kept", "# "),
             {},
             "expected no trans",
         ),
@@ -385,6 +397,8 @@ def test_a_mismatch_shows_the_dialog_with_the_place_and_what_happened() -> None:
         ("U open\nU close\nU< 220 x", "line 4: expected nothing more on a connection that its peer closed"),
         ("@ record a", "line 2: expected @ record PATH = JSON"),
         ("@ record a = b", "line 2: expected @ record PATH = JSON"),
+        ("@ kept boddy = 1", r"line 2: expected @ kept \[sent\] header\|body = JSON"),
+        ("@ kept body = x", r"line 2: expected @ kept \[sent\] header\|body = JSON"),
         ("@ log", r"line 2: expected @ log \[no\] EVENT"),
         ("@ quiet long", "line 2: expected @ quiet SECONDS"),
         ("@ stall X", r"line 2: expected @ stall C\|U"),

@@ -32,10 +32,10 @@ VERBS: Final = {
     "export": "Export recordings.",
     "release": "Send held messages on.",
     "backtest": "Try rules on recorded traffic.",
-    "check": "Check a configuration, and print what is in effect.",
+    "check": "Check a configuration or rules, print what is in effect, and run the rules' tests.",
     "send": "Send one message.",
     "ca": "Show or export the authority that signs minted certificates.",
-    "schema": "Print the JSON Schema of the configuration or of a record.",
+    "schema": "Print the JSON Schema of the configuration, of a rule file or of a record.",
 }
 
 

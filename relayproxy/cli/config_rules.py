@@ -16,20 +16,18 @@ from relayproxy.cli.config_written import value
 from relayproxy.mail.pattern import PatternError
 from relayproxy.relay.settings import Guard as GuardSettings
 from relayproxy.relay.settings import Record
-from relayproxy.rules.actions import Hold, Route
+from relayproxy.rules.actions import misfit
 from relayproxy.rules.function import bound
 from relayproxy.rules.guard import Guard
 from relayproxy.rules.load import Loaded, RuleError, load
 from relayproxy.rules.redirect_all import redirect_all
 from relayproxy.rules.ruleset import RuleSet
-from relayproxy.rules.wording import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, MutableMapping
 
     from relayproxy.cli.config_written import Wrong
     from relayproxy.relay.settings import Config
-    from relayproxy.rules.rule import Rule
 
 
 def guard_redirection(settings: MutableMapping[str, Any]) -> None:
@@ -72,25 +70,20 @@ def guard_of(config: Config) -> Guard | None:
 def read(config: Config) -> Loaded:
     """The rules of its files, and behind them those that redirect all. Raises RuleError, also where they ask for what the configuration does not have."""
     loaded = load(config.rules.files)
-    if wrong := [line for rule in loaded.rules.rules for line in _misfits(config, rule)]:
-        raise RuleError(wrong)
     upstreams, has_store = frozenset(config.upstream), config.record.store is not None
+    wrong = [
+        f"{rule.where}: {what}"
+        for rule in loaded.rules.rules
+        for action in rule.then
+        if (what := misfit(action, upstreams, has_store=has_store)) is not None
+    ]
+    if wrong:
+        raise RuleError(wrong)
     rules = [bound(rule, upstreams, has_store=has_store) for rule in loaded.rules.rules]
     guard, address = guard_of(config), config.rules.redirect_all
     if guard is not None and address is not None:
         rules += redirect_all(address, guard)
     return msgspec.structs.replace(loaded, rules=RuleSet(tuple(rules)))
-
-
-def _misfits(config: Config, rule: Rule) -> Iterator[str]:
-    for action in rule.then:
-        match action:
-            case Route(upstream=name) if name not in config.upstream:
-                yield f"{rule.where}: route: expected the name of an upstream, got {name!r}; {nearest(name, config.upstream)}"
-            case Hold() if config.record.store is None:
-                yield f'{rule.where}: hold: expected a store that keeps what is held, as record.store is "none"'
-            case _:
-                pass
 
 
 def guarded(config: Config) -> str | None:

@@ -105,17 +105,15 @@ def table(found: Iterable[Stored], width: int, *, colour: bool) -> Iterator[str]
 
 
 def _cells(stored: Stored) -> dict[str, str]:
-    from relayproxy.record.console import reply_text, size_text
+    from relayproxy.record.console import recipients_text, reply_text, size_text
 
     record = stored.record
-    recipients = [entry.received for entry in record.recipients]
-    more = f" +{len(recipients) - 1}" if len(recipients) > 1 else ""
     message = record.message
     return {
         "time (UTC)": f"{record.time[5:10]} {record.time[11:19]}",
         "outcome": record.outcome,
         "sender": record.envelope.received.sender or "<>",
-        "recipients": (recipients[0] if recipients else "nobody") + more,
+        "recipients": recipients_text(record),
         "subject": "" if message is None else message.subject or "",
         "size": "" if message is None else size_text(message.size.received),
         "reply": reply_text(record.reply),

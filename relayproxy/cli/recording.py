@@ -23,10 +23,15 @@ if TYPE_CHECKING:
     from relayproxy.record.log import Reporter
     from relayproxy.record.store.interface import RecordError
     from relayproxy.record.store.writer import Fails
-    from relayproxy.relay.settings import Config
+    from relayproxy.relay.settings import Config, Record
 
 #: Seconds that the store has to write what waits when everything else has ended.
 LAST_WRITES: Final = 10.0
+
+
+def policy(record: Record) -> Policy:
+    """What is written when."""
+    return Policy(record.commit == "before-dot", record.on_failure == "refuse", record.messages, record.privacy)
 
 
 @contextmanager
@@ -40,8 +45,7 @@ def recording(config: Config, reporter: Reporter) -> Iterator[Recorder | None]:
     backend = store.backend(sync=record.sync, keep=Keep(record.keep.age, record.keep.bytes))
     loop = trio.lowlevel.current_trio_token()
     writer = Writer(backend, alarm=partial(_tell, loop, reporter, refused=record.on_failure == "refuse"))
-    policy = Policy(record.commit == "before-dot", record.on_failure == "refuse", record.messages, record.privacy)
-    recorder = Recorder(writer, policy, partial(Spool, store.bodies, config.limits.spool_memory))
+    recorder = Recorder(writer, policy(record), partial(Spool, store.bodies, config.limits.spool_memory))
     try:
         yield recorder
     finally:

@@ -66,7 +66,7 @@ async def run(
         where the mail goes, of all listeners: smtp://host[:port], smtp+starttls://, smtps://, lmtp://,
         lmtp+unix:/path or capture:
     rules
-        a file of rules, or relayproxy:NAME for one that comes with relayproxy; again for another
+        a file of rules, TOML or Python, or relayproxy:NAME for one that comes with relayproxy; again for another
     redirect_all
         an address that all mail is sent to, but for that to whom --allow allows; without --allow to nobody else
     allow
@@ -198,12 +198,18 @@ def _say_where(relay: Relay, config: Config, path: Path | None) -> None:
     """What whoever started it wants to see: which file was read, and where mail comes from and goes to."""
     from relayproxy.cli import say
     from relayproxy.cli.config_rules import guarded
+    from relayproxy.rules.allow_patterns import doubt
 
     say("relayproxy: no configuration file" if path is None else f"relayproxy: configuration: {path.absolute()}")
     for listener, address in relay.bound:
         say(f"relayproxy: listening on {address} ({listener.name}, {TLS[listener.tls]}): {_whither(config, listener)}")
-    if (whom := guarded(config)) is not None:
+    if config.rules.files:
+        say(f"relayproxy: rules: {', '.join(map(str, config.rules.files))}")
+    if config.guard is not None and (whom := guarded(config)) is not None:
         say(f"relayproxy: {whom}")
+        for entry in config.guard.allow:
+            if (what := doubt(entry)) is not None:
+                say(f"relayproxy: warning: guard: {entry} {what}")
 
 
 def _whither(config: Config, listener: Listener) -> str:

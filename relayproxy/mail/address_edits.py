@@ -7,12 +7,10 @@ they tell whose mail it was. How a value is read does not belong here, nor which
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from relayproxy.mail.address_list import addresses, found
-from relayproxy.mail.canonical import canonical, dequoted, split
+from relayproxy.mail.canonical import canonical
 from relayproxy.mail.field_text import folded, wire_address
 from relayproxy.mail.header import MAX_LINE, HeaderSection
 
@@ -20,56 +18,51 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from relayproxy.mail.address_list import Found
-    from relayproxy.mail.pattern import AddressPattern
-
-# atext (RFC 5322 §3.2.3, RFC 6532 §3.2) but for what routes: the percent hack, UUCP paths.
-_PLAIN_LOCAL: Final = re.compile(r"[A-Za-z0-9#$&'*+\-/=?^_`{|}~.\u0080-\U0010ffff]++")
-_FULL_STOP: Final = "\u3002"  # to IDNA 2003 a dot, and the only one of those that NFKC leaves as it is
 
 
-def replaced(
-    section: HeaderSection, fields: Collection[str], pairs: Sequence[tuple[str, str]], *, utf8: bool
-) -> HeaderSection:
-    """In these fields, the first address of a pair is to be the second, pair after pair. Raises ValueError where one is no address."""
-    to: dict[str, bytes] = {}
-    for old, new in reversed(pairs):
+class Spares(Protocol):
+    """Who says which addresses stay: AddressPattern does. What is odd (mail/odd.py) is for it to look at."""
+
+    def spares(self, address: str, /) -> bool:
+        """`address` may be in any form."""
+
+
+class Pair(NamedTuple):
+    """Where `old` stands `new` is to stand; `origin`: for whom."""
+
+    old: str
+    new: str
+    origin: int
+
+
+def replaced(section: HeaderSection, fields: Collection[str], pairs: Sequence[Pair], *, utf8: bool) -> HeaderSection:
+    """In these fields, the first address of a pair is to be the second, or what later pairs of the same origin make of that: an address that stands there is
+    replaced once. Raises ValueError where one is no address.
+    """
+    if not pairs:
+        return section
+    became: dict[tuple[int, str], bytes] = {}
+    for old, new, origin in reversed(pairs):
         octets = wire_address(new, utf8=utf8)
-        to[canonical(old)] = to.get(canonical(new), octets)  # what a later pair makes of it
+        became[origin, canonical(old)] = became.get((origin, canonical(new)), octets)
+    # Whom the client named goes before whom a rule made of another.
+    first = {pair.origin: (pair.origin, canonical(pair.old)) for pair in reversed(pairs)}
+    to: dict[str, bytes] = {}
+    for origin, address in (*reversed(first.values()), *reversed(became)):
+        to.setdefault(address, became[origin, address])
     return _with_values(section, fields, addresses, lambda address: to.get(canonical(address)))
 
 
 def rewritten(
-    section: HeaderSection, fields: Collection[str], spare: tuple[AddressPattern, ...], to: str, *, utf8: bool
+    section: HeaderSection, fields: Collection[str], spare: tuple[Spares, ...], to: str, *, utf8: bool
 ) -> HeaderSection:
-    """In these fields, all addresses that no pattern spares are to be `to`, and odd elements too. Raises ValueError where `to` is no address."""
+    """In these fields, all addresses that nobody spares are to be `to`, and odd elements too. Raises ValueError where `to` is no address."""
     octets, target = wire_address(to, utf8=utf8), canonical(to)
 
     def another(address: str) -> bytes | None:
-        return None if canonical(address) == target or is_spared(address, spare) else octets
+        return None if canonical(address) == target or any(one.spares(address) for one in spare) else octets
 
     return _with_values(section, fields, found, another, octets)
-
-
-def is_spared(address: str, spare: Collection[AddressPattern]) -> bool:
-    """Whether one matches. As in the guard, one with a wildcard, or an expression, speaks for nothing odd: who routes by `%` or `!`, splits at another `@`,
-    or maps characters before he splits (NFKC), would send that elsewhere (attacks 10, 30).
-    """
-    local, domain = split(address)
-    is_odd = (
-        not domain
-        or _PLAIN_LOCAL.fullmatch(dequoted(local)) is None
-        or (not address.isascii() and _is_disguised(address))
-    )
-    return any(pattern.matches(address) and not (is_odd and _is_wild(pattern)) for pattern in spare)
-
-
-def _is_wild(pattern: AddressPattern) -> bool:
-    glob = pattern.pattern.glob
-    return glob is None or "*" in glob or "?" in glob
-
-
-def _is_disguised(text: str) -> bool:
-    return any(unicodedata.normalize("NFKC", character) != character or character == _FULL_STOP for character in text)
 
 
 def _with_values(

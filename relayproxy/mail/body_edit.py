@@ -5,13 +5,12 @@
     for piece in body:
         out(stripper.feed(piece))
     out(stripper.finish())
-    stripper.size, stripper.eight_bit
 
     edits, octets = replaced(header, "No longer here.")
 
 Invariants: what is no removed part leaves octet for octet, signed or not. A removed part's place is taken by a part of plain ASCII in short lines that says so. What ended
 with CRLF does so still; no bare CR or LF is made. Memory is bounded. Octets here are without dot-stuffing.
-What an edit is noted as does not belong here (rules/decision.py), nor how header edits are made (edits.py).
+What an edit is noted as does not belong here (rules/facts.py), nor how header edits are made (edits.py).
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _LINE_END: Final = re.compile(r"\r\n|\r|\n")
 
 
 class Stripper:
-    """One body from which all attachments go whose file name matches, in any reading of it (parts.py). `size`, `eight_bit`: of what has come out."""
+    """One body from which all attachments go whose file name matches, in any reading of it (parts.py)."""
 
     def __init__(self, header: HeaderSection, pattern: Pattern) -> None:
         """`header`: the message's, as it is read with this body."""
@@ -49,8 +48,6 @@ class Stripper:
         #: What came out last is a notice: it has no line end yet.
         self._line_is_open = False
         self._ended_with = b"\r\n"  # what came in
-        self.size = 0
-        self.eight_bit = False
         #: The message is one attachment that goes.
         whole = self._matching(message_part(header)) is not None
         self.edits: tuple[HeaderEdit, ...] = _content_fields(header, _TYPE_OF_NOTICE, "7bit") if whole else ()
@@ -65,7 +62,6 @@ class Stripper:
         """The rest."""
         out = self._out(self._structure.finish())
         if self._line_is_open and self._ended_with == b"\r\n":
-            self.size += 2
             out += b"\r\n"
         return out
 
@@ -79,10 +75,7 @@ class Stripper:
                     self._removed -= self._removed > 0
                 case _:
                     self._pass(event.octets, out)
-        octets = b"".join(out)
-        self.size += len(octets)
-        self.eight_bit = self.eight_bit or not octets.isascii()
-        return octets
+        return b"".join(out)
 
     def _begin(self, part: Part, section: bytes, out: list[bytes]) -> None:
         is_message, self._is_first = self._is_first, False

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 from typing import Final
 
 #: RFC 1035 §2.3.4. A longer label is none, and the conversion takes quadratic time.
@@ -47,6 +48,10 @@ def canonical(address: str) -> str:
     local, domain = split(address)
     local = dequoted(local)
     return f"{local}@{canonical_domain(domain)}" if domain else local
+
+
+#: The same, for who asks for the same few addresses many times, as many patterns do.
+canonical_again: Final = lru_cache(maxsize=1024)(canonical)
 
 
 def canonical_domain(domain: str) -> str:

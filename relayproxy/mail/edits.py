@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 import msgspec
 
-from relayproxy.mail.address_edits import replaced, rewritten
+from relayproxy.mail.address_edits import Pair, replaced, rewritten
 from relayproxy.mail.field_text import field_value
 from relayproxy.mail.header import HeaderSection
 
 if TYPE_CHECKING:
-    from relayproxy.mail.pattern import AddressPattern
+    from relayproxy.mail.address_edits import Spares
 
 #: Where ReplaceAddress looks.
 DESTINATIONS: Final = frozenset({"to", "cc", "bcc", "resent-to", "resent-cc", "resent-bcc"})
@@ -45,17 +45,21 @@ class DeleteField(msgspec.Struct, frozen=True, gc=False):
 
 
 class ReplaceAddress(msgspec.Struct, frozen=True):
-    """In To, Cc and Bcc (Resent- ones too), wherever `old` stands (compared in canonical form), `new` is to stand; display names stay."""
+    """In To, Cc and Bcc (Resent- ones too), wherever `old` stands (compared in canonical form), `new` is to stand; display names stay.
+
+    `origin`: whose address it was, as in facts.Recipient. What one recipient's edits make of an address is what its later ones look for; another's do not.
+    """
 
     old: str
     new: str
+    origin: int = -1
 
 
 class RewriteAddresses(msgspec.Struct, frozen=True):
-    """Every address in those fields that no pattern spares is to be `to`."""
+    """Every address in those fields that nobody spares is to be `to`."""
 
     fields: tuple[str, ...]
-    spare: tuple[AddressPattern, ...]
+    spare: tuple[Spares, ...]
     to: str
 
 
@@ -68,15 +72,18 @@ def edited(section: HeaderSection, edits: tuple[HeaderEdit, ...], *, utf8: bool 
     `utf8`: the message may carry UTF-8 in its header section (SMTPUTF8); else what is not ASCII is encoded (RFC 2047). Raises ValueError where an edit gives no field.
     """
     made = HeaderSection(bytes(section))
-    replacements: list[tuple[str, str]] = []
+    # There is one for each recipient: they are made together, or a thousand of them would take seconds, and what became of one recipient's address would
+    # be taken for another's. They wait in each field until another edit names it.
+    replacements: list[Pair] = []
+    begin = dict.fromkeys(DESTINATIONS, 0)
     for edit in edits:
         if isinstance(edit, ReplaceAddress):
-            # There is one for each recipient: they are made together, or a thousand of them would take seconds.
-            replacements.append((edit.old, edit.new))
+            replacements.append(Pair(edit.old, edit.new, edit.origin))
             continue
         names = edit.fields if isinstance(edit, RewriteAddresses) else (edit.name,)
-        if replacements and any(name.lower() in DESTINATIONS for name in names):
-            made, replacements = replaced(made, DESTINATIONS, replacements, utf8=utf8), []
+        for name in DESTINATIONS.intersection(map(str.lower, names)):
+            made = replaced(made, (name,), replacements[begin[name] :], utf8=utf8)
+            begin[name] = len(replacements)
         match edit:
             case AddField(name, value, index):
                 octets = field_value(name, value, utf8=utf8)
@@ -93,7 +100,9 @@ def edited(section: HeaderSection, edits: tuple[HeaderEdit, ...], *, utf8: bool 
                 made = rewritten(made, fields, spare, to, utf8=utf8)
             case _:
                 assert_never(edit)
-    return replaced(made, DESTINATIONS, replacements, utf8=utf8) if replacements else made
+    for at in set(begin.values()):
+        made = replaced(made, [name for name in begin if begin[name] == at], replacements[at:], utf8=utf8)
+    return made
 
 
 def headers_changed(before: HeaderSection, after: HeaderSection) -> tuple[str, ...]:

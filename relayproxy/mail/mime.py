@@ -13,7 +13,7 @@ How parts are found does not belong here (parts.py), nor names (parameters.py) a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from relayproxy.mail.body_text import TextParts
 from relayproxy.mail.parts import Begin, Structure
@@ -72,20 +72,10 @@ class Scanner:
                             self._names[name] = None
 
 
-class Content(NamedTuple):
-    """What rules see of a message at its end (rules/facts.py)."""
-
-    size: int
-    text: str = ""
-    attachments: tuple[str, ...] = ()
-    #: Whether nothing in it could hide an attachment.
-    complete: bool = True
-
-
-def scanned(header: HeaderSection, body: Iterable[bytes], size: int) -> Content:
-    """The content of a message that is there as a whole, of so many octets."""
+def scanned(header: HeaderSection, body: Iterable[bytes]) -> Scanner:
+    """What has looked at a body that is there as a whole, in pieces."""
     scanner = Scanner(header)
     for piece in body:
         scanner.feed(piece)
     scanner.finish()
-    return Content(size, scanner.text, scanner.attachments, scanner.complete)
+    return scanner

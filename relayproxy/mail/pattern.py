@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Final
 
 import re2  # type: ignore[import-untyped]
 
-from relayproxy.mail.canonical import canonical, dequoted, split, with_u_labels
+from relayproxy.mail.canonical import canonical_again, dequoted, split, with_u_labels
+from relayproxy.mail.odd import is_odd, is_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,8 +40,6 @@ _TO_ASCII: Final = str.maketrans(
 )
 #: Characters: what is folded once for all patterns that are tried one behind the other.
 _WORTH_KEEPING: Final = range(256, 64 * 1024)
-#: Many patterns are tried on the same few addresses.
-_canonical: Final = lru_cache(maxsize=1024)(canonical)
 
 
 class PatternError(ValueError):
@@ -149,12 +148,23 @@ class AddressPattern:
 
     def matches(self, value: str) -> bool:
         """`value` may be in any form."""
-        plain = _canonical(value)
+        plain = canonical_again(value)
         return self.pattern.matches(plain) or (self._international and self.pattern.matches(with_u_labels(plain)))
+
+    def spares(self, address: str) -> bool:
+        """Whether it speaks for an address in a header field: as `matches`, but one for many addresses says nothing of odd ones."""
+        if not self.matches(address):
+            return False
+        glob = self.pattern.glob
+        if glob is not None and "*" not in glob and "?" not in glob:
+            return True
+        local, domain = split(address)
+        local = dequoted(local)
+        return is_plain(local) and not is_odd(local, domain)
 
     def groups(self, value: str) -> dict[str, str] | None:
         """As of a pattern."""
-        plain = _canonical(value)
+        plain = canonical_again(value)
         found = self.pattern.groups(plain)
         return self.pattern.groups(with_u_labels(plain)) if found is None and self._international else found
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, assert_never
 
+from msgspec import UNSET
+
 from relayproxy.record.report import TransactionRecord
 from relayproxy.record.report_lines import (
     AuthenticationRecord,
@@ -132,24 +134,39 @@ def _parts(record: Record) -> list[str]:  # noqa: C901, PLR0911 - one a kind of 
         case GuardRecord():
             return [_cut(record.recipient, _ADDRESS), "captured" if record.captured else "refused"]
         case ReloadRecord():
-            return [_cut(record.what, _WORDS), _cut(record.error, _WORDS)]
+            if record.error is None:
+                return [_cut(record.what, _WORDS)]
+            return [f"{_cut(record.what, _WORDS)}: failed, what was in force stays:", _cut(record.error, _WORDS)]
     assert_never(record)
 
 
 def _transaction(record: TransactionRecord) -> list[str]:
     received = record.envelope.received
     sender = _cut(received.sender, _ADDRESS) if received.sender else "<>"
-    recipients = [entry.received for entry in record.recipients]
-    to = _cut(recipients[0], _ADDRESS) if recipients else "nobody"
-    more = f" +{len(recipients) - 1}" if len(recipients) > 1 else ""
     message = record.message
     return [
-        f"{sender} > {to}{more}",
+        f"{sender} > {recipients_text(record)}",
+        "" if record.held is UNSET else f"held: {_cut(record.held.reason, _WORDS)}",
         "" if message is None or message.subject is None else f'"{_cut(message.subject, _SUBJECT)}"',
         "" if message is None else size_text(message.size.received),
         reply_text(record.reply),
+        "not acknowledged" if record.outcome == "accepted" and not record.acknowledged else "",
         f"{record.seconds.total * 1000:.0f} ms",
     ]
+
+
+def recipients_text(record: TransactionRecord) -> str:
+    """The first recipient, who gets it in its place where that is another, and how many more there are."""
+    if not record.recipients:
+        return "nobody"
+    first, *others = record.recipients
+    more = f" +{len(others)}" if others else ""
+    to = _cut(first.received, _ADDRESS)
+    if first.captured is True:
+        return f"{to} → captured{more}"
+    if first.sent and first.sent != (first.received,):
+        to += f" → {_cut(first.sent[0], _ADDRESS)}"
+    return to + more
 
 
 def _tls(record: TlsRecord) -> list[str]:

@@ -5,8 +5,8 @@ r"""What more than secrets is left out of records, where the configuration says 
 `subject` and `header.NAME`: the values of these fields, in the kept message and in the record; `body`: all of it; `addresses`: whatever has the form of an address, in
 the record, on both legs' wire and in header sections (but for Message-ID and its like). What is left out is told by its length, `<redacted N>`. Passwords and tokens always are (redact.py).
 
-Invariants: linear in what it is given. Digests are those of the real octets. A message that only we hold (capture:, a rule's `hold`) is kept as it is, and so is the envelope
-that it is to leave with: the log alone goes without that (`told`). Pure.
+Invariants: linear in what it is given. Digests are those of the real octets. A message that only we hold (capture:, a rule's `hold`, the guard's copies) is kept as it is, and so
+is the envelope that it is to leave with: the log alone goes without that (`told`). Pure.
 """
 
 from __future__ import annotations
@@ -118,11 +118,12 @@ class Privacy(NamedTuple):
     def message(self, message: Message) -> Message:
         """What is kept of a message; one that is changed is not `exact` any more."""
         header, sent = self._header(message.header), self._header(message.header_sent or b"")
-        body = None if self.body else message.body
+        if self.body:
+            message = message._replace(body=None, body_sent=None)
         if (header, sent) == (message.header, message.header_sent or b""):
-            return message._replace(body=body)
+            return message
         header_sent = None if message.header_sent is None else sent
-        return message._replace(header=header, header_sent=header_sent, body=body, exact=False)
+        return message._replace(header=header, header_sent=header_sent, exact=False)
 
     def _header(self, raw: bytes) -> bytes:
         if not raw or not (self.fields or self.addresses):

@@ -129,7 +129,7 @@ class EnvelopesRecord(Part, frozen=True, gc=False):
 
 
 class RecipientRecord(Part, frozen=True, gc=False):
-    """What became of one recipient."""
+    """What became of one recipient: of the client's, or one that a rule added and of which the guard kept the copy."""
 
     received: str
     sent: Annotated[tuple[str, ...], Meta(description="the addresses that went upstream in its place")]
@@ -198,6 +198,10 @@ class HeldRecord(Part, frozen=True, gc=False):
     reason: str
     envelope: Annotated[EnvelopeRecord, Meta(description="as it would have left")]
     released: Annotated[tuple[ReleaseRecord, ...], Meta(description="the tries to send it on, in order")] = ()
+    upstream: Annotated[
+        str | None, Meta(description="where a rule routes it, by name; null: to the listener's own upstream")
+    ] = None
+    guarded: Annotated[bool, Meta(description="a guard was in force: it is released behind one, too")] = False
 
     @property
     def waits(self) -> bool:

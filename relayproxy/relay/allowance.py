@@ -8,8 +8,9 @@ from relayproxy.smtp import local_replies
 from relayproxy.smtp.server import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
+    from relayproxy.record.log import Reporter
     from relayproxy.relay.settings import Limits
     from relayproxy.relay.transaction import Transaction
     from relayproxy.smtp.commands import Command
@@ -24,12 +25,12 @@ REFUSED_RECIPIENTS: Final = 2
 class Allowance:
     """One session's."""
 
-    __slots__ = ("_errors", "_junk", "_limits", "_messages", "_recipients_told", "_tell")
+    __slots__ = ("_errors", "_junk", "_limits", "_messages", "_recipients_told", "_reporter", "_session")
 
-    def __init__(self, limits: Limits, tell: Callable[..., None]) -> None:
-        """`tell` hears of a limit that was reached, by its name, and of the reply."""
+    def __init__(self, limits: Limits, reporter: Reporter, session: str) -> None:
         self._limits = limits
-        self._tell = tell
+        self._reporter = reporter
+        self._session = session
         self._errors = 0
         self._junk = 0
         self._messages = 0
@@ -51,7 +52,7 @@ class Allowance:
 
     def over(self, limit: str, reply: Reply) -> Reply:
         """Told: that limit was reached."""
-        self._tell(limit, reply=reply)
+        self._reporter.limit(limit, session=self._session, reply=reply)
         return reply
 
     def covers_message(self, ahead: int = 0) -> bool:

@@ -1,6 +1,6 @@
 """What all sessions of one listener share, worked out once: names, limits, what we offer for what an upstream offers.
 
-Nothing here changes but `shutting_down`. What belongs to one client does not belong here (session.py).
+Nothing here changes but `shutting_down`, and what is in `rulebook`. What belongs to one client does not belong here (session.py).
 """
 
 from __future__ import annotations

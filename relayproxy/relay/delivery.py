@@ -1,4 +1,4 @@
-"""How a transaction leaves where no rule has a say: a command goes upstream when it comes, and upstream's reply is the answer; mail data leaves as it is read.
+"""The way to one upstream, as things come: a command goes upstream when it comes, and upstream's reply is the answer; mail data leaves as it is read.
 
 What a caller sees, a reply to each command and at most one verdict on the message, is the same where rules close a gate (gated.py).
 Invariants: mail data leaves only between a 3yz and `end` or `give_up`.
@@ -75,6 +75,9 @@ class Way(Protocol):
     def end(self, octets: bytes) -> Awaitable[Reply]:
         """The last mail data and the final dot: the commit. The reply is the verdict."""
 
+    async def settle(self) -> None:
+        """The message has had its verdict: nothing of what has left stays begun upstream."""
+
     def give_up(self) -> None:
         """Once DATA has gone upstream there is no other way out than to close without a dot (PROTOCOL I3)."""
 
@@ -101,23 +104,23 @@ class Delivery:
     def progress(self) -> Progress:
         return self.upstream.progress
 
-    def outgoing(self, command: Asked) -> Asked:
-        """The command as it leaves: SIZE grown by what we add, or dropped where upstream has none; no `MAIL AUTH=`.
+    def outgoing(self, command: Asked, size: int | None = None) -> Asked:
+        """The command as it leaves: SIZE grown by what we add, or `size` where that is known, or dropped where upstream has none; no `MAIL AUTH=`.
 
         We do not vouch for what AUTH= says (RFC 4954 §5).
         """
         if not isinstance(command, Mail) or not command.parameters:
             return command
-        parameters = self._mail_parameters(command.parameters)
+        parameters = self._mail_parameters(command.parameters, size)
         return command if parameters == command.parameters else msgspec.structs.replace(command, parameters=parameters)
 
-    def _mail_parameters(self, received: Parameters) -> Parameters:
+    def _mail_parameters(self, received: Parameters, size: int | None) -> Parameters:
         sent: list[tuple[bytes, bytes | None]] = []
         for keyword, value in received:
             match keyword.upper():
                 case b"SIZE" if value is not None:
                     if b"SIZE" in self.upstream.capabilities:
-                        sent.append((keyword, b"%d" % (number(value) + self.growth)))
+                        sent.append((keyword, b"%d" % (number(value) + self.growth if size is None else size)))
                 case b"AUTH":
                     pass
                 case _:
@@ -157,6 +160,9 @@ class Delivery:
 
     def end(self, octets: bytes) -> Awaitable[Reply]:
         return self.upstream.finish(octets)
+
+    async def settle(self) -> None:
+        """Upstream's verdict has ended it, or the connection is closed."""
 
     def give_up(self) -> None:
         self.upstream.drop()

@@ -35,14 +35,27 @@ Reroute = Callable[["str | None"], Awaitable["Reply | None"]]
 
 
 class _Wanted:
-    """A command of the client's on its way: what is to leave in its place, if it is not answered here, and of RCPT the recipients that it comes to."""
+    """A command of the client's on its way: what is to leave in its place, if it is not answered here; of RCPT the recipients that it comes to, and the MAIL that waited for it."""
 
-    __slots__ = ("leaving", "passed", "recipients")
+    __slots__ = ("leaving", "mail", "new", "passed", "recipients")
 
-    def __init__(self, passed: Passed, leaving: Sequence[Leaving] = (), recipients: tuple[Recipient, ...] = ()) -> None:
+    def __init__(
+        self,
+        passed: Passed,
+        leaving: Sequence[Leaving] = (),
+        recipients: tuple[Recipient, ...] = (),
+        mail: Leaving | None = None,
+    ) -> None:
         self.passed = passed
         self.leaving = leaving
+        #: Of those, what nobody asked for before.
+        self.new = [one for one in leaving if one.reply is None]
         self.recipients = recipients
+        self.mail = mail
+
+    @property
+    def all(self) -> Sequence[Leaving]:
+        return self.leaving if self.mail is None else (self.mail, *self.leaving)
 
 
 class Envelopes:
@@ -54,7 +67,6 @@ class Envelopes:
         self._ruling = ruling
         self._reroute = reroute
         self._reporter = reporter
-        self._left = False  # MAIL, and it is not over
 
     @property
     def delivery(self) -> Delivery:
@@ -83,7 +95,7 @@ class Envelopes:
                 wanted.append(await self._want(command))
             except Refusal as refusal:
                 wanted.append(_Wanted(Passed(command, (), refusal.reply)))
-        await self._ask([leaving for one in wanted for leaving in one.leaving])
+        await self._ask([leaving for one in wanted for leaving in one.all])
         for one in wanted:
             self._answered(one)
         return [one.passed for one in wanted]
@@ -96,7 +108,7 @@ class Envelopes:
                 return await self._rcpt(command)
             case Rset():
                 plan, self.plan = self.plan, None
-                left, self._left = self._left or (plan is not None and plan.mail_left), False
+                left = plan is not None and plan.mail_left
                 return _Wanted(Passed(command, (), local_replies.RESET_OK), (Leaving(command),) if left else ())
             case _:
                 return _Wanted(Passed(command, (), local_replies.NOOP_OK), (Leaving(command),))
@@ -108,19 +120,26 @@ class Envelopes:
         passed = plan.passed = Passed(command, (), local_replies.SENDER_OK, plan)
         try:
             accept(decision)
-            mail = mail_of(plan)
-            if not self._live(plan):
+            plan.mail_route = decision.route
+            mail_of(plan)
+            if plan.facts.fate is not None or plan.rules.gates.envelope is not EnvelopeGate.LIVE:
                 return _Wanted(passed)
-            await self._go_to(plan)
+            return _Wanted(passed, (await self._begin(plan),))
         except Refusal as refusal:
             passed.reply = plan.doom = refusal.reply
             return _Wanted(passed)
-        plan.mail_left = self._left = True
-        return _Wanted(passed, (Leaving(self.delivery.outgoing(mail)),))
+
+    async def _begin(self, plan: Plan) -> Leaving:
+        """MAIL is about to leave. Raises Refusal."""
+        await self._go_to(plan)
+        mail = Leaving(self.delivery.outgoing(mail_of(plan)))
+        plan.mail_left = True
+        return mail
 
     @staticmethod
     def _live(plan: Plan) -> bool:
-        return plan.facts.fate is None and plan.rules.gates.envelope is EnvelopeGate.LIVE
+        """Whether RCPT leaves as it comes."""
+        return plan.facts.fate is None and plan.rules.gates.envelope <= EnvelopeGate.RCPT
 
     async def _rcpt(self, command: Rcpt) -> _Wanted:
         plan = self.plan
@@ -128,8 +147,14 @@ class Envelopes:
             begun = plan is not None and plan.passed is not None and plan.passed.reply.severity == 2
             raise Refusal(plan.doom if begun and plan is not None and plan.doom else local_replies.BAD_SEQUENCE)
         passed = Passed(command, (), local_replies.RECIPIENT_OK)
+        before = plan.facts
         decision = await self._ruling.rcpt(plan, command)
         accept(decision)
+        if plan.named and decision.route != before.route:
+            plan.facts = before
+            raise Refusal(
+                local_replies.TOO_MANY_RECIPIENTS
+            )  # PROTOCOL §1.10: the first route counts, others come in another transaction
         plan.named.append(passed)
         leaving: list[Leaving] = []
         stand: list[Recipient] = []
@@ -140,8 +165,9 @@ class Envelopes:
                     continue
                 leaving.append(plan.leaves(rcpt))
             stand.append(recipient)  # behind a closed gate rules may yet make another of it
-        self._check_number(len(plan.leaving))
-        return _Wanted(passed, leaving, tuple(stand))
+        self._check_number(sum(one.reply is None or one.reply.severity == 2 for one in plan.leaving.values()))
+        mail = await self._begin(plan) if leaving and not plan.mail_left else None
+        return _Wanted(passed, leaving, tuple(stand), mail)
 
     def _check_number(self, number: int) -> None:
         """LMTP answers a message once for each recipient, and the client hears one answer. Raises Refusal."""
@@ -154,20 +180,30 @@ class Envelopes:
         if not book.captures or book.admits(rcpt.path.address):
             return False
         plan.captured = True
+        named = list(named)
         for passed in named:
             passed.captured = True
-        self._reporter.guard(rcpt.path.address, captured=True, session=plan.facts.session, transaction=plan.id)
+        if not named:
+            plan.kept.append(rcpt)
+        self._tell_guard(plan, rcpt, captured=True)
         return True
+
+    def _tell_guard(self, plan: Plan, rcpt: Rcpt, *, captured: bool) -> None:
+        self._reporter.guard(rcpt.path.address, captured=captured, session=plan.facts.session, transaction=plan.id)
 
     async def _ask(self, leaving: Iterable[Leaving]) -> None:
         """Upstream, each of those that it was not asked before."""
         asked = list({id(one): one for one in leaving if one.reply is None}.values())
         if not asked:
             return
+        for one in asked:
+            one.left = True  # as far as is known, should this be cut short
         replies = await self.delivery.ask([one.command for one in asked])
         withheld = self.delivery.upstream.withheld
         for one, reply in zip(asked, replies, strict=True):
             one.reply = reply
+            if reply is local_replies.GUARDED and self.plan is not None and isinstance(one.command, Rcpt):
+                self._tell_guard(self.plan, one.command, captured=False)
             one.left = not any(one.command is other for other in withheld)
 
     def _answered(self, wanted: _Wanted) -> None:
@@ -179,16 +215,23 @@ class Envelopes:
             passed.sent = tuple([one.command for one in wanted.leaving if one.left])
         if plan is None or not isinstance(passed.received, Mail | Rcpt):
             return
+        if (mail := wanted.mail) is not None and plan.passed is not None and mail.reply is not None:
+            plan.passed.sent = (mail.command,) if mail.left else ()
+            if mail.reply.severity != 2:
+                plan.doom, plan.mail_left = mail.reply, False
+        if plan.doom is not None and isinstance(passed.received, Rcpt):
+            # MAIL was refused in the same group: the client hears so here where it has heard 250 to it.
+            begun = plan.passed is not None and plan.passed.reply.severity == 2
+            passed.reply = plan.doom if begun else local_replies.BAD_SEQUENCE
+            return
         accepted = passed.reply.severity == 2
         if isinstance(passed.received, Mail):
             if not accepted:
                 plan.doom = passed.reply
-                plan.mail_left = self._left = False
-        elif accepted and plan.doom is None:
-            plan.facts = msgspec.structs.replace(plan.facts, recipients=(*plan.facts.recipients, *wanted.recipients))
+                plan.mail_left = False
         elif accepted:
-            passed.reply = local_replies.BAD_SEQUENCE  # MAIL was refused in the same group
-        elif any(reply.severity == 2 for reply in replies):
+            plan.facts = msgspec.structs.replace(plan.facts, recipients=(*plan.facts.recipients, *wanted.recipients))
+        elif any(one.reply is not None and one.reply.severity == 2 for one in wanted.new):
             # Of several for one of the client's some were accepted, and there is no way to take those back but all.
             plan.doom = passed.reply
 
@@ -218,15 +261,20 @@ class Envelopes:
             raise Refusal(local_replies.NO_RECIPIENTS)
         asked = [leaving for _, leaving in going]
         self._check_number(len({id(leaving) for leaving in asked}))
-        if not plan.mail_left and plan.passed is not None:
-            mail = Leaving(self.delivery.outgoing(mail_of(plan)))
+        limit = self.delivery.upstream.capabilities.size
+        if plan.size is not None and limit and plan.size > limit:
+            raise Refusal(local_replies.MESSAGE_TOO_BIG)
+        mail = None
+        if not plan.mail_left:
+            mail = Leaving(self.delivery.outgoing(mail_of(plan), plan.size))
             asked.insert(0, mail)
-            plan.mail_left = self._left = True
+            plan.mail_left = True
+        try:
             await self._ask(asked)
-            plan.passed.sent = (mail.command,) if mail.left else ()
-        else:
-            await self._ask(asked)
-        _note_sent(plan, going)
+        finally:
+            if mail is not None and plan.passed is not None:
+                plan.passed.sent = (mail.command,) if mail.left else ()
+            _note_sent(plan, going)
         if refused := [one.reply for one in asked if one.reply is not None and one.reply.severity != 2]:
             raise Refusal(_worst(refused))
 
@@ -242,7 +290,7 @@ class Envelopes:
 
     async def _go_to(self, plan: Plan) -> None:
         """To the upstream that rules want. Raises Refusal."""
-        if plan.facts.route == self._leg.routed:
+        if plan.facts.route == self._leg.routed and self._leg.fits:
             return
         if (refusal := await self._reroute(plan.facts.route)) is not None:
             raise Refusal(refusal)
@@ -250,24 +298,24 @@ class Envelopes:
 
     async def take_back(self) -> None:
         """What has left of an envelope must not become a message."""
-        if not self._left:
+        if self.plan is None or not self.plan.mail_left:
             return
-        self._left = False
+        self.plan.mail_left = False
         upstream = self.delivery.upstream
         if upstream.failure is None and not upstream.spent:
             await self.delivery.ask((Rset(),))
-        if self.plan is not None:
-            self.plan.mail_left = False
 
     def over(self) -> None:
         """The message has had its end, or upstream was left without: nothing is to be taken back."""
-        self._left = False
+        if self.plan is not None:
+            self.plan.mail_left = False
 
 
 def _note_sent(plan: Plan, going: list[tuple[Recipient, Leaving]]) -> None:
     plan.added.clear()
     for passed in plan.named:
-        passed.sent = ()
+        if passed.reply.severity == 2:
+            passed.sent = ()  # what upstream refused has left as it is noted already
     for recipient, leaving in going:
         if not leaving.left:
             continue

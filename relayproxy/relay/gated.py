@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -24,6 +24,7 @@ from relayproxy.relay.ruling import Ruling
 from relayproxy.rules.facts import Stage
 from relayproxy.rules.gates import DataGate, EnvelopeGate
 from relayproxy.smtp import local_replies
+from relayproxy.smtp.commands import Noop
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -35,10 +36,16 @@ if TYPE_CHECKING:
     from relayproxy.relay.message import Intake
     from relayproxy.relay.plan import Plan
     from relayproxy.relay.transaction import Transaction
+    from relayproxy.relay.transactions import Transactions
     from relayproxy.relay.upstream import Progress, Upstream
     from relayproxy.relay.upstream_leg import UpstreamLeg
     from relayproxy.smtp.commands import Command
     from relayproxy.smtp.replies import Reply
+
+
+#: Seconds that upstream hears nothing while a message waits; and how often at most it is then asked NOOP (RFC 5321 lets a server tire of it).
+AWAKE: Final = 60.0
+MOST_NUDGES: Final = 99
 
 
 class GatedDelivery:
@@ -64,6 +71,8 @@ class GatedDelivery:
         self._pause = pause
         self._transaction: Transaction | None = None
         self._data_left = False
+        self._awake = 0.0  # when upstream was last spoken to, while a message waits
+        self._nudges = 0
 
     @property
     def upstream(self) -> Upstream:
@@ -89,6 +98,7 @@ class GatedDelivery:
             return local_replies.BAD_SEQUENCE
         self._transaction = transaction
         self._data_left = False
+        self._awake, self._nudges = trio.current_time(), 0
         if plan.doom is not None:
             await self._envelopes.take_back()
             return plan.doom
@@ -153,7 +163,16 @@ class GatedDelivery:
             await self._pause(len(intake.body) / plan.throttle)
         if ended:
             return await self._end_of_message(plan, rewriting, intake, octets)
+        if not self._data_left:
+            await self._keep_awake()
         return b"" if plan.stays or rewriting.holds else octets
+
+    async def _keep_awake(self) -> None:
+        """Upstream hears nothing while a gate is closed, and its patience ends (PROTOCOL §1.5): now and then it is asked nothing. Should it be gone, that shows when the gate opens."""
+        now = trio.current_time()
+        if now - self._awake >= AWAKE and self._nudges < MOST_NUDGES and self.upstream.failure is None:
+            self._awake, self._nudges = now, self._nudges + 1
+            await self._envelopes.delivery.ask((Noop(),))
 
     async def _end_of_header(self, plan: Plan, intake: Intake, header: HeaderSection) -> None:
         accept(await self._ruling.header(plan, HeaderSection(bytes(header))))
@@ -163,15 +182,13 @@ class GatedDelivery:
             await self._leave(plan)
 
     async def _end_of_message(self, plan: Plan, rewriting: Rewriting, intake: Intake, octets: bytes) -> bytes:
-        if plan.rules.runs_at(Stage.EOM):
+        if plan.rules.runs_at(Stage.EOM, plan.facts):
             content = rewriting.content(intake.size)
             accept(await self._ruling.content(plan, content, complete=content.complete))
         if rewriting.holds:
             plan.header = plan.facts.header or plan.header
             await rewriting.finish(intake, None if self._transaction is None else self._transaction.keeping)
-            size = self.upstream.capabilities.size
-            if size and not plan.stays and intake.size + intake.growth > size:
-                raise Refusal(local_replies.MESSAGE_TOO_BIG)
+            plan.size = intake.size + intake.growth
             await self._leave(plan)
         if plan.stays:
             self._hold(plan)
@@ -212,6 +229,10 @@ class GatedDelivery:
             case None:
                 return local_replies.captured(plan.id)
 
+    async def settle(self) -> None:
+        if not self._data_left:
+            await self._envelopes.take_back()
+
     def give_up(self) -> None:
         self._drop_rewriting()
         if self._data_left:
@@ -225,10 +246,12 @@ class GatedDelivery:
 
 
 def put_rules_between(
-    client: ClientLeg, leg: UpstreamLeg, context: Context, session: str, new_id: Callable[[], str], reroute: Reroute
+    client: ClientLeg, leg: UpstreamLeg, context: Context, transactions: Transactions, reroute: Reroute
 ) -> Ruling:
     """Have rules and guard say what passes between two legs; what says it."""
-    ruling = Ruling(context.rulebook, session, context.listener, client, new_id, context.reporter)
+    ruling = Ruling(
+        context.rulebook, transactions.session, context.listener, client, transactions.new_id, context.reporter
+    )
     client.faults = ruling.take_faults
     envelopes = Envelopes(leg, ruling, reroute, context.reporter)
     rewriting = partial(Rewriting, memory=context.limits.spool_memory)

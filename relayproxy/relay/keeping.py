@@ -33,6 +33,7 @@ class Keeping:
         "_capture",
         "_edited",
         "_intake",
+        "_keeps_body",
         "_recording",
         "_repaired",
         "_spool",
@@ -55,9 +56,8 @@ class Keeping:
         self._recording = recording
         self._intake = intake
         self._capture = capture
-        keeps_body = (
-            capture or may_capture or (recording.policy.messages == "full" and not recording.policy.privacy.body)
-        )
+        self._keeps_body = recording.policy.messages == "full" and not recording.policy.privacy.body
+        keeps_body = capture or may_capture or self._keeps_body
         self._spool: Spool | None = recording.spool() if keeps_body else None
         # Where line endings may be repaired, or rules edit it, what leaves is another body.
         self._repaired: Spool | None = recording.spool() if keeps_body and (intake.repairs_lines or may_edit) else None
@@ -131,6 +131,8 @@ class Keeping:
         """The message has ended, or will not: what there is of it is `message`. Behind it nothing more is taken."""
         if self.message is not None or not (self._capture or self._recording.policy.messages in ("full", "headers")):
             return
+        if not self._capture and not self._keeps_body:
+            self._drop_bodies()  # in the end nobody demanded them
         intake = self._intake
         body = repaired = None
         try:

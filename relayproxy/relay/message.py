@@ -221,10 +221,13 @@ class Intake:
             return self._trace + wire
         return stuff(self._trace + bytes(self._edited) + self.separator + self.body)
 
-    def top(self, separator: bytes) -> bytes:
-        """What leaves in front of the body, unstuffed."""
+    @property
+    def top(self) -> bytes:
+        """What leaves in front of the body, unstuffed: where another body was put behind a header section without an end, with that end."""
         header = self.header_sent
-        return (bytes(self.header or b"") if header is None else header) + separator
+        return (bytes(self.header or b"") if header is None else header) + (
+            self.separator or (b"\r\n" if self._sent_size else b"")
+        )
 
     def body_leaves(self, octets: bytes) -> None:
         """Of another body than the one that came, these leave."""
@@ -325,5 +328,5 @@ class Intake:
         if self._edited is not None and self.header is not None:
             more += len(bytes(self._edited)) - len(bytes(self.header))
         if self._sent_body is not None:
-            more += self._sent_size - self._body_size
+            more += self._sent_size - self._body_size + (0 if self.separator or not self._sent_size else 2)
         return more

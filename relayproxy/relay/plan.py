@@ -1,6 +1,6 @@
 """What rules and guard want of one transaction, as far as they have said: kept from MAIL to the verdict, and told with it (DESIGN §6, §7).
 
-Invariants: what is to leave is only here until it leaves; what has left is in `left`, and stays there. Deciding does not belong here (ruling.py), nor doing it (gated.py).
+Invariants: what is to leave is only here until it leaves; what has left is marked in `leaving`. Deciding does not belong here (ruling.py), nor doing it (gated.py).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import msgspec
 
 from relayproxy.mail.canonical import canonical
 from relayproxy.record.text import text
-from relayproxy.rules.gates import EnvelopeGate
 from relayproxy.smtp.parameters import get
 
 if TYPE_CHECKING:
@@ -41,15 +40,19 @@ class Plan:
     """One transaction's."""
 
     __slots__ = (
-        "_may_capture", "added", "captured", "doom", "facts", "fired", "header", "held", "id", "leaving", "mail_left", "named", "passed", "received", "rules", "throttle",
+        "_may_capture", "added", "captured", "doom", "facts", "fired", "header", "held", "id", "kept", "leaving", "mail_left", "mail_route", "named", "passed", "received", "rules", "size", "throttle",
         "upstream",
     )  # fmt: skip
 
     def __init__(self, id_: str, rules: RuleSet, facts: Facts, received: Mail, *, captures: bool = False) -> None:
         """`captures`: the guard keeps what it does not let leave."""
         self.id = id_
-        # Before a gate opens nobody knows whom.
-        self._may_capture = captures and rules.gates.envelope is not EnvelopeGate.LIVE
+        # Whom, is known when they leave; and a rule may yet route it to the store itself.
+        self._may_capture = captures or rules.may_route
+        #: What MAIL's rules said of it: each recipient is judged from there (PROTOCOL §1.10).
+        self.mail_route: str | None = None
+        #: Recipients of rules' that the guard keeps the copy of.
+        self.kept: list[Rcpt] = []
         #: MAIL as it came, and what became of it.
         self.received = received
         self.passed: Passed | None = None
@@ -71,6 +74,8 @@ class Plan:
         self.throttle: int | None = None
         #: The header section as it leaves; None before its end.
         self.header: HeaderSection | None = None
+        #: Octets of the message as it leaves, where that is known before its envelope leaves.
+        self.size: int | None = None
         #: What all that follows is answered: something has left that must not become a message.
         self.doom: Reply | None = None
         self.upstream: Upstream | None = None

@@ -63,6 +63,10 @@ class Release:
         self._record = record
         self._tell = tell
         self._guard = None if config.guard is None else Guard.parse(config.guard.allow)
+        if self._guard is None and record.held is not UNSET and record.held.guarded:
+            raise ValueError(
+                "it was held behind a guard, and this configuration has none: expected [guard], or RELAYPROXY_ALLOW"
+            )
         if self._guard is not None:
             self.envelope = _guarded(self._guard, self.envelope)
         settings = config.upstream[self.upstream]
@@ -152,7 +156,12 @@ class Release:
 def upstream_of(config: Config, record: TransactionRecord) -> str:
     """The name of the upstream that a held message goes to: the one that it was for, or its listener's. Raises ValueError, in words."""
     listeners = [listener for listener in config.listener if listener.name == record.listener]
-    if record.upstream is not None and record.upstream.name in config.upstream:
+    routed = None if record.held is UNSET else record.held.upstream
+    if routed is not None:
+        if routed not in config.upstream:
+            raise ValueError(f"a rule routes it to the upstream {routed}, which the configuration does not have")
+        name = routed
+    elif record.upstream is not None and record.upstream.name in config.upstream:
         name = record.upstream.name
     elif listeners or len(config.upstream) == 1:
         name = config.upstream_of(listeners[0] if listeners else config.listener[0])

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from relayproxy.mail.body_edit import Stripper, replaced
 from relayproxy.mail.edits import edited
 from relayproxy.mail.header import HeaderSection
-from relayproxy.mail.mime import Content, Scanner
+from relayproxy.mail.mime import Scanner
 from relayproxy.net.spool import Spool
+from relayproxy.rules.facts import Content
 from relayproxy.rules.gates import DataGate
 from relayproxy.smtp.data import Stuffer
 
@@ -55,7 +56,7 @@ class Rewriting:
         if self._scanner is None:
             return Content(size)
         self._scanner.finish()
-        return Content(size, self._scanner.text, self._scanner.attachments, self._scanner.complete)
+        return Content.of(size, self._scanner)
 
     async def finish(self, intake: Intake, keeping: Keeping | None) -> None:
         """Make the edits; what leaves is then known, and told to `intake` and `keeping`. Raises SpoolError."""
@@ -65,12 +66,16 @@ class Rewriting:
             header = await self._edit(edit, header)
         plan.header = header
         intake.edit(header)
-        if self._edited is not None:
-            async with aclosing(self._edited.pieces()) as pieces:
-                async for piece in pieces:
-                    intake.body_leaves(piece)
-                    if keeping is not None:
-                        await keeping.body_leaves(piece)
+        if self._edited is None:
+            return
+        intake.body_leaves(b"")  # it may be empty
+        if keeping is not None:
+            await keeping.body_leaves(b"")
+        async with aclosing(self._edited.pieces()) as pieces:
+            async for piece in pieces:
+                intake.body_leaves(piece)
+                if keeping is not None:
+                    await keeping.body_leaves(piece)
 
     async def _edit(self, edit: BodyEdit, header: HeaderSection) -> HeaderSection:
         source = self._edited or self._spool
@@ -99,8 +104,7 @@ class Rewriting:
         """Mail data as it leaves, in pieces. Raises SpoolError."""
         source = self._edited or self._spool
         stuffer = Stuffer()
-        put_in = self._edited is not None and self._edited.size > 0
-        yield stuffer.feed(intake.top(intake.separator or (b"\r\n" if put_in else b"")))
+        yield stuffer.feed(intake.top)
         if source is not None:
             async with aclosing(source.pieces()) as pieces:
                 async for piece in pieces:

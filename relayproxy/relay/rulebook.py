@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Keys of `first` that are remembered, of all rules; past that the oldest are forgotten, and count as new.
 MOST_KEYS: Final = 100_000
+#: What reading all files again may take.
+READING_SECONDS: Final = 60
 
 
 class Rules(NamedTuple):
@@ -63,12 +65,19 @@ class Rulebook:
         if self._read is None:
             return
         try:
-            self._take(await trio.to_thread.run_sync(self._read))
+            self._take(await self._read_in_time(self._read))
         except (OSError, ValueError) as error:
             self._stamps = await trio.to_thread.run_sync(_stamps, self._files)  # as it is, it is told once
             tell("rules and guard", str(error))
         else:
             tell("rules and guard", None)
+
+    @staticmethod
+    async def _read_in_time(read: Callable[[], Rules]) -> Rules:
+        """Python files may do anything while they are read, and for ever."""
+        with trio.move_on_after(READING_SECONDS):
+            return await trio.to_thread.run_sync(read, abandon_on_cancel=True)
+        raise ValueError(f"expected rule files that can be read within {READING_SECONDS} s, and gave up")
 
     async def look(self, tell: Callable[[str, str | None], None]) -> None:
         """Where a file has changed, read them again."""

@@ -120,7 +120,7 @@ class Ruling:
         What else is said with it stays said, also where upstream then refuses it: so it makes no difference whether the client sends its commands in a group.
         """
         recipient = Recipient(_words(command.path.address), len(plan.named), parameters_of(command.parameters))
-        facts = msgspec.structs.replace(plan.facts, recipients=(recipient,))
+        facts = msgspec.structs.replace(plan.facts, recipients=(recipient,), route=plan.mail_route)
         decision = await self._evaluate(plan.rules, Stage.RCPT, facts, plan.id)
         if decision.failure is None:
             plan.take(decision, one=True)
@@ -151,7 +151,7 @@ class Ruling:
         return faults
 
     async def _evaluate(self, rules: RuleSet, stage: Stage, facts: Facts, transaction: str | None = None) -> Decision:
-        if not rules.runs_at(stage) and not (stage is Stage.EOH and facts.edits):
+        if not rules.runs_at(stage, facts):
             return Decision(facts=facts)
         if rules.calls_at(stage):
             self._turn = self._turn or self.book.workers.turn()

@@ -15,7 +15,7 @@ from relayproxy.record.text import printable, text
 from relayproxy.smtp.commands import Command, Data, Mail, Path, Rcpt
 from relayproxy.smtp.data import ChunkReader
 from relayproxy.smtp.parameters import get
-from relayproxy.smtp.replies import Reply
+from relayproxy.smtp.replies import Reply, worst
 
 if TYPE_CHECKING:
     from relayproxy.record.report import ReleaseOutcome
@@ -100,9 +100,9 @@ async def transact(
     refused = [one for one in zip(recipients, answers, strict=True) if one[1].severity != 2]
     told = tuple([f"RCPT TO:<{shown(rcpt.path)}>: {_said(server, answer)}" for rcpt, answer in refused])
     if len(refused) == len(recipients) or (refused and all_or_none):
-        worst = min([answer for _, answer in refused], key=lambda answer: answer.severity)  # 4yz: may be tried again
+        answer = worst([answer for _, answer in refused])
         left = "no recipient is left: nothing was sent" if len(refused) == len(recipients) else "nothing was sent"
-        raise Unsent("\n".join([*told, left]), outcome_of(worst), _own(worst))
+        raise Unsent("\n".join([*told, left]), outcome_of(answer), _own(answer))
     _must(server, Data.verb, await server.start_data(""), 3)
     final = await _send(server, content)
     if server.progress == "committed":

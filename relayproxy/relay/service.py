@@ -91,6 +91,7 @@ class Relay:
         self._reporter = reporter
         self._recorder = recorder
         self._late = Late()
+        self._introduces = any(upstream.identity != "none" for upstream in config.upstream.values())
         self._rulebook = rulebook or Rulebook(
             Rules(RuleSet(), None),
             Drawn(None, time.monotonic),
@@ -284,7 +285,9 @@ class Relay:
             if refusal is not None:
                 await self._turn_away(client, refusal, listener)
                 return
-            connect_ = partial(self._connect, context, ends, stream, None if tape is None else tape.upstream)
+            # What upstream may be told of the client is kept where there is one that is (idle sessions are many).
+            near = Ends(ends.source, ends.destination or stream.near_end) if self._introduces else None
+            connect_ = partial(self._connect, context, near, None if tape is None else tape.upstream)
             session = Session(id_, self._ids.new, client, context, connect_, recording)
             await self._hold(session, context, ends.source, recording)
         except Exception as error:  # noqa: BLE001  a fault of ours: told with its place, and no other session's trouble
@@ -321,12 +324,10 @@ class Relay:
             self._arriving -= 1
         return told or Ends(peername, None)
 
-    def _introduction(self, upstream: str, ends: Ends, stream: DeadlineStream) -> Introduction | None:
+    def _introduction(self, upstream: str, ends: Ends | None) -> Introduction | None:
         """What an upstream is told of this client."""
         carrier = self._config.upstream[upstream].identity
-        if carrier == "none":
-            return None
-        return Introduction(carrier, Ends(ends.source, ends.destination or stream.near_end))
+        return None if carrier == "none" or ends is None else Introduction(carrier, ends)
 
     async def _hold(self, session: Session, context: Context, peername: Peername, recording: Recording | None) -> None:
         """Count the session, tell its beginning and its end."""
@@ -399,8 +400,7 @@ class Relay:
     async def _connect(
         self,
         context: Context,
-        ends: Ends,
-        stream: DeadlineStream,
+        ends: Ends | None,
         tape: LegTape | None,
         session: str,
         ehlo: bytes | None,
@@ -419,9 +419,9 @@ class Relay:
             tls=self._keyring.clients.get(name),
             tell_tls=partial(self._tell_tls, session),
             login=self._login(name, session),
-            introduction=self._introduction(name, ends, stream),
+            introduction=self._introduction(name, ends),
             tape=tape,
-            admits=self._rulebook.admits if self._rulebook.active else None,
+            admits=self._rulebook.admits,
         )
 
     def _login(self, name: str, session: str) -> SessionLogin | None:

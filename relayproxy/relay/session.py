@@ -10,7 +10,6 @@ What may come when does not belong here (smtp/dialogue.py), nor how things are s
 from __future__ import annotations
 
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, NoReturn, TypeGuard
 
 from relayproxy.net.peer import PeerLost, PeerStalled
@@ -79,11 +78,9 @@ class Session:
         self._pending: list[Reply] = []  # to what came first in the group that is being answered
         self._came = 0.0  # when the group came that is being answered
         self._quit = False
-        self._allowance = Allowance(context.limits, partial(context.reporter.limit, session=id_))
+        self._allowance = Allowance(context.limits, context.reporter, id_)
         self._auth = Authentication(client, context, self.id)
         self._ruling: Ruling | None = None
-        if context.rulebook.active:
-            self._ruling = put_rules_between(client, self._leg, context, id_, new_id, self._reroute)
         self._messages = Messages(
             client, context, self._leg, self._transactions, self._transfer, self._allowance, self._say
         )
@@ -149,6 +146,8 @@ class Session:
             self._pending.clear()
             if await self._client.answer(said):
                 self._transactions.said()
+            else:
+                self._transactions.unsaid()
             if self._client.why is not None:
                 raise Goodbye(self._client.why)
 
@@ -183,8 +182,8 @@ class Session:
     async def _greet(self) -> None:
         """Upstream first, so that what we offer is what it offers (PROTOCOL §1.1 (1)); but rules before it."""
         try:
-            if self._ruling is not None:
-                self._leg.routed = await self._ruling.connect()
+            if (ruling := self._put_rules_between()) is not None:
+                self._leg.routed = await ruling.connect()
             await self._leg.dial(None)
         except (Refusal, UpstreamUnavailable) as error:
             await self._say([error.reply])
@@ -222,13 +221,19 @@ class Session:
         if self._context.shutting_down and self._transactions.open is None:
             raise Goodbye("shutdown", local_replies.SHUTTING_DOWN)
 
-    # A group of commands.
+    def _put_rules_between(self) -> Ruling | None:
+        """Where rules or a guard are in force, or have come to be since the session began, and no transaction has begun without them."""
+        if self._context.rulebook.active and self._transactions.open is None:
+            self._ruling = put_rules_between(self._client, self._leg, self._context, self._transactions, self._reroute)
+        return self._ruling
 
-    async def _answer(self, group: list[Command | Refused]) -> None:  # noqa: C901  a table of commands
+    async def _answer(self, group: list[Command | Refused]) -> None:  # noqa: C901, PLR0912  a table of commands
         """Answer all of a group in one write; what goes upstream goes as a group too (RFC 2920)."""
         pending = self._pending
         asked: list[Command] = []
         self._came = self._context.now()
+        if self._ruling is None and (ruling := self._put_rules_between()) is not None and self._helo is not None:
+            await ruling.helo(self._helo.name)
         for command in group:
             if not self._allowance.covers_command(command):
                 pending += [*await self._ask(asked), self._allowance.over("junk_commands", local_replies.TOO_MUCH_JUNK)]
@@ -238,6 +243,8 @@ class Session:
                 continue
             pending += await self._ask(asked)
             asked = []
+            if any(reply.code == 421 for reply in pending):
+                break  # a rule's: nothing that stands behind it is done
             match command:
                 case Data():
                     await self._messages.data()
@@ -332,7 +339,7 @@ class Session:
                 self._auth.out_of_step = False
                 self._transactions.begin(
                     received, passed, upstream=self._leg.upstream, helo=self._helo, auth=self._auth.record, came=self._came,
-                    waited=waited, plan=passed.plan,
+                    waited=waited,
                 )  # fmt: skip
             case Rcpt() if self._transactions.open is not None:
                 self._transactions.open.recipient(received, passed)
@@ -433,7 +440,9 @@ class Session:
         """To another upstream, before MAIL has left; what the client hears where that cannot be (DESIGN §6)."""
         if self._auth.passed:
             return local_replies.MISCONFIGURED
-        return await self._leg.reroute(to) or self._auth.gap(self._leg.upstream, local_replies.MISCONFIGURED)
+        refusal = await self._leg.reroute(to) or self._auth.gap(self._leg.upstream, local_replies.MISCONFIGURED)
+        self._leg.fits = refusal is None
+        return refusal
 
     async def _dial_again(self) -> Reply | None:
         """A new connection in place of one that was closed, if it offers all that was offered, and knew no client by name (I7)."""

@@ -78,9 +78,7 @@ class Transaction:
         passed: Passed,
         started: float,
         recording: Recording | None = None,
-        plan: Plan | None = None,
     ) -> None:
-        """`plan`: what rules and guard want of it, where there are any."""
         self.id = id_
         self.accepted = 0
         #: Whether the last reply was written to the client. What notes a reply here makes it False.
@@ -99,7 +97,7 @@ class Transaction:
         self._helo = helo
         self._auth = auth
         self._mail = (mail, passed)
-        self._plan = plan
+        self._plan = passed.plan
         self._recipients: list[tuple[Rcpt, Passed]] = []
         self._intake: Intake | None = None
         self._reply: Reply | None = None
@@ -128,9 +126,19 @@ class Transaction:
         return len(self._recipients)
 
     @property
+    def _taker(self) -> Upstream | None:
+        """The upstream that it is for, wherever rules have routed it."""
+        return self._upstream if self._plan is None else self._plan.upstream or self._upstream
+
+    @property
     def keeps(self) -> bool:
         """Whether nobody else has the message, or a recipient's copy of it."""
-        return self._plan is not None and (self._plan.captured or self._plan.facts.fate == "hold")
+        plan, taker = self._plan, self._taker
+        return plan is not None and (
+            plan.captured
+            or plan.facts.fate == "hold"
+            or (plan.facts.fate is None and taker is not None and taker.kind == "capture")
+        )
 
     @property
     def declares_eight_bit(self) -> bool:
@@ -183,8 +191,8 @@ class Transaction:
             holds_header=holds_header,
         )
         if self._recording is not None:
-            capture = self._upstream is not None and self._upstream.kind == "capture"
             plan = self._plan
+            capture = self._taker is not None and self._taker.kind == "capture"
             self.keeping = Keeping(
                 self._recording,
                 self._intake,
@@ -293,17 +301,25 @@ class Transaction:
             client=client.record(self._helo, self._auth),
             upstream=self._upstream_record(),
             envelope=self._envelopes_record(mail),
-            recipients=tuple([_recipient_record(rcpt, passed) for rcpt, passed in self._recipients]),
+            recipients=self._recipient_records(),
             message=self._message_record(progress),
             rules=() if self._plan is None else tuple([RuleRecord(one.rule, one.actions) for one in self._plan.fired]),
             tags=() if self._plan is None else tuple(self._plan.facts.tags),
-            held=UNSET if self._plan is None else _held_record(self._plan),
+            held=UNSET
+            if self._plan is None
+            else _held_record(self._plan, guarded=self._context.rulebook.guard is not None),
             reply=reply_of(reply),
             outcome=self._outcome(progress),
             acknowledged=self.acknowledged,
             seconds=self._seconds(),
         )
         return context.privacy.record(record)
+
+    def _recipient_records(self) -> tuple[RecipientRecord, ...]:
+        records = [_recipient_record(rcpt, passed) for rcpt, passed in self._recipients]
+        if self._plan is not None:
+            records += [RecipientRecord(text(rcpt.path.address), (), None, captured=True) for rcpt in self._plan.kept]
+        return tuple(records)
 
     def _envelopes_record(self, mail: Mail) -> EnvelopesRecord:
         received = envelope_of(Envelope(mail, tuple([rcpt for rcpt, _ in self._recipients])))
@@ -318,7 +334,7 @@ class Transaction:
         return EnvelopesRecord(received, envelope_of(envelope))
 
     def _upstream_record(self) -> UpstreamRecord | None:
-        upstream = self._upstream if self._plan is None else self._plan.upstream or self._upstream
+        upstream = self._taker
         if upstream is None:
             return None
         tls = None if upstream.tls is None else upstream_record(upstream.tls)
@@ -345,11 +361,11 @@ class Transaction:
         )
 
 
-def _held_record(plan: Plan) -> HeldRecord | UnsetType:
+def _held_record(plan: Plan, *, guarded: bool) -> HeldRecord | UnsetType:
     return (
         UNSET
         if plan.facts.fate != "hold" or plan.held is None
-        else HeldRecord(plan.facts.reason, envelope_of(plan.held))
+        else HeldRecord(plan.facts.reason, envelope_of(plan.held), upstream=plan.facts.route, guarded=guarded)
     )
 
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from relayproxy.relay.client_leg import ClientLeg
     from relayproxy.relay.context import Context
     from relayproxy.relay.delivery import Passed
-    from relayproxy.relay.plan import Plan
     from relayproxy.relay.upstream import Upstream
     from relayproxy.smtp.commands import Ehlo, Helo, Mail
 
@@ -30,12 +29,13 @@ class Transactions:
         "_client",
         "_context",
         "_ended",
-        "_new_id",
         "_recording",
-        "_session",
+        "_unheard",
         "mail_refused",
+        "new_id",
         "open",
         "owes",
+        "session",
         "told",
     )
 
@@ -53,12 +53,13 @@ class Transactions:
         self.owes = False
         #: Whether the last MAIL was: what the client sent behind it, before it could know, is no fault of its (RFC 2920).
         self.mail_refused = False
-        self._session = session
-        self._new_id = new_id
+        self.session = session
+        self.new_id = new_id
         self._context = context
         self._client = client
         self._recording = recording
         self._ended: list[Transaction] = []
+        self._unheard: Transaction | None = None  # the open one, if a rule had its last replies not written
 
     def begin(
         self,
@@ -70,14 +71,13 @@ class Transactions:
         auth: AuthRecord | None,
         came: float,
         waited: float,
-        plan: Plan | None = None,
     ) -> None:
         """MAIL, and what became of it; when it came, and how long upstream took to answer it."""
         self.end()  # one that RSET in its group should have ended, and did not
         self.mail_refused = passed.reply.severity != 2
-        id_ = self._new_id() if plan is None else plan.id
+        id_ = self.new_id() if passed.plan is None else passed.plan.id
         self.open = Transaction(
-            id_, self._session, self._context, self._client, upstream, helo, auth, mail, passed, came, self._recording, plan
+            id_, self.session, self._context, self._client, upstream, helo, auth, mail, passed, came, self._recording
         )  # fmt: skip
         self.open.upstream_seconds = waited
         if self.mail_refused:
@@ -89,19 +89,25 @@ class Transactions:
         if transaction is not None:
             transaction.over()
             self._ended.append(transaction)
-            if transaction.acknowledged:
+            if transaction.acknowledged or transaction is self._unheard:
                 self.tell()
 
     def said(self) -> None:
         """All replies so far were written to the client."""
         if self._recording is not None:
             self._recording.spill()
+        self._unheard = None
         if self.open is not None:
             self.open.acknowledged = True
         if self._ended:
             for transaction in self._ended:
                 transaction.acknowledged = True
             self.tell()
+
+    def unsaid(self) -> None:
+        """The replies so far never will be: a rule had them not written."""
+        self._unheard = self.open
+        self.tell()
 
     def spill(self) -> None:
         """Have it recorded what was said so far."""

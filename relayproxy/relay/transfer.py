@@ -194,6 +194,7 @@ class Transfer:
                     self._client.protocol.cut_mail_data_short()
                     raise Goodbye("the client went on sending a message that was refused", verdict)
         passage.note_verdict(verdict)
+        await delivery.settle()
         await transaction.settle()
         await self._say([verdict])
         passage.tell_flaws()
@@ -222,6 +223,7 @@ class Transfer:
             chunked.noted = True
         if command.last:
             self._chunked = None
+            await delivery.settle()
             await transaction.settle()
             if chunked.passage is not None:
                 chunked.passage.tell_flaws()

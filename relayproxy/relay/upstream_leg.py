@@ -45,6 +45,7 @@ class UpstreamLeg:
         "_hello",
         "_session",
         "delivery",
+        "fits",
         "routed",
         "upstream",
     )
@@ -54,6 +55,8 @@ class UpstreamLeg:
         self.delivery: Delivery | None = None
         #: To which upstream a rule routes; None: to the listener's own.
         self.routed: str | None = None
+        #: Whether upstream offers all that the client was offered; what does not gets no mail.
+        self.fits = True
         self._gated: GatedDelivery | None = None
         self._hello: Ehlo | Helo | None = None
         self._session = session
@@ -121,16 +124,18 @@ class UpstreamLeg:
             await self.dial(self._name)
         except UpstreamUnavailable as error:
             return error.reply if error.reply.code == 421 else local_replies.UPSTREAM_GONE
+        self.fits = True  # or the session ends here
         return None
 
     async def reroute(self, to: str | None) -> Reply | None:
         """To the upstream of that name, in place of the one that there is; what the client hears where it is not to be had."""
         if self.upstream is not None:
             await self.upstream.leave()  # a session has one connection at a time (PROTOCOL, choices)
-        self.routed = to
+        self.routed, self.fits = to, False
         try:
             await self.dial(self._name)
         except UpstreamUnavailable:
+            self.routed = None  # where the next MAIL dials
             return local_replies.UPSTREAM_LOST
         return None
 

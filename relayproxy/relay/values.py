@@ -21,6 +21,7 @@ from relayproxy.net.address import Address, parse_address
 from relayproxy.net.dial import UpstreamUrl
 from relayproxy.record.privacy import Privacy
 from relayproxy.record.store.location import EXPECTED, path_of
+from relayproxy.rules.load import SHIPPED
 from relayproxy.smtp.commands import Path as Mailbox
 
 if TYPE_CHECKING:
@@ -144,8 +145,6 @@ def _redacted(value: str) -> str:
 Redacted = Annotated[str, AfterValidator(_redacted)]
 
 
-#: Before the name of rules that come with relayproxy.
-SHIPPED: Final = "relayproxy:"
 _SHIPPED: Final = re.compile(SHIPPED + r"[A-Za-z0-9_-]+")
 
 

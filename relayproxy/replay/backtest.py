@@ -20,7 +20,7 @@ from relayproxy.mail.body_edit import Stripper, replaced
 from relayproxy.mail.edits import edited
 from relayproxy.mail.header import HeaderSection
 from relayproxy.mail.ip import plain_address
-from relayproxy.mail.mime import Content, scanned
+from relayproxy.mail.mime import scanned
 from relayproxy.record.report import reply_of
 from relayproxy.record.times import microseconds
 from relayproxy.replay.effects import (
@@ -33,7 +33,7 @@ from relayproxy.replay.effects import (
     words,
 )
 from relayproxy.rules import facts as known
-from relayproxy.rules.facts import Facts, Stage
+from relayproxy.rules.facts import Content, Facts, Stage
 from relayproxy.rules.gates import EnvelopeGate
 from relayproxy.rules.playing import Coming, begin
 from relayproxy.rules.ruleset import RuleSet
@@ -95,7 +95,7 @@ class Trial:
         self._captures = captures
         self._decide = decide
         self._begun: OrderedDict[tuple[str, str], Begun] = OrderedDict()
-        self._looks_at_header = rules.runs_at(Stage.EOH)
+        self._looks_at_message = rules.edits_header or not {Stage.EOH, Stage.EOM}.isdisjoint(rules.stages)
 
     def effect(self, stored: Stored) -> Effect:
         """What these rules would have made of it."""
@@ -113,8 +113,9 @@ class Trial:
             sender=facts.sender if left else None,
             recipients=left,
             header=header,
-            fields=() if left and header is None and not self._looks_at_header and not facts.edits else None,
+            fields=() if left and header is None and not self.rules.edits_header and not facts.body else None,
             body=body,
+            knows_body=played.unplayed is None or not self.rules.edits_body,
             route=facts.route,
             tags=facts.tags,
             rules=played.rules,
@@ -126,14 +127,15 @@ class Trial:
     def _verdict(self, record: TransactionRecord, played: Played) -> _Verdict:
         found = played.ruled
         is_refused = found in ("rejected", "tempfailed")
-        if not is_refused and is_refused_by_limits(record):
+        limited = not is_refused and is_refused_by_limits(record)
+        if limited:
             found = None
         outcome: Outcome = found or ("accepted" if is_ruled(record) else record.outcome)
         addresses = tuple([one.address for one in played.facts.recipients])
         if found == "held":
             return _Verdict(outcome, None, addresses, ())
         if played.ruled is not None or outcome == "aborted":
-            return _Verdict(outcome, played.reply if is_refused else None, (), ())
+            return _Verdict(outcome, played.reply if is_refused else None, None if limited else (), ())
         outside = self._outside(addresses)
         left = tuple([one for one in addresses if one not in outside])
         if outside and not self._captures and (not left or self.rules.gates.envelope is not EnvelopeGate.LIVE):
@@ -194,7 +196,7 @@ class Trial:
         found: list[str] = []
         if played.unplayed is not None:
             found.append(HEADER if played.unplayed is Stage.EOH else BODY)
-        elif message.is_redacted and (self._looks_at_header or self.rules.runs_at(Stage.EOM)):
+        elif message.is_redacted and self._looks_at_message:
             found.append(REDACTED)
         if is_ruled(record) and played.ruled is None:  # rules stopped what would now go on
             if not record.envelope.received.recipients:
@@ -233,7 +235,7 @@ class _Kept:
             return None if self._size is None else Content(self._size)
         if kept is None or kept.body is None or self.header is None or not kept.whole:
             return None
-        return scanned(self.header, self.body(), self._size) if reads else Content(self._size)
+        return Content.of(self._size, scanned(self.header, self.body())) if reads else Content(self._size)
 
     def body(self) -> Iterator[bytes]:
         """In pieces."""

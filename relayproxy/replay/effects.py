@@ -24,7 +24,7 @@ from relayproxy.smtp import local_replies
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from relayproxy.record.report import AddressRecord, EnvelopeRecord, MessageRecord, ReplyRecord, TransactionRecord
+    from relayproxy.record.report import AddressRecord, EnvelopeRecord, ReplyRecord, TransactionRecord
     from relayproxy.record.store.interface import Stored
 
 #: Replies of ours that rules or the guard are the reason of. What is refused by limits stays refused.
@@ -57,8 +57,11 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
     fields: tuple[str, ...] | None = None
     #: SHA-256 of a body that rules made another of.
     body: bytes | None = None
-    #: The upstream that a rule chose.
+    #: Whether it is known that rules made no other, or which.
+    knows_body: bool = True
+    #: The upstream that a rule chose; `is_stored`: a store, and nobody knows by which name.
     route: str | None = None
+    is_stored: bool = False
     tags: tuple[str, ...] = ()
     rules: tuple[str, ...] = ()
     #: Recipients outside of the guard that it would reach, if that were not there.
@@ -112,14 +115,15 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def difference(before: Effect, after: Effect) -> Difference | None:
     """None: there is none."""
     both_leave = before.recipients is not None and after.recipients is not None
+    leaves = bool(before.recipients and after.recipients)
     found = Difference(
         outcome=_both(before.outcome, after.outcome),
         reply=_both(before.reply, after.reply) if before.outcome == after.outcome else None,
         sender=_both(before.sender, after.sender) if before.sender is not None and after.sender is not None else None,
         recipients=_moved(before.recipients or (), after.recipients or (), canonical) if both_leave else None,
         headers=_fields(before, after),
-        body=before.body != after.body and both_leave and bool(before.recipients and after.recipients),
-        route=_both(before.route, after.route) if before.recipients and after.recipients else None,
+        body=before.body != after.body and before.knows_body and after.knows_body and leaves,
+        route=_both(before.route, after.route) if leaves and not _are_stores(before, after) else None,
         tags=_moved(before.tags, after.tags, str),
     )
     return found if found.kinds else None
@@ -127,6 +131,11 @@ def difference(before: Effect, after: Effect) -> Difference | None:
 
 def _both(before: str | None, after: str | None) -> Both | None:
     return None if before == after else Both(before, after)
+
+
+def _are_stores(before: Effect, after: Effect) -> bool:
+    """Whether both are routed, and of one it is not known which store to: the record says `capture`, whatever its name."""
+    return before.route is not None and after.route is not None and (before.is_stored or after.is_stored)
 
 
 def _moved(before: tuple[str, ...], after: tuple[str, ...], alike: Callable[[str], str]) -> Moved | None:
@@ -175,6 +184,8 @@ def recorded(stored: Stored) -> Effect:
     refused = decided and record.outcome in ("rejected", "tempfailed")
     envelope, recipients = _left(record, decided=decided)
     leaves = bool(recipients)
+    body, knows_body = _body(stored)
+    route, is_stored = _route(record)
     return Effect(
         outcome=record.outcome,
         reply=_reply(record) if refused else None,
@@ -182,8 +193,10 @@ def recorded(stored: Stored) -> Effect:
         recipients=recipients,
         header=_header(stored) if leaves else None,
         fields=record.message.headers_changed if record.message is not None and leaves else None,
-        body=_body(record),
-        route=None if record.upstream is None or not _did(record, "route") else record.upstream.name,
+        body=body,
+        knows_body=knows_body,
+        route=route,
+        is_stored=is_stored,
         tags=record.tags,
         rules=tuple(dict.fromkeys([rule.name for rule in record.rules])),
     )
@@ -247,24 +260,22 @@ def _left(record: TransactionRecord, *, decided: bool) -> tuple[EnvelopeRecord |
 
 
 def named_to_rules(record: TransactionRecord) -> list[AddressRecord]:
-    """The recipients that rules were asked about: those that a limit refused are none."""
+    """The recipients that rules were asked about: those that a limit refused are none, nor those that a rule added and the guard kept."""
     return [
         one
         for one, told in zip_longest(record.envelope.received.recipients, record.recipients)
-        if told is None or told.reply is None or told.reply.code < 400 or told.reply.origin != "proxy" or told.reply in _RULED
+        if one is not None and (told is None or told.reply is None or told.reply.code < 400 or told.reply.origin != "proxy" or told.reply in _RULED)
     ]  # fmt: skip
 
 
 def refused_by_upstream(record: TransactionRecord) -> frozenset[str]:
-    """Recipients that upstream did not take when they were named."""
-    return frozenset(
-        [
-            words(address)
-            for one in record.recipients
-            if one.reply is not None and one.reply.code >= 400 and one.reply.origin == "upstream"
-            for address in one.sent
-        ]
-    )
+    """Recipients that upstream did not take when they were named. Of several for one RCPT it may have taken some before, for another."""
+    refused: set[str] = set()
+    taken: set[str] = set()
+    for one in record.recipients:
+        if one.reply is not None and (one.reply.code < 400 or one.reply.origin == "upstream"):
+            (taken if one.reply.code < 400 else refused).update(map(words, one.sent))
+    return frozenset(refused - taken)
 
 
 def _header(stored: Stored) -> HeaderSection | None:
@@ -282,14 +293,28 @@ def _header(stored: Stored) -> HeaderSection | None:
     return HeaderSection(raw)
 
 
-def _body(record: TransactionRecord) -> bytes | None:
-    message: MessageRecord | None = record.message
-    if message is None or not any(_did(record, action) for action in _BODY_EDITS):
-        return None
-    came, left = message.digest.received, message.digest.sent
-    if left is None or (came is not None and came.body == left.body):
-        return None
-    return bytes.fromhex(left.body)
+def _body(stored: Stored) -> tuple[bytes | None, bool]:
+    """What rules made of it, if that is another, and whether that is known."""
+    record = stored.record
+    if not any(_did(record, action) for action in _BODY_EDITS):
+        return None, True
+    came = left = None
+    if (message := record.message) is not None and message.digest.sent is not None:
+        left = bytes.fromhex(message.digest.sent.body)
+        came = None if message.digest.received is None else bytes.fromhex(message.digest.received.body)
+    elif stored.message is not None and stored.left is not None:  # it is held
+        came, left = stored.message.body, stored.left.body
+    return None if came == left else left, left is not None
+
+
+def _route(record: TransactionRecord) -> tuple[str | None, bool]:
+    """The upstream that a rule chose, and whether it is a store."""
+    if isinstance(record.held, HeldRecord):
+        return record.held.upstream, False
+    upstream = record.upstream
+    if upstream is None or not _did(record, "route"):
+        return None, False
+    return upstream.name, upstream.host is None
 
 
 def _did(record: TransactionRecord, action: str) -> bool:

@@ -1,7 +1,7 @@
 """How actions are written (DESIGN §6 "Actions"): one table, for those who read `then` and for its JSON Schema.
 
 An action more is an entry more. Invariants: as in syntax.py; what reaches the wire is checked here where it is constant, by its template where it is not.
-What actions do does not belong here (ruleset.py).
+What actions do does not belong here (evaluation.py).
 """
 
 from __future__ import annotations
@@ -129,6 +129,21 @@ def _items(written: Written, forms: Mapping[int, str]) -> list[Written] | None:
     return None
 
 
+#: PROTOCOL §1.8: loops are found by them, and they say where mail came from and whom to tell.
+_TRACE: Final = frozenset({"received", "return-path"})
+
+
+def _edited_field(written: Written) -> str | None:
+    """The name of a field that rules may put in, change and take away."""
+    name = _field_name(written)
+    if name is not None and name.lower() in _TRACE:
+        written.wrong(
+            f"expected a field that is no trace: rules leave Received and Return-Path as they are, got {name}"
+        )
+        return None
+    return name
+
+
 _FROM_0: Final = "an index from 0, the top"
 _FROM_1: Final = "a number from 1"
 
@@ -136,14 +151,14 @@ _FROM_1: Final = "a number from 1"
 def _add_header(written: Written) -> Act | None:
     if (items := _items(written, {2: "[name, value]"})) is None:
         return None
-    name, value = _field_name(items[0]), _text(items[1])
+    name, value = _edited_field(items[0]), _text(items[1])
     return None if name is None or value is None else AddHeader(name, value)
 
 
 def _insert_header(written: Written) -> Act | None:
     if (items := _items(written, {3: "[index, name, value]"})) is None:
         return None
-    index, name, value = items[0].integer(0, _FROM_0), _field_name(items[1]), _text(items[2])
+    index, name, value = items[0].integer(0, _FROM_0), _edited_field(items[1]), _text(items[2])
     return None if index is None or name is None or value is None else AddHeader(name, value, index)
 
 
@@ -151,17 +166,17 @@ def _change_header(written: Written) -> Act | None:
     if (items := _items(written, {2: "[name, value]", 3: "[name, n, value]"})) is None:
         return None
     n = items[1].integer(1, _FROM_1) if len(items) > 2 else 1
-    name, value = _field_name(items[0]), _text(items[-1])
+    name, value = _edited_field(items[0]), _text(items[-1])
     return None if n is None or name is None or value is None else ChangeHeader(name, n, value)
 
 
 def _delete_header(written: Written) -> Act | None:
     if isinstance(written.value, str):
-        name = _field_name(written)
+        name = _edited_field(written)
         return None if name is None else DeleteHeader(name)
     if (items := _items(written, {2: "the name of a field or [name, n]"})) is None:
         return None
-    name, n = _field_name(items[0]), items[1].integer(1, _FROM_1)
+    name, n = _edited_field(items[0]), items[1].integer(1, _FROM_1)
     return None if name is None or n is None else DeleteHeader(name, n)
 
 
@@ -178,7 +193,7 @@ def _rewrite_header_addresses(written: Written) -> Act | None:
     fields: list[str] = []
     if (given := table.get("fields")) is not None:
         if isinstance(given.value, list):
-            fields = [name for one in given.each("the name of a field") if (name := _field_name(one)) is not None]
+            fields = [name for one in given.each("the name of a field") if (name := _edited_field(one)) is not None]
         else:
             given.expected('a list of names of fields, such as ["To", "Cc"]')
     spare: list[AddressPattern] = []
@@ -271,6 +286,10 @@ _CUTS: Final[Mapping[str, Disconnect]] = {how: how for how in get_args(Disconnec
 
 _STRING: Final[JsonSchema] = {"type": "string"}
 _NAME: Final[JsonSchema] = {"type": "string", "pattern": r"^[!-9;-~]{1,200}$"}
+_EDITED: Final[JsonSchema] = {
+    **_NAME,
+    "not": {"pattern": r"^([Rr][Ee][Cc][Ee][Ii][Vv][Ee][Dd]|[Rr][Ee][Tt][Uu][Rr][Nn]-[Pp][Aa][Tt][Hh])$"},
+}
 _ONE: Final[JsonSchema] = {"type": "integer", "minimum": 1}
 _TRUE: Final[JsonSchema] = {"const": True}
 _STRINGS: Final[JsonSchema] = {"anyOf": [_STRING, {"type": "array", "items": _STRING, "minItems": 1}]}
@@ -310,7 +329,7 @@ ACTIONS: Final[Mapping[str, Entry]] = {
         {
             "type": "object",
             "properties": {
-                "fields": {"type": "array", "items": _NAME, "minItems": 1},
+                "fields": {"type": "array", "items": _EDITED, "minItems": 1},
                 "except": PATTERNS_SCHEMA,
                 "to": _STRING,
             },
@@ -319,20 +338,20 @@ ACTIONS: Final[Mapping[str, Entry]] = {
         },
         "replaces every address in these fields that no pattern of `except` matches",
     ),
-    "add_header": Entry(_add_header, _list_schema(_NAME, _STRING), "adds a field at the end: [name, value]"),
+    "add_header": Entry(_add_header, _list_schema(_EDITED, _STRING), "adds a field at the end: [name, value]"),
     "insert_header": Entry(
         _insert_header,
-        _list_schema({"type": "integer", "minimum": 0}, _NAME, _STRING),
+        _list_schema({"type": "integer", "minimum": 0}, _EDITED, _STRING),
         "puts in a field: [index, name, value]; 0 is the top",
     ),
     "change_header": Entry(
         _change_header,
-        {"anyOf": [_list_schema(_NAME, _STRING), _list_schema(_NAME, _ONE, _STRING)]},
+        {"anyOf": [_list_schema(_EDITED, _STRING), _list_schema(_EDITED, _ONE, _STRING)]},
         "gives another value to the first field of that name, [name, value], or the n-th, [name, n, value]; where there is none, adds it",
     ),
     "delete_header": Entry(
         _delete_header,
-        {"anyOf": [_NAME, _list_schema(_NAME, _ONE)]},
+        {"anyOf": [_EDITED, _list_schema(_EDITED, _ONE)]},
         "takes away all fields of that name, or the n-th: [name, n]",
     ),
     "replace_body": Entry(

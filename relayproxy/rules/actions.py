@@ -1,4 +1,4 @@
-"""The actions, each with what it reads and writes (DESIGN §6 "Actions"). How they are written does not belong here (action_syntax.py), nor what comes of them (ruleset.py)."""
+"""The actions, each with what it reads, writes and asks of a configuration (DESIGN §6 "Actions"). How they are written does not belong here (action_syntax.py), nor what comes of them (evaluation.py)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 import msgspec
 
+from relayproxy.mail.edits import DESTINATIONS
+from relayproxy.rules.rule import header
+from relayproxy.rules.wording import nearest
+
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from relayproxy.mail.address_edits import Spares
     from relayproxy.mail.pattern import AddressPattern, Pattern
     from relayproxy.rules.decision import Disconnect
-    from relayproxy.rules.rule import Subject, Template
+    from relayproxy.rules.rule import Action, Subject, Template
 
 _NONE: Final[frozenset[Subject]] = frozenset()
-_RECIPIENTS: Final[frozenset[Subject]] = frozenset({"recipient", "recipients"})
+RECIPIENTS: Final[frozenset[Subject]] = frozenset({"recipient", "recipients"})
 
 
 class Act(msgspec.Struct, frozen=True):
@@ -20,6 +27,7 @@ class Act(msgspec.Struct, frozen=True):
 
     name: ClassVar[str] = ""
     stops: ClassVar[bool] = False
+    ends: ClassVar[bool] = False
 
     @property
     def reads(self) -> frozenset[Subject]:
@@ -53,7 +61,7 @@ class AddRecipient(Act, frozen=True):
 
     @property
     def writes(self) -> frozenset[Subject]:
-        return _RECIPIENTS
+        return RECIPIENTS
 
 
 class DeleteRecipient(Act, frozen=True):
@@ -68,7 +76,7 @@ class DeleteRecipient(Act, frozen=True):
 
     @property
     def writes(self) -> frozenset[Subject]:
-        return _RECIPIENTS
+        return RECIPIENTS
 
 
 class RewriteRecipient(Act, frozen=True):
@@ -81,7 +89,7 @@ class RewriteRecipient(Act, frozen=True):
 
     @property
     def writes(self) -> frozenset[Subject]:
-        return _RECIPIENTS
+        return RECIPIENTS
 
 
 class RedirectRecipient(Act, frozen=True):
@@ -94,13 +102,13 @@ class RedirectRecipient(Act, frozen=True):
 
     @property
     def writes(self) -> frozenset[Subject]:
-        return _RECIPIENTS | {f"header:{resent}{field}" for resent in ("", "resent-") for field in ("to", "cc", "bcc")}
+        return RECIPIENTS | {header(field) for field in DESTINATIONS}
 
 
 class RewriteHeaderAddresses(Act, frozen=True):
     name: ClassVar[str] = "rewrite_header_addresses"
     fields: tuple[str, ...]
-    spare: tuple[AddressPattern, ...]
+    spare: tuple[Spares, ...]
     to: Template
 
     @property
@@ -109,7 +117,7 @@ class RewriteHeaderAddresses(Act, frozen=True):
 
     @property
     def writes(self) -> frozenset[Subject]:
-        return frozenset(f"header:{field.lower()}" for field in self.fields)
+        return frozenset(header(field) for field in self.fields)
 
 
 class AddHeader(Act, frozen=True):
@@ -129,7 +137,7 @@ class AddHeader(Act, frozen=True):
 
     @property
     def writes(self) -> frozenset[Subject]:
-        return frozenset({f"header:{self.field.lower()}"})
+        return frozenset({header(self.field)})
 
 
 class ChangeHeader(Act, frozen=True):
@@ -144,7 +152,7 @@ class ChangeHeader(Act, frozen=True):
 
     @property
     def writes(self) -> frozenset[Subject]:
-        return frozenset({f"header:{self.field.lower()}"})
+        return frozenset({header(self.field)})
 
 
 class DeleteHeader(Act, frozen=True):
@@ -154,7 +162,7 @@ class DeleteHeader(Act, frozen=True):
 
     @property
     def writes(self) -> frozenset[Subject]:
-        return frozenset({f"header:{self.field.lower()}"})
+        return frozenset({header(self.field)})
 
 
 class ReplaceBody(Act, frozen=True):
@@ -190,6 +198,7 @@ class Refuse(Act, frozen=True):
     code: int
     text: Template
     stops: ClassVar[bool] = True
+    ends: ClassVar[bool] = True
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -203,6 +212,7 @@ class Refuse(Act, frozen=True):
 class Discard(Act, frozen=True):
     name: ClassVar[str] = "discard"
     stops: ClassVar[bool] = True
+    ends: ClassVar[bool] = True
 
 
 class Hold(Act, frozen=True):
@@ -257,3 +267,14 @@ class Cut(Act, frozen=True):
 
 class DropReply(Act, frozen=True):
     name: ClassVar[str] = "drop_reply"
+
+
+def misfit(action: Action, upstreams: Collection[str] | None, *, has_store: bool) -> str | None:
+    """What an action asks for that a configuration does not have, in words. `upstreams`: their names, None where nobody knows."""
+    match action:
+        case Route(upstream=name) if upstreams is not None and name not in upstreams:
+            return f"route: expected the name of an upstream, got {name!r}; {nearest(name, upstreams)}"
+        case Hold() if not has_store:
+            return 'hold: expected a store that keeps what is held, as record.store is "none"'
+        case _:
+            return None

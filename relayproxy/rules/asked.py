@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from relayproxy.rules.action_syntax import ACTIONS
-from relayproxy.rules.actions import Route
+from relayproxy.rules.actions import misfit
 from relayproxy.rules.facts import Stage
 from relayproxy.rules.stages import first_stage
 from relayproxy.rules.syntax import Source, Written
-from relayproxy.rules.wording import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -59,17 +58,12 @@ class Asking:
             declared = ", ".join(sorted(self._allowed.names)) or "none"
             raise ActionError(f"expected an action that ACTIONS names ({declared}), got {name}")
         action = _read(name, value)
-        at_rcpt = self._stage is Stage.RCPT
-        first = first_stage(action, per_recipient=at_rcpt, by_recipient=at_rcpt)
+        for_one = self._stage <= Stage.RCPT
+        first = first_stage(action, per_recipient=for_one, by_recipient=for_one)
         if self._stage < first:
             raise ActionError(f"{name}: expected {first.name.lower()} or a later stage, got {self._stage.name.lower()}")
-        if name == "hold" and not self._allowed.has_store:
-            raise ActionError('hold: expected a store that keeps what is held, as record.store is "none"')
-        upstreams = self._allowed.upstreams
-        if isinstance(action, Route) and upstreams is not None and action.upstream not in upstreams:
-            raise ActionError(
-                f"route: expected the name of an upstream, got {action.upstream!r}; {nearest(action.upstream, upstreams)}"
-            )
+        if (what := misfit(action, self._allowed.upstreams, has_store=self._allowed.has_store)) is not None:
+            raise ActionError(what)
         self.asked.append(Asked(action, place))
 
 

@@ -14,7 +14,7 @@ from relayproxy.mail.canonical import canonical
 from relayproxy.mail.header import HeaderSection, decode, find_body
 from relayproxy.mail.mime import scanned
 from relayproxy.rules.condition_syntax import MAIL_PARAMETERS, RCPT_PARAMETERS
-from relayproxy.rules.facts import Facts
+from relayproxy.rules.facts import Content, Facts
 from relayproxy.rules.playing import Coming, begin
 from relayproxy.rules.wording import shown
 
@@ -49,7 +49,7 @@ def play(given: Given, rules: RuleSet) -> Played:
         parameters=_those(given.parameters, MAIL_PARAMETERS),
         recipients=tuple([(address, of_rcpt) for address in given.recipients]),
         header=section,
-        content=lambda: scanned(section, (body,), len(given.message)),
+        content=lambda: Content.of(len(given.message), scanned(section, (body,))),
     )
     return begin(rules, facts, given.helo, _Drawn(given.drawn)).play(coming)
 

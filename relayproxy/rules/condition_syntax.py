@@ -29,6 +29,7 @@ from relayproxy.rules.conditions import (
     in_order,
 )
 from relayproxy.rules.pattern_list import AddressList, PatternList
+from relayproxy.rules.rule import header
 from relayproxy.rules.syntax import Entry, is_file
 from relayproxy.rules.wording import dotted, either, nearest, shown
 from relayproxy.smtp import parameters
@@ -139,6 +140,16 @@ def _there(subject: Subject, of: Values) -> dict[bool, Part]:
     return {True: there, False: Not(there)}
 
 
+def _flag(flags: Mapping[bool, Part]) -> Reader:
+    def read(written: Written) -> Part | None:
+        if isinstance(written.value, bool):
+            return flags[written.value]
+        written.expected("true or false")
+        return None
+
+    return read
+
+
 def _version(text: str) -> Pattern:
     if text not in TLS_VERSIONS:
         raise ValueError(f"expected true, false or {either(TLS_VERSIONS)}, got {shown(text)}")
@@ -197,7 +208,7 @@ def _named(known: Callable[[str], Reader | str], what: str) -> Reader:
 def _header(name: str) -> Reader | str:
     if FIELD_NAME.fullmatch(name) is None:
         return f"expected the name of a field, of printable ASCII without colon and space, got {shown(name)}"
-    subject, of = facts_of.header(name), facts_of.fields(name)
+    subject, of = header(name), facts_of.fields(name)
     return _patterns(subject, of, _there(subject, of))
 
 
@@ -340,6 +351,11 @@ CONDITIONS: Final[Mapping[str, Entry]] = {
     "body": Entry(_patterns("body", facts_of.body), PATTERNS_SCHEMA, "the decoded text of the message, a pattern"),
     "attachment": Entry(
         _patterns("attachment", facts_of.attachments), PATTERNS_SCHEMA, "the file name of an attachment, a pattern"
+    ),
+    "unreadable": Entry(
+        _flag(_there("attachment", facts_of.unreadable)),
+        _BOOLEAN,
+        "the structure of the message could not be read to its end, so that an attachment may hide",
     ),
     "chance": Entry(_chance, {"type": "number", "minimum": 0, "maximum": 1}, "so often, drawn: 0 is never, 1 always"),
     "first": Entry(

@@ -17,7 +17,7 @@ import msgspec
 from relayproxy.mail.canonical import canonical
 from relayproxy.mail.ip import plain_address
 from relayproxy.rules.pattern_list import PatternList
-from relayproxy.rules.rule import HEADER, Key
+from relayproxy.rules.rule import Key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -318,6 +318,11 @@ def attachments(facts: Facts, _: Recipient | None) -> Iterable[str]:
     return () if facts.content is None else facts.content.attachments
 
 
+def unreadable(facts: Facts, _: Recipient | None) -> Iterable[str]:
+    """One, where an attachment may hide."""
+    return () if facts.content is None or facts.content.complete else ("",)
+
+
 def how_many(facts: Facts) -> int:
     return len(facts.recipients)
 
@@ -348,7 +353,3 @@ def fields(name: str) -> Callable[[Facts, Recipient | None], Iterable[str]]:
         return () if facts.header is None else facts.header.texts(octets)
 
     return values
-
-
-def header(name: str) -> Subject:
-    return HEADER + name.lower()

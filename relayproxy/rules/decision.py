@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 if TYPE_CHECKING:
-    from relayproxy.rules.facts import BodyEdit, Facts, Fate
+    from relayproxy.rules.facts import Facts
     from relayproxy.smtp.replies import Reply
 
 #: When a connection to the client is cut: instead of the reply, behind it, or at once and hard (RST).
@@ -57,25 +57,6 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     failure: str | None = None
 
     @property
-    def fate(self) -> Fate | None:
-        """`hold` is durable in the store."""
-        return self.facts.fate
-
-    @property
-    def reason(self) -> str:
-        """Why it is held."""
-        return self.facts.reason
-
-    @property
     def route(self) -> str | None:
         """To the upstream of that name."""
         return self.facts.route
-
-    @property
-    def tags(self) -> tuple[str, ...]:
-        return self.facts.tags
-
-    @property
-    def body(self) -> tuple[BodyEdit, ...]:
-        """To be made at the end of the message, in order."""
-        return self.facts.body

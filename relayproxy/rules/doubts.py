@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from relayproxy.mail.dkim import broken, signed_fields
 from relayproxy.rules.actions import Accept, AddHeader, ChangeHeader
 from relayproxy.rules.cases import play
-from relayproxy.rules.conditions import All
+from relayproxy.rules.conditions import All, AnyOf, Matches, Not
+from relayproxy.rules.pattern_list import AddressList
 from relayproxy.rules.ruleset import RuleSet
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from relayproxy.rules.case_syntax import Case
     from relayproxy.rules.facts import Stage
     from relayproxy.rules.playing import Played
-    from relayproxy.rules.rule import Rule
+    from relayproxy.rules.rule import Condition, Rule
 
 
 class Doubt(NamedTuple):
@@ -35,17 +36,34 @@ def doubts(rules: RuleSet) -> list[Doubt]:
     return [
         Doubt(rule, what)
         for place, (rule, stage) in enumerate(placed)
-        for what in (*_unreachable(stage, placed[:place]), *_of_actions(rule))
+        for what in (*_unreachable(rule, stage, placed[:place]), *_of_condition(rule.when), *_of_actions(rule))
     ]
 
 
-def _unreachable(stage: Stage, above: list[tuple[Rule, Stage]]) -> Iterator[str]:
+def _unreachable(rule: Rule, stage: Stage, placed: list[tuple[Rule, Stage]]) -> Iterator[str]:
     """Rules above run before it where their stage is not a later one."""
-    for rule, its in above:
-        if rule.stops and its <= stage and isinstance(rule.when, All) and not rule.when.of:
-            stopping = next(action.name for action in rule.then if action.stops)
-            yield f"never runs: the rule {rule.name!r} above has {stopping} without a condition"
+    for above, its in placed:
+        stopping = [action.name for action in above.then if (action.ends if rule.always else action.stops)]
+        if stopping and its <= stage and isinstance(above.when, All) and not above.when.of:
+            yield f"never runs: the rule {above.name!r} above has {stopping[0]} without a condition"
             return
+
+
+def _of_condition(condition: Condition) -> Iterator[str]:
+    """Addresses have a domain, but for `postmaster` and local users: one without is mostly a domain that was meant."""
+    match condition:
+        case All(of=several) | AnyOf(of=several):
+            for one in several:
+                yield from _of_condition(one)
+        case Not(of=one):
+            yield from _of_condition(one)
+        case Matches(patterns=AddressList() as addresses):
+            for pattern in addresses.patterns:
+                text = pattern.text
+                if "." in text and not any(sign in text for sign in "@*?/"):
+                    yield f"{text} is no whole address: all of a domain is *@{text}"
+        case _:
+            pass
 
 
 def _of_actions(rule: Rule) -> Iterator[str]:

@@ -1,11 +1,11 @@
 """One stage: its rules in order, each on the mail as the rules before it left it (DESIGN §6 "What it applies to", "Actions", "When a rule goes wrong").
 
-    Evaluation(plan, Stage.RCPT, facts, draws).run()
+    Evaluation(candidates, Stage.RCPT, facts, draws).run()
 
 Theory of operation: conditions and templates of a rule look at the facts as they were when it began; what its actions ask for is gathered for all
 recipients that it applies to (`_Change`), and then becomes new facts in one step. A function is asked what its actions are, and these are gathered likewise.
 Invariants: what goes wrong ends everything, and nothing of the stage is left (PROTOCOL I9); nothing is raised.
-Which rules these are does not belong here (plan.py), nor how header fields are edited (mail/edits.py).
+Which rules these are does not belong here (candidates.py), nor how header fields are edited (mail/edits.py).
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ from relayproxy.rules.function import Call, FunctionError
 from relayproxy.rules.recipients import Recipients
 from relayproxy.rules.rule import BadAddress
 from relayproxy.smtp.local_replies import INTERNAL_ERROR, NO_VALID_ADDRESS, RULE_FAILED
-from relayproxy.smtp.replies import Reply
+from relayproxy.smtp.replies import Reply, worst
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from relayproxy.mail.edits import HeaderEdit
     from relayproxy.mail.header import HeaderSection
+    from relayproxy.rules.candidates import Candidate, Candidates
     from relayproxy.rules.facts import Content, Draws, Facts, Recipient
-    from relayproxy.rules.plan import Plan, Planned
     from relayproxy.rules.rule import Action, Rule, Template
 
 _REFUSED_AT_CONNECT: Final = {"reject": 554, "tempfail": 421}
@@ -66,23 +66,15 @@ class _Hit(NamedTuple):
     groups: Mapping[str, str]
 
 
-class _Left(NamedTuple):
-    """Content with body edits made, as far as conditions look at it."""
-
-    size: int
-    text: str
-    attachments: tuple[str, ...]
-
-
 class Evaluation:
     """Of one stage."""
 
     __slots__ = (
-        "_before", "_draws", "_facts", "_faults", "_fired", "_plan", "_refusals", "_running", "_stage", "_stopped",
+        "_before", "_candidates", "_draws", "_ended", "_facts", "_faults", "_fired", "_refusals", "_running", "_stage", "_stopped",
     )  # fmt: skip
 
-    def __init__(self, plan: Plan, stage: Stage, facts: Facts, draws: Draws) -> None:
-        self._plan = plan
+    def __init__(self, candidates: Candidates, stage: Stage, facts: Facts, draws: Draws) -> None:
+        self._candidates = candidates
         self._stage = stage
         self._before = self._facts = facts
         self._draws = draws
@@ -91,32 +83,38 @@ class Evaluation:
         self._refusals: list[Reply] = []
         #: By name, whose doing is done.
         self._running = ""
-        self._stopped = facts.accepted or facts.fate == "discard"
+        #: Only rules that run always do; none does.
+        self._stopped = facts.accepted
+        self._ended = facts.fate == "discard"
 
     def run(self) -> Decision:
         """The rules of this stage."""
         try:
             self._make_what_is_due()
-            self._run(self._plan)
+            self._run(self._candidates)
         except Exception as error:  # noqa: BLE001  whatever it is: no message passes unruled or half-ruled
             return self._failed(error)
         facts = self._facts
         if self._refusals:
             facts = msgspec.structs.replace(self._before, tags=facts.tags)
-        return Decision(facts=facts, answer=self._answer(), faults=self._faults, fired=tuple(self._fired))
+        # A message that is to be tried again for one recipient is not given back for another.
+        answer = worst(self._refusals) if self._refusals else None
+        return Decision(facts=facts, answer=answer, faults=self._faults, fired=tuple(self._fired))
 
     def gave_up(self, seconds: float) -> Decision:
         """In the place of what `run` has not given after so many seconds, in whatever thread it still goes on: that changes nothing any more."""
         what = "expected it to end" if self._running else "expected a thread for it"
         return self._failed(FunctionError(f"{what} within {seconds:g} s, and gave up"))
 
-    def _run(self, plan: Plan) -> None:
-        places = iter(plan.after(-1, self._facts))
-        while not self._stopped and (place := next(places, None)) is not None:
-            before = self._facts
-            self._try(plan.rules[place])
-            if not plan.looks_at_the_same(before, self._facts):
-                places = iter(plan.after(place, self._facts))  # other rules may apply to it
+    def _run(self, candidates: Candidates) -> None:
+        places = iter(candidates.after(-1, self._facts))
+        while not self._ended and (place := next(places, None)) is not None:
+            candidate, before = candidates.rules[place], self._facts
+            if self._stopped and not candidate.rule.always:
+                continue
+            self._try(candidate)
+            if not candidates.looks_at_the_same(before, self._facts):
+                places = iter(candidates.after(place, self._facts))  # other rules may apply to it
 
     def _make_what_is_due(self) -> None:
         facts = self._facts
@@ -127,10 +125,6 @@ class Evaluation:
         if self._stage is Stage.EOM and facts.body:
             self._facts = msgspec.structs.replace(facts, content=_left(facts.content, facts.body))
 
-    def _answer(self) -> Reply | None:
-        """A message that is to be tried again for one recipient is not given back for another."""
-        return next((reply for reply in self._refusals if reply.severity == 4), next(iter(self._refusals), None))
-
     def _failed(self, error: Exception) -> Decision:
         answer = NO_VALID_ADDRESS if isinstance(error, BadAddress) else RULE_FAILED
         if self._stage is Stage.CONNECT:
@@ -139,8 +133,8 @@ class Evaluation:
         who = f"rule {self._running!r}" if self._running else f"the rules at {self._stage.name.lower()}"
         return Decision(facts=self._before, answer=answer, failure=f"{who}: {what}")
 
-    def _try(self, planned: Planned) -> None:
-        rule, per_recipient, holds = planned
+    def _try(self, candidate: Candidate) -> None:
+        rule, per_recipient, holds = candidate
         self._running = rule.name
         facts, draws = self._facts, self._draws
         if not per_recipient:
@@ -165,7 +159,8 @@ class Evaluation:
             return
         self._fired.append(Fired(rule.name, tuple([action.name for action in done])))
         for action in done:
-            self._faults = _and_fault(self._faults, action)
+            if (fault := _fault_of(action)) is not None:
+                self._faults = fault if self._faults is None else self._faults.joined(fault)
         self._refusals += change.refusals
         changes = change.facts
         if (recipients := change.recipients.result) is not None:
@@ -178,7 +173,8 @@ class Evaluation:
             changes["content"] = _left(before.content, changes["body"])
         if changes:
             self._facts = msgspec.structs.replace(before, **changes)
-        self._stopped = change.stops or bool(self._refusals and not self._facts.recipients)
+        self._stopped = self._stopped or change.stops
+        self._ended = change.ends or bool(self._refusals and not self._facts.recipients)
 
     def _edited(self, noted: Iterable[Noted]) -> HeaderSection:
         facts = self._facts
@@ -197,7 +193,7 @@ class Evaluation:
 class _Change:
     """What one rule asks for. `facts`: what is to be other than it was."""
 
-    __slots__ = ("_before", "_rule", "_stage", "facts", "noted", "recipients", "refusals", "stops")
+    __slots__ = ("_before", "_rule", "_stage", "ends", "facts", "noted", "recipients", "refusals", "stops")
 
     def __init__(self, rule: Rule, before: Facts, stage: Stage) -> None:
         self._rule = rule
@@ -208,6 +204,7 @@ class _Change:
         self.noted: dict[Noted, None] = {}
         self.refusals: list[Reply] = []
         self.stops = False
+        self.ends = False
 
     def add_all(self, actions: Sequence[Action], hits: Iterable[_Hit]) -> Sequence[Action]:
         """What a rule does, or a function asks for; that."""
@@ -233,7 +230,7 @@ class _Change:
         return done
 
     def add(self, place: int, action: Action, hit: _Hit) -> None:
-        """`place` of the action in its rule. Faults are asked for once, whomever the rule applies to (`_and_fault`)."""
+        """`place` of the action in its rule. Faults are asked for once, whomever the rule applies to (`_fault_of`)."""
         match action:
             case ChangeSender():
                 self.facts["sender"] = self._text(action.address, hit)
@@ -279,7 +276,7 @@ class _Change:
                 address = self._text(action.address, hit)
                 recipients.rewrite(hit.place, one, (address,))
                 if address != one.address:
-                    self._note(place, ReplaceAddress(one.address, address))
+                    self._note(place, ReplaceAddress(one.address, address, one.origin))
 
     def _header_edit(
         self, action: AddHeader | ChangeHeader | DeleteHeader | RewriteHeaderAddresses, hit: _Hit
@@ -311,7 +308,7 @@ class _Change:
             code = _REFUSED_AT_CONNECT.get(action.kind, code)
         self.refusals.append(Reply(code, (self._text(action.text, hit).encode(),), origin="rule"))
         if hit.recipient is None:
-            self.stops = True
+            self.ends = True
         else:
             self.recipients.delete(hit.place)  # no further rule runs for it
 
@@ -320,7 +317,7 @@ class _Change:
         match action:
             case Discard():
                 changed["fate"] = "discard"
-                self.stops = True
+                self.ends = True
             case Hold():
                 if changed.get("fate", before.fate) is None:  # the first says why
                     changed |= {"fate": "hold", "reason": self._text(action.reason, hit)}
@@ -335,29 +332,28 @@ class _Change:
                     changed["tags"] = (*tags, tag)
 
 
-def _and_fault(faults: Faults | None, action: Action) -> Faults | None:
-    """Delays add up, the smallest throttle counts, the first disconnect is the one."""
-    had = faults or Faults()
+def _fault_of(action: Action) -> Faults | None:
     match action:
         case Delay():
-            return msgspec.structs.replace(had, delay=had.delay + action.seconds)
+            return Faults(delay=action.seconds)
         case Throttle():
-            return msgspec.structs.replace(had, throttle=min(had.throttle or action.rate, action.rate))
+            return Faults(throttle=action.rate)
         case Cut():
-            return msgspec.structs.replace(had, disconnect=had.disconnect or action.how)
+            return Faults(disconnect=action.how)
         case DropReply():
-            return msgspec.structs.replace(had, drop_reply=True)
+            return Faults(drop_reply=True)
         case _:
-            return faults
+            return None
 
 
 def _left(content: Content | None, edits: Iterable[BodyEdit]) -> Content | None:
+    """With body edits made, as far as conditions look at it."""
     if content is None:
         return None
-    text, attachments = content.text, content.attachments
+    _, text, attachments, complete = content
     for edit in edits:
         if edit.text is not None:
-            text, attachments = edit.text, ()
+            text, attachments, complete = edit.text, (), True
         elif edit.strip is not None:
             attachments = tuple([name for name in attachments if not edit.strip.matches(name)])
-    return _Left(content.size, text, attachments)
+    return content._replace(text=text, attachments=attachments, complete=complete)

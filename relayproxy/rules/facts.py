@@ -8,7 +8,7 @@ nothing that was said early is lost on the way to the end of the message.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from relayproxy.mail.edits import HeaderEdit
     from relayproxy.mail.header import HeaderSection
+    from relayproxy.mail.mime import Scanner
     from relayproxy.mail.pattern import Pattern
 
 #: Of a message: nothing of it goes upstream.
@@ -64,20 +65,22 @@ class BodyEdit(msgspec.Struct, frozen=True, gc=False):
     strip: Pattern | None = None
 
 
-class Content(Protocol):
+class Content(NamedTuple):
     """The message at its end: its size as received, text and attachments as the rules left them."""
 
-    @property
-    def size(self) -> int:
-        """Octets, as RFC 1870 counts them."""
+    #: Octets, as RFC 1870 counts them.
+    size: int
+    #: Decoded text parts (mail/body_text.py).
+    text: str = ""
+    #: File names, decoded.
+    attachments: tuple[str, ...] = ()
+    #: Whether nothing in it could hide an attachment.
+    complete: bool = True
 
-    @property
-    def text(self) -> str:
-        """Decoded text parts (mail/body_text.py)."""
-
-    @property
-    def attachments(self) -> tuple[str, ...]:
-        """File names, decoded."""
+    @classmethod
+    def of(cls, size: int, scanner: Scanner) -> Content:
+        """Of a message of so many octets that was looked at to its end."""
+        return cls(size, scanner.text, scanner.attachments, scanner.complete)
 
 
 class Draws(Protocol):
@@ -119,7 +122,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     edits: tuple[Noted, ...] = ()
     #: To be made at the end of the message, in order.
     body: tuple[BodyEdit, ...] = ()
-    #: A rule said `accept`: no further one runs.
+    #: A rule said `accept`: no further one runs, but for those that run always.
     accepted: bool = False
     fate: Fate | None = None
     #: Why it is held.

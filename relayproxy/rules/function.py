@@ -38,16 +38,15 @@ class _Kind(NamedTuple):
     writes: frozenset[Subject] = frozenset()
 
 
-_RECIPIENTS: Final = frozenset({"recipient", "recipients"})
 _HEADER: Final = frozenset({ANY_HEADER})
 _CONTENT: Final = frozenset({"body", "attachment"})
 #: By name.
 KINDS: Final[Mapping[str, _Kind]] = {
     "change_sender": _Kind(actions.ChangeSender, frozenset({"sender"})),
-    "add_recipient": _Kind(actions.AddRecipient, _RECIPIENTS),
-    "delete_recipient": _Kind(actions.DeleteRecipient, _RECIPIENTS),
-    "rewrite_recipient": _Kind(actions.RewriteRecipient, _RECIPIENTS),
-    "redirect_recipient": _Kind(actions.RedirectRecipient, _RECIPIENTS | _HEADER),
+    "add_recipient": _Kind(actions.AddRecipient, actions.RECIPIENTS),
+    "delete_recipient": _Kind(actions.DeleteRecipient, actions.RECIPIENTS),
+    "rewrite_recipient": _Kind(actions.RewriteRecipient, actions.RECIPIENTS),
+    "redirect_recipient": _Kind(actions.RedirectRecipient, actions.RECIPIENTS | _HEADER),
     "rewrite_header_addresses": _Kind(actions.RewriteHeaderAddresses, _HEADER),
     "add_header": _Kind(actions.AddHeader, _HEADER),
     "insert_header": _Kind(actions.AddHeader, _HEADER),
@@ -112,6 +111,10 @@ class Call(Act, frozen=True):
     def stops(self) -> bool:  # type: ignore[override]
         return any(kind.stops for kind in self.kinds)
 
+    @property
+    def ends(self) -> bool:  # type: ignore[override]
+        return any(kind.ends for kind in self.kinds)
+
     def ask(self, facts: Facts, place: int | None) -> Sequence[Asked]:
         """What it wants, for the recipient at that place or for the message. Raises FunctionError."""
         mail = Mail(self.stage, facts, place, self.allowed)
@@ -124,17 +127,23 @@ class Call(Act, frozen=True):
         return tuple(mail._asking.asked)  # noqa: SLF001  not for those who write functions
 
     def _told(self, error: BaseException) -> str:
-        line, trace = None, error.__traceback__
-        while trace is not None:
-            if trace.tb_frame.f_code.co_filename == self.file:
-                line = trace.tb_lineno
-            trace = trace.tb_next
+        line = line_of(error, self.file)
         try:
             what = " ".join(str(error).split())[:_LONGEST]
         except Exception:  # noqa: BLE001  it is theirs
             what = ""
         told = f"{type(error).__name__}: {what}" if what else type(error).__name__
         return told if line is None else f"line {line}: {told}"
+
+
+def line_of(error: BaseException, file: str) -> int | None:
+    """The last of the file's own lines on the way to what was raised."""
+    line, trace = None, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == file:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
 
 
 def function_rule(source: str, line: int, stage: Stage, function: Callable[[Mail], None], file: str, allowed: Allowed) -> Rule:  # fmt: skip

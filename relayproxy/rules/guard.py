@@ -7,22 +7,21 @@ r"""The guard: which addresses may stand in a RCPT line that leaves (DESIGN §6 
 
 Invariants: what no entry allows is refused, and so is whatever two mail programs could take for two addresses; nothing raises, whatever the octets. An address is judged
 as it would leave: it must be one by the grammar that writes the line (smtp/grammar.py), without a source route. An entry with a wildcard, or an expression,
-speaks for an address only where nothing in it is odd (`_is_odd`): who routes by `%`, `!` or a second `@`, or maps characters before he splits, would send it
-elsewhere (attacks 10, 30). Who asks the guard, and what the client hears, does not belong here.
+speaks for an address only where nothing in it is odd (mail/odd.py). Who asks the guard, and what the client hears, does not belong here.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from relayproxy.mail.canonical import canonical_domain, dequoted, split, with_u_labels
+from relayproxy.mail.canonical import canonical_domain, dequoted, split
+from relayproxy.mail.odd import is_disguised, is_odd
 from relayproxy.mail.pattern import AddressPattern, PatternError
 from relayproxy.smtp import grammar
-from relayproxy.smtp.commands import Parameters, Path, Rcpt
+from relayproxy.smtp.commands import Path, Rcpt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
 #: Entries that are named where the guard is told of.
 _NAMED: Final = 5
 
-# The percent hack, UUCP paths, and an address in an address (RFC 5321 §F.2 says why source routes went; relays that split once more are still about).
-_ROUTING: Final = frozenset("%!@")
-_FULL_STOP: Final = "\u3002"  # to IDNA 2003 a dot, and the only one of those that NFKC leaves as it is
 _WILDCARD: Final = re.compile(r"[*?]")
 # RFC 6533 §3: EmbeddedUnicodeChar = %x5C.78 "{" HEXPOINT "}", two to six upper case digits
 _EMBEDDED: Final = re.compile(r"\\x\{([0-9A-F]{2,6})\}")
@@ -89,13 +85,9 @@ class Guard(msgspec.Struct, frozen=True):
         key = _key(local, domain)
         if key in self._addresses:
             return True
-        if not domain or _is_odd(*key):
+        if is_odd(*key):
             return False
         return key[1] in self._domains or any(pattern.matches(f"{local}@{domain}") for pattern in self._patterns)
-
-    def admits_orcpt(self, parameters: Parameters) -> bool:
-        """Whether every ORCPT there (RFC 3461 §4.2, RFC 6533 §3) names an address that is allowed. True where there is none."""
-        return all(name.upper() != b"ORCPT" or self._admits(value) for name, value in parameters)
 
     def guarded(self, rcpt: Rcpt) -> Rcpt:
         """The same without parameters that name somebody who is not allowed, or that could: of what is no ORCPT only NOTIFY is known to name nobody."""
@@ -107,6 +99,7 @@ class Guard(msgspec.Struct, frozen=True):
         return rcpt if len(kept) == len(rcpt.parameters) else Rcpt(rcpt.path, kept)
 
     def _admits(self, orcpt: bytes | None) -> bool:
+        """Whether an ORCPT (RFC 3461 §4.2, RFC 6533 §3) names an address that is allowed."""
         try:
             kind, address = grammar.original_recipient(orcpt or b"")
             match kind.lower():
@@ -125,30 +118,8 @@ class Guard(msgspec.Struct, frozen=True):
 def _key(local: str, domain: str) -> tuple[str, str]:
     """Local part and domain as they are compared. Letters in disguise are no other case of those that they look like."""
     meant = dequoted(local)
-    return (meant if _is_disguised(meant) else meant.lower()), ("" if not domain else _domain_key(domain))
+    return (meant if is_disguised(meant) else meant.lower()), ("" if not domain else _domain_key(domain))
 
 
 def _domain_key(domain: str) -> str:
-    return domain if _is_disguised(domain) else canonical_domain(domain)
-
-
-def _is_odd(local: str, domain: str) -> bool:
-    """Whether somebody could send it to another domain than the one behind its last `@`, or read that as another one. Of `_key`'s parts."""
-    if not _ROUTING.isdisjoint(local) or not domain.isascii():
-        return True
-    if not local.isascii() and _is_disguised(local):
-        return True
-    return "xn--" in domain and any(map(_is_false, domain.split(".")))
-
-
-def _is_disguised(text: str) -> bool:
-    """Whether a character in it stands for others to whoever maps before he compares (NFKC): full-width letters and signs, the Kelvin sign, ligatures."""
-    return not text.isascii() and any(unicodedata.normalize("NFKC", character) != character for character in text)
-
-
-def _is_false(label: str) -> bool:
-    """Whether it begins like an A-label and is none that a U-label makes."""
-    if not label.startswith("xn--"):
-        return False
-    shown = with_u_labels("@" + label)[1:]
-    return shown == label or _FULL_STOP in shown or _is_disguised(shown)
+    return domain if is_disguised(domain) else canonical_domain(domain)

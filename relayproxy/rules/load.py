@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from relayproxy.rules.case_syntax import Case
     from relayproxy.rules.rule import Rule
 
+#: Before the name of rules that come with relayproxy.
 SHIPPED: Final = "relayproxy:"
 FILE_KEYS: Final = ("rule", "test")
+_PACKAGE: Final = Path(str(resources.files("relayproxy.rules")))
 
 
 class RuleError(ValueError):
@@ -61,9 +63,8 @@ def load(sources: Iterable[str | Path]) -> Loaded:
     return Loaded(RuleSet(tuple(reading.rules)), tuple(reading.cases), tuple(reading.files))
 
 
-def shipped() -> Path:
+def shipped(package: Path = _PACKAGE) -> Path:
     """The folder of shipped rule files: in the package where it was installed, else at the top of the source tree."""
-    package = Path(str(resources.files("relayproxy.rules")))
     installed = package / "shipped"
     return installed if installed.is_dir() else package.parent.parent / "rules"
 

@@ -9,10 +9,10 @@ Where lists come from does not belong here (load.py).
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from relayproxy.mail.canonical import canonical
+from relayproxy.mail.canonical import canonical_again
+from relayproxy.mail.pattern import folded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -24,9 +24,6 @@ MAX_INPUT: Final = 1 << 20
 
 #: Patterns of a list, for each of which something is looked for.
 MAX_KEYS: Final = 8
-
-#: Many rules ask for the same few addresses.
-_canonical: Final = lru_cache(maxsize=1024)(canonical)
 
 
 class PatternList:
@@ -41,7 +38,7 @@ class PatternList:
         whole, rest = set(), []
         for pattern in patterns:
             if (glob := _ascii_glob(pattern.glob)) is not None and not _has_wildcard(glob):
-                whole.add(_folded(glob))
+                whole.add(folded(glob))
             elif not pattern.names:
                 rest.append(pattern)
         self._whole = frozenset(whole)
@@ -54,14 +51,14 @@ class PatternList:
         for pattern in self._with_groups:
             if (found := pattern.groups(value)) is not None:
                 return found
-        if (self._whole and _folded(value) in self._whole) or any(pattern.matches(value) for pattern in self._rest):
+        if (self._whole and folded(value) in self._whole) or any(pattern.matches(value) for pattern in self._rest):
             return {}
         return None
 
 
 def keys_of(address: str) -> list[str]:
     """An address in any form as the keys of lists have it: the whole, `@` and its domain, `@*.` and each domain above that."""
-    whole = _folded(_canonical(address[:MAX_INPUT]))
+    whole = folded(canonical_again(address[:MAX_INPUT]))
     keys = [whole]
     _, at, domain = whole.rpartition("@")
     if at:
@@ -89,11 +86,11 @@ class AddressList:
                 if not pattern.pattern.names:
                     rest.append(pattern)
             elif not _has_wildcard(glob):
-                whole.add(_folded(glob))
+                whole.add(folded(glob))
             elif glob.startswith("*@*.") and _is_domain(glob[4:]):
-                parents.add(_folded(glob[4:]))
+                parents.add(folded(glob[4:]))
             elif glob.startswith("*@") and _is_domain(glob[2:]):
-                domains.add(_folded(glob[2:]))
+                domains.add(folded(glob[2:]))
             else:
                 rest.append(pattern)
         self._whole, self._domains, self._parents = frozenset(whole), frozenset(domains), frozenset(parents)
@@ -112,7 +109,7 @@ class AddressList:
                 return found
         return (
             {}
-            if self._is_known(_folded(_canonical(address))) or any(one.matches(address) for one in self._rest)
+            if self._is_known(folded(canonical_again(address))) or any(one.matches(address) for one in self._rest)
             else None
         )
 
@@ -149,8 +146,3 @@ def _has_wildcard(glob: str) -> bool:
 
 def _is_domain(glob: str) -> bool:
     return not _has_wildcard(glob) and "@" not in glob
-
-
-def _folded(value: str) -> str:
-    """As RE2 compares what is to be ASCII: beside the letters' two cases, the Kelvin sign is a k and the long s an s."""
-    return value.lower() if value.isascii() else value.replace("\u017f", "s").lower()

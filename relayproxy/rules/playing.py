@@ -19,6 +19,7 @@ from relayproxy.rules.facts import Recipient, Stage
 from relayproxy.rules.recipients import collapsed
 from relayproxy.rules.ruleset import RuleSet
 from relayproxy.smtp import local_replies
+from relayproxy.smtp.replies import worst
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -111,7 +112,7 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True):
         refusals = play.refusals
         return Played(
             facts=play.facts,
-            reply=next((reply for reply in refusals if reply.severity == 4), next(iter(refusals), None)),
+            reply=worst(refusals) if refusals else None,
             rules=tuple(play.fired),
             failure=play.failure,
             went_on=went_on,
@@ -160,7 +161,7 @@ class _Play:
 
     def stage(self, stage: Stage, facts: Facts) -> bool:
         """Whether it goes on."""
-        if not self._rules.runs_at(stage) and not self._is_due(stage, facts):
+        if not self._rules.runs_at(stage, facts):
             self.facts = facts
             return True
         decision = self._decide(self._rules, stage, facts, self._draws)
@@ -172,11 +173,6 @@ class _Play:
         if decision.faults is not None and decision.faults.disconnect is not None and stage < Stage.EOM:
             self.is_cut = True
         return decision.answer is None and not self.is_cut
-
-    @staticmethod
-    def _is_due(stage: Stage, facts: Facts) -> bool:
-        """Whether something that was said before is done there."""
-        return bool((stage is Stage.EOH and facts.edits) or (stage is Stage.EOM and facts.body))
 
     def envelope(self, coming: Coming) -> bool:
         facts = _with(
@@ -193,9 +189,16 @@ class _Play:
         taken: list[Recipient] = []
         origin = 0
         is_taken = False
+        of_mail = self.facts.route
         for address, parameters in coming.recipients:
             before = self.facts
-            if self.stage(Stage.RCPT, _with(before, recipients=(Recipient(address, origin, parameters),))):
+            one = Recipient(address, origin, parameters)
+            if self.stage(Stage.RCPT, _with(before, recipients=(one,), route=of_mail)):
+                if origin and self.facts.route != before.route:
+                    # PROTOCOL §1.10: the first route counts.
+                    self.facts = before
+                    self.refusals.append(local_replies.TOO_MANY_RECIPIENTS)
+                    continue
                 origin += 1
                 stand = self.facts.recipients
                 if coming.takes is None or all(coming.takes(one.address) for one in stand):
@@ -205,6 +208,8 @@ class _Play:
                 return False
             else:
                 self.facts = _with(before, tags=self.facts.tags)
+                if self.refusals[-1].code == 421:
+                    return False  # it closes the session
         self.facts = _with(self.facts, recipients=collapsed(taken))
         return is_taken and (
             coming.until < Stage.DATA or (self.stage(Stage.DATA, self.facts) and self._has_recipients())
@@ -215,14 +220,14 @@ class _Play:
             return True
         rules = self._rules
         if coming.header is None:
-            if any(rules.runs_at(stage) or self._is_due(stage, self.facts) for stage in (Stage.EOH, Stage.EOM)):
+            if any(rules.runs_at(stage, self.facts) for stage in (Stage.EOH, Stage.EOM)):
                 self.unplayed = Stage.EOH
             return True
         if not self.stage(Stage.EOH, _with(self.facts, header=coming.header)):
             return False
         content = coming.content()
         if content is None:
-            if rules.runs_at(Stage.EOM) or self._is_due(Stage.EOM, self.facts):
+            if rules.runs_at(Stage.EOM, self.facts):
                 self.unplayed = Stage.EOM
         elif not self.stage(Stage.EOM, _with(self.facts, content=content)):
             return False

@@ -16,7 +16,8 @@
 A function is a rule, called `FILE: function`, at its file's place among the files; it runs at its own stage, whatever rules above it wait for. It sees the mail as the
 rules before it left it. What it asks for is done when it has returned; where it raises, returns something, or takes too long, nothing of it is done and the client hears 451 4.3.0.
 Nobody knows what a function will do, so mail is held back as for the worst that it could: without ACTIONS until the end of the message. ACTIONS names the actions that each function
-may ask for, or is one list for all; another one is an error. Above, RCPTs still leave as they come, and so does the message, but for its final dot.
+may ask for, or is one list for all; another one is an error. Above, RCPTs still leave as they come, and so does the message, but for its header section and its
+final dot.
 Functions run in threads, those of several sessions at the same time, those of one session never.
 
 What may be asked for does not belong here (asked.py), nor how a file is loaded (python_file.py).
@@ -235,6 +236,11 @@ class Mail:
     def attachments(self) -> tuple[str, ...]:
         """At eom: the file names of attachments, decoded."""
         return tuple(self._content("attachments").attachments)
+
+    @property
+    def unreadable(self) -> bool:
+        """At eom: whether the structure of the message could not be read to its end, so that an attachment may hide."""
+        return not self._content("unreadable").complete
 
     def _content(self, name: str) -> known.Content:
         content = self._from(Stage.EOM, name).content

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from relayproxy.rules.action_syntax import ACTIONS
 from relayproxy.rules.asked import Allowed
-from relayproxy.rules.function import function_rule
+from relayproxy.rules.function import function_rule, line_of
 from relayproxy.rules.rule_syntax import STAGES
 from relayproxy.rules.wording import close_to, either, nearest, shown
 
@@ -67,7 +67,7 @@ def functions(source: str, path: Path, text: str) -> tuple[Rule, ...]:
         exec(code, module.__dict__)  # noqa: S102  who may write our rules may write this
     except (Exception, SystemExit) as error:  # noqa: BLE001  whatever it does
         what = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
-        line = _line_of(error, file)
+        line = line_of(error, file) or 1
         raise PythonFileError([f"{source}:{line}: expected Python that runs when it is loaded, got {what}"]) from None
     finally:
         del sys.modules[module.__name__]
@@ -77,16 +77,6 @@ def functions(source: str, path: Path, text: str) -> tuple[Rule, ...]:
 def _not_python(source: str, error: SyntaxError) -> str:
     column = "" if error.offset is None else f", at column {error.offset}"
     return f"{source}:{error.lineno or 1}: expected Python{column}: {error.msg}"
-
-
-def _line_of(error: BaseException, file: str) -> int:
-    """The last of the file's own lines on the way to what was raised."""
-    line, trace = 1, error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == file:
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return line
 
 
 class _Found:

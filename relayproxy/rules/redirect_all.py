@@ -1,6 +1,6 @@
 """`--redirect-all`: the rules that send everything which the guard does not allow to one address, and have a reply-all reach nobody else.
 
-Three, behind all others: who would get the message by the envelope, who is named in its header section, and who is answered where that does not say. The last
+Three, behind all others, also where one of these says `accept`: who would get the message by the envelope, who is named in its header section, and who is answered where that does not say. The last
 two are for each message, since one that goes to allowed recipients alone may still name others. From stays, since it is what is tested: where answers would go there,
 and it is outside, a Reply-To has them go to the one address. What the guard allows is spared, by the guard itself and not by its patterns, so that no address is left
 which it would then refuse.
@@ -11,11 +11,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from relayproxy.mail.address_list import found
-from relayproxy.mail.pattern import AddressPattern, Pattern
+from relayproxy.mail.canonical import dequoted, split
+from relayproxy.mail.odd import is_plain
 from relayproxy.rules.actions import AddHeader, DeleteHeader, RedirectRecipient, RewriteHeaderAddresses
-from relayproxy.rules.conditions import All, Part, header
+from relayproxy.rules.conditions import All, Part
 from relayproxy.rules.facts import Stage
-from relayproxy.rules.rule import Rule
+from relayproxy.rules.rule import Rule, header
 from relayproxy.rules.template import address as address_template
 from relayproxy.rules.template import text as text_template
 
@@ -39,7 +40,7 @@ def redirect_all(address: str, guard: Guard) -> tuple[Rule, ...]:
     to = address_template(written)
     where = "--redirect-all"
     return (
-        Rule(NAME, Outside(guard), (RedirectRecipient(to),), where=where),
+        Rule(NAME, Outside(guard), (RedirectRecipient(to),), where=where, always=True),
         # Behind the header edits of all other rules that need not wait for the end of the message.
         Rule(
             f"{NAME}: header",
@@ -47,12 +48,14 @@ def redirect_all(address: str, guard: Guard) -> tuple[Rule, ...]:
             (RewriteHeaderAddresses(FIELDS, (Inside(guard),), to),),
             at=Stage.EOH,
             where=where,
+            always=True,
         ),
         Rule(
             f"{NAME}: answers",
             AnsweredOutside(guard),
             (DeleteHeader("Reply-To"), AddHeader("Reply-To", text_template(written))),
             where=where,
+            always=True,
         ),
     )
 
@@ -87,17 +90,14 @@ class AnsweredOutside(Part, frozen=True):
         return any(one is None or not self.guard.allows(one.encode("utf-8", "replace")) for one in authors)
 
 
-class Inside(AddressPattern):
-    """What the guard allows, as a pattern."""
+class Inside:
+    """Spares what the guard allows, where all who read a field find the same address."""
 
     __slots__ = ("_guard",)
 
     def __init__(self, guard: Guard) -> None:
-        super().__init__("*", Pattern.parse("*"))
         self._guard = guard
 
-    def matches(self, value: str) -> bool:
-        return self._guard.allows(value.encode("utf-8", "replace"))
-
-    def groups(self, value: str) -> dict[str, str] | None:
-        return {} if self.matches(value) else None
+    def spares(self, address: str) -> bool:
+        local, _ = split(address)
+        return is_plain(dequoted(local)) and self._guard.allows(address.encode("utf-8", "replace"))

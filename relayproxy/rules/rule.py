@@ -1,4 +1,4 @@
-"""A rule as it was read: the types between the loader (load.py) and those who run it (ruleset.py, gates.py).
+"""A rule as it was read: the types between the loader (load.py) and who places and runs it (stages.py, gates.py, ruleset.py, evaluation.py).
 
     rule.when.holds(facts, recipient, draws, groups)       # True, and named groups of its patterns are in `groups`
     template.render(facts, recipient, groups)              # text
@@ -42,6 +42,11 @@ KNOWN_AT: Final[Mapping[Subject, Stage]] = {
 HEADER: Final = "header:"
 #: Written where nobody knows which fields are.
 ANY_HEADER: Final = HEADER + "*"
+
+
+def header(name: str) -> Subject:
+    """The fields of that name."""
+    return HEADER + name.lower()
 
 
 def known_at(subject: Subject) -> Stage:
@@ -106,9 +111,16 @@ class Action(Protocol):
     def stops(self) -> bool:
         """Whether later rules may not run because of it."""
 
+    @property
+    def ends(self) -> bool:
+        """Whether no later rule at all may run because of it: nothing of the message leaves."""
+
 
 class Rule(msgspec.Struct, frozen=True):
-    """`at`: not before that stage; `pinned`: at that one, whatever it reads. `where`: file and line, for messages."""
+    """`at`: not before that stage; `pinned`: at that one, whatever it reads. `where`: file and line, for messages.
+
+    `always`: also behind `accept`, and behind a `disconnect`, which at eom does not keep the message from leaving.
+    """
 
     name: str
     when: Condition
@@ -116,6 +128,7 @@ class Rule(msgspec.Struct, frozen=True):
     at: Stage | None = None
     where: str = ""
     pinned: bool = False
+    always: bool = False
 
     @property
     def reads(self) -> frozenset[Subject]:
@@ -124,10 +137,6 @@ class Rule(msgspec.Struct, frozen=True):
     @property
     def writes(self) -> frozenset[Subject]:
         return frozenset().union(*[action.writes for action in self.then])
-
-    @property
-    def stops(self) -> bool:
-        return any(action.stops for action in self.then)
 
     @property
     def per_recipient(self) -> bool:

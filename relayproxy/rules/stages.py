@@ -1,8 +1,8 @@
 """At which stage a rule runs (DESIGN §6 "When a rule runs").
 
 The earliest at which everything it reads is known and its actions have a place, but never before a rule above it that writes what it reads, or that can
-stop it; `at` moves it later. Invariant: in the order of stages, and of the file within a stage, no rule sees the mail otherwise than the order of the file says;
-but for a function, which is pinned to its own stage, before rules above it that wait for a later one.
+stop it; `at` moves it later. One that only edits fields waits for the end of the header section where a rule above looks at them there: nothing has to wait for it.
+Functions are pinned to their own stage, before rules above them that wait for a later one.
 """
 
 from __future__ import annotations
@@ -10,12 +10,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from relayproxy.rules.actions import (
+    AddHeader,
     AddRecipient,
+    ChangeHeader,
     ChangeSender,
+    DeleteHeader,
     DeleteRecipient,
     RedirectRecipient,
     Refuse,
+    RewriteHeaderAddresses,
     RewriteRecipient,
+    Tag,
 )
 from relayproxy.rules.facts import Stage
 from relayproxy.rules.rule import ANY_HEADER, HEADER, known_at
@@ -24,6 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from relayproxy.rules.rule import Action, Rule, Subject
+
+
+_FIELDS_ONLY = (AddHeader, ChangeHeader, DeleteHeader, RewriteHeaderAddresses, Tag)
 
 
 class Placement(NamedTuple):
@@ -57,20 +65,24 @@ def problems(rules: Iterable[Rule]) -> list[Problem]:
 def _each(rules: Iterable[Rule]) -> Iterator[tuple[Rule, Placement, Placement | None]]:
     """Each rule, when it can run, and when it is to run."""
     written: dict[Subject, tuple[Stage, Rule]] = {}  # the last stage at which it is written so far
-    stopped: tuple[Stage, Rule] | None = None
+    seen: dict[Subject, Rule] = {}  # fields that are looked at, or edited, from the end of the header section on
+    stopped: dict[bool, tuple[Stage, Rule]] = {}  # by whether a rule runs always: the last one above that can stop it
     for rule in rules:
         if rule.pinned and rule.at is not None:
             earliest = Placement(rule.at, "it is the function of that stage")
         else:
-            earliest = _earliest(rule, written, stopped)
+            earliest = _behind(rule, seen, _earliest(rule, written, stopped.get(rule.always)))
         at = None if rule.at is None or rule.pinned else Placement(rule.at, f'at = "{_name(rule.at)}"')
         yield rule, earliest, at
         stage = earliest.stage if rule.at is None else max(earliest.stage, rule.at)
+        if stage >= Stage.EOH:
+            seen.update({subject: rule for subject in rule.reads | rule.writes if subject.startswith(HEADER)})
         for subject in rule.writes:
             if subject not in written or written[subject][0] < stage:
                 written[subject] = (stage, rule)
-        if _ends_all(rule, stage) and (stopped is None or stopped[0] < stage):
-            stopped = (stage, rule)
+        for always in (False, True):
+            if _can_stop(rule, stage, always=always) and (always not in stopped or stopped[always][0] < stage):
+                stopped[always] = (stage, rule)
 
 
 def _earliest(
@@ -95,6 +107,19 @@ def _earliest(
     return found
 
 
+def _behind(rule: Rule, seen: Mapping[Subject, Rule], found: Placement) -> Placement:
+    """Of a rule that only edits fields: with, and so behind, those above it that look at them."""
+    if found.stage >= Stage.EOH or not all(isinstance(action, _FIELDS_ONLY) for action in rule.then):
+        return found
+    for subject in sorted(rule.writes):
+        above = next((seen[known] for known in (subject, ANY_HEADER) if known in seen), None)
+        if above is not None:
+            return Placement(
+                Stage.EOH, f"it edits {_written(subject)}, which the rule {above.name!r} above looks at there"
+            )
+    return found
+
+
 def first_stage(action: Action, *, per_recipient: bool, by_recipient: bool) -> Stage:
     """From where on an action has a place. What concerns the message may be said before there is one.
 
@@ -113,9 +138,12 @@ def first_stage(action: Action, *, per_recipient: bool, by_recipient: bool) -> S
             return Stage.CONNECT
 
 
-def _ends_all(rule: Rule, stage: Stage) -> bool:
-    """Whether rules below may not run because of it. A refusal at rcpt is about one recipient: it stops only what runs for that one, then or later."""
-    return any(action.stops and not (stage is Stage.RCPT and isinstance(action, Refuse)) for action in rule.then)
+def _can_stop(rule: Rule, stage: Stage, *, always: bool) -> bool:
+    """Whether rules below, or those of them that run always, may not run because of it. A refusal at rcpt is about one recipient: it stops only what runs for that one, then or later."""
+    return any(
+        (action.ends if always else action.stops) and not (stage is Stage.RCPT and isinstance(action, Refuse))
+        for action in rule.then
+    )
 
 
 def _name(stage: Stage) -> str:

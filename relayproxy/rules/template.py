@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from relayproxy.mail.canonical import canonical, dequoted, split
+from relayproxy.mail.canonical import canonical_domain, dequoted, quoted, split
 from relayproxy.mail.header import decode
-from relayproxy.rules.rule import HEADER, BadAddress
+from relayproxy.rules.rule import BadAddress, header
 from relayproxy.rules.wording import nearest, shown
 from relayproxy.smtp.commands import Path
 
@@ -48,10 +48,6 @@ _FIELD_NAME: Final = re.compile(r"[!-9;-~]+")
 # C0, DEL, C1, and what some take for the end of a line; lone surrogates are no text.
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _NOT_PRINTABLE: Final = re.compile(r"[^ -~]")
-# RFC 5322 §3.2.3, RFC 6531 §3.3:  dot-atom-text = 1*atext *("." 1*atext)
-_ATEXT: Final = r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~\u00a0-\U0010ffff]++"
-_DOT_ATOM: Final = re.compile(_ATEXT + r"(?:\." + _ATEXT + r")*+")
-_TO_BE_QUOTED: Final = re.compile(r'(["\\])')
 _QUOTED_PAIR: Final = re.compile(r"\\(.)", re.DOTALL)
 
 
@@ -257,7 +253,7 @@ def _placeholder(name: str, groups: Iterable[str], at: int) -> Placeholder:
         return Placeholder(name, reads, value, name.endswith((".local", ".domain")))
     field = name.removeprefix("header.")
     if field != name and _FIELD_NAME.fullmatch(field):
-        return Placeholder(name, HEADER + field.lower(), _field(field.encode("ascii")))
+        return Placeholder(name, header(field), _field(field.encode("ascii")))
     if name in groups:
         return Placeholder(name, None, lambda _facts, _recipient, found: found.get(name, ""))
     raise ValueError(
@@ -307,11 +303,11 @@ def _sound(value: str) -> str:
 
 def _address(local: str, domain: str) -> str:
     """Of a local part without quotes, and a domain in any form. Raises BadAddress."""
-    written = local if _DOT_ATOM.fullmatch(local) else '"' + _TO_BE_QUOTED.sub(r"\\\1", local) + '"'
+    written = quoted(local)
     try:
         _check(written, domain)  # before U-labels become A-labels: what others take for a dot would be one no more
         if not domain.isascii():
-            domain = canonical(f"a@{domain}").removeprefix("a@")
+            domain = canonical_domain(domain)
             _check(written, domain)
         if not domain.isascii():
             raise BadAddress("expected a domain whose labels have at most 63 octets")

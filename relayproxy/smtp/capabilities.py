@@ -114,10 +114,14 @@ class Capabilities(msgspec.Struct, frozen=True, gc=False):
         return Capabilities(offered)
 
     def covered_by(self, other: Capabilities) -> bool:
-        """Whether `other` has all of these, and takes messages as big: a client that was offered these may be served by it."""
+        """Whether `other` has all of these, and takes messages as big, if a size was offered at all (to HELO none is): a client that was offered these may be served by it."""
         return (
             self.keywords.keys() <= other.keywords.keys()
-            and (other.size is None or (self.size is not None and self.size <= other.size))
+            and (
+                other.size is None
+                or b"SIZE" not in self.keywords
+                or (self.size is not None and self.size <= other.size)
+            )
             and (not self.mechanisms or set(self.mechanisms.split()) <= set(other.mechanisms.split()))
         )
 

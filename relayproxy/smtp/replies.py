@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
 from relayproxy.smtp.errors import LocalProtocolError, RemoteProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Origin = Literal["upstream", "proxy", "rule"]
 
@@ -103,6 +106,11 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
         texts = [part for line in lines for part in _split(_clean(line))] or [b""]
         more = [b"%d-%b\r\n" % (code, text) for text in texts[:-1]]
         return b"%b%d %b\r\n" % (b"".join(more), code, texts[-1])
+
+
+def worst(replies: Iterable[Reply]) -> Reply:
+    """The first that stands for all of them, of which there is one: a refusal if there is any, and one that may be tried again before one for good."""
+    return min(replies, key=lambda reply: {4: 0, 5: 1}.get(reply.severity, 2))
 
 
 @lru_cache(maxsize=512)

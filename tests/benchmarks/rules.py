@@ -13,10 +13,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from relayproxy.mail.header import HeaderSection
-from relayproxy.rules.facts import Facts, Recipient, Stage
+from relayproxy.rules.facts import Content, Facts, Recipient, Stage
 from relayproxy.rules.load import load
 
 if TYPE_CHECKING:
@@ -39,12 +37,6 @@ KINDS: Final[Mapping[str, str]] = {
 COUNTS: Final = (1, 100, 1000)
 SUBJECT: Final = "Your invoice of today, and what else we would like to tell you"
 TEXT: Final = "Hello,\n\nyour order has left our house and will be with you in a few days.\n" * 50
-
-
-class Content(msgspec.Struct, frozen=True):
-    size: int = 4096
-    text: str = TEXT
-    attachments: tuple[str, ...] = ()
 
 
 class Nothing:
@@ -82,7 +74,7 @@ def message(number: int) -> Facts:
         sender=f"app+{number}@example.test",
         recipients=(Recipient(f"jane+{number}@customer.example", 0),),
         header=HeaderSection(fields.encode()),
-        content=Content(),
+        content=Content(4096, TEXT),
     )
 
 
@@ -91,7 +83,7 @@ def cost(rules: RuleSet, number: int) -> float:
     facts, draws = message(number), Nothing()
     started = time.process_time()
     for stage in Stage:
-        if rules.runs_at(stage):
+        if rules.runs_at(stage, facts):
             decision = rules.evaluate(stage, facts, draws)
             assert decision.failure is None, decision.failure
             facts = decision.facts

@@ -217,3 +217,64 @@ def test_what_is_held_needs_a_store(capsys: pytest.CaptureFixture[str]) -> None:
         2,
         [f'{Path.cwd()}/tags.toml:2: hold: expected a store that keeps what is held, as record.store is "none"'],
     )
+
+
+FUNCTIONS = """
+from pathlib import Path
+with Path("ran").open("a") as file:
+    file.write("x")
+ACTIONS = {"rcpt": ["redirect_recipient"], "eom": ["reject"]}
+def rcpt(mail):
+    if mail.recipient.domain != "example.test":
+        mail.redirect_recipient("qa@example.test")
+def eom(mail):
+    if len(mail.attachments) > 10:
+        mail.reject("Too many attachments")
+"""
+TESTS = """
+[[test]]
+name = "a customer"
+given = { recipients = ["jane@customer.example"], message = "To: jane@customer.example\\n\\nhello\\n" }
+expect = { recipients = ["qa@example.test"], header.To = "qa@example.test", rules = ["functions.py: rcpt"] }
+[[test]]
+name = "the other"
+given = {}
+expect = { reply = true }
+"""
+
+
+def test_functions_are_shown_and_tested_by_the_file_behind_them(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("functions.py").write_text(FUNCTIONS)
+    Path("tests.toml").write_text(TESTS)
+    status, out, err = check("functions.py", "tests.toml", "tags.toml", capsys=capsys)
+    assert out == [
+        "rcpt    functions.py: rcpt (functions.py:6): it is the function of that stage",
+        "eom     functions.py: eom (functions.py:9): it is the function of that stage",
+        "eom     tag (tags.toml:2): the rule 'functions.py: eom' above can stop it",
+        "MAIL and RCPT leave at the end of the message: tag",
+        "DATA leaves at the end of the message: tag",
+        "the final dot waits for the rules: functions.py: eom",
+        "tests of the rules: 3, failed: 1",
+    ]
+    assert (status, err) == (1, ["tests.toml:6: the other: reply: expected it, got none"])
+    assert Path("ran").read_text() == "x"
+
+
+def test_functions_of_a_configuration_are_read_once(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("functions.py").write_text(FUNCTIONS)
+    Path("it.toml").write_text("[rules]\nfiles = ['functions.py']\n")
+    status, out, err = check("it.toml", capsys=capsys)
+    assert (status, err) == (0, [])
+    assert out[-1] == f"# the final dot waits for the rules: {Path.cwd()}/functions.py: eom"
+    assert Path("ran").read_text() == "x"
+
+
+def test_what_is_wrong_with_functions_is_told_with_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("functions.py").write_text("import nothing_of_that_name\n")
+    assert check("functions.py", capsys=capsys) == (
+        2,
+        [],
+        [
+            "functions.py:1: expected Python that runs when it is loaded, got ModuleNotFoundError: No module named 'nothing_of_that_name'"
+        ],
+    )

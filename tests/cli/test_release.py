@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from scripted_server import SILENCE, scripted
 from stored import BEGAN, BODY, HEADER, TRACED, body, kept_in, message, record, reopened, session
@@ -589,6 +590,60 @@ def test_what_a_relay_holds_is_released_while_it_runs(capsys: pytest.CaptureFixt
     assert b"\r\nSubject: a bill\r\nX-Seen: yes\r\n" in released
     assert released.endswith(b"\r\n\r\npay later\r\n")
     assert "released to b@x.test: 250 2.0.0 queued as 42" in capsys.readouterr().out
+
+
+EDITED = """\
+[[rule]]
+name = "another body"
+when = { sender = "*" }
+then = [{ replace_body = "{header.X-Body}" }]
+[[rule]]
+name = "hold"
+when = { body = "*" }
+then = [{ hold = "look" }]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("message", "fields", "body"),
+    [
+        (b"Subject: x\r\n\r\nsecret\r\n", b"Subject: x", b""),
+        (b"Subject: x\r\nX-Body: Bcc: a@b.test\r\n", b"X-Body: Bcc: a@b.test", b"Bcc: a@b.test\r\n"),
+    ],
+    ids=["to an empty one", "where there was no empty line"],
+)
+def test_what_is_held_with_another_body_leaves_with_that_body(message: bytes, fields: bytes, body: bytes) -> None:
+    Path("rules.toml").write_text(EDITED, encoding="utf-8")
+    with scripted(sessions=2) as server:
+        Path("relayproxy.toml").write_text(f'{RELAY}[upstream.provider]\nurl = "{server.url}"\n', encoding="utf-8")
+        command = [sys.executable, "-m", "relayproxy", "run"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as relay:
+            try:
+                assert relay.stdout is not None
+                host, _, port = json.loads(relay.stdout.readline())["address"].rpartition(":")
+                with smtplib.SMTP(host, int(port), timeout=30) as client:
+                    client.sendmail("a@x.test", ["b@x.test"], message)
+                assert main(["release", "held:true"]) == 0
+            finally:
+                relay.terminate()
+                relay.communicate()
+    (released,) = server.messages
+    header, empty, rest = released.partition(b"\r\n\r\n")
+    assert fields in header
+    assert (empty, rest) == (b"\r\n\r\n", body)
+
+
+def test_what_was_held_behind_a_guard_is_not_released_without_one(capsys: pytest.CaptureFixture[str]) -> None:
+    write = held()
+    assert isinstance(write.record.held, HeldRecord)
+    guarded = msgspec.structs.replace(write.record.held, guarded=True)
+    kept(write._replace(record=msgspec.structs.replace(write.record, held=guarded)))
+    configured(NOWHERE)
+    assert main(["release", "01BT1"]) == 1
+    assert "it was held behind a guard, and this configuration has none" in capsys.readouterr().err
+    with upstream({}, "[guard]", "allow = ['*@customer.example']"):
+        assert main(["release", "01BT1"]) == 0
 
 
 def test_addresses_that_the_configuration_leaves_out_are_left_out_of_the_store(

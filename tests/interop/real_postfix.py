@@ -48,6 +48,8 @@ class PostfixUpstream:
         self.ports: Mapping[Scheme, int] = {"smtp": self.port, "smtp+starttls": self.port, "smtps": free_port()}
         #: By what they take: who the client is, from us.
         self.trusting: Mapping[Trust, int] = {trust: free_port() for trust in TRUST}
+        #: Where it has a milter look at all mail, and where that is to be.
+        self.filtered, self.milter = free_port(), free_port()
         self.mechanisms = mechanisms
         self.work = work
         self.maildir = work / "mail/inbox/new"
@@ -64,14 +66,17 @@ class PostfixUpstream:
         return path.read_text() if path.exists() else ""
 
     def arrived(self) -> list[Arrived]:
-        """Once the queue is empty: what is still in it has arrived too, but is nowhere to be read yet."""
-        queues = (self.work / "spool" / name for name in ("incoming", "active", "deferred"))
-        until(lambda: not any(path.is_file() for queue in queues for path in queue.rglob("*")), "an empty queue")
-        return [self._read(path) for path in sorted(self.maildir.glob("*"))]
+        return [self._read(text) for text in self.stored()]
 
-    def _read(self, path: Path) -> Arrived:
+    def stored(self) -> list[bytes]:
+        """Each file as it is, once the queue is empty: what is still in it has arrived too, but is nowhere to be read yet."""
+        queues = [self.work / "spool" / name for name in ("incoming", "active", "deferred")]
+        until(lambda: not any(path.is_file() for queue in queues for path in queue.rglob("*")), "an empty queue")
+        return [path.read_bytes() for path in sorted(self.maildir.glob("*"))]
+
+    @staticmethod
+    def _read(text: bytes) -> Arrived:
         """Delivery puts three fields on top, and lines end with LF there; the file is one recipient's."""
-        text = path.read_bytes()
         top = re.match(rb"Return-Path: <(.*)>\nX-Original-To: (.*)\n", text)
         assert top, text[:200]
         below = cut(text, b"Return-Path", b"X-Original-To", b"Delivered-To")
@@ -199,6 +204,7 @@ def postfix(files: Files) -> Iterator[PostfixUpstream]:
             MASTER_CF.format(port=upstream.port, wrapped=upstream.ports["smtps"], sasl=sasl)
             + SERVICES
             + "".join(f"127.0.0.1:{upstream.trusting[trust]} inet n - n - - smtpd {TRUST[trust]}\n" for trust in TRUST)
+            + f"127.0.0.1:{upstream.filtered} inet n - n - - smtpd -o smtpd_milters=inet:127.0.0.1:{upstream.milter}\n"
         )
         if saslpasswd:
             _make_passwords(saslpasswd, work)

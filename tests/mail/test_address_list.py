@@ -154,7 +154,7 @@ def test_attacks_19_and_20_a_hostile_value_takes_linear_time(part: bytes) -> Non
         started = time.process_time()
         found(value)
         addresses(value)
-        assert time.process_time() - started < 0.1  # it takes a tenth of that; what is quadratic takes seconds
+        assert time.process_time() - started < 0.5  # it takes a fiftieth of that; what is quadratic takes seconds
 
 
 soup = st.lists(

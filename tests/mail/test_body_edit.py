@@ -26,8 +26,6 @@ def stripped(
 ) -> tuple[bytes, Stripper]:
     stripper = Stripper(header if isinstance(header, HeaderSection) else HeaderSection(header), pattern)
     out = b"".join([stripper.feed(piece) for piece in cut(body, sizes)]) + stripper.finish()
-    assert stripper.size == len(out)
-    assert stripper.eight_bit is not out.isascii()
     return out, stripper
 
 

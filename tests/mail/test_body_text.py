@@ -92,7 +92,7 @@ SLOW = [
 def test_none_is_slow(header: bytes, body: bytes) -> None:
     started = time.process_time()
     body_text(header, body)
-    assert time.process_time() - started < 0.25
+    assert time.process_time() - started < 0.5
 
 
 PIECES = st.sampled_from([

@@ -62,6 +62,6 @@ def test_no_text_raises_and_a_domain_stays_the_same(text: str) -> None:
     "text", ["@" * 200_000, '"' + '\\"' * 200_000, "a@" + "ü" * 200_000, "a@xn--" + "9" * 200_000, "a@" + "ü." * 5_000]
 )
 def test_a_long_one_takes_no_time(text: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with_u_labels(canonical(text))
-    assert time.perf_counter() - started < 0.25
+    assert time.process_time() - started < 0.5

@@ -83,6 +83,21 @@ EDITS: list[tuple[str, list[HeaderEdit], bytes]] = [
         RAW.replace(b"<jane@customer.test>", b"<joe@customer.test>").replace(b"CC: jane@customer.test", b"CC: joe@customer.test").replace(b"joe@CUSTOMER.test", b"x@y.test"),
     ),
     (
+        "of two recipients, one of whom becomes the other",
+        [ReplaceAddress("jane@customer.test", "joe@customer.test", 0), ReplaceAddress("joe@customer.test", "x@y.test", 1)],
+        RAW.replace(b"<jane@customer.test>", b"<joe@customer.test>").replace(b"CC: jane@customer.test", b"CC: joe@customer.test").replace(b"joe@CUSTOMER.test", b"x@y.test"),
+    ),
+    (
+        "of the same with a change of one field between them",
+        [ReplaceAddress("jane@customer.test", "joe@customer.test", 0), ChangeField("To", 1, "joe@customer.test"), ReplaceAddress("joe@customer.test", "x@y.test", 1)],
+        re.sub(rb"To: \"(?s:.*)(?=Subject)", b"To: x@y.test\r\n", RAW).replace(b"CC: jane@customer.test", b"CC: joe@customer.test"),
+    ),
+    (
+        "of two recipients, one of whom by way of the other",
+        [ReplaceAddress("jane@customer.test", "joe@customer.test", 0), ReplaceAddress("joe@customer.test", "a@b.test", 0), ReplaceAddress("joe@customer.test", "x@y.test", 1)],
+        RAW.replace(b"<jane@customer.test>", b"<a@b.test>").replace(b"CC: jane@customer.test", b"CC: a@b.test").replace(b"joe@CUSTOMER.test", b"x@y.test"),
+    ),
+    (
         "before and behind a change of the same field",
         [ReplaceAddress("jane@customer.test", "x@y.test"), ChangeField("Cc", 1, "jane@customer.test"), DeleteField("To")],
         re.sub(rb"To: \"(?s:.*)(?=Subject)", b"", RAW).replace(b"CC: jane@customer.test; qa@example.test", b"CC: jane@customer.test"),

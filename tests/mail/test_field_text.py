@@ -155,4 +155,4 @@ def test_attack_20_hostile_text_takes_linear_time() -> None:
                 field_value(name, text)
             except ValueError as error:
                 assert "white space" in str(error)  # noqa: PT017
-        assert time.process_time() - started < 0.2
+        assert time.process_time() - started < 0.5

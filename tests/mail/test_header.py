@@ -258,7 +258,7 @@ def test_attack_13_a_large_section_takes_no_time(part: bytes) -> None:
         section = HeaderSection(raw)
         _ = section.malformed
         assert sum(field.end - field.start for field in section.fields) == len(raw)
-        assert time.process_time() - started < 0.2
+        assert time.process_time() - started < 0.5
 
 
 # Properties
@@ -327,3 +327,14 @@ def test_what_was_put_in_is_one_field_and_goes_without_a_trace(
     nth = [field.start for field in section.get_all(name)].index(section.fields[at].start) + 1
     assert section.delete(name, nth) == 1
     assert bytes(section) in (raw, raw + b"\r\n")
+
+
+def test_what_fields_of_a_name_say() -> None:
+    section = HeaderSection(b"To: a\r\nSubject: =?utf-8?q?=C3=BC?=\r\nsubject:  b\r\n c\r\n")
+    assert list(section.names) == [b"to", b"subject"]
+    assert section.texts(b"Subject") == ("ü", "b c")
+    assert section.texts(b"Cc") == ()
+    section.change(b"Subject", 1, b"x")
+    section.add(b"Cc", b"d")
+    assert section.texts(b"Subject") == ("x", "b c")
+    assert section.texts(b"Cc") == ("d",)

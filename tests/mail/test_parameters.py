@@ -114,7 +114,7 @@ def test_what_is_not_all_read_says_so(value: bytes) -> None:
 def test_none_is_slow(piece: bytes) -> None:
     started = time.process_time()
     file_names(b"a/b; " + piece * (LONGEST // len(piece)))
-    assert time.process_time() - started < 0.1
+    assert time.process_time() - started < 0.5
 
 
 PIECES = st.sampled_from([

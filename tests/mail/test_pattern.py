@@ -23,6 +23,11 @@ MATCHED = [
     ("?", "日", True),
     ("?", "ab", False),
     ("a**b", "ab", True),
+    ("ab*ba", "aba", False),  # what stands between the stars does not overlap
+    ("ab*ba", "abba", True),
+    ("*ab*b", "ab", False),
+    ("a*a*", "a", False),
+    ("a*b*c", "a-b-b-c", True),
     ("[a].(b)+$", "[A].(b)+$", True),
     ("[ab]", "a", False),
     ("a\\*", "a\\b", True),
@@ -151,10 +156,10 @@ def test_no_text_does_anything_else_than_match_or_not(pattern: str, value: str) 
     ],
 )
 def test_none_is_slow(pattern: str, value: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     Pattern.parse(pattern).matches(value)
     AddressPattern.parse(pattern).matches(value)
-    assert time.perf_counter() - started < 0.25
+    assert time.process_time() - started < 0.5
 
 
 LETTERS = st.text(st.sampled_from("abkKsS*?.\n\u212a\u017fßİü"), max_size=8)

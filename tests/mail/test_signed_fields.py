@@ -143,4 +143,4 @@ def test_attack_19_a_long_list_takes_no_time() -> None:
         section = HeaderSection(b"DKIM-Signature: %b; h=%b\r\nFrom: a\r\n" % (TAGS, part * (32 * 1024 // len(part))))
         started = time.process_time()
         broken(section, section)
-        assert time.process_time() - started < 0.2
+        assert time.process_time() - started < 0.5

@@ -82,7 +82,7 @@ def test_a_value_is_read_up_to_a_limit() -> None:
 def test_attack_19_chains_take_no_time(bomb: bytes) -> None:
     started = time.process_time()
     decode(bomb * (262_144 // len(bomb)))
-    assert time.process_time() - started < 0.2
+    assert time.process_time() - started < 0.5
 
 
 soup = st.lists(

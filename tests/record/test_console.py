@@ -15,6 +15,7 @@ from relayproxy.record.report import (
     DigestsRecord,
     EnvelopeRecord,
     EnvelopesRecord,
+    HeldRecord,
     MessageRecord,
     RecipientRecord,
     ReplyRecord,
@@ -25,10 +26,12 @@ from relayproxy.record.report import (
 from relayproxy.record.report_lines import (
     ErrorRecord,
     FaultRecord,
+    GuardRecord,
     LimitRecord,
     ListeningRecord,
     Record,
     ReloadRecord,
+    RuleErrorRecord,
     SessionRecord,
     TlsRecord,
     ViolationRecord,
@@ -65,6 +68,20 @@ LINES: list[tuple[Record, str]] = [
     (transaction(recipients=(), subject=None), "03:04:05 rejected   a@x > nobody  328 B  550 5.1.1 no such user  12 ms  T"),
     (msgspec.structs.replace(transaction(), message=None, reply=None), "03:04:05 rejected   a@x > b@y  12 ms  T"),
     (transaction(subject="x" * 50), f'03:04:05 rejected   a@x > b@y  "{"x" * 39}…"  328 B  550 5.1.1 no such user  12 ms  T'),
+    (
+        msgspec.structs.replace(transaction(), recipients=(RecipientRecord("b@y", ("qa@z",), None), RecipientRecord("c@y", (), None))),
+        '03:04:05 rejected   a@x > b@y → qa@z +1  "hi"  328 B  550 5.1.1 no such user  12 ms  T',
+    ),
+    (
+        msgspec.structs.replace(transaction(), recipients=(RecipientRecord("b@y", (), None, captured=True),), outcome="accepted", acknowledged=False),
+        '03:04:05 accepted   a@x > b@y → captured  "hi"  328 B  550 5.1.1 no such user  not acknowledged  12 ms  T',
+    ),
+    (
+        msgspec.structs.replace(transaction(), outcome="held", held=HeldRecord("look at it", EnvelopeRecord("a@x", {}, ()))),
+        '03:04:05 held       a@x > b@y  held: look at it  "hi"  328 B  550 5.1.1 no such user  12 ms  T',
+    ),
+    (GuardRecord(time=T, session="S", transaction="T", recipient="b@y", captured=False), "03:04:05 guard      b@y  refused  T"),
+    (RuleErrorRecord(time=T, session="S", transaction="T", what="rule 'x': no", reply=REPLY), "03:04:05 rule-error rule 'x': no  550 5.1.1 no such user  T"),
     (ListeningRecord(time=T, listener="default", address="[::1]:25"), "03:04:05 listening  on [::1]:25 (default)"),
     (SessionRecord(time=T, session="S", listener="d", state="opened", client=ClientRecord("::1", 9)), "03:04:05 opened     ::1  S"),
     (SessionRecord(time=T, session="S", listener="d", state="closed", client=None, why="QUIT"), "03:04:05 closed     QUIT  S"),
@@ -91,7 +108,7 @@ LINES: list[tuple[Record, str]] = [
         "03:04:05 error      session: ours  KeyError at b:2  S",
     ),
     (ErrorRecord(time=T, level="warning", where="tls", what="x" * 301), f"03:04:05 warning    tls: {'x' * 299}…"),
-    (ReloadRecord(time=T, what="log", error="Permission denied"), "03:04:05 reload     log  Permission denied"),
+    (ReloadRecord(time=T, what="log", error="Permission denied"), "03:04:05 reload     log: failed, what was in force stays:  Permission denied"),
 ]  # fmt: skip
 
 

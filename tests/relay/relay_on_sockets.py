@@ -389,6 +389,17 @@ class Process:
         """How many are open."""
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
+    async def tells(self, event: str) -> None:
+        """Wait until such a line is in its log."""
+        assert self.process.stdout is not None
+        with trio.fail_after(PATIENCE):
+            while not any(
+                json.loads(line)["event"] == event
+                for line in self._told.splitlines(keepends=True)
+                if line.endswith(b"\n")
+            ):
+                self._told += await self.process.stdout.receive_some()
+
     async def ended(self) -> int:
         """Its exit status; `lines` is then the whole log."""
         with trio.fail_after(PATIENCE):

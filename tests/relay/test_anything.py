@@ -8,23 +8,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import trio
-from dialog_relay import CONFIG, DialRefusedByDialog, start
-from dialog_wire import Leg
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trio.testing import MockClock, wait_all_tasks_blocked
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+from talk import Move, Server, Talk, all_replies
 
 #: An address that only ever stands in the octets of chunks: a command that has it was made of what is no command.
 EVIL = b"MAIL FROM:<evil@example.test>\r\nRCPT TO:<evil@example.test>\r\n"
-
-# What a client sends, in one piece or several; a word that is no octets is what it does.
-Move = bytes | str
 
 commands = st.sampled_from([
     b"EHLO client.test\r\n", b"HELO client.test\r\n", b"MAIL FROM:<a@example.test>\r\n", b"MAIL FROM:<a@example.test> SIZE=100 BODY=8BITMIME\r\n",
@@ -93,142 +84,10 @@ offers = st.sampled_from([
     b"250 up.test\r\n", b"250-up.test\r\n250-PIPELINING\r\n250-SIZE 2000\r\n250-8BITMIME\r\n250-DSN\r\n250 AUTH PLAIN LOGIN\r\n", b"250-up.test\r\n250 PIPELINING\r\n", b"502 no\r\n",
 ])  # fmt: skip
 
-_REPLY = re.compile(rb"(?:[2-5][0-9]{2}-[ -~]*\r\n)*[2-5][0-9]{2} [ -~]*\r\n")
 _COMMAND = re.compile(
     rb"(?:EHLO relay\.test|HELO relay\.test|MAIL FROM:<(?:a@example\.test|a@b)?>[A-Z0-9= ]*|RCPT TO:<[bc]@example\.test>(?: NOTIFY=NEVER)?"
     rb"|DATA|RSET|NOOP|VRFY b|QUIT|AUTH (?:PLAIN AGEAYg==|LOGIN)|AGEAYg==|\*)"
 )
-
-
-class Server:
-    """An upstream that answers as it is told to, and keeps what it was sent. It reads mail data as the standard has it."""
-
-    def __init__(self, answers: Mapping[int, bytes], offer: bytes) -> None:
-        self.answers = answers
-        self._said = 0
-        self.offer = offer
-        self.commands: list[bytes] = []
-        self.messages: list[bytes] = []
-        self.taken = 0  # messages that were answered 2yz
-        self._data = False
-        self._octets = b""
-        self.dialled = 0
-        self.leg: Leg | None = None
-
-    def connect(self) -> Leg:
-        self.dialled += 1
-        self.leg = Leg(self.hear)
-        self._data, self._octets = False, b""
-        self.leg.far_send(b"220 up.test\r\n")
-        return self.leg
-
-    def hear(self, octets: bytes) -> None:
-        self._octets += octets
-        while self._next():
-            pass
-
-    def _next(self) -> bool:
-        if self._data:
-            whole = b"\r\n" + self._octets
-            end = whole.find(b"\r\n.\r\n")
-            if end < 0:
-                return False
-            self.messages.append(self._octets[: max(end, 0)])
-            self._octets = whole[end + 5 :]
-            self._data = False
-            answer = self.say(b"250 taken\r\n")
-            self.taken += answer.startswith(b"2") and answer.endswith(b"\r\n")
-            return True
-        line, crlf, rest = self._octets.partition(b"\r\n")
-        if not crlf:
-            return False
-        self._octets = rest
-        self.commands.append(line)
-        usual = {b"EHLO": self.offer, b"DATA": b"354 go\r\n", b"QUIT": b"221 bye\r\n", b"AUTH": b"235 in\r\n"}
-        answer = self.say(usual.get(line[:4], b"250 ok\r\n"))
-        self._data = line == b"DATA" and answer.startswith(b"354")
-        return True
-
-    def say(self, usual: bytes) -> bytes:
-        answer = self.answers.get(self._said, usual)
-        self._said += 1
-        assert self.leg is not None
-        match answer:
-            case b"close":
-                self.leg.far_close()
-            case b"reset":
-                self.leg.far_reset()
-            case b"stall":
-                self.leg.far_stall(stalled=True)
-            case octets if not self.leg.far_gone:
-                self.leg.far_send(octets)
-        return answer
-
-
-class Talk:
-    """One session: what the client heard, what upstream got, what was logged."""
-
-    def __init__(self, moves: Sequence[Move], pieces: Sequence[int], server: Server, config: dict[str, Any]) -> None:
-        self.heard = b""
-        self.server = server
-        self.log: list[dict[str, Any]] = []
-        self.over = trio.Event()
-        trio.run(self._hold, moves, pieces, config, clock=MockClock(autojump_threshold=0))
-
-    async def _dial(self, _url: str, _seconds: float) -> Leg:
-        await trio.lowlevel.checkpoint()
-        if self.server.dialled == 3:
-            raise DialRefusedByDialog("refused")
-        return self.server.connect()
-
-    def _hear(self, octets: bytes) -> None:
-        self.heard += octets
-
-    async def _hold(self, moves: Sequence[Move], pieces: Sequence[int], config: dict[str, Any]) -> None:
-        driven = start({**CONFIG, **config}, self._dial)
-        client = Leg(self._hear)
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._session, driven, client)
-                await self._act(client, moves, pieces)
-                client.far_close()
-                with trio.move_on_after(3600) as patience:
-                    await self.over.wait()
-                assert not patience.cancelled_caught, "the session goes on without a client"
-        finally:
-            self.log = driven.close()
-
-    async def _session(self, driven: Any, client: Leg) -> None:
-        await driven.session(client, "127.0.0.1", 50000, None)
-        self.over.set()
-
-    async def _act(self, client: Leg, moves: Sequence[Move], pieces: Sequence[int]) -> None:
-        cuts = list(pieces)
-        for move in moves:
-            if client.far_gone or client.closed:
-                return
-            match move:
-                case "wait":
-                    await wait_all_tasks_blocked()
-                case "idle":
-                    await trio.sleep(100)
-                case "eof":
-                    client.far_eof()
-                case "close":
-                    client.far_close()
-                case "reset":
-                    client.far_reset()
-                case bytes():
-                    await self._send(client, move, cuts)
-
-    async def _send(self, client: Leg, octets: bytes, cuts: list[int]) -> None:
-        """In pieces, as long as there are sizes for them."""
-        while cuts and octets:
-            size = cuts.pop(0)
-            client.far_send(octets[:size])
-            octets = octets[size:]
-            await wait_all_tasks_blocked()
-        client.far_send(octets)
 
 
 @given(
@@ -245,7 +104,7 @@ def test_whatever_both_sides_say(
     talk = Talk(moves, pieces, Server(answers, offer), config)
     server = talk.server
     # The client hears whole replies and nothing else (I5, I6).
-    assert _all_replies(talk.heard)
+    assert all_replies(talk.heard)
     # Upstream hears commands that the client gave, and none that were made of a chunk's octets (I4, attack 4).
     assert [line for line in server.commands if _COMMAND.fullmatch(line) is None] == []
     assert not any(b"evil" in line for line in server.commands)
@@ -265,13 +124,3 @@ def test_whatever_both_sides_say(
             assert (line["reply"]["origin"], line["reply"]["code"] // 100) == ("upstream", 2)
     # Nothing went wrong on our side.
     assert [line for line in talk.log if line["event"] == "error" and line["where"] != "upstream"] == []
-
-
-def _all_replies(heard: bytes) -> bool:
-    """Whether it is replies, one after the other, each line of a reply with its code."""
-    while heard:
-        match = _REPLY.match(heard)
-        if match is None or len({line[:3] for line in match[0].splitlines()}) != 1:
-            return False
-        heard = heard[match.end() :]
-    return True

@@ -1,7 +1,7 @@
 """Each limit and each deadline is a setting, is in force, and is told (PROTOCOL §1.7, §1.13): a dialog sets it, reaches it and hears the reply.
 
 The dialogs are in dialogs/ (limits/, timeouts/ and beside what they limit); here is that none is missing. What needs sockets is elsewhere:
-`sessions` and `sessions_per_client` in test_service.py; `spool_memory`, behind which a body waits on disk and nobody is refused, in record/store/.
+`sessions` and `sessions_per_client` in test_service.py; `rule_time` and `rule_threads`, for which threads are needed, in test_workers.py; `spool_memory`, behind which a body waits on disk and nobody is refused, in record/store/.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from relayproxy.relay.settings import ClientTimeouts, Limits, UpstreamTimeouts
 DIALOGS = Path(__file__).parents[1] / "dialogs"
 #: A line that breaks a limit of ours or is answered as upstream's fault is told as that; all others are told as `limit`.
 VIOLATIONS = {"command_bytes", "auth_bytes", "reply_bytes", "reply_lines", "ehlo_keywords", "proxy_header_bytes"}
-ELSEWHERE = {"sessions", "sessions_per_client", "spool_memory"}
+ELSEWHERE = {"sessions", "sessions_per_client", "rule_time", "rule_threads", "spool_memory"}
 
 
 @cache

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 DIALOGS = sorted(
     path
     for path in (Path(__file__).parent.parent / "dialogs").rglob("*.dialog")
-    if any(note in path.read_text(encoding="utf-8") for note in ("@ rule", "@ python", "@ config guard"))
+    if any(
+        note in path.read_text(encoding="utf-8") for note in ("@ rule", "@ python", "@ config guard", "@ config rules")
+    )
 )
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from relayproxy.mail.header import HeaderSection
 from relayproxy.mail.pattern import AddressPattern
-from relayproxy.rules.facts import Draws, Facts, Recipient, Stage
+from relayproxy.rules.facts import Content, Draws, Facts, Recipient, Stage
 from relayproxy.rules.rule import HEADER, Action, BadAddress, Condition, Rule, Subject
 from relayproxy.rules.ruleset import RuleSet
 
@@ -21,14 +21,7 @@ if TYPE_CHECKING:
 QA = "qa@example.test"
 JANE = "jane@customer.example"
 JOE = "joe@customer.example"
-
-
-class Written(msgspec.Struct, frozen=True):
-    """A message at its end."""
-
-    size: int = 1000
-    text: str = "hello"
-    attachments: tuple[str, ...] = ()
+CONTENT = Content(1000, "hello")
 
 
 class NoDraws:
@@ -165,8 +158,8 @@ def address_patterns(*written: str) -> tuple[AddressPattern, ...]:
     return tuple([AddressPattern.parse(one) for one in written])
 
 
-def rule(when: Condition | None, *then: Action, at: Stage | None = None, name: str = "") -> Rule:
-    return Rule(name, Always() if when is None else when, then, at)
+def rule(when: Condition | None, *then: Action, at: Stage | None = None, name: str = "", always: bool = False) -> Rule:
+    return Rule(name, Always() if when is None else when, then, at, always=always)
 
 
 def named(*rules: Rule) -> tuple[Rule, ...]:
@@ -184,7 +177,7 @@ def mail(
     *recipients: str | Recipient,
     sender: str = "app@example.test",
     header: str = "Subject: hi\r\n",
-    content: Written | None = None,
+    content: Content = CONTENT,
     client: str = "192.0.2.1",
 ) -> Facts:
     """All that can be known."""
@@ -199,5 +192,5 @@ def mail(
             [Recipient(one, origin) if isinstance(one, str) else one for origin, one in enumerate(recipients)]
         ),
         header=HeaderSection(header.encode()),
-        content=content or Written(),
+        content=content,
     )

@@ -5,21 +5,13 @@ from __future__ import annotations
 import tomllib
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from relayproxy.mail.header import HeaderSection
 from relayproxy.rules.condition_syntax import when
-from relayproxy.rules.facts import Facts, Recipient
+from relayproxy.rules.facts import Content, Facts, Recipient
 from relayproxy.rules.syntax import Lines, Source, Written
 
 if TYPE_CHECKING:
     from relayproxy.rules.conditions import Part
-
-
-class Content(msgspec.Struct, frozen=True):
-    size: int = 0
-    text: str = ""
-    attachments: tuple[str, ...] = ()
 
 
 class Told:

@@ -54,7 +54,7 @@ READ: list[tuple[str, Callable[[Any], object], object]] = [
     ),
     ('rewrite_header_addresses = { fields = ["To"], to = "qa@x.test" }', lambda act: act.spare, ()),
     ('add_header = ["X-Original-To", "{recipient}"]', lambda act: (act.name, act.field, given_by(act.value), act.index), ("add_header", "X-Original-To", JANE.address, None)),
-    ('insert_header = [0, "Received", "by us"]', lambda act: (act.name, act.field, act.index), ("insert_header", "Received", 0)),
+    ('insert_header = [0, "X-Received", "by us"]', lambda act: (act.name, act.field, act.index), ("insert_header", "X-Received", 0)),
     ('change_header = ["Subject", "[test] {header.Subject}"]', lambda act: (act.field, act.n, given_by(act.value)), ("Subject", 1, "[test] Grüße and order 17")),
     ('change_header = ["DKIM-Signature", 2, "x"]', lambda act: act.n, 2),
     ('delete_header = "X-Env"', lambda act: (act.field, act.n), ("X-Env", None)),
@@ -147,6 +147,12 @@ ERRORS = [
     ("[{ change_header = [] }]", "[0].change_header: expected [name, value] or [name, n, value], got a list of 0"),
     ("[{ delete_header = '' }]", "[0].delete_header: expected the name of a field, of printable ASCII without colon and space, got ''"),
     ("[{ delete_header = 5 }]", "[0].delete_header: expected the name of a field or [name, n], got 5"),
+    ("[{ add_header = ['Received', 'y'] }]", "[0].add_header[0]: expected a field that is no trace: rules leave Received and Return-Path as they are, got Received"),
+    ("[{ insert_header = [0, 'RECEIVED', 'y'] }]", "[0].insert_header[1]: expected a field that is no trace: rules leave Received and Return-Path as they are, got RECEIVED"),
+    ("[{ change_header = ['received', 2, 'y'] }]", "[0].change_header[0]: expected a field that is no trace: rules leave Received and Return-Path as they are, got received"),
+    ("[{ delete_header = 'Return-Path' }]", "[0].delete_header: expected a field that is no trace: rules leave Received and Return-Path as they are, got Return-Path"),
+    ("[{ delete_header = ['Received', 1] }]", "[0].delete_header[0]: expected a field that is no trace: rules leave Received and Return-Path as they are, got Received"),
+    ("[{ rewrite_header_addresses = { fields = ['To', 'return-path'], to = 'a@b.test' } }]", "[0].rewrite_header_addresses.fields[1]: expected a field that is no trace: rules leave Received and Return-Path as they are, got return-path"),
     ("[{ replace_body = 5 }]", "[0].replace_body: expected a text, got 5"),
     ("[{ strip_attachment = ['a'] }]", "[0].strip_attachment: expected a pattern of a file name, got a list"),
     ("[{ reject = false }]", "[0].reject: expected true, a text or a reply of 5yz such as 550 5.7.1 Refused, got false"),
@@ -191,6 +197,7 @@ values = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(
     value=st.lists(
         st.dictionaries(st.one_of(st.sampled_from(sorted(ACTIONS)), st.text(max_size=3)), values, max_size=1),

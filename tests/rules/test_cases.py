@@ -49,6 +49,8 @@ def rule(when: str, then: str, more: str = "") -> str:
 
 
 TWO = 'recipients = ["a@x.test", "b@x.test"]'
+CHAIN = 'recipients = ["a@x.test", "xa@x.test"]\nmessage = "To: a@x.test, xa@x.test\\n\\nhello\\n"'
+HIDES = 'message = "Content-Type: multipart/mixed\\n\\n--b\\n\\nhello\\n"'
 PLAYED = [
     # rules, given, expect
     ("", "", 'outcome = "accepted"\nreply = false\nrules = []\ntags = []\nheld = false\ndiscarded = false\nroute = ""'),
@@ -59,6 +61,10 @@ PLAYED = [
     (rule('recipient = "*"', "reject = true"), TWO, 'outcome = "rejected"\nrecipients = []\nreply = true'),
     (rule('recipient = "a@*"', "tempfail = true") + rule('recipient = "b@*"', "reject = true").replace("'r'", "'s'"), TWO, 'outcome = "tempfailed"\nreply = "451 *"\nrules = ["r", "s"]'),
     (rule('recipient = "*"', 'rewrite_recipient = "qa@q.test"'), TWO, 'recipients = ["qa@q.test"]'),
+    # One recipient becomes another, who becomes somebody else: each name in the field goes where its mail goes.
+    (rule('recipient = "*"', 'redirect_recipient = "x{recipient.local}@x.test"'), CHAIN, 'recipients = ["xa@x.test", "xxa@x.test"]\nheader.To = "xa@x.test, xxa@x.test"'),
+    (rule('recipients = "2", recipient = "*"', 'redirect_recipient = "x{recipient.local}@x.test"'), CHAIN, 'recipients = ["xa@x.test", "xxa@x.test"]\nheader.To = "xa@x.test, xxa@x.test"'),
+    (rule('recipient = "a@*"', 'redirect_recipient = "xa@x.test"') + rule('recipient = "xa@*"', 'redirect_recipient = "b@x.test"').replace("'r'", "'s'"), CHAIN, 'recipients = ["b@x.test"]\nheader.To = "b@x.test, b@x.test"'),
     (rule('recipient = "*"', "delete_recipient = true"), TWO, 'outcome = "rejected"\nreply = "554 5.5.1 *"'),
     (rule('recipients = ">1"', 'reply = "452 4.5.3 Too many"'), TWO, 'outcome = "tempfailed"\nreply = "452 4.5.3 too many"'),
     (rule('recipients = ">1"', "reject = true"), "", 'outcome = "accepted"'),
@@ -71,8 +77,16 @@ PLAYED = [
     (rule('parameter.SIZE = "1?", parameter.NOTIFY = "NEVER"', 'tag = "t"'), 'parameters = { SIZE = "17", NOTIFY = "NEVER", SMTPUTF8 = true }', 'tags = ["t"]'),
     (rule('header.Subject = "*17*"', 'hold = "order {header.Subject}"'), MESSAGE, 'outcome = "held"\nheld = "order order 17"'),
     (rule('body = "hello*", attachment = "*.pdf", size = "<1KiB"', 'route = "other"'), MESSAGE, 'route = "other"'),
+    # What an upstream of another's is asked for waits for a transaction of its own (PROTOCOL §1.10).
+    (rule('recipient = "a@*"', 'route = "one"') + rule('recipient = "b@*"', 'route = "two"').replace("'r'", "'s'"), TWO, 'recipients = ["a@x.test"]\nroute = "one"\noutcome = "accepted"\nreply = "452 4.5.3 *"'),
+    (rule('recipient = "a@*"', 'route = "one"'), TWO, 'recipients = ["a@x.test"]\nroute = "one"\nreply = "452 4.5.3 *"'),
+    (rule('recipient = "*"', 'route = "one"'), TWO, 'recipients = ["a@x.test", "b@x.test"]\nroute = "one"\nreply = false'),
+    (rule('recipient = "b@*"', 'reply = "421 4.3.2 gone"'), TWO, 'outcome = "tempfailed"\nreply = "421 *"'),
     (rule('body = "*"', 'replace_body = "no"'), MESSAGE, 'body = "no"\nattachments = []'),
     (rule('attachment = "*.pdf"', 'strip_attachment = "*.pdf"'), MESSAGE, "attachments = []"),
+    (rule("unreadable = true", "reject = true"), HIDES, 'outcome = "rejected"'),
+    (rule("unreadable = false", "reject = true"), HIDES, 'outcome = "accepted"'),
+    (rule("unreadable = true", 'replace_body = "no"') + rule("unreadable = false", 'tag = "t"').replace("'r'", "'s'"), HIDES, 'tags = ["t"]'),
     (rule("chance = 0.1", 'tag = "t"'), "", 'tags = ["t"]'),
     (rule("every = 3", 'tag = "t"'), "drawn = false", "tags = []"),
     (rule('first = { per = ["client"], within = "4h" }', "tempfail = true"), "", 'outcome = "tempfailed"'),

@@ -12,7 +12,7 @@ from rule_texts import FACTS, JANE, Told, complaints, condition, raw
 
 from relayproxy.mail.pattern import AddressPattern, Pattern
 from relayproxy.rules.condition_syntax import CONDITIONS, when
-from relayproxy.rules.facts import Facts, Recipient
+from relayproxy.rules.facts import Content, Facts, Recipient
 from relayproxy.rules.pattern_list import AddressList, PatternList
 
 HOLDS = [
@@ -74,6 +74,8 @@ HOLDS = [
     ("body = '/(?m)^your/'", True),
     ('attachment = "*.exe"', True),
     ('attachment = "*.com"', False),
+    ("unreadable = false", True),
+    ("unreadable = true", False),
     ("chance = 0.1", True),
     ("chance = 0", False),
     ("every = 10", True),
@@ -106,10 +108,16 @@ UNKNOWN = Facts(listener="l", client="")
 
 @pytest.mark.parametrize(
     "written",
-    ['client = "0.0.0.0/0"', "tls = true", 'auth = "*"', 'recipient = "*"', 'header.To = "*"', 'body = "*"', 'attachment = "*"', 'parameter.SIZE = "*"'],
+    ['client = "0.0.0.0/0"', "tls = true", 'auth = "*"', 'recipient = "*"', 'header.To = "*"', 'body = "*"', 'attachment = "*"', "unreadable = true", 'parameter.SIZE = "*"'],
 )  # fmt: skip
 def test_what_is_not_there_is_like_nothing(written: str) -> None:
     assert not condition(written).holds(UNKNOWN, None, Told(), {})
+
+
+def test_what_cannot_be_read_to_its_end_can_be_asked_for() -> None:
+    facts = msgspec.structs.replace(FACTS, content=Content(5, complete=False))
+    assert condition("unreadable = true").holds(facts, None, Told(), {})
+    assert not condition("unreadable = false").holds(facts, None, Told(), {})
 
 
 READS = [
@@ -119,6 +127,7 @@ READS = [
     ("parameter.NOTIFY = true", {"recipient"}),
     ("header.X-Env = false", {"header:x-env"}),
     ('size = ">1B"\nbody = "*"\nattachment = "*"', {"size", "body", "attachment"}),
+    ("unreadable = false", {"attachment"}),
     ("chance = 1\nevery = 2", set()),
     ('first = { per = ["client", "sender", "recipient"], within = "1h" }', {"client", "sender", "recipient"}),
     ("not = [{ any = [{ tls = true }, { all = [{ auth = true }] }] }]", {"tls", "auth"}),
@@ -196,6 +205,7 @@ ERRORS = [
     ("header.'a b' = true", "rule[0].when.header.a b: expected the name of a field, of printable ASCII without colon and space, got 'a b'"),
     ("header.X.Y = 'a'", "rule[0].when.header.X: expected a pattern, true or false, got a table"),
     ("header.Subject = 'a'\nheader.subject = 'b'", "rule[0].when.header.subject: expected each name once, in any case of letters, got Subject and subject"),
+    ("unreadable = 'yes'", "rule[0].when.unreadable: expected true or false, got 'yes'"),
     ("chance = 2", "rule[0].when.chance: expected a number from 0 to 1, got 2"),
     ("chance = nan", "rule[0].when.chance: expected a number from 0 to 1, got nan"),
     ("chance = true", "rule[0].when.chance: expected a number from 0 to 1, got true"),
@@ -268,6 +278,7 @@ addresses = st.sampled_from(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(patterns=st.lists(addresses, max_size=6), value=st.one_of(addresses, st.text(max_size=10)))
 @example(["*@*.test"], "a@.test")
 @example(["*@b@x.test"], "a@b@x.test")
@@ -283,17 +294,16 @@ def test_a_list_matches_what_one_of_its_patterns_matches(patterns: list[str], va
 def test_a_long_list_is_quick() -> None:
     long = "\n".join(f"user{n}@customer{n}.example\n*@domain{n}.test\n*@*.parent{n}.test" for n in range(500))
     part = condition("recipient = { in = 'long' }", {"long": long})
-    begun = time.perf_counter()
+    begun = time.process_time()
     for n in range(500):
         assert part.holds(FACTS, Recipient(f"x@a.b.parent{n}.test"), Told(), {})
         assert not part.holds(FACTS, Recipient(f"x{n}@customer{n}.example"), Told(), {})
-    assert time.perf_counter() - begun < 0.1
+    assert time.process_time() - begun < 0.5
 
 
 def test_an_expression_takes_linear_time_and_sees_a_mebibyte() -> None:
-    content = msgspec.structs.replace(FACTS.content, text="a" * (1 << 20) + "b")  # type: ignore[type-var]
-    facts = msgspec.structs.replace(FACTS, content=content)
-    begun = time.perf_counter()
+    facts = msgspec.structs.replace(FACTS, content=Content(0, "a" * (1 << 20) + "b"))
+    begun = time.process_time()
     assert not condition("body = '/^(a+)+$/'\nnot = { body = '/a$/' }").holds(facts, JANE, Told(), {})
     assert not condition("body = '/b/'").holds(facts, JANE, Told(), {})
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1

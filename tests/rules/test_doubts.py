@@ -25,6 +25,7 @@ RULES = [
     ("", "{ discard = true }", "", "{ tag = 'x' }", [], [ALL.replace("accept", "discard")]),
     ("", "{ disconnect = 'reset' }", "", "{ tag = 'x' }", [], [ALL.replace("accept", "disconnect")]),
     ("", "{ hold = 'look' }", "", "{ tag = 'x' }", [], []),
+    ("not = { recipient = ['example.test', '*@x.test', 'postmaster'] }", "{ tag = 'y' }", "sender = ['', '/x.test/']", "{ tag = 'x' }", ["example.test is no whole address: all of a domain is *@example.test"], []),
     # a refusal of each recipient runs behind what is known at MAIL, and in front of what is not
     ("", "{ reject = 'no {recipient}' }", "sender = 'a@*'", "{ tag = 'x' }", [], []),
     ("", "{ reject = 'no {recipient}' }", "header.Subject = 'x'", "{ tag = 'x' }", [], [ALL.replace("accept", "reject")]),

@@ -117,6 +117,7 @@ RECIPIENTS = (actions.RewriteRecipient, actions.RedirectRecipient, actions.Delet
 REFUSES = (actions.Refuse, actions.Discard, actions.Hold)
 
 
+@pytest.mark.slow
 @given(random_rules())
 def test_nothing_leaves_before_the_rules_have_run(rules: tuple[Rule, ...]) -> None:
     made = RuleSet(rules)
@@ -142,6 +143,7 @@ def test_nothing_leaves_before_the_rules_have_run(rules: tuple[Rule, ...]) -> No
                 assert data is Stage.EOM or stage < Stage.EOM
 
 
+@pytest.mark.slow
 @given(random_rules())
 def test_what_holds_more_than_nothing_is_named_and_needed(rules: tuple[Rule, ...]) -> None:
     made = RuleSet(rules)

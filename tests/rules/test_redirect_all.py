@@ -8,13 +8,17 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rule_pieces import NoDraws
+from rule_pieces import NoDraws, When, rule, rule_set
 
 from relayproxy.mail.header import HeaderSection
+from relayproxy.rules import actions
+from relayproxy.rules.conditions import All
+from relayproxy.rules.doubts import doubts
 from relayproxy.rules.facts import Facts, Recipient, Stage
 from relayproxy.rules.gates import DataGate, EnvelopeGate
 from relayproxy.rules.guard import Guard
 from relayproxy.rules.redirect_all import redirect_all
+from relayproxy.rules.rule import Rule
 from relayproxy.rules.ruleset import RuleSet
 
 if TYPE_CHECKING:
@@ -24,12 +28,19 @@ QA = "qa@example.test"
 STAGING = ["*@example.test"]
 
 
-def passed(recipients: Sequence[str], header: str = "", *, to: str = QA, allow: Sequence[str] = STAGING) -> Facts:
-    """What is left of a message at the end of its header section, or, without one, in front of it."""
-    rules = RuleSet(redirect_all(to, Guard.parse(allow)))
+def passed(
+    recipients: Sequence[str],
+    header: str = "",
+    *,
+    above: Sequence[Rule] = (),
+    to: str = QA,
+    allow: Sequence[str] = STAGING,
+) -> Facts:
+    """What is left of a message at its end, or, without a header section, in front of that. `above`: rules of files."""
+    rules = rule_set(*above, *redirect_all(to, Guard.parse(allow)))
     facts = Facts(listener="default", client="127.0.0.1", sender="app@example.test")
     for stage in Stage:
-        if stage is (Stage.EOM if header else Stage.EOH):
+        if stage is Stage.EOH and not header:
             break
         if stage is not Stage.RCPT:
             if stage is Stage.EOH:
@@ -97,6 +108,24 @@ def test_a_reply_to_all_reaches_nobody_outside(recipients: list[str]) -> None:
     assert said.count(QA) == 5
 
 
+SPARED = [
+    # entries of the guard, To, whether it stays
+    (["*@example.test"], "joe@example.test", True),
+    (["*@example.test"], "x%customer.test@example.test", False),
+    (["*@example.test", "x%customer.test@example.test"], "x%customer.test@example.test", True),
+    # The guard allows these; who overlooks quotes, or maps before he splits, reads others.
+    (["*@example.test"], '"a b"@example.test', False),
+    (["*@example.test"], "a\u3002b@example.test", False),
+]
+
+
+@pytest.mark.parametrize(("allow", "to", "stays"), SPARED)
+def test_who_is_allowed_stays_where_all_read_the_same_address(allow: list[str], to: str, *, stays: bool) -> None:
+    header = passed(["joe@example.test"], f"To: {to}\n", allow=allow).header
+    assert header is not None
+    assert bytes(header).decode() == f"To: {to if stays else QA}\r\n"
+
+
 ANSWERED = [
     # fields of a message, where they say that answers go
     ("From: Shop <shop@shop.example>", [QA]),
@@ -119,12 +148,38 @@ def test_answers_stay_inside_where_the_author_is_outside(fields: str, where: lis
     assert bytes(header).decode().startswith(fields.partition("\n")[0])
 
 
+STOPS = [
+    rule(None, actions.Accept()),
+    rule(When("recipient", "joe@*"), actions.Accept()),
+    rule(When("header:subject"), actions.Accept()),
+    rule(None, actions.Accept(), at=Stage.EOM),
+    # At eom it keeps nothing from leaving: the message is upstream's by then.
+    rule(None, actions.Cut("before-reply"), at=Stage.EOM),
+]
+
+
+@pytest.mark.parametrize("stops", STOPS)
+def test_a_rule_that_stops_others_stops_none_of_these(stops: Rule) -> None:
+    facts = passed(["joe@example.test", "jane@customer.example"], HEADER, above=[stops])
+    assert addresses(facts) == ["joe@example.test", QA]
+    assert facts.header is not None
+    assert bytes(facts.header).count(QA.encode()) == 5
+
+
+def test_check_does_not_say_that_they_are_stopped() -> None:
+    all_mail = (Rule("accept", All(()), (actions.Accept(),)), Rule("discard", All(()), (actions.Discard(),)))
+    rules = redirect_all(QA, Guard.parse(STAGING))
+    assert doubts(RuleSet((all_mail[0], *rules))) == []
+    assert [doubt.rule for doubt in doubts(RuleSet((all_mail[1], *rules)))] == list(rules)
+
+
 def test_word_that_it_was_read_stays_inside_too() -> None:
     header = passed(["joe@example.test"], "Disposition-Notification-To: shop@shop.example\n").header
     assert header is not None
     assert bytes(header) == f"Disposition-Notification-To: {QA}\r\n".encode()
 
 
+@pytest.mark.slow
 @given(st.lists(st.text(alphabet='ab.@%!"\\:<>,;()ü\u3002\uff20 -', max_size=30), max_size=4))
 def test_whatever_they_are_the_guard_allows_what_is_left(recipients: list[str]) -> None:
     guard = Guard.parse(STAGING)

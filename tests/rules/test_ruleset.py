@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_rules import random_rules
 from rule_pieces import (
+    CONTENT,
     JANE,
     JOE,
     QA,
@@ -20,7 +21,6 @@ from rule_pieces import (
     NoDraws,
     Text,
     When,
-    Written,
     address_patterns,
     addresses,
     mail,
@@ -62,7 +62,7 @@ def recipients(decision: Decision) -> list[str]:
 
 
 def tags(decision: Decision) -> list[str]:
-    return list(decision.tags)
+    return list(decision.facts.tags)
 
 
 def header(decision: Decision) -> str:
@@ -83,7 +83,7 @@ def test_no_rules_change_nothing() -> None:
         decision = decide(stage, facts)
         assert decision.facts is facts
         assert (decision.answer, decision.faults, decision.fired, decision.failure) == (None, None, (), None)
-        assert not rule_set().runs_at(stage)
+        assert not rule_set().runs_at(stage, facts)
 
 
 def test_each_rule_sees_the_mail_as_those_before_it_left_it() -> None:
@@ -111,8 +111,8 @@ def test_templates_see_the_mail_as_it_was_when_the_rule_began() -> None:
 
 def test_only_rules_of_the_stage_run() -> None:
     rules = rule_set(rule(When("client"), actions.Tag(Text("c"))), rule(When("sender"), actions.Tag(Text("s"))))
-    assert [stage.name for stage in Stage if rules.runs_at(stage)] == ["CONNECT", "MAIL"]
     facts = mail()
+    assert [stage.name for stage in Stage if rules.runs_at(stage, facts)] == ["CONNECT", "MAIL"]
     for stage in Stage:
         facts = rules.evaluate(stage, facts, NoDraws()).facts
         assert facts.tags == (("c",) if stage < MAIL else ("c", "s"))
@@ -120,8 +120,8 @@ def test_only_rules_of_the_stage_run() -> None:
 
 def test_what_is_drawn_comes_from_the_caller() -> None:
     rules = rule_set(rule(ByChance(), TAG))
-    assert rules.evaluate(CONNECT, mail(), Drawn(0.4)).tags == ("t",)
-    assert rules.evaluate(CONNECT, mail(), Drawn(0.6)).tags == ()
+    assert rules.evaluate(CONNECT, mail(), Drawn(0.4)).facts.tags == ("t",)
+    assert rules.evaluate(CONNECT, mail(), Drawn(0.6)).facts.tags == ()
 
 
 # What it applies to.
@@ -257,8 +257,8 @@ def test_everything_else_applies_to_the_message() -> None:
         mail(JANE),
         rule(When("recipient", "jane@*"), HOLD, actions.Route("other"), actions.AddHeader("X-A", Text("b")), TAG),
     )
-    assert (decision.fate, decision.reason) == ("hold", "look at app@example.test")
-    assert (decision.route, decision.tags) == ("other", ("t",))
+    assert (decision.facts.fate, decision.facts.reason) == ("hold", "look at app@example.test")
+    assert (decision.facts.route, decision.facts.tags) == ("other", ("t",))
     assert decision.facts.edits == (Noted("1", 2, AddField("X-A", "b")),)
     assert recipients(decision) == [JANE]
 
@@ -299,8 +299,10 @@ def test_edits_that_were_noted_are_made_before_the_rules_of_eoh_run() -> None:
 
 def test_they_are_made_where_no_rule_of_eoh_is() -> None:
     rules = rule_set(rule(When("sender"), actions.DeleteHeader("Subject")))
-    assert rules.runs_at(EOH)
-    facts = rules.evaluate(MAIL, mail(header="A: b\r\nSubject: hi\r\n"), NoDraws()).facts
+    facts = mail(header="A: b\r\nSubject: hi\r\n")
+    assert not rules.runs_at(EOH, facts)
+    facts = rules.evaluate(MAIL, facts, NoDraws()).facts
+    assert rules.runs_at(EOH, facts)
     assert header(rules.evaluate(EOH, facts, NoDraws())) == "A: b\r\n"
 
 
@@ -313,6 +315,27 @@ def test_they_are_made_where_a_rule_accepted() -> None:
     facts = rules.evaluate(MAIL, mail(), NoDraws()).facts
     decision = rules.evaluate(EOH, facts, NoDraws())
     assert header(decision) == "Subject: hi\r\nX-A: b\r\n"
+    assert tags(decision) == []
+
+
+@pytest.mark.parametrize("action", [ACCEPT, actions.Cut("before-reply")], ids=lambda action: str(action.name))
+def test_a_rule_that_runs_always_does_where_others_do_not_any_more(action: Action) -> None:
+    rules = rule_set(
+        rule(None, action),
+        rule(None, actions.Tag(Text("some"))),
+        rule(None, actions.Tag(Text("all")), always=True),
+        rule(None, actions.Tag(Text("at eom")), at=EOM),
+        rule(None, actions.Tag(Text("all at eom")), at=EOM, always=True),
+    )
+    begun = rules.evaluate(CONNECT, mail(), NoDraws())
+    assert tags(begun) == ["all"]
+    of_message = ["all", "all at eom"] if action is ACCEPT else ["all", "at eom", "all at eom"]
+    assert tags(rules.evaluate(EOM, begun.facts, NoDraws())) == of_message
+
+
+@pytest.mark.parametrize("action", [NEVER, DISCARD], ids=lambda action: str(action.name))
+def test_what_does_not_leave_has_no_rule_at_all(action: Action) -> None:
+    decision = decide(CONNECT, mail(), rule(None, action), rule(None, TAG, always=True))
     assert tags(decision) == []
 
 
@@ -333,6 +356,16 @@ def test_a_redirection_is_one_of_envelope_and_header_section() -> None:
     decision = rules.evaluate(RCPT, facts, NoDraws())
     assert recipients(decision) == [QA, "b@example.test"]
     assert header(rules.evaluate(EOH, decision.facts, NoDraws())) == f'To: "J. D." <{QA}>, b@example.test\r\n'
+
+
+def test_who_is_redirected_to_himself_stays() -> None:
+    decision = decide(RCPT, mail(JANE), rule(None, actions.RedirectRecipient(Address("{recipient}"))))
+    assert (decision.facts.recipients, decision.facts.edits) == ((Recipient(JANE, 0),), ())
+
+
+def test_a_tag_is_one_however_often_it_is_said() -> None:
+    decision = decide(RCPT, mail(JANE, JOE), rule(When("recipient"), TAG), rule(None, TAG, at=RCPT))
+    assert tags(decision) == ["t"]
 
 
 def test_every_address_in_a_field_is_rewritten() -> None:
@@ -363,9 +396,9 @@ def test_body_edits_are_carried_to_the_end_of_the_message() -> None:
         rule(When("body", "from app*"), actions.Tag(Text("{body}"))),
         rule(When("attachment", "*"), strip),
     )
-    facts = rules.evaluate(MAIL, mail(content=Written(attachments=("a.exe",))), NoDraws()).facts
+    facts = rules.evaluate(MAIL, mail(content=CONTENT._replace(attachments=("a.exe",))), NoDraws()).facts
     decision = rules.evaluate(EOM, facts, NoDraws())
-    assert decision.body == (BodyEdit(text="from app@example.test"),)
+    assert decision.facts.body == (BodyEdit(text="from app@example.test"),)
     assert tags(decision) == ["from app@example.test"]
     assert fired(decision) == ["2"], "a body that was replaced has no attachments"
 
@@ -374,13 +407,13 @@ def test_later_rules_do_not_see_what_was_stripped() -> None:
     exe, zipped = Pattern.parse("*.EXE"), Pattern.parse("*.zip")
     decision = decide(
         EOM,
-        mail(content=Written(attachments=("a.exe", "b.zip", "c.txt"))),
+        mail(content=CONTENT._replace(attachments=("a.exe", "b.zip", "c.txt"))),
         rule(When("attachment", "a.exe"), actions.StripAttachment(exe)),
         rule(When("attachment", "a.exe"), NEVER),
         rule(When("attachment", "b.zip"), actions.StripAttachment(zipped), actions.StripAttachment(zipped)),
         rule(When("attachment", "c.txt"), actions.Tag(Text("{attachment}"))),
     )
-    assert decision.body == (BodyEdit(strip=exe), BodyEdit(strip=zipped))
+    assert decision.facts.body == (BodyEdit(strip=exe), BodyEdit(strip=zipped))
     assert tags(decision) == ["c.txt"]
 
 
@@ -392,7 +425,7 @@ def test_a_body_that_is_replaced_leaves_nothing_of_the_edits_before() -> None:
         rule(None, actions.ReplaceBody(Text("one")), at=EOM),
         rule(None, actions.ReplaceBody(Text("two")), actions.StripAttachment(Pattern.parse("*"))),
     )
-    assert decision.body == (BodyEdit(text="two"),)
+    assert decision.facts.body == (BodyEdit(text="two"),)
 
 
 @pytest.mark.parametrize(
@@ -416,7 +449,7 @@ def test_no_further_rule_runs(stop: Action) -> None:
 def test_nor_does_one_at_a_later_stage(stop: Action, runs: bool) -> None:
     rules = rule_set(rule(When("header:subject"), TAG), rule(When("sender"), stop))
     facts = rules.evaluate(MAIL, mail(), NoDraws()).facts
-    assert rules.evaluate(EOH, facts, NoDraws()).tags == (("t",) if runs else ())
+    assert rules.evaluate(EOH, facts, NoDraws()).facts.tags == (("t",) if runs else ())
 
 
 def test_what_a_rule_held_is_held_as_the_later_ones_leave_it() -> None:
@@ -426,11 +459,15 @@ def test_what_a_rule_held_is_held_as_the_later_ones_leave_it() -> None:
         rule(When("sender"), HOLD),
         rule(When("sender"), actions.ChangeSender(Address(QA)), actions.Hold(Text("for another reason"))),
     )
-    assert (decision.fate, decision.reason, decision.facts.sender) == ("hold", "look at app@example.test", QA)
+    assert (decision.facts.fate, decision.facts.reason, decision.facts.sender) == (
+        "hold",
+        "look at app@example.test",
+        QA,
+    )
 
 
 def test_what_is_discarded_is_not_held() -> None:
-    assert decide(MAIL, mail(), rule(When("sender"), HOLD), rule(When("sender"), DISCARD)).fate == "discard"
+    assert decide(MAIL, mail(), rule(When("sender"), HOLD), rule(When("sender"), DISCARD)).facts.fate == "discard"
 
 
 @pytest.mark.parametrize(
@@ -542,14 +579,18 @@ def test_no_rules_raise_and_what_is_decided_is_whole(rules: tuple[Rule, ...], na
     for stage in Stage:
         decision = made.evaluate(stage, facts, NoDraws())
         assert plain(made.evaluate(stage, facts, NoDraws()).facts) == plain(decision.facts), "it is pure"
-        assert made.runs_at(stage) or (decision.answer, decision.fired, decision.facts.edits) == (None, (), facts.edits)
+        assert made.runs_at(stage, facts) or (decision.answer, decision.fired, decision.facts.edits) == (
+            None,
+            (),
+            facts.edits,
+        )
         if decision.failure is not None:
             assert decision.answer is not None
             assert decision.facts is facts
             return
         if decision.answer is not None:
             assert decision.answer.severity in (4, 5)
-            assert plain(decision.facts) == plain(msgspec.structs.replace(facts, tags=decision.tags))
+            assert plain(decision.facts) == plain(msgspec.structs.replace(facts, tags=decision.facts.tags))
             return
         facts = decision.facts
     assert facts.edits == ()

@@ -90,12 +90,18 @@ def test_the_250_that_is_lost_is_the_rarest() -> None:
     assert decision.answer is None  # upstream has it
 
 
+def test_they_are_looked_for_where_they_are_installed_or_else_in_the_source_tree(tmp_path: Path) -> None:
+    package = tmp_path / "relayproxy" / "rules"
+    assert shipped(package) == tmp_path / "rules"
+    (package / "shipped").mkdir(parents=True)
+    assert shipped(package) == package / "shipped"
+
+
 def test_they_are_in_what_is_installed() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert shipped() == ROOT / "rules"
     included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
     assert included == {"rules": "relayproxy/rules/shipped"}
-    assert "shipped" in (ROOT / "relayproxy/rules/load.py").read_text(encoding="utf-8")
     # What an image is built of is copied into it, or the wheel cannot be made.
     copied = re.findall(r"^COPY (\S+) \./\S+$", (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(copied) >= {"relayproxy", *included}

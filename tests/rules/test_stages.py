@@ -106,6 +106,26 @@ def test_a_rule_waits_for_one_above_that_can_stop_it(action: Action) -> None:
     assert stages(rule(When("client"), TAG), rule(When("header:subject"), action)) == [CONNECT, EOH]
 
 
+def test_a_rule_that_runs_always_waits_only_for_one_that_keeps_the_message_from_leaving() -> None:
+    last = rule(When("client"), TAG, always=True)
+    assert stages(rule(When("header:subject"), actions.Accept()), last) == [EOH, CONNECT]
+    assert stages(rule(None, actions.Cut("before-reply"), at=EOM), last) == [EOM, CONNECT]
+    assert stages(rule(When("header:subject"), REJECT), rule(When("body"), actions.Accept()), last) == [EOH, EOM, EOH]
+    assert stages(rule(When("header:subject"), actions.Discard()), last) == [EOH, EOH]
+
+
+def test_the_last_of_those_that_can_stop_it_counts() -> None:
+    early, late = rule(When("sender"), actions.Accept()), rule(When("body"), actions.Accept())
+    assert stages(early, late, rule(When("client"), TAG)) == [MAIL, EOM, EOM]
+    assert stages(early, rule(When("client"), TAG), late) == [MAIL, MAIL, EOM]
+
+
+@pytest.mark.parametrize("field", ["to", "cc", "bcc", "resent-to", "resent-cc", "resent-bcc"])
+def test_a_redirection_writes_where_the_address_may_stand(field: str) -> None:
+    redirect = rule(When("body"), actions.RedirectRecipient(Address("a@b")))
+    assert stages(redirect, rule(When(f"header:{field}"), TAG)) == [EOM, EOM]
+
+
 @pytest.mark.parametrize("action", [TAG, actions.Hold(Text("why")), actions.Delay(1)], ids=lambda action: action.name)
 def test_and_for_no_other(action: Action) -> None:
     assert stages(rule(When("header:subject"), action), rule(When("client"), TAG)) == [EOH, CONNECT]
@@ -150,6 +170,7 @@ def test_why_a_rule_does_not_run_earlier_is_said() -> None:
     ]
 
 
+@pytest.mark.slow
 @given(random_rules(), st.data())
 def test_no_rule_runs_out_of_turn(rules: tuple[Rule, ...], data: st.DataObject) -> None:
     placed = [placement.stage for placement in placements(rules)]
@@ -160,3 +181,19 @@ def test_no_rule_runs_out_of_turn(rules: tuple[Rule, ...], data: st.DataObject) 
     # What is not above a rule does not move it.
     cut = data.draw(st.integers(0, len(rules)))
     assert [placement.stage for placement in placements(rules[:cut])] == placed[:cut]
+
+
+def test_a_rule_that_only_edits_fields_stays_behind_those_that_look_at_them() -> None:
+    looks = rule(When("header:x-debug"), TAG)
+    deletes = rule(None, actions.DeleteHeader("X-Debug"))
+    assert stages(looks, deletes) == [EOH, EOH]
+    assert stages(deletes, looks) == [CONNECT, EOH]
+    assert stages(looks, rule(None, actions.DeleteHeader("X-Other"))) == [EOH, CONNECT]
+    # What adds the field at eoh comes before what takes it away.
+    assert stages(rule(When("header:subject"), actions.AddHeader("X-Debug", Text("1"))), deletes) == [EOH, EOH]
+
+
+def test_what_edits_more_than_fields_waits_for_no_reader() -> None:
+    looks = rule(When("header:to"), TAG)
+    redirects = rule(When("recipient"), actions.RedirectRecipient(Address("qa@example.test")))
+    assert stages(looks, redirects) == [EOH, RCPT]

@@ -127,6 +127,7 @@ def test_no_line_is_smuggled_into_the_reply(name: bytes) -> None:
     [
         ((), (), True),
         ((), (b"DSN",), True),
+        ((), (b"SIZE 5",), True),
         ((b"DSN",), (), False),
         ((b"SIZE 5", b"DSN"), (b"SIZE 5", b"DSN", b"8BITMIME"), True),
         ((b"SIZE 5",), (b"SIZE 6",), True),

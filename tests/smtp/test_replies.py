@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.errors import LocalProtocolError, RemoteProtocolError
-from relayproxy.smtp.replies import Reply, ReplyReader
+from relayproxy.smtp.replies import Reply, ReplyReader, worst
 
 BROKEN = "broken"
 Event = Reply | str
@@ -259,6 +259,14 @@ WIRE: list[tuple[Reply, bytes]] = [
     (Reply(250, (b"x" + E_ACUTE * 253,)), b"250-x" + E_ACUTE * 252 + b"\r\n250 " + E_ACUTE + b"\r\n"),
     (Reply(250, (b"x" * 503 + "😀".encode(),)), b"250-" + b"x" * 503 + b"\r\n250 " + "😀".encode() + b"\r\n"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("codes", "code"),
+    [([250], 250), ([250, 550], 550), ([550, 451, 452], 451), ([354, 550], 550), ([250, 354], 250), ([250, 421], 421)],
+)
+def test_a_refusal_stands_for_all_and_one_for_now_before_one_for_good(codes: list[int], code: int) -> None:
+    assert worst([Reply(one) for one in codes]).code == code
 
 
 @pytest.mark.parametrize(("reply", "octets"), WIRE)

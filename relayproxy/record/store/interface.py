@@ -20,7 +20,8 @@ What is written when does not belong here (record/recorder.py), nor how things l
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from relayproxy.record.report import ReleaseRecord, TransactionRecord
     from relayproxy.record.select import Select
     from relayproxy.record.wire import WireEntry
+
+
+#: The digest of no octets.
+_EMPTY: Final = sha256(b"").digest()
 
 
 class StoreError(Exception):
@@ -158,7 +163,8 @@ class Kept(NamedTuple):
         """The same with what left in the place of what came."""
         return self._replace(
             header=self.header if self.header_sent is None else self.header_sent,
-            separator=b"\r\n" if self.separator else b"",  # line endings may have been repaired
+            # Line endings may have been repaired, or a body put behind a header section that had no end.
+            separator=b"\r\n" if self.separator or self.body_sent not in (None, _EMPTY) else b"",
             body=self.body if self.body_sent is None else self.body_sent,
         )
 

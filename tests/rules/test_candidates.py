@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rule_pieces import Address, NoDraws, Text, Written, addresses, mail, rule_set
+from rule_pieces import CONTENT, Address, NoDraws, Text, addresses, mail, rule_set
 
 from relayproxy.mail.pattern import AddressPattern, Pattern
 from relayproxy.rules import actions
@@ -15,6 +15,7 @@ from relayproxy.rules.conditions import All, AnyOf, Exists, Matches, Not, Part
 from relayproxy.rules.facts import Draws, Facts, Recipient, Stage
 from relayproxy.rules.pattern_list import AddressList, PatternList
 from relayproxy.rules.rule import Action, Condition, Key, Rule, Subject
+from relayproxy.rules.rule import header as header_of
 
 
 class Keyless(msgspec.Struct, frozen=True):
@@ -40,7 +41,7 @@ def recipient(*patterns: str) -> Matches:
 
 
 def field(name: str, *patterns: str) -> Matches:
-    return Matches(of.header(name), of.fields(name), PatternList([Pattern.parse(one) for one in patterns]))
+    return Matches(header_of(name), of.fields(name), PatternList([Pattern.parse(one) for one in patterns]))
 
 
 def body(*patterns: str) -> Matches:
@@ -99,7 +100,7 @@ parts = st.recursive(
         st.builds(lambda some: field("Subject", *some), st.lists(st.sampled_from(GLOBS), min_size=1, max_size=3)),
         st.builds(lambda some: field("X-Kind", *some), st.lists(st.sampled_from(GLOBS), min_size=1, max_size=2)),
         st.builds(lambda some: body(*some), st.lists(st.sampled_from(GLOBS), min_size=1, max_size=2)),
-        st.just(Exists(of.header("X-Kind"), of.fields("X-Kind"))),
+        st.just(Exists(header_of("X-Kind"), of.fields("X-Kind"))),
     ),
     lambda inner: st.one_of(
         st.builds(Not, inner),
@@ -133,10 +134,27 @@ def test_rules_that_are_looked_up_decide_as_if_each_was_tried(
     rules = [Rule(str(number), when, (action,), Stage.EOM) for number, (when, action) in enumerate(written)]
     keyless = [msgspec.structs.replace(one, when=Keyless(one.when)) for one in rules]
     header = "".join([f"X-Kind: {kind}\r\n" for kind in kinds]) + f"subject: {text}\r\n"
-    facts = mail(*to, sender=from_, header=header, content=Written(text=text * 300))
+    facts = mail(*to, sender=from_, header=header, content=CONTENT._replace(text=text * 300))
     found = rule_set(*rules).evaluate(Stage.EOM, facts, NoDraws())
     tried = rule_set(*keyless).evaluate(Stage.EOM, facts, NoDraws())
     assert found == tried
+
+
+@pytest.mark.parametrize(
+    ("change", "then"),
+    [
+        (actions.ChangeSender(Address("new@b.test")), sender("new@*")),
+        (actions.AddRecipient(addresses("new@b.test")), recipient("new@b.test")),
+        (actions.ChangeHeader("Subject", 1, Text("new")), field("Subject", "new")),
+        (actions.ReplaceBody(Text("new")), body("*new*")),
+    ],
+    ids=lambda one: one.name if isinstance(one, actions.Act) else "",
+)
+def test_a_rule_is_found_by_what_one_before_it_made(change: Action, then: Part) -> None:
+    tag = (actions.Tag(Text("t")),)
+    rules = rule_set(Rule("1", All(()), (change,), Stage.EOM), Rule("2", then, tag, Stage.EOM))
+    assert rules.evaluate(Stage.EOM, mail("a@b.test"), NoDraws()).facts.tags == ("t",)
+    assert rule_set(Rule("2", then, tag, Stage.EOM)).evaluate(Stage.EOM, mail("a@b.test"), NoDraws()).facts.tags == ()
 
 
 class Counting(msgspec.Struct, frozen=True):
@@ -175,7 +193,11 @@ def test_a_rule_that_cannot_apply_is_not_asked(condition: Part, asked: int) -> N
     assert condition.keys is not None
     counting = Counting(condition.keys, condition.reads, [])
     facts = mail(
-        "a@b.test", "c@d.test", sender="me@b.test", header="Subject: Hello\r\n", content=Written(text="Hello\n" * 200)
+        "a@b.test",
+        "c@d.test",
+        sender="me@b.test",
+        header="Subject: Hello\r\n",
+        content=CONTENT._replace(text="Hello\n" * 200),
     )
     rule_set(Rule("", counting, (actions.Tag(Text("t")),), Stage.EOM)).evaluate(Stage.EOM, facts, NoDraws())
     assert len(counting.asked) == asked

@@ -27,7 +27,7 @@ _LONG: Final = 512
 _AT_ONCE: Final = 100
 
 
-class Planned(NamedTuple):
+class Candidate(NamedTuple):
     """A rule, and what is asked of it often."""
 
     rule: Rule
@@ -53,18 +53,18 @@ class _Parts:
         ]
 
 
-class Plan:
+class Candidates:
     """Rules in order; their places are from 0."""
 
     __slots__ = ("_always", "_fields", "_known", "_texts", "rules")
 
     def __init__(self, rules: Iterable[Rule] = ()) -> None:
-        self.rules = tuple([Planned(rule, rule.per_recipient, rule.when.holds) for rule in rules])
+        self.rules = tuple([Candidate(rule, rule.per_recipient, rule.when.holds) for rule in rules])
         self._known: dict[Key, list[int]] = {}
         parts: dict[Subject, list[tuple[str, int]]] = {}
         always: list[int] = []
-        for place, planned in enumerate(self.rules):
-            keys = planned.rule.when.keys
+        for place, candidate in enumerate(self.rules):
+            keys = candidate.rule.when.keys
             if keys is None or not all(key.subject in _TEXTS or key.subject.startswith(HEADER) for key in keys):
                 always.append(place)
                 continue
