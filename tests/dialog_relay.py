@@ -93,7 +93,7 @@ class MemoryTarget:
 
 
 class _Relay:
-    def __init__(self, config: Mapping[str, Any], dial: Dial) -> None:
+    def __init__(self, config: Mapping[str, Any], dial: Dial, rulebook: Rulebook | None) -> None:
         # Imported late: the runner's own tests need no relay.
         from relayproxy.cli.recording import policy
         from relayproxy.net.dial import DialError, UpstreamUrl
@@ -117,7 +117,9 @@ class _Relay:
         trusted.write_text(authority_pem(), encoding="ascii")
         upstreams = {name: {"ca": str(trusted), **upstream} for name, upstream in config["upstream"].items()}
         shipped = config.get("rules", {}).get("files", ())
-        self.rulebook = self._rulebook(shipped, config.get("rule", ()), config.get("python", ()), config.get("guard"))
+        self.rulebook = rulebook or self._rulebook(
+            shipped, config.get("rule", ()), config.get("python", ()), config.get("guard")
+        )
         config = {key: value for key, value in config.items() if key not in ("rule", "python")}
         self._config = Config.model_validate({"state": self._folder.name, **config, "upstream": upstreams})
         self._log = MemoryTarget()
@@ -230,6 +232,6 @@ def _no_sockets(sock: socket) -> DeadlineStream:
     raise AssertionError(f"no socket is accepted in a dialog, but {sock} was")
 
 
-def start(config: Mapping[str, Any], dial: Dial) -> Driven:
-    """A relay with that configuration, whose upstreams are the dialog's."""
-    return _Relay(config, dial)
+def start(config: Mapping[str, Any], dial: Dial, rulebook: Rulebook | None = None) -> Driven:
+    """A relay with that configuration, whose upstreams are the dialog's; with a `rulebook` rules and guard are that one's."""
+    return _Relay(config, dial, rulebook)

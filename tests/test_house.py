@@ -40,7 +40,7 @@ def test_the_contracts_are_those_of_the_design() -> None:
     names = [contract["name"] for contract in PROJECT["tool"]["importlinter"]["contracts"]]
     assert names == [
         "a floor imports only floors below it",
-        "smtp, mail, rules, the TLS engine and what is pure of record: no I/O, no clock, no logging",
+        "smtp, mail, rules, the TLS engine and what is pure of record and replay: no I/O, no clock, no logging",
         "OpenSSL only in tls",
         "no asyncio",
         "the verbs know nothing of each other",

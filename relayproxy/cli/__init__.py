@@ -31,11 +31,12 @@ VERBS: Final = {
     "tail": "Show recorded transactions as they come, until Ctrl-C.",
     "export": "Export recordings.",
     "release": "Send held messages on.",
+    "replay": "Send recorded sessions again, and compare every reply.",
     "backtest": "Try rules on recorded traffic.",
-    "check": "Check a configuration or rules, print what is in effect, and run the rules' tests.",
+    "check": "Check a configuration or rules, and run the rules' tests.",
     "send": "Send one message.",
     "ca": "Show or export the authority that signs minted certificates.",
-    "schema": "Print the JSON Schema of the configuration, of a rule file or of a record.",
+    "schema": "Print the JSON Schema of configuration, rules or records.",
 }
 
 

@@ -150,7 +150,8 @@ def _is_rules(argument: str) -> bool:
 def _read(files: Sequence[str], allow: Sequence[str] | None, config: Path | None) -> _Tried:
     """Rules in the place of the configuration's, as of `run --rules`; where there is no configuration nobody knows which upstreams there are. Raises Failed."""
     from relayproxy.cli.config import Flags, default_file, load_with_rules
-    from relayproxy.cli.config_rules import guard_of
+    from relayproxy.cli.config_rules import guard_captures
+    from relayproxy.relay.rulebook import guard_of
 
     flags = Flags(rules=tuple(files) or None, allow=tuple(allow) if allow else None)
     if config is None and default_file() is None and files:
@@ -158,9 +159,8 @@ def _read(files: Sequence[str], allow: Sequence[str] | None, config: Path | None
         loaded = _load(files)
     else:
         settings, loaded = load_with_rules(config, flags)
-    captures = settings.guard is not None and settings.guard.otherwise == "capture"
-    limits = settings.limits
-    return _Tried(loaded, guard_of(settings), captures, settings.rules.seed, limits.rule_threads, limits.rule_time)
+    guard, limits = guard_of(settings), settings.limits
+    return _Tried(loaded, guard, guard_captures(settings), settings.rules.seed, limits.rule_threads, limits.rule_time)
 
 
 def _load(files: Sequence[str]) -> Loaded:

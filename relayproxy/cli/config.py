@@ -185,9 +185,16 @@ def load(path: Path | None = None, flags: Flags | None = None, environ: Mapping[
 
 
 def load_with_rules(
-    path: Path | None = None, flags: Flags | None = None, environ: Mapping[str, str] = os.environ
+    path: Path | None = None,
+    flags: Flags | None = None,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    running: Config | None = None,
 ) -> tuple[Config, Loaded]:
-    """The same, and its rules: they are read once, since what is Python in them may do anything when it is."""
+    """The same, and its rules: they are read once, since what is Python in them may do anything when it is.
+
+    `running`: the configuration of the relay that they are for, where it is another (config_rules.py `read`).
+    """
     flags = flags or Flags()
     sources = _Sources()
     errors: list[Complaint] = []
@@ -215,7 +222,7 @@ def load_with_rules(
     bad = [text for _, text in sorted(sources.complaint(*wrong) for wrong in config_tls.bad_files(config))]
     rules: Loaded | None = None
     try:
-        rules = config_rules.read(config)
+        rules = config_rules.read(config, running)
     except RuleError as error:
         bad += error.lines
     if rules is None or bad:

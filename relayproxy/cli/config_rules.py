@@ -1,19 +1,20 @@
 """The rules and the guard of a configuration, and what must hold between them and the rest of it (DESIGN §5, §6).
 
     loaded = read(config)          # raises RuleError
-    guard = guard_of(config)
+    guarded(config)               # whom mail may go to, in a line for people
 
 How rules are written does not belong here (rules/load.py), nor what an entry of the guard allows (rules/guard.py).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from relayproxy.cli.config_written import value
 from relayproxy.mail.pattern import PatternError
+from relayproxy.relay.rulebook import guard_of
 from relayproxy.relay.settings import Guard as GuardSettings
 from relayproxy.relay.settings import Record
 from relayproxy.rules.actions import misfit
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
     from relayproxy.cli.config_written import Wrong
     from relayproxy.relay.settings import Config
+
+
+#: Behind what is wrong with rules that are read again.
+_OF_THE_START: Final = "(upstreams and store are those that the relay was started with)"
 
 
 def guard_redirection(settings: MutableMapping[str, Any]) -> None:
@@ -62,21 +67,29 @@ def mismatches(settings: Mapping[str, Any]) -> Iterator[Wrong]:
             )
 
 
-def guard_of(config: Config) -> Guard | None:
-    """None: there is none."""
-    return None if config.guard is None else Guard.parse(config.guard.allow)
+def guard_captures(config: Config) -> bool:
+    """Whether the guard keeps what it does not let pass."""
+    return config.guard is not None and config.guard.otherwise == "capture"
 
 
-def read(config: Config) -> Loaded:
-    """The rules of its files, and behind them those that redirect all. Raises RuleError, also where they ask for what the configuration does not have."""
+def read(config: Config, running: Config | None = None) -> Loaded:
+    """The rules of its files, and behind them those that redirect all. Raises RuleError, also where they ask for what the configuration does not have.
+
+    `running`: the configuration of a relay that takes no more than rules and guard of this one; upstreams and store are those that it was started with.
+    """
     loaded = load(config.rules.files)
-    upstreams, has_store = frozenset(config.upstream), config.record.store is not None
+    has = running or config
+    upstreams, has_store = frozenset(has.upstream), has.record.store is not None
     wrong = [
         f"{rule.where}: {what}"
         for rule in loaded.rules.rules
         for action in rule.then
         if (what := misfit(action, upstreams, has_store=has_store)) is not None
     ]
+    if running is not None:
+        wrong = [f"{line} {_OF_THE_START}" for line in wrong]
+        if guard_captures(config) and running.record.store is None:
+            wrong.append(f'guard.otherwise: expected "refuse", as record.store is "none" {_OF_THE_START}')
     if wrong:
         raise RuleError(wrong)
     rules = [bound(rule, upstreams, has_store=has_store) for rule in loaded.rules.rules]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from relayproxy.record.report import HeldRecord, ReleaseRecord
     from relayproxy.record.store.interface import Reader, Releasing, Stored
     from relayproxy.relay.releasing import Release, Went
-    from relayproxy.relay.sending import Content
+    from relayproxy.relay.sending import Whole
     from relayproxy.relay.settings import Config
     from relayproxy.smtp.commands import Path as Mailbox
 
@@ -165,10 +165,12 @@ class _Releases:
         try:
             attempt, release, content = self._prepared(id_)
             record = self._record(release)
-            if not self._writer.claim(id_, attempt, record):
-                raise ValueError("somebody else is releasing it, or has just done so")  # noqa: TRY301
+            claimed = self._writer.claim(id_, attempt, record)
         except (ValueError, StoreError, RecordError) as error:
             self._unsent(id_, str(error))
+            return
+        if not claimed:
+            self._unsent(id_, "somebody else is releasing it, or has just done so")
             return
         try:
             await self._until_stopped(partial(release.send, content))
@@ -177,7 +179,7 @@ class _Releases:
             self._settle(id_, attempt, record, went)
             self._tell(id_, release, went)
 
-    def _prepared(self, id_: str) -> tuple[int, Release, Content]:
+    def _prepared(self, id_: str) -> tuple[int, Release, Whole]:
         """Everything that can be known beforehand. Raises ValueError, StoreError."""
         from relayproxy.relay.releasing import Release
 
@@ -195,13 +197,13 @@ class _Releases:
         release = Release(self._config, stored.record, self._to, lambda what: _say(f"{id_}: {what}"))
         return len(tries), release, self._content(stored)
 
-    def _content(self, stored: Stored) -> Content:
-        from relayproxy.relay.sending import Content
+    def _content(self, stored: Stored) -> Whole:
+        from relayproxy.relay.sending import Whole
 
         kept = stored.message
         if kept is None or not kept.whole or not kept.exact or kept.body is None:
             raise ValueError("its message was not kept whole, or something in it was redacted")
-        return Content.of(lambda: self._reader.message(stored, sent=True) or ())
+        return Whole.of(lambda: self._reader.message(stored, sent=True) or ())
 
     def _record(self, release: Release) -> ReleaseRecord:
         """As it stands in the store until more is known."""

@@ -1,4 +1,7 @@
-"""The rules and the guard of a running relay: of its configuration, and read again from the same sources (DESIGN §6 "Rule files reload")."""
+"""The rules and the guard of a running relay: of its configuration, and read again from the same sources (DESIGN §6 "Rule files reload").
+
+Invariant: what is read again asks for nothing that the relay was not started with.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from relayproxy.cli.config import ConfigError, load_with_rules
-from relayproxy.cli.config_rules import guard_of
-from relayproxy.relay.rulebook import Drawn, Rulebook, Rules
+from relayproxy.cli.config_rules import guard_captures
+from relayproxy.relay.rulebook import Drawn, Rulebook, Rules, guard_of
 from relayproxy.relay.workers import Workers
 
 if TYPE_CHECKING:
@@ -25,18 +28,17 @@ def rulebook(config: Config, loaded: Loaded, path: Path | None, flags: Flags) ->
         _rules(config, loaded),
         Drawn(config.rules.seed, time.monotonic),
         Workers(config.limits.rule_threads, config.limits.rule_time),
-        partial(_read_again, path, flags),
+        partial(_read_again, config, path, flags),
     )
 
 
 def _rules(config: Config, loaded: Loaded) -> Rules:
-    captures = config.guard is not None and config.guard.otherwise == "capture"
-    return Rules(loaded.rules, guard_of(config), captures, loaded.files)
+    return Rules(loaded.rules, guard_of(config), guard_captures(config), loaded.files)
 
 
-def _read_again(path: Path | None, flags: Flags) -> Rules:
+def _read_again(running: Config, path: Path | None, flags: Flags) -> Rules:
     """Raises ValueError: all that is wrong, a line each."""
     try:
-        return _rules(*load_with_rules(path, flags))
+        return _rules(*load_with_rules(path, flags, running=running))
     except ConfigError as error:
         raise ValueError(str(error)) from error

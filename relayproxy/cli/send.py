@@ -114,7 +114,7 @@ def _tls(url: UpstreamUrl, verify: str | None, ca: Path | None) -> ClientTls | N
 
 def _guard(config: Path | None, url: UpstreamUrl, recipients: Sequence[Mailbox]) -> None:
     from relayproxy.cli.config import default_file, load
-    from relayproxy.cli.config_rules import guard_of
+    from relayproxy.relay.rulebook import guard_of
     from relayproxy.relay.sending import shown
 
     loaded = load(config)
@@ -192,12 +192,12 @@ async def _deliver(
     from relayproxy.net.dial import dial
     from relayproxy.net.stream import TrioStream
     from relayproxy.relay.connect import UpstreamUnavailable, connect
-    from relayproxy.relay.sending import Content, Unsent, outgoing, transact, unavailable, words
+    from relayproxy.relay.sending import Unsent, Whole, outgoing, transact, unavailable, words
     from relayproxy.relay.settings import Limits, UpstreamTimeouts
     from relayproxy.relay.values import machine
     from relayproxy.smtp.commands import Rcpt
 
-    content = Content.of(lambda: (octets,))
+    content = Whole.of(lambda: (octets,))
     rcpts = [Rcpt(path) for path in recipients]
     try:
         server = await connect(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from relayproxy.mail.address_list import addresses, found
 from relayproxy.mail.canonical import canonical
-from relayproxy.mail.field_text import folded, wire_address
+from relayproxy.mail.field_text import wire_address, wrapped
 from relayproxy.mail.header import MAX_LINE, HeaderSection
 
 if TYPE_CHECKING:
@@ -105,4 +105,4 @@ def _refolded(value: bytes, start: int) -> bytes:
             at = one.start
     first, *others = b"".join([*pieces, value[at:]]).split(b"\r\n")
     lines = [(first, start), *[(line, 0) for line in others]]
-    return b"\r\n".join([folded(line, at) if at + len(line) > MAX_LINE else line for line, at in lines])
+    return b"\r\n".join([wrapped(line, at) if at + len(line) > MAX_LINE else line for line, at in lines])

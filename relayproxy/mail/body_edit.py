@@ -6,7 +6,7 @@
         out(stripper.feed(piece))
     out(stripper.finish())
 
-    edits, octets = replaced(header, "No longer here.")
+    edits, octets = plain_body(header, "No longer here.")
 
 Invariants: what is no removed part leaves octet for octet, signed or not. A removed part's place is taken by a part of plain ASCII in short lines that says so. What ended
 with CRLF does so still; no bare CR or LF is made. Memory is bounded. Octets here are without dot-stuffing.
@@ -101,7 +101,7 @@ class Stripper:
         return next(filter(self._pattern.matches, part.names), None)
 
 
-def replaced(header: HeaderSection, text: str) -> tuple[tuple[HeaderEdit, ...], bytes]:
+def plain_body(header: HeaderSection, text: str) -> tuple[tuple[HeaderEdit, ...], bytes]:
     """Header edits and the body that make plain text of a message, ASCII on the wire whatever the text. `text`: any line ends."""
     lines = _LINE_END.split(text)
     if lines[-1]:

@@ -63,7 +63,7 @@ def field_value(name: str, text: str, *, utf8: bool = False) -> bytes:
         line = "".join([_piece(match, room, utf8=utf8) for match in _PIECE.finditer(text)])
     else:
         line = _unstructured(text, room, utf8=utf8)
-    octets = folded(line.encode("utf-8"), len(name) + 2, GOOD_LINE - 2 if "=?" in line else GOOD_LINE)
+    octets = wrapped(line.encode("utf-8"), len(name) + 2, GOOD_LINE - 2 if "=?" in line else GOOD_LINE)
     first, *others = octets.split(b"\r\n")
     if len(name) + 2 + len(first) > MAX_LINE:
         octets, first = b"\r\n " + octets, b" " + first
@@ -139,7 +139,7 @@ def _one(text: str, *, q: bool) -> str:
     return f"=?utf-8?b?{binascii.b2a_base64(octets, newline=False).decode('ascii')}?="
 
 
-def folded(line: bytes, start: int, limit: int = GOOD_LINE) -> bytes:
+def wrapped(line: bytes, start: int, limit: int = GOOD_LINE) -> bytes:
     """The same with a fold before white space wherever a line would be longer than `limit` octets; `start` octets stand before it. One that has none stays too long."""
     lines, length = [b""], start
     for index, word in enumerate(_SPACED_OCTETS.findall(line)):

@@ -18,7 +18,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from relayproxy.mail.words import decode, known_charset
+from relayproxy.mail.words import readings, readings_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +41,10 @@ _UNQUOTED: Final = re.compile(rb"(?:=\?[^?;]*+\?[^?;]*+\?[^?]*+\?=|[^;])*+")
 _TOKEN: Final = re.compile(rb"[^\s;\"(),]*+")
 # RFC 2231 §7:  extended-initial-value := [charset] "'" [language] "'" extended-other-values
 _EXTENDED: Final = re.compile(rb"([A-Za-z0-9_.:+-]{0,40})'[A-Za-z0-9-]{0,40}'(.*)", re.DOTALL)
+#: What Python takes for character sets, in words and in RFC 2231, and words.py does not, for they may take long.
+_ODD_CHARSET: Final = re.compile(
+    rb"(?:=\?|\*[ \t]*=[\s\"]*)[^?'\r\n]{0,20}?(?:idna|punycode|unicode[^?'\r\n]{0,3}escape)", re.IGNORECASE
+)
 _COMMENT: Final = re.compile(rb'("(?:[^"\\]|\\.)*+")|\((?:[^()\\]|\\.)*+\)', re.DOTALL)
 _DEEPEST_COMMENT: Final = 5
 _COMMENTS: Final = 1000
@@ -66,21 +70,23 @@ class _Part(NamedTuple):
 
 def file_names(value: bytes) -> FileNames:
     """What may be a file's name in a value that is unfolded, decoded, each once."""
-    complete = len(value) <= LONGEST and value.count(b"(") <= _COMMENTS
+    complete = len(value) <= LONGEST and value.count(b"(") <= _COMMENTS and _ODD_CHARSET.search(value) is None
     names: dict[str, None] = {}
     cost = 0
     for form in _forms(value[:LONGEST]):
         parts = list(_parts(form, _FILE_NAME))
         cost += len(parts)
         complete &= len(parts) < PLACES and all(len(part.readings[0]) < _LONGEST_VALUE - 1 for part in parts)
-        readings = dict.fromkeys(
+        found = dict.fromkeys(
             (reading, part.extended) for part in parts if part.section is None for reading in part.readings
         )
         texts = dict.fromkeys(
-            _said(*_percent_decoded(reading)) if extended else decode(reading) for reading, extended in readings
+            text
+            for reading, extended in found
+            for text in (_said(*_percent_decoded(reading)) if extended else readings(reading))
         )
         for text in texts | dict.fromkeys(_joined(parts)):
-            names.update(dict.fromkeys(_shown(text)))
+            names.update(dict.fromkeys(shown(text)))
     names.pop("", None)
     return FileNames(tuple(names), complete, cost)
 
@@ -120,8 +126,10 @@ def _forms(value: bytes) -> Iterator[bytes]:
     yield value
     if b"(" in value and (less := without_comments(value)) != value:
         yield less
-    if b"=?" in value and (said := decode(value).encode("utf-8", "replace")) != value:
-        yield said  # some encode the field as a whole
+    if b"=?" in value:
+        for text in readings(value):
+            if (said := text.encode("utf-8", "replace")) != value:
+                yield said  # some encode the field as a whole
 
 
 def _parts(value: bytes, place: re.Pattern[bytes]) -> Iterator[_Part]:
@@ -163,11 +171,11 @@ def _joined(parts: list[_Part]) -> Iterator[str]:
             unbroken = sum(1 for at, number in enumerate(numbers) if number == at)
             for count in {unbroken, len(numbers)} - {0}:
                 run = [by_number[number] for number in numbers[:count]]
-                yield _text(run, all_extended=False)
-                yield _text(run, all_extended=True)
+                yield from _texts(run, all_extended=False)
+                yield from _texts(run, all_extended=True)
 
 
-def _text(run: list[_Part], *, all_extended: bool) -> str:
+def _texts(run: list[_Part], *, all_extended: bool) -> Iterator[str]:
     charset, octets = b"", b""
     for at, part in enumerate(run):
         piece = part.readings[0]
@@ -186,14 +194,15 @@ def _percent_decoded(value: bytes) -> tuple[bytes, bytes]:
     return (match[1], unquote_to_bytes(match[2])) if match else (b"", unquote_to_bytes(value))
 
 
-def _said(charset: bytes, octets: bytes) -> str:
-    if known := known_charset(charset):
-        octets = octets.decode(known, "backslashreplace").encode("utf-8", "replace")
-    return decode(octets)  # some writers put encoded-words into it
+def _said(charset: bytes, octets: bytes) -> Iterator[str]:
+    """Some writers put encoded-words into it."""
+    texts = [text.encode("utf-8") for text in readings_in(charset, octets)] if charset else [octets]
+    for text in texts:
+        yield from readings(text)
 
 
-def _shown(text: str) -> Iterator[str]:
-    """The name, and what becomes of it where a NUL ends it, control characters are left out, or (Windows) dots and spaces at its end are."""
+def shown(text: str) -> Iterator[str]:
+    """A name, and what becomes of it where a NUL ends it, control characters are left out, or (Windows) dots and spaces at its end are."""
     text = text.replace("\t", " ")
     forms = [text]
     if _CONTROL.search(text):

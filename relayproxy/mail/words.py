@@ -1,6 +1,6 @@
 """What a field's value says to people: unfolded (RFC 5322 §2.2.3), encoded-words decoded (RFC 2047, RFC 2231 §5).
 
-For records and conditions: made of a copy, and never written back into mail. Invariants: no input raises, none takes long (attack 19): a
+For records and conditions (`decode`), and for what may hide in it (`readings`): made of a copy, and never written back into mail. Invariants: no input raises, none takes long (attack 19): a
 value is read up to a limit, and character sets are those of a list, for what Python knows as codecs is more than character sets
 (compression, escapes, quadratic IDNA), and looks up unknown names on disk and remembers them for ever.
 The result may hold control characters: who shows it escapes them.
@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import binascii
 import re
+from encodings import normalize_encoding
 from encodings.aliases import aliases
+from functools import lru_cache
 from typing import Final
 
 #: Octets of a value that are read; no subject that anybody reads has a tenth of it.
@@ -28,7 +30,16 @@ _ENCODED_WORD: Final = re.compile(rb"=\?([A-Za-z0-9_.:-]{1,40})(?:\*[A-Za-z0-9-]
 _NOT_CHARSETS: Final = frozenset(
     {"base64_codec", "bz2_codec", "hex_codec", "mbcs", "quopri_codec", "rot_13", "utf_7", "uu_codec", "zlib_codec"}
 )
-_CHARSETS: Final = (frozenset(aliases.values()) - _NOT_CHARSETS) | {"cp874", "koi8_u", "utf_8_sig"}
+_CHARSETS: Final = (frozenset(aliases.values()) - _NOT_CHARSETS) | {
+    "cp720", "cp737", "cp856", "cp874", "cp875", "cp1006", "koi8_t", "koi8_u", "mac_arabic", "mac_croatian", "mac_farsi", "mac_romanian", "utf_8_sig",
+}  # fmt: skip
+
+# As the most lenient read them: any character set, and "?" in the text.
+_ANY_WORD: Final = re.compile(rb"=\?([^?\r\n]{0,100})\?([BbQq])\?((?:[^?\r\n]|\?(?!=))*+)\?=")
+#: What programs make of octets whose character set they do not know, and UTF-7, which some know.
+_OTHERWISE: Final = ("utf-8", "latin-1", "utf-7")
+
+_NO_LETTERS: Final = re.compile(rb"[^A-Za-z0-9+/]")
 
 
 def unfold(value: bytes) -> bytes:
@@ -46,12 +57,41 @@ def decode(value: bytes) -> str:
     return text + "…" if cut else text
 
 
-def _words(value: bytes) -> str:
+def readings(value: bytes) -> list[str]:
+    """All that a program may make of it, `decode`'s first: where a name must not hide. Words in an unknown character set are words too."""
+    found = {decode(value): None}
+    if b"=?" in value:
+        line = unfold(value[:MAX_DECODED]).strip(b" \t\r\n")
+        for otherwise in _OTHERWISE:
+            text = _words(line, otherwise).encode("utf-8", "replace").decode()  # UTF-7 has halves of characters
+            if text in found and otherwise == "utf-8":
+                break  # all are known
+            found[text] = None
+    return list(found)
+
+
+def readings_in(charset: bytes, octets: bytes) -> list[str]:
+    """All that octets may say in this character set (RFC 2231 §4), which may be unknown."""
+    known = known_charset(charset)
+    codecs = ((known,) if known else ()) + (() if _is_plain(known) else _OTHERWISE)
+    return [octets.decode(codec, "backslashreplace").encode("utf-8", "replace").decode() for codec in codecs]
+
+
+@lru_cache(maxsize=256)
+def _is_plain(codec: str | None) -> bool:
+    """Whether everybody knows it, or reads the same ASCII who does not: no EBCDIC, UTF-16, nor what has escapes."""
+    return codec is not None and not codec.startswith(("iso2022", "hz")) and b".exe".decode(codec, "replace") == ".exe"
+
+
+def _words(value: bytes, otherwise: str | None = None) -> str:
+    """`otherwise`: the codec for words in a character set that some do not know."""
     text: list[str] = []
     charset, octets, at = "", b"", 0
-    for match in _ENCODED_WORD.finditer(value):
+    for match in (_ENCODED_WORD if otherwise is None else _ANY_WORD).finditer(value):
         word = _octets(match[2], match[3])
-        name = known_charset(match[1])
+        name = known_charset(match[1].partition(b"*")[0])
+        if otherwise is not None and not _is_plain(name):
+            name = otherwise
         if word is None or name is None:
             continue  # stays as it is (RFC 2047 §6.2)
         between = value[at : match.start()]
@@ -69,8 +109,8 @@ def _words(value: bytes) -> str:
 
 def known_charset(name: bytes) -> str | None:
     """Python's codec for a character set that is one of the list."""
-    normal = name.decode("ascii").lower().replace("-", "_")
-    known = aliases.get(normal, normal)
+    normal = normalize_encoding(name.decode("ascii", "replace").lower())
+    known = aliases.get(normal) or aliases.get(normal.replace(".", "_"), normal)
     return known if known in _CHARSETS else None
 
 
@@ -79,5 +119,6 @@ def _octets(encoding: bytes, text: bytes) -> bytes | None:
         return binascii.a2b_qp(text, header=True)
     try:
         return binascii.a2b_base64(text + b"===")  # padding is often missing
-    except binascii.Error:
-        return None
+    except binascii.Error:  # a letter too many
+        letters = _NO_LETTERS.sub(b"", text)
+        return binascii.a2b_base64(letters[: len(letters) - (len(letters) % 4 == 1)] + b"==") or None

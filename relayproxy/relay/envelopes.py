@@ -17,6 +17,7 @@ from relayproxy.relay.plan import Leaving
 from relayproxy.rules.gates import EnvelopeGate
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.commands import Mail, Rcpt, Rset
+from relayproxy.smtp.replies import worst
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -211,7 +212,7 @@ class Envelopes:
         passed, plan = wanted.passed, self.plan
         replies = [one.reply for one in wanted.leaving if one.reply is not None]
         if replies:
-            passed.reply = _worst(replies)
+            passed.reply = worst(replies)
             passed.sent = tuple([one.command for one in wanted.leaving if one.left])
         if plan is None or not isinstance(passed.received, Mail | Rcpt):
             return
@@ -276,7 +277,7 @@ class Envelopes:
                 plan.passed.sent = (mail.command,) if mail.left else ()
             _note_sent(plan, going)
         if refused := [one.reply for one in asked if one.reply is not None and one.reply.severity != 2]:
-            raise Refusal(_worst(refused))
+            raise Refusal(worst(refused))
 
     def _going(self, plan: Plan) -> list[tuple[Recipient, Leaving]]:
         """Of the recipients that stand, those that nobody captures."""
@@ -325,8 +326,3 @@ def _note_sent(plan: Plan, going: list[tuple[Recipient, Leaving]]) -> None:
                 passed.sent = (*passed.sent, leaving.command)
             else:
                 plan.added.append(leaving.command)
-
-
-def _worst(replies: Sequence[Reply]) -> Reply:
-    """What stands for all of them: a refusal if there is one, that may be tried again before one for good."""
-    return min(replies, key=lambda reply: {4: 0, 5: 1}.get(reply.severity, 2))

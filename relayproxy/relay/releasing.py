@@ -23,8 +23,8 @@ from relayproxy.relay.carriers import Forwarding, Introduction
 from relayproxy.relay.connect import UpstreamUnavailable, connect
 from relayproxy.relay.credentials import Login, SessionLogin
 from relayproxy.relay.keyring import client_tls
+from relayproxy.relay.rulebook import guard_of
 from relayproxy.relay.sending import Unsent, outgoing, shown, transact, unavailable
-from relayproxy.rules.guard import Guard
 from relayproxy.smtp import grammar
 from relayproxy.smtp.capabilities import check
 from relayproxy.smtp.commands import Ehlo, Mail, Path, Rcpt
@@ -35,9 +35,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from relayproxy.record.report import ParametersRecord, ReleaseOutcome, TransactionRecord
-    from relayproxy.relay.sending import Content
+    from relayproxy.relay.sending import Whole
     from relayproxy.relay.settings import Config
     from relayproxy.relay.upstream import SmtpUpstream
+    from relayproxy.rules.guard import Guard
     from relayproxy.smtp.parameters import Parameters
     from relayproxy.smtp.replies import Reply
 
@@ -62,7 +63,7 @@ class Release:
         self._config = config
         self._record = record
         self._tell = tell
-        self._guard = None if config.guard is None else Guard.parse(config.guard.allow)
+        self._guard = guard_of(config)
         if self._guard is None and record.held is not UNSET and record.held.guarded:
             raise ValueError(
                 "it was held behind a guard, and this configuration has none: expected [guard], or RELAYPROXY_ALLOW"
@@ -85,7 +86,7 @@ class Release:
             return Went("unknown", None, "it was interrupted behind its end: whether the server has it is unknown")
         return Went("aborted", None, "it was interrupted: nothing was sent")
 
-    async def send(self, content: Content) -> None:
+    async def send(self, content: Whole) -> None:
         """Send it; `went` says how it went."""
         try:
             server = self._server = await self._connect()
@@ -129,7 +130,7 @@ class Release:
         name = octets(self._record.client.helo or "")
         return name if grammar.HELO_NAME.fullmatch(name) is not None else None
 
-    async def _transact(self, server: SmtpUpstream, content: Content) -> Reply:
+    async def _transact(self, server: SmtpUpstream, content: Whole) -> Reply:
         offered = server.capabilities
         given, recipients = self.envelope.mail, self.envelope.recipients
         mail = outgoing(given.path, given.parameters, recipients, content, offered)

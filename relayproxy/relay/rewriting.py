@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from relayproxy.mail.body_edit import Stripper, replaced
+from relayproxy.mail.body_edit import Stripper, plain_body
 from relayproxy.mail.edits import edited
 from relayproxy.mail.header import HeaderSection
 from relayproxy.mail.mime import Scanner
@@ -83,7 +83,7 @@ class Rewriting:
         edits: tuple[HeaderEdit, ...] = ()
         try:
             if edit.text is not None:
-                edits, octets = replaced(header, edit.text)
+                edits, octets = plain_body(header, edit.text)
                 await made.add(octets)
             elif edit.strip is not None and source is not None:
                 stripper = Stripper(header, edit.strip)

@@ -9,16 +9,21 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter, OrderedDict
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
+from relayproxy.rules.guard import Guard
+from relayproxy.rules.load import stamp
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
+    from relayproxy.relay.settings import Config
     from relayproxy.relay.workers import Workers
-    from relayproxy.rules.guard import Guard
+    from relayproxy.rules.load import Stamp
     from relayproxy.rules.ruleset import RuleSet
 
 #: Keys of `first` that are remembered, of all rules; past that the oldest are forgotten, and count as new.
@@ -33,8 +38,13 @@ class Rules(NamedTuple):
     rules: RuleSet
     guard: Guard | None = None
     captures: bool = False
-    #: That they were read from, to be looked at now and then.
-    files: tuple[Path, ...] = ()
+    #: That they were read from, to be looked at now and then, as they were before.
+    files: Mapping[Path, Stamp] = MappingProxyType({})
+
+
+def guard_of(config: Config) -> Guard | None:
+    """A configuration's; None: it has none."""
+    return None if config.guard is None else Guard.parse(config.guard.allow)
 
 
 class Rulebook:
@@ -46,10 +56,10 @@ class Rulebook:
         self.draws = draws
         self.workers = workers
         self._read = read
+        self._reading = trio.Lock()  # what is read last is what stays
 
     def _take(self, rules: Rules) -> None:
         self.rules, self.guard, self.captures, self._files = rules
-        self._stamps = _stamps(self._files)
 
     @property
     def active(self) -> bool:
@@ -62,12 +72,17 @@ class Rulebook:
 
     async def reload(self, tell: Callable[[str, str | None], None]) -> None:
         """Read the files again; `tell` hears of it, and why what was in force stays."""
+        async with self._reading:
+            await self._read_again(tell)
+
+    async def _read_again(self, tell: Callable[[str, str | None], None]) -> None:
         if self._read is None:
             return
+        before = await trio.to_thread.run_sync(_stamps, self._files)
         try:
             self._take(await self._read_in_time(self._read))
         except (OSError, ValueError) as error:
-            self._stamps = await trio.to_thread.run_sync(_stamps, self._files)  # as it is, it is told once
+            self._files = before  # as it was read, it is told once
             tell("rules and guard", str(error))
         else:
             tell("rules and guard", None)
@@ -81,20 +96,14 @@ class Rulebook:
 
     async def look(self, tell: Callable[[str, str | None], None]) -> None:
         """Where a file has changed, read them again."""
-        if self._files and await trio.to_thread.run_sync(_stamps, self._files) != self._stamps:
-            await self.reload(tell)
+        async with self._reading:
+            if self._files and await trio.to_thread.run_sync(_stamps, self._files) != self._files:
+                await self._read_again(tell)
 
 
-def _stamps(files: Iterable[Path]) -> tuple[tuple[int, int, int] | None, ...]:
-    """What tells a file that has changed from one that has not. Blocks."""
-    stamps: list[tuple[int, int, int] | None] = []
-    for file in files:
-        try:
-            status = file.stat()
-            stamps.append((status.st_mtime_ns, status.st_size, status.st_ino))
-        except OSError:
-            stamps.append(None)
-    return tuple(stamps)
+def _stamps(files: Iterable[Path]) -> dict[Path, Stamp]:
+    """Blocks."""
+    return {file: stamp(file) for file in files}
 
 
 class Drawn:

@@ -40,7 +40,7 @@ class Unsent(Exception):  # noqa: N818  it is a fact, and reads as one
         self.reply = reply
 
 
-class Content(NamedTuple):
+class Whole(NamedTuple):
     """A message; `pieces` gives it from its beginning, each time. `size` as RFC 1870 has it, of what leaves."""
 
     pieces: Callable[[], Iterable[bytes]]
@@ -48,7 +48,7 @@ class Content(NamedTuple):
     eight_bit: bool
 
     @classmethod
-    def of(cls, pieces: Callable[[], Iterable[bytes]]) -> Content:
+    def of(cls, pieces: Callable[[], Iterable[bytes]]) -> Whole:
         """Read it once. Raises ValueError where it cannot be sent, and what `pieces` raises."""
         reader = ChunkReader(sys.maxsize)
         for piece in pieces():
@@ -67,7 +67,7 @@ class Taken(NamedTuple):
 
 
 def outgoing(
-    sender: Path, given: Parameters, recipients: Sequence[Rcpt], content: Content, offered: Capabilities
+    sender: Path, given: Parameters, recipients: Sequence[Rcpt], content: Whole, offered: Capabilities
 ) -> Mail:
     """MAIL with what this message needs of the server besides what is given, as far as it offers that."""
     parameters = [one for one in given if one[0].upper() != b"SIZE"]
@@ -87,7 +87,7 @@ async def transact(
     server: SmtpUpstream,
     mail: Mail,
     recipients: Sequence[Rcpt],
-    content: Content,
+    content: Whole,
     *,
     all_or_none: bool,
     ask: Ask | None = None,
@@ -111,7 +111,7 @@ async def transact(
     return Taken(final, told)
 
 
-async def _send(server: SmtpUpstream, content: Content) -> Reply:
+async def _send(server: SmtpUpstream, content: Whole) -> Reply:
     """The message and its end; the verdict."""
     reader = ChunkReader(sys.maxsize)
     waiting = b""

@@ -62,7 +62,7 @@ TURNED_AWAY = 100
 A_SESSION = 2
 #: File descriptors that are no session's: who is turned away or was just accepted, listeners, the log, what resolves names.
 RESERVED = TURNED_AWAY + 2 * BATCH + 64
-#: Seconds between two looks at clients that nobody listens to.
+#: Seconds between two looks at clients that nobody listens to, and at rule files.
 LOOK = 5.0
 
 
@@ -213,10 +213,16 @@ class Relay:
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._late.watch)
+            nursery.start_soon(self._look_at_rules)
             while True:
                 await trio.sleep(LOOK)
                 self._look_after_clients()
-                await self._rulebook.look(self._reporter.reloaded)
+
+    async def _look_at_rules(self) -> None:
+        """By itself: Python files may do anything while they are read, and nobody waits for that."""
+        while True:
+            await trio.sleep(LOOK)
+            await self._rulebook.look(self._reporter.reloaded)
 
     def _look_after_clients(self) -> None:
         for session in self._sessions.values():

@@ -229,8 +229,7 @@ class Session:
 
     async def _answer(self, group: list[Command | Refused]) -> None:  # noqa: C901, PLR0912  a table of commands
         """Answer all of a group in one write; what goes upstream goes as a group too (RFC 2920)."""
-        pending = self._pending
-        asked: list[Command] = []
+        pending, asked = self._pending, list["Command"]()
         self._came = self._context.now()
         if self._ruling is None and (ruling := self._put_rules_between()) is not None and self._helo is not None:
             await ruling.helo(self._helo.name)

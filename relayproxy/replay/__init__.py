@@ -1,1 +1,1 @@
-"""What is done with recordings: sessions are played again, and rules are tried on them."""
+"""What uses recordings: to speak SMTP again, in place of a client, and to try rules on them (DESIGN §8)."""

@@ -16,7 +16,7 @@ from collections import OrderedDict
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from relayproxy.mail.body_edit import Stripper, replaced
+from relayproxy.mail.body_edit import Stripper, plain_body
 from relayproxy.mail.edits import edited
 from relayproxy.mail.header import HeaderSection
 from relayproxy.mail.ip import plain_address
@@ -138,7 +138,7 @@ class Trial:
             return _Verdict(outcome, played.reply if is_refused else None, None if limited else (), ())
         outside = self._outside(addresses)
         left = tuple([one for one in addresses if one not in outside])
-        if outside and not self._captures and (not left or self.rules.gates.envelope is not EnvelopeGate.LIVE):
+        if outside and not self._captures and (not left or self.rules.gates.envelope > EnvelopeGate.RCPT):
             return _Verdict("rejected", local_replies.GUARDED, (), outside)
         stopped = outcome in ("rejected", "tempfailed") and (record.message is None or record.envelope.sent is None)
         return _Verdict(outcome, None, None if stopped else left, outside)
@@ -256,7 +256,7 @@ def _with_body(
     message = _Edited(header, came)
     for edit in edits:
         if edit.text is not None:
-            of_header, octets = replaced(message.header, edit.text)
+            of_header, octets = plain_body(message.header, edit.text)
             pieces = [octets]
         elif edit.strip is not None:
             stripper = Stripper(message.header, edit.strip)

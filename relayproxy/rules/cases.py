@@ -51,10 +51,10 @@ def play(given: Given, rules: RuleSet) -> Played:
         header=section,
         content=lambda: Content.of(len(given.message), scanned(section, (body,))),
     )
-    return begin(rules, facts, given.helo, _Drawn(given.drawn)).play(coming)
+    return begin(rules, facts, given.helo, _AllOrNothing(given.drawn)).play(coming)
 
 
-class _Drawn:
+class _AllOrNothing:
     """All that is drawn holds, or nothing."""
 
     def __init__(self, holds: bool) -> None:

@@ -231,7 +231,7 @@ class Count(Part, frozen=True):
         return _COMPARED[self.comparison](self.of(facts), self.number)
 
 
-class Drawn(Part, frozen=True):
+class ByDraw(Part, frozen=True):
     """`draw`: the name under which it is drawn, that of the rule and its place in it."""
 
     draw: str
@@ -241,21 +241,21 @@ class Drawn(Part, frozen=True):
         return True
 
 
-class Chance(Drawn, frozen=True):
+class Chance(ByDraw, frozen=True):
     probability: float
 
     def holds(self, facts: Facts, recipient: Recipient | None, draws: Draws, groups: dict[str, str]) -> bool:  # noqa: ARG002
         return draws.chance(self.draw) < self.probability
 
 
-class Every(Drawn, frozen=True):
+class Every(ByDraw, frozen=True):
     n: int
 
     def holds(self, facts: Facts, recipient: Recipient | None, draws: Draws, groups: dict[str, str]) -> bool:  # noqa: ARG002
         return draws.every(self.draw, self.n)
 
 
-class First(Drawn, frozen=True):
+class First(ByDraw, frozen=True):
     """The first so many times of what is the same in `per`, within so many seconds."""
 
     times: int

@@ -166,7 +166,8 @@ class Evaluation:
         if (recipients := change.recipients.result) is not None:
             changes["recipients"] = recipients
         if change.noted and self._stage < Stage.EOH:
-            changes["edits"] = (*before.edits, *change.noted)
+            had = [one for one in before.edits if one not in change.again] if change.again else before.edits
+            changes["edits"] = (*had, *change.noted)
         elif change.noted:
             changes["header"] = self._edited(change.noted)
         if self._stage is Stage.EOM and "body" in changes:
@@ -191,9 +192,9 @@ class Evaluation:
 
 
 class _Change:
-    """What one rule asks for. `facts`: what is to be other than it was."""
+    """What one rule asks for. `facts`: what is to be other than it was; `again`: what is in `noted` once more."""
 
-    __slots__ = ("_before", "_rule", "_stage", "ends", "facts", "noted", "recipients", "refusals", "stops")
+    __slots__ = ("_before", "_rule", "_stage", "again", "ends", "facts", "noted", "recipients", "refusals", "stops")
 
     def __init__(self, rule: Rule, before: Facts, stage: Stage) -> None:
         self._rule = rule
@@ -202,6 +203,7 @@ class _Change:
         self.facts: dict[str, Any] = {}
         self.recipients = Recipients(before.recipients)
         self.noted: dict[Noted, None] = {}
+        self.again: set[Noted] = set()
         self.refusals: list[Reply] = []
         self.stops = False
         self.ends = False
@@ -292,10 +294,13 @@ class _Change:
                 return RewriteAddresses(action.fields, action.spare, self._text(action.to, hit))
 
     def _note(self, place: int, edit: HeaderEdit) -> None:
-        """Once, for whichever recipients this action asks the same."""
+        """Once, for whichever recipients this action asks the same; one that is to leave nobody named stays behind what was noted since."""
         noted = Noted(self._rule.name, place, edit)
-        if noted not in self._before.edits:
-            self.noted[noted] = None
+        if noted in self._before.edits:
+            if not isinstance(edit, RewriteAddresses):
+                return
+            self.again.add(noted)
+        self.noted[noted] = None
 
     def _strip(self, edit: BodyEdit) -> None:
         body = self.facts.get("body", self._before.body)

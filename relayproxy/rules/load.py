@@ -12,7 +12,7 @@ from __future__ import annotations
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
@@ -25,7 +25,7 @@ from relayproxy.rules.syntax import Lines, Source, Written
 from relayproxy.rules.wording import nearest, not_toml
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from relayproxy.rules.case_syntax import Case
     from relayproxy.rules.rule import Rule
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 SHIPPED: Final = "relayproxy:"
 FILE_KEYS: Final = ("rule", "test")
 _PACKAGE: Final = Path(str(resources.files("relayproxy.rules")))
+
+#: Time of the last change, size and inode; None: there was no such file.
+Stamp: TypeAlias = tuple[int, int, int] | None
 
 
 class RuleError(ValueError):
@@ -45,11 +48,11 @@ class RuleError(ValueError):
 
 
 class Loaded(msgspec.Struct, frozen=True):
-    """`files`: all that were read, lists of patterns too."""
+    """`files`: all that were read, lists of patterns too, each with its stamp from before it was."""
 
     rules: RuleSet
     cases: tuple[Case, ...]
-    files: tuple[Path, ...]
+    files: Mapping[Path, Stamp]
 
 
 def load(sources: Iterable[str | Path]) -> Loaded:
@@ -60,7 +63,16 @@ def load(sources: Iterable[str | Path]) -> Loaded:
     reading.wrong += [f"{rule.where}: at: {what}" for rule, what in problems(reading.rules)]
     if reading.wrong:
         raise RuleError(dict.fromkeys(reading.wrong))
-    return Loaded(RuleSet(tuple(reading.rules)), tuple(reading.cases), tuple(reading.files))
+    return Loaded(RuleSet(tuple(reading.rules)), tuple(reading.cases), reading.files)
+
+
+def stamp(file: Path) -> Stamp:
+    """What tells a file that has changed from one that has not."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def shipped(package: Path = _PACKAGE) -> Path:
@@ -73,7 +85,7 @@ class _Reading:
     def __init__(self) -> None:
         self.rules: list[Rule] = []
         self.cases: list[Case] = []
-        self.files: dict[Path, None] = {}
+        self.files: dict[Path, Stamp] = {}
         self.wrong: list[str] = []
         self._names: dict[str, str] = {}
         self._lists: dict[Path, Lines] = {}
@@ -117,7 +129,7 @@ class _Reading:
 
     def _text(self, path: Path) -> str:
         """Raises ValueError."""
-        self.files[path] = None
+        self.files.setdefault(path, stamp(path))  # before: what changes meanwhile has changed since
         try:
             octets = path.read_bytes()
         except OSError as error:

@@ -1,9 +1,13 @@
-"""`--redirect-all`: the rules that send everything which the guard does not allow to one address, and have a reply-all reach nobody else.
+"""`--redirect-all`: the rules that send everything which the guard does not allow to one address, and have an answer reach nobody else.
 
-Three, behind all others, also where one of these says `accept`: who would get the message by the envelope, who is named in its header section, and who is answered where that does not say. The last
-two are for each message, since one that goes to allowed recipients alone may still name others. From stays, since it is what is tested: where answers would go there,
-and it is outside, a Reply-To has them go to the one address. What the guard allows is spared, by the guard itself and not by its patterns, so that no address is left
-which it would then refuse.
+Three, behind all others: who gets the message by the envelope, who is named in its header section where mail programs look (FIELDS), and who is answered where that
+does not say. They run always, also behind an `accept`, each behind the last rule that writes what it looks after (stages.py): where one names somebody from the
+whole message, as a function at eom may, that is at the end of the message, and DATA leaves then. The last two are for each message, since one that goes to allowed
+recipients alone may still name others.
+
+What the guard allows is spared, by the guard itself and not by its patterns, so that no address is left which it would then refuse. What stays as it came: the
+reverse-path, which a mail server tells that it cannot deliver; From, Sender and the text with its links (those of List-Unsubscribe too), since they are what is tested.
+Where answers would go to From, and it is not wholly inside or not there, a Reply-To has them go to the one address.
 """
 
 from __future__ import annotations
@@ -15,7 +19,6 @@ from relayproxy.mail.canonical import dequoted, split
 from relayproxy.mail.odd import is_plain
 from relayproxy.rules.actions import AddHeader, DeleteHeader, RedirectRecipient, RewriteHeaderAddresses
 from relayproxy.rules.conditions import All, Part
-from relayproxy.rules.facts import Stage
 from relayproxy.rules.rule import Rule, header
 from relayproxy.rules.template import address as address_template
 from relayproxy.rules.template import text as text_template
@@ -26,33 +29,38 @@ if TYPE_CHECKING:
     from relayproxy.rules.rule import Subject
 
 NAME: Final = "redirect-all"
-#: Where a mail program looks when it answers all (RFC 5322 §3.6.3), the same of who passed it on (§3.6.6), what mutt and Gnus obey instead, and where
-#: programs send word by themselves: that it was read (RFC 8098 §2.1), that it did not arrive.
+#: In these nobody outside is left.
 FIELDS: Final = (
-    "To", "Cc", "Bcc", "Reply-To", "Resent-To", "Resent-Cc", "Resent-Bcc", "Resent-Reply-To", "Mail-Followup-To", "Mail-Reply-To",
-    "Disposition-Notification-To", "Return-Receipt-To", "Errors-To",
+    "To", "Cc", "Bcc", "Reply-To",  # where a mail program looks when it answers all (RFC 5322 §3.6.3)
+    "Resent-To", "Resent-Cc", "Resent-Bcc", "Resent-Reply-To",  # the same, of who passed it on (§3.6.6)
+    "Mail-Followup-To", "Mail-Reply-To", "Mail-Copies-To",  # what mutt and Gnus obey instead
+    "Apparently-To",  # sendmail's To where there was none, and read as one by mutt and by `sendmail -t`
+    "Disposition-Notification-To",  # where programs send word that it was read (RFC 8098 §2.1)
+    "Return-Receipt-To", "Read-Receipt-To", "X-Confirm-Reading-To",  # the same, of older ones
+    "Errors-To",  # where mail servers send word that it did not arrive
 )  # fmt: skip
+#: This goes, whomever it names: its values are URLs, mail programs offer to answer there, and where it is the Reply-To, Thunderbird answers From instead.
+LIST: Final = "List-Post"
 
 
 def redirect_all(address: str, guard: Guard) -> tuple[Rule, ...]:
     """The rules. `address` is one that the guard allows; else nothing would arrive anywhere."""
+    inside = Inside(guard)
     written = address.replace("{", "{{").replace("}", "}}")
     to = address_template(written)
     where = "--redirect-all"
     return (
         Rule(NAME, Outside(guard), (RedirectRecipient(to),), where=where, always=True),
-        # Behind the header edits of all other rules that need not wait for the end of the message.
         Rule(
             f"{NAME}: header",
             All(()),
-            (RewriteHeaderAddresses(FIELDS, (Inside(guard),), to),),
-            at=Stage.EOH,
+            (RewriteHeaderAddresses(FIELDS, (inside,), to), DeleteHeader(LIST)),
             where=where,
             always=True,
         ),
         Rule(
             f"{NAME}: answers",
-            AnsweredOutside(guard),
+            AnsweredOutside(inside),
             (DeleteHeader("Reply-To"), AddHeader("Reply-To", text_template(written))),
             where=where,
             always=True,
@@ -74,9 +82,9 @@ class Outside(Part, frozen=True):
 
 
 class AnsweredOutside(Part, frozen=True):
-    """No Reply-To names anybody, and From does whom the guard does not allow."""
+    """No Reply-To names anybody, and From does not name people inside alone. Where it names nobody, programs answer Sender, or the reverse-path."""
 
-    guard: Guard
+    inside: Inside
 
     @property
     def reads(self) -> frozenset[Subject]:
@@ -87,7 +95,7 @@ class AnsweredOutside(Part, frozen=True):
         if section is None or any(found(field.value) for field in section.get_all(b"Reply-To")):
             return False
         authors = [one.address for field in section.get_all(b"From") for one in found(field.value)]
-        return any(one is None or not self.guard.allows(one.encode("utf-8", "replace")) for one in authors)
+        return not authors or not all(one is not None and self.inside.spares(one) for one in authors)
 
 
 class Inside:

@@ -2,6 +2,8 @@
 
 The earliest at which everything it reads is known and its actions have a place, but never before a rule above it that writes what it reads, or that can
 stop it; `at` moves it later. One that only edits fields waits for the end of the header section where a rule above looks at them there: nothing has to wait for it.
+Where it rewrites addresses, so that nobody outside is named, it waits for whichever rule above may still name somebody there, to the end of the message: then that
+rule holds DATA back already. All other edits are not worth that.
 Functions are pinned to their own stage, before rules above them that wait for a later one.
 """
 
@@ -71,7 +73,7 @@ def _each(rules: Iterable[Rule]) -> Iterator[tuple[Rule, Placement, Placement | 
         if rule.pinned and rule.at is not None:
             earliest = Placement(rule.at, "it is the function of that stage")
         else:
-            earliest = _behind(rule, seen, _earliest(rule, written, stopped.get(rule.always)))
+            earliest = _behind(rule, written, seen, _earliest(rule, written, stopped.get(rule.always)))
         at = None if rule.at is None or rule.pinned else Placement(rule.at, f'at = "{_name(rule.at)}"')
         yield rule, earliest, at
         stage = earliest.stage if rule.at is None else max(earliest.stage, rule.at)
@@ -107,16 +109,22 @@ def _earliest(
     return found
 
 
-def _behind(rule: Rule, seen: Mapping[Subject, Rule], found: Placement) -> Placement:
-    """Of a rule that only edits fields: with, and so behind, those above it that look at them."""
-    if found.stage >= Stage.EOH or not all(isinstance(action, _FIELDS_ONLY) for action in rule.then):
+def _behind(
+    rule: Rule, written: Mapping[Subject, tuple[Stage, Rule]], seen: Mapping[Subject, Rule], found: Placement
+) -> Placement:
+    """Of a rule that only edits fields: with, and so behind, those above it that look at them or, where it rewrites addresses, that write them."""
+    if not all(isinstance(action, _FIELDS_ONLY) for action in rule.then):
         return found
+    rewrites = any(isinstance(action, RewriteHeaderAddresses) for action in rule.then)
     for subject in sorted(rule.writes):
-        above = next((seen[known] for known in (subject, ANY_HEADER) if known in seen), None)
-        if above is not None:
-            return Placement(
-                Stage.EOH, f"it edits {_written(subject)}, which the rule {above.name!r} above looks at there"
-            )
+        what = f"it edits {_written(subject)}, which the rule"
+        for known in (subject, ANY_HEADER):
+            if known in seen and found.stage < Stage.EOH:
+                found = Placement(Stage.EOH, f"{what} {seen[known].name!r} above looks at there")
+            if rewrites and known in written and written[known][0] > found.stage:
+                stage, writer = written[known]
+                # Up to there it makes no difference to what waits, and at rcpt a rule may write once more for each recipient.
+                found = Placement(max(stage, Stage.EOH), f"{what} {writer.name!r} above writes")
     return found
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from io import BufferedReader
 
 #: It says nothing, and waits for what the client does.
 SILENCE = "silence"
@@ -60,6 +61,15 @@ def _serve_all(listener: socket.socket, server: Server, replies: Mapping[str, st
         _serve(listener, server, replies)
 
 
+def _read_message(lines: BufferedReader, server: Server) -> bool:
+    """Whether it came to its end."""
+    data = []
+    while (line := lines.readline()) not in (b".\r\n", b""):
+        data.append(line)
+    server.data = b"".join(data)
+    return bool(line)
+
+
 def _serve(listener: socket.socket, server: Server, replies: Mapping[str, str]) -> None:
     try:
         client, _ = listener.accept()
@@ -81,7 +91,8 @@ def _serve(listener: socket.socket, server: Server, replies: Mapping[str, str]) 
             server.lines.append(line)
             reply = answer(line.decode())
             if reply.startswith("354"):
-                server.data = b"".join(iter(lines.readline, b".\r\n"))
+                if not _read_message(lines, server):
+                    return
                 server.messages.append(server.data)
                 reply = answer(".")
             if line.startswith(b"QUIT"):

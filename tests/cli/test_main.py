@@ -40,7 +40,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "said"),
     [
         (["rum"], 'Unknown command "rum". Did you mean "run"?'),
-        (["replay", "latest", "--to", "smtp://x"], 'Unknown command "replay".'),
+        (["bounce", "latest", "--to", "smtp://x"], 'Unknown command "bounce".'),
         (["run", "--lisen", "x"], "Unknown option: --lisen. Did you mean --listen?"),
         (["run", "--redirect-all", "qa"], "--redirect-all: expected an address such as qa@example.test"),
         (["run", "--workers", "4"], "Unknown option: --workers."),

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mime_bodies import ANY_BODY, ANY_HEADER, CUTS, HOSTILE, MULTIPART, cut
 
-from relayproxy.mail.body_edit import Stripper, replaced
+from relayproxy.mail.body_edit import Stripper, plain_body
 from relayproxy.mail.edits import AddField, DeleteField, HeaderEdit
 from relayproxy.mail.header import HeaderSection
 from relayproxy.mail.mime import Scanner
@@ -188,7 +188,7 @@ TEXTS = [
 
 @pytest.mark.parametrize(("text", "octets", "encoding"), TEXTS)
 def test_another_body_is(text: str, octets: bytes, encoding: str) -> None:
-    edits, body = replaced(HeaderSection(MULTIPART + b"Subject: x\r\n"), text)
+    edits, body = plain_body(HeaderSection(MULTIPART + b"Subject: x\r\n"), text)
     assert body == octets
     assert made(MULTIPART + b"Subject: x\r\n", edits) == (
         b"Subject: x\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n"
@@ -201,7 +201,7 @@ def test_another_body_is(text: str, octets: bytes, encoding: str) -> None:
     | st.just("x" * 999)
 )
 def test_another_body_says_its_text_in_lines_that_anybody_takes(text: str) -> None:
-    edits, body = replaced(HeaderSection(MULTIPART), text)
+    edits, body = plain_body(HeaderSection(MULTIPART), text)
     message = message_from_bytes(made(MULTIPART, edits) + b"\r\n" + body, policy=policy.default)
     wanted = re.sub(r"\r\n|\r|\n", "\r\n", text)
     payload = message.get_payload(decode=True)

@@ -47,6 +47,36 @@ NAMES = [
     ("attachment; filename==?utf-8?Q?a;b.exe?=", ["a;b.exe"]),
     ("=?utf-8?Q?attachment;_filename=3Da.exe?=", ["a.exe"]),
     ('attachment; filename="=?utf-8?Q?a.exe=00.txt?="', ["a.exe", "a.exe.txt"]),
+    # in character sets that nobody knows, or of which programs take the octets as they are
+    ('attachment; filename="=?x-unknown?Q?invoice=2Eexe?="', ["invoice.exe"]),
+    ("attachment; filename==?windows-31j?B?aW52b2ljZS5leGU=?=", ["invoice.exe"]),
+    ('attachment; filename="=?cp-850?Q?invoice=2Eexe?="', ["invoice.exe"]),
+    ('attachment; filename="=?x-sjis?Q?invoice=2Eexe?="', ["invoice.exe"]),
+    ('attachment; filename="=?zlib?Q?invoice=2Eexe?="', ["invoice.exe"]),
+    ('attachment; filename="=??Q?invoice=2Eexe?="', ["invoice.exe"]),
+    ('attachment; filename="=?a b/c?Q?invoice=2Eexe?="', ["invoice.exe"]),
+    ('attachment; filename="=?x-unknown*en?Q?invoice=2Eexe?="', ["invoice.exe"]),
+    ('attachment; filename="=?x-unknown?Q?=FC=2Eexe?="', ["ü.exe", r"\xfc.exe"]),
+    ('attachment; filename="=?x-unknown?Q?=C3=BC=2E?= =?y?Q?exe?="', ["ü.exe"]),
+    ('attachment; filename="=?x-utf-16?Q?a=00=2E=00e=00x=00e=00?="', ["a.exe"]),
+    ('attachment; filename="=?utf-8?Q?what?.exe?="', ["what?.exe"]),
+    ('attachment; filename="=?utf-8?B?aW52b2ljZXMuZXhlA?="', ["invoices.exe"]),
+    ('attachment; filename="=?utf-7?Q?invoice.+AGU-xe?="', ["invoice.exe"]),
+    ('attachment; filename="=?unicode-1-1-utf-7?Q?invoice.+AGU-xe?="', ["invoice.exe"]),
+    ('attachment; filename="=?utf-7?Q?+2AA-.exe?="', ["?.exe"]),
+    ('attachment; filename="=?latin--1?Q?=FC=2Eexe?="', ["ü.exe"]),  # as Python spells it too
+    ('attachment; filename="=?EBCDIC-CP--CA?Q?=81K=85=A7=85?="', ["a.exe"]),
+    ('attachment; filename="=?cp875?Q?=81K=85=A7=85?="', ["a.exe"]),
+    ("=?x-unknown?Q?attachment;_filename=3Da.exe?=", ["a.exe"]),
+    ("attachment; filename*=utf-7''invoice.%2BAGU-xe", ["invoice.exe"]),
+    ("attachment; filename*=x-unknown''%FC%2Eexe", ["ü.exe"]),
+    ("attachment; filename*0*=utf-7''invoice.%2BAGU; filename*1=-xe", ["invoice.exe"]),
+    ("attachment; filename*=utf-8''=?x-unknown?Q?a=2Eexe?=", ["a.exe"]),
+    # few know these
+    ('attachment; filename="=?cp037?Q?a=2Eexe?="', ["a.exe"]),
+    ('attachment; filename="=?utf-16?Q?a=2Eexe?="', ["a.exe"]),
+    ('attachment; filename="=?iso-2022-jp?Q?=1B$Ba=2Eexe?="', ["\x1b$Ba.exe"]),
+    ("attachment; filename*0*=cp037''; filename*1*=%61%2E%65%78%65", ["a.exe"]),
     # RFC 2231
     ("attachment; filename*=utf-8''gr%C3%BC%C3%9Fe.exe", ["grüße.exe"]),
     ("attachment; filename*=iso-8859-1'de'gr%FC%DFe.exe", ["grüße.exe"]),
@@ -99,6 +129,9 @@ TOO_MUCH = [
     b"a;" + b" " * LONGEST + b"name=x",
     b'a; name="' + b"x" * 5000 + b'.exe"',
     b"a; " + b"()" * 1001 + b"name=x",
+    b'a; name="=?unicode_escape?Q?a=5Cx2eexe?="',
+    b"a; name==?IDNA*en?Q?a?=",
+    b"a; name*=raw-unicode-escape''a%5Cu002eexe",
 ]
 
 
@@ -109,7 +142,23 @@ def test_what_is_not_all_read_says_so(value: bytes) -> None:
 
 @pytest.mark.parametrize(
     "piece",
-    [b"name=", b'name="', b'name="\\', b'name*0="', b"name*1*=%", b"(", b"()", b'\\(("', b"=?utf-8?Q?x?=", b'"', b"*"],
+    [
+        b"name=",
+        b'name="',
+        b'name="\\',
+        b'name*0="',
+        b"name*1*=%",
+        b"(",
+        b"()",
+        b'\\(("',
+        b"=?utf-8?Q?x?=",
+        b"=?x?Q?+AGU-?=",
+        b"name=+AGU;",
+        b"name==?x?B?YQ?=;",
+        b"=?unicode",
+        b'"',
+        b"*",
+    ],
 )
 def test_none_is_slow(piece: bytes) -> None:
     started = time.process_time()
@@ -118,7 +167,7 @@ def test_none_is_slow(piece: bytes) -> None:
 
 
 PIECES = st.sampled_from([
-    b"filename", b"name", b"boundary", b"*", b"0", b"1", b"=", b";", b'"', b"\\", b"(", b")", b"'", b"utf-8''", b"%2E", b"%", b"a", b" ", b"\xff", b"\0", b"=?utf-8?Q?", b"?=",
+    b"filename", b"name", b"boundary", b"*", b"0", b"1", b"=", b";", b'"', b"\\", b"(", b")", b"'", b"utf-8''", b"%2E", b"%", b"a", b" ", b"\xff", b"\0", b"=?utf-8?Q?", b"=?x?B?", b"=?utf-7?Q?", b"+2AA-", b"?=",
 ])  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relayproxy.mail.header import decode, unfold
+from relayproxy.mail.words import readings
 
 UNFOLDED = [
     (b" hi", b" hi"),
@@ -95,6 +96,9 @@ soup = st.lists(
             b"utf-8",
             b"utf-16",
             b"utf-32",
+            b"utf-7",
+            b"+2AA-",
+            b"nothing",
             b"gb18030",
             b"hz",
             b"iso2022_kr",
@@ -127,9 +131,25 @@ charsets = st.sampled_from(
 )
 
 
+READINGS = [
+    (b"hi", ["hi"]),
+    (b"=?utf-8?q?=C3=BC?=", ["ü"]),
+    (b"=?nothing?q?a=FC?= b", ["=?nothing?q?a=FC?= b", r"a\xfc b", "aü b"]),
+    (b"=?utf-7?q?+AGU-?=", ["=?utf-7?q?+AGU-?=", "+AGU-", "e"]),
+    (b"=?nothing?q?a?= =?utf-8?q?b?=", ["=?nothing?q?a?= b", "ab"]),
+]
+
+
+@pytest.mark.parametrize(("value", "texts"), READINGS)
+def test_what_a_value_may_say_to_others(value: bytes, texts: list[str]) -> None:
+    assert list(dict.fromkeys(readings(value))) == texts
+
+
 @given(st.one_of(soup, st.binary()))
 def test_no_value_raises_and_all_text_can_be_written(value: bytes) -> None:
-    decode(value).encode("utf-8")
+    texts = readings(value)
+    assert texts[0] == decode(value)
+    "".join(texts).encode("utf-8")
 
 
 @given(charsets, st.binary())

@@ -389,12 +389,12 @@ class Process:
         """How many are open."""
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
-    async def tells(self, event: str) -> None:
+    async def tells(self, event: str, **facts: object) -> None:
         """Wait until such a line is in its log."""
         assert self.process.stdout is not None
         with trio.fail_after(PATIENCE):
             while not any(
-                json.loads(line)["event"] == event
+                {**(told := json.loads(line)), "event": event, **facts} == told
                 for line in self._told.splitlines(keepends=True)
                 if line.endswith(b"\n")
             ):

@@ -25,7 +25,7 @@ async def test_a_guard_that_comes_holds_for_sessions_that_are_open(tmp_path: Pat
         await client.hello()
         add(tmp_path, '\n[guard]\nallow = ["*@inside.test"]\n')
         relay.process.send_signal(signal.SIGHUP)
-        await relay.tells("reload")
+        await relay.tells("reload", what="rules and guard")
         assert (await client.say("MAIL FROM:<a@client.test>"))[0] == 250
         assert (await client.say("RCPT TO:<b@outside.test>"))[1][:5] == "5.7.1"
         assert (await client.say("RCPT TO:<b@inside.test>"))[0] == 250
@@ -40,7 +40,7 @@ async def test_a_rule_that_comes_holds_for_the_next_transaction(tmp_path: Path) 
         rules.write_text('[[rule]]\nwhen = { recipient = "no@*" }\nthen = [{ reject = true }]\n')
         add(tmp_path, f'\n[rules]\nfiles = ["{rules}"]\n')
         relay.process.send_signal(signal.SIGHUP)
-        await relay.tells("reload")
+        await relay.tells("reload", what="rules and guard")
         assert (await client.say("RCPT TO:<no@inside.test>"))[0] == 250  # a transaction keeps what it began with
         await client.say("RSET")
         await client.say("MAIL FROM:<a@client.test>")

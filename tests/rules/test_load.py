@@ -46,7 +46,7 @@ def test_rules_are_read_in_order_with_names_stages_and_places() -> None:
         ("three", None, "b.toml:1"),
     ]
     assert [rule.when.reads for rule in loaded.rules.rules] == [frozenset(), frozenset(), {"header:subject"}]
-    assert loaded.files == (Path("a.toml"), Path("b.toml"))
+    assert tuple(loaded.files) == (Path("a.toml"), Path("b.toml"))
 
 
 def test_no_files_and_empty_ones_are_no_rules() -> None:
@@ -60,7 +60,7 @@ def test_a_list_of_patterns_is_read_beside_the_file_that_names_it() -> None:
     Path("rules/lists").mkdir()
     Path("rules/lists/x").write_text("# customers\r\n\r\n*@a.test\r\nb@b.test # not a comment")
     loaded = load(["rules/a.toml"])
-    assert loaded.files == (Path("rules/a.toml"), Path("rules/lists/x"))
+    assert tuple(loaded.files) == (Path("rules/a.toml"), Path("rules/lists/x"))
 
 
 def test_named_groups_of_conditions_are_placeholders_of_actions() -> None:
@@ -164,7 +164,7 @@ def test_two_files_may_not_name_two_rules_alike() -> None:
 def test_shipped_files_are_found_by_name() -> None:
     assert shipped() == ROOT / "rules"
     loaded = load(["relayproxy:staging-redirect"])
-    assert loaded.files == (ROOT / "rules" / "staging-redirect.toml",)
+    assert tuple(loaded.files) == (ROOT / "rules" / "staging-redirect.toml",)
     assert loaded.rules.rules[0].where.startswith("relayproxy:staging-redirect:")
     assert wrong("relayproxy:staging-redirct") == [
         "relayproxy:staging-redirct: expected the name of a rule file that is shipped; the nearest known is staging-redirect"

@@ -545,4 +545,4 @@ def test_the_trace_stays_as_it_is() -> None:
 
 def test_the_file_is_one_that_is_looked_at_for_changes() -> None:
     Path("a.py").write_text("def eom(mail): pass\n")
-    assert load(["a.py"]).files == (Path("a.py"),)
+    assert tuple(load(["a.py"]).files) == (Path("a.py"),)

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rule_pieces import NoDraws, When, rule, rule_set
+from rule_pieces import CONTENT, Address, NoDraws, Text, When, rule, rule_set
 
 from relayproxy.mail.header import HeaderSection
 from relayproxy.rules import actions
+from relayproxy.rules.asked import Allowed
 from relayproxy.rules.conditions import All
 from relayproxy.rules.doubts import doubts
 from relayproxy.rules.facts import Facts, Recipient, Stage
+from relayproxy.rules.function import function_rule
 from relayproxy.rules.gates import DataGate, EnvelopeGate
 from relayproxy.rules.guard import Guard
 from relayproxy.rules.redirect_all import redirect_all
 from relayproxy.rules.rule import Rule
 from relayproxy.rules.ruleset import RuleSet
+from relayproxy.rules.stages import placements
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +49,8 @@ def passed(
         if stage is not Stage.RCPT:
             if stage is Stage.EOH:
                 facts = msgspec.structs.replace(facts, header=HeaderSection(header.replace("\n", "\r\n").encode()))
+            if stage is Stage.EOM:
+                facts = msgspec.structs.replace(facts, content=CONTENT)
             facts = decided(rules, stage, facts)
             continue
         kept: list[Recipient] = []
@@ -109,7 +115,7 @@ def test_a_reply_to_all_reaches_nobody_outside(recipients: list[str]) -> None:
 
 
 SPARED = [
-    # entries of the guard, To, whether it stays
+    # entries of the guard, Reply-To, whether it stays
     (["*@example.test"], "joe@example.test", True),
     (["*@example.test"], "x%customer.test@example.test", False),
     (["*@example.test", "x%customer.test@example.test"], "x%customer.test@example.test", True),
@@ -121,9 +127,9 @@ SPARED = [
 
 @pytest.mark.parametrize(("allow", "to", "stays"), SPARED)
 def test_who_is_allowed_stays_where_all_read_the_same_address(allow: list[str], to: str, *, stays: bool) -> None:
-    header = passed(["joe@example.test"], f"To: {to}\n", allow=allow).header
+    header = passed(["joe@example.test"], f"Reply-To: {to}\n", allow=allow).header
     assert header is not None
-    assert bytes(header).decode() == f"To: {to if stays else QA}\r\n"
+    assert bytes(header).decode() == f"Reply-To: {to if stays else QA}\r\n"
 
 
 ANSWERED = [
@@ -132,10 +138,13 @@ ANSWERED = [
     ("From: shop@shop.example, app@example.test", [QA]),
     ("From: shop@shop.example\nReply-To:", [QA]),
     ("From: x%shop.example@example.test", [QA]),
+    ('From: "a b"@example.test', [QA]),
     ("From: App <app@example.test>", []),
     ("From: shop@shop.example\nReply-To: help@example.test", ["help@example.test"]),
     ("From: shop@shop.example\nReply-To: help@shop.example", [QA]),
-    ("Subject: nobody", []),
+    ("From: (nobody)\nSender: shop@shop.example", [QA]),
+    ("Sender: shop@shop.example", [QA]),
+    ("Subject: nobody", [QA]),
 ]
 
 
@@ -166,6 +175,43 @@ def test_a_rule_that_stops_others_stops_none_of_these(stops: Rule) -> None:
     assert bytes(facts.header).count(QA.encode()) == 5
 
 
+CC = actions.AddHeader("Cc", Text("boss@customer.example"))
+WRITERS = [
+    rule(None, CC),
+    rule(When("recipient"), actions.AddHeader("Cc", Text("{recipient}"))),
+    rule(When("recipients"), CC),
+    rule(When("header:subject"), CC),
+    rule(When("body"), CC),
+    rule(When("body"), actions.ChangeHeader("Reply-To", 1, Text("boss@customer.example"))),
+    rule(When("body"), actions.DeleteHeader("Reply-To")),
+    rule(When("body"), actions.ChangeHeader("From", 1, Text("boss@customer.example"))),
+    rule(When("body"), actions.RedirectRecipient(Address("boss@customer.example"))),
+    rule(When("body"), actions.AddRecipient((Address("boss@customer.example"),))),
+    function_rule("it.py", 1, Stage.EOM, lambda mail: mail.add_header("Cc", "boss@customer.example"), "it.py", Allowed(frozenset({"add_header"}))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_whoever_names_somebody_outside_does_so_in_front_of_them(writer: Rule) -> None:
+    header = "From: app@provider.example\nTo: jane@customer.example\nReply-To: joe@example.test\nSubject: hi\n"
+    facts = passed(["jane@customer.example", "mary@customer.example"], header, above=[writer])
+    assert set(addresses(facts)) == {QA}
+    assert facts.header is not None
+    said = bytes(facts.header).decode()
+    assert not re.search("^(?!From).*customer", said, re.MULTILINE)
+    assert re.search("^Reply-To: (joe|qa)@example.test$", said.replace("\r", ""), re.MULTILINE)
+
+
+def test_where_one_does_from_the_whole_message_data_leaves_at_its_end() -> None:
+    rules = rule_set(rule(When("body"), CC, name="cc"), *redirect_all(QA, Guard.parse(STAGING)))
+    assert (rules.gates.envelope, rules.gates.data) == (EnvelopeGate.LIVE, DataGate.EOM)
+    assert [(placement.stage, placement.why) for placement in placements(rules.rules)][1:] == [
+        (Stage.RCPT, "it reads recipient"),
+        (Stage.EOM, "it edits header.cc, which the rule 'cc' above writes"),
+        (Stage.EOM, "it reads header.reply-to, which the rule 'redirect-all: header' above writes"),
+    ]
+
+
 def test_check_does_not_say_that_they_are_stopped() -> None:
     all_mail = (Rule("accept", All(()), (actions.Accept(),)), Rule("discard", All(()), (actions.Discard(),)))
     rules = redirect_all(QA, Guard.parse(STAGING))
@@ -173,10 +219,41 @@ def test_check_does_not_say_that_they_are_stopped() -> None:
     assert [doubt.rule for doubt in doubts(RuleSet((all_mail[1], *rules)))] == list(rules)
 
 
-def test_word_that_it_was_read_stays_inside_too() -> None:
-    header = passed(["joe@example.test"], "Disposition-Notification-To: shop@shop.example\n").header
+FIELDS = [
+    "To", "Cc", "Bcc", "Reply-To", "Resent-To", "Resent-Cc", "Resent-Bcc", "Resent-Reply-To", "Mail-Followup-To", "Mail-Reply-To", "Mail-Copies-To",
+    "Apparently-To", "Disposition-Notification-To", "Return-Receipt-To", "Read-Receipt-To", "X-Confirm-Reading-To", "Errors-To",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_nobody_outside_is_left_where_mail_goes_that_is_written_to_answer_it(field: str) -> None:
+    header = passed(
+        ["joe@example.test"], f"From: app@example.test\n{field}: Shop <shop@shop.example>, joe@example.test\n"
+    ).header
     assert header is not None
-    assert bytes(header) == f"Disposition-Notification-To: {QA}\r\n".encode()
+    assert bytes(header) == f"From: app@example.test\r\n{field}: Shop <{QA}>, joe@example.test\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    "where", ["<mailto:list@shop.example>", "<mailto:list@example.test?cc=shop@shop.example>", "NO"]
+)
+def test_an_answer_to_the_list_is_not_offered(where: str) -> None:
+    header = passed(["joe@example.test"], f"From: app@example.test\nList-Post: {where}\n").header
+    assert header is not None
+    assert bytes(header) == b"From: app@example.test\r\n"
+
+
+def test_what_is_tested_stays() -> None:
+    fields = """From: Shop <shop@shop.example>
+Sender: shop@shop.example
+Reply-To: help@example.test
+List-Unsubscribe: <mailto:off@shop.example>, <https://shop.example/off>
+Subject: Write to jane@customer.example
+"""
+    facts = passed(["joe@example.test"], fields)
+    assert facts.sender == "app@example.test"
+    assert facts.header is not None
+    assert bytes(facts.header).decode().replace("\r", "") == fields
 
 
 @pytest.mark.slow

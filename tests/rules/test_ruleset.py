@@ -378,6 +378,17 @@ def test_every_address_in_a_field_is_rewritten() -> None:
     assert header(decision) == f"To: {QA}, b@example.test\r\nCc: {JOE}\r\n"
 
 
+def test_addresses_are_rewritten_behind_what_rules_wrote_for_the_last_recipient() -> None:
+    rules = rule_set(
+        rule(When("recipient"), actions.AddHeader("Cc", Text("{recipient}"))),
+        rule(When("recipient"), actions.RewriteHeaderAddresses(("Cc",), (), Address(QA))),
+    )
+    facts = rules.evaluate(RCPT, mail(JANE), NoDraws()).facts
+    facts = rules.evaluate(RCPT, msgspec.structs.replace(mail(JOE), edits=facts.edits), NoDraws()).facts
+    assert len(facts.edits) == 3
+    assert header(rules.evaluate(EOH, facts, NoDraws())) == f"Subject: hi\r\nCc: {QA}\r\nCc: {QA}\r\n"
+
+
 def test_smtputf8_lets_a_field_be_utf8() -> None:
     add = rule(None, actions.AddHeader("X-A", Text("ü")), at=EOH)
     facts = mail()

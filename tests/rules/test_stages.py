@@ -193,6 +193,33 @@ def test_a_rule_that_only_edits_fields_stays_behind_those_that_look_at_them() ->
     assert stages(rule(When("header:subject"), actions.AddHeader("X-Debug", Text("1"))), deletes) == [EOH, EOH]
 
 
+REWRITE = actions.RewriteHeaderAddresses(("To", "Cc"), (), Address("qa@example.test"))
+
+
+def test_a_rule_that_rewrites_addresses_stays_behind_those_that_write_these_fields() -> None:
+    rewrites = rule(None, REWRITE)
+    cc = actions.AddHeader("CC", Text("boss@customer.example"))
+    redirects = rule(When("recipient"), actions.RedirectRecipient(Address("qa@example.test")))
+    assert stages(rewrites) == [CONNECT]
+    assert stages(rule(When("client"), cc), rewrites) == [CONNECT, CONNECT]
+    assert stages(redirects, rewrites) == [RCPT, EOH]
+    assert stages(rule(When("recipients"), cc), rewrites) == [DATA, EOH]
+    assert stages(rule(When("body"), cc), rewrites) == [EOM, EOM]
+    assert stages(rule(When("body"), cc), redirects, rewrites) == [EOM, RCPT, EOM]
+    assert stages(rewrites, rule(When("body"), cc)) == [CONNECT, EOM]
+    assert stages(rule(When("body"), actions.AddHeader("X-Spam", Text("no"))), rewrites) == [EOM, CONNECT]
+    assert stages(rule(When("body"), cc), rule(None, REWRITE, actions.DeleteHeader("List-Post"))) == [EOM, EOM]
+    # No other edit is worth it that DATA waits.
+    assert stages(rule(When("body"), cc), rule(None, actions.DeleteHeader("Cc"))) == [EOM, EOH]
+
+
+def test_where_that_is_too_late_it_is_said() -> None:
+    cc = rule(When("body"), actions.AddHeader("Cc", Text("boss@customer.example")), name="cc")
+    assert [problem.what for problem in problems(named(cc, rule(None, REWRITE, at=EOH)))] == [
+        'expected at = "eom" or later (it edits header.cc, which the rule \'cc\' above writes), got "eoh"'
+    ]
+
+
 def test_what_edits_more_than_fields_waits_for_no_reader() -> None:
     looks = rule(When("header:to"), TAG)
     redirects = rule(When("recipient"), actions.RedirectRecipient(Address("qa@example.test")))

@@ -1,0 +1,321 @@
+"""From a session's dialog to what it means: what the client said, one thing after the other, and what it heard to each (DESIGN §8).
+
+    script = script_of(dialog_of(session, transactions, reader))      # of the store (record/playback.py)
+    script = script_of(parse(text)[0])                                # of a .dialog file; raises ScriptError
+
+Theory of operation: of a dialog only the client's leg counts. Its lines are read by what reads them off the wire (smtp/commands.py, smtp/data.py), for a recording
+is as little to be trusted as a client (attack 32); replies are matched to what asked for them by count, as everywhere (PROTOCOL I6). Time is kept as pauses: how long the client
+took since it last said or heard something.
+
+What is not said again: AUTH and all that belongs to it, MAIL's AUTH= too (it is redacted, and stale anyway); STARTTLS, since TLS is as the target wants it. A line that is no command
+is never sent: it is `LeftOut`, and told; it is no difference, since no server ever saw it or answered it, but the relay. A session that ended in the middle is one here too: without its final dot, or its last octets of a chunk.
+Where a message was not kept whole, or a reply has no question, there is no script: ScriptError says why.
+
+Pure. Saying it again does not belong here (player.py), nor what replies mean (compare.py).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from relayproxy.record.dialog import Event, Line, Note
+from relayproxy.record.text import printable, text
+from relayproxy.smtp.commands import Auth, Bdat, Command, Data, Ehlo, Helo, Mail, StartTls, parse_command
+from relayproxy.smtp.data import DataReader
+from relayproxy.smtp.errors import RemoteProtocolError
+from relayproxy.smtp.replies import Reply, ReplyReader
+
+if TYPE_CHECKING:
+    from relayproxy.record.dialog import Entry, Session
+
+#: Octets, and lines, of a recorded reply.
+_MOST: Final = 1 << 20
+#: Characters of a line that are quoted.
+_QUOTED: Final = 200
+
+
+class ScriptError(ValueError):
+    """A session cannot be said again: why, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The connection itself, which is answered by the greeting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What followed DATA, as on the wire: with its stuffing and, where it has `ended`, the final dot's line."""
+
+    wire: bytes
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """BDAT and its octets; fewer than it says where the client was gone before they were all there."""
+
+    command: Bdat
+    octets: bytes
+
+    @property
+    def whole(self) -> bool:
+        return len(self.octets) == self.command.size
+
+
+What = Opening | Command | Message | Chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that the client said. `reply`: what it heard to it, None where it never did.
+
+    `waits`: it had heard everything before it said this, which else was pipelined. `pause`: seconds since it last said or heard something.
+    """
+
+    what: What
+    reply: Reply | None = None
+    waits: bool = True
+    pause: float = 0.0
+
+    @property
+    def said(self) -> str:
+        """In words, on one line."""
+        match self.what:
+            case Opening():
+                return "the connection"
+            case Message(wire, ended):
+                return f"the message ({len(wire)} octets{'' if ended else ', without its end'})"
+            case Chunk(command, _) | (Command() as command):
+                return printable(text(command.wire().removesuffix(b"\r\n")))
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A line of the client's that is not said again, and why; `before`: the number of the step that it stood before."""
+
+    before: int
+    line: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One session. `client`: its address and port; the first step is the `Opening`."""
+
+    id: str | None
+    listener: str | None
+    client: tuple[str, int | None]
+    steps: tuple[Step, ...]
+    left_out: tuple[LeftOut, ...] = ()
+
+    def named(self, name: bytes) -> Script:
+        """The same by a client that says this name in EHLO and HELO."""
+        steps = [
+            replace(step, what=type(step.what)(name)) if isinstance(step.what, Ehlo | Helo) else step
+            for step in self.steps
+        ]
+        return replace(self, steps=tuple(steps))
+
+
+def script_of(session: Session) -> Script:
+    """Raises ScriptError."""
+    reading = _Reading()
+    for entry in session.entries:
+        reading.take(entry)
+    reading.end_data()
+    if len(reading.steps) == 1 and reading.steps[0].reply is None:
+        raise ScriptError("nothing is kept of what its client said and heard")
+    listener = dict(session.attributes).get("listener")
+    steps = tuple([Step(one.what, one.reply, one.waits, one.pause) for one in reading.steps])
+    return Script(session.id, listener, reading.client, steps, tuple(reading.left_out))
+
+
+@dataclass(slots=True)
+class _Step:
+    """One that may still be answered."""
+
+    what: What
+    waits: bool = True
+    pause: float = 0.0
+    reply: Reply | None = None
+
+
+@dataclass(slots=True)
+class _Unsaid:
+    """What will be answered and is not said again; `sasl`: behind 334 a response follows."""
+
+    sasl: bool = False
+
+
+@dataclass(slots=True)
+class _Reading:
+    """As far as the dialog was read."""
+
+    steps: list[_Step] = field(default_factory=lambda: [_Step(Opening())])
+    left_out: list[LeftOut] = field(default_factory=list)
+    client: tuple[str, int | None] = ("127.0.0.1", None)
+    _asked: deque[_Step | _Unsaid] = field(default_factory=deque)
+    _replies: ReplyReader = field(default_factory=lambda: ReplyReader(_MOST, _MOST, _MOST))
+    _line: bytearray = field(default_factory=bytearray)  # of which the end has not come
+    _blanked: int | None = None  # how many octets were taken out of it
+    _sasl: bool = False  # 334 was heard: a response comes
+    _data: bytearray | None = None  # of the message, or the chunk, that is coming
+    _reader: DataReader | None = None
+    _bdat: Bdat | None = None
+    _now: int = 0  # the time of the last entry of the leg, in microseconds
+    _pause: float = 0.0
+    _data_step: _Step | None = None
+    _unkept: bool = False  # mail data is missing: no matter where it never came to its end
+
+    def __post_init__(self) -> None:
+        self._asked.append(self.steps[0])
+
+    def take(self, entry: Entry) -> None:
+        match entry:
+            case Line(leg="C"):
+                self._pass(entry.time)
+                if entry.arrow == "<":
+                    self._hear(entry.octets)
+                elif entry.data:
+                    self._take_data(entry.octets)
+                else:
+                    self.end_data()
+                    self._take_line(entry)
+            case Event(leg="C", name="open", arguments=(address,)):
+                self.client = _endpoint(address)
+            case Note(key="redacted") if entry.text.startswith("C>"):
+                raise ScriptError("the message was not kept as it came: something in it was redacted")
+            case Note(key="unkept") if entry.text.startswith("C>"):
+                self._unkept = True
+            case _:
+                pass
+
+    def _pass(self, time: int | None) -> None:
+        """Time goes by. What has none, or was joined, comes at once."""
+        self._pause = 0.0 if time is None else max(0, time - self._now) / 1e6
+        self._now = self._now if time is None else max(self._now, time)
+
+    def _hear(self, octets: bytes) -> None:
+        self._replies.feed(octets)
+        try:
+            while (reply := self._replies.next_reply()) is not None:
+                self._answer(reply)
+        except RemoteProtocolError as error:
+            raise ScriptError(f"what its client heard is no SMTP: {error.what}") from error
+
+    def _answer(self, reply: Reply) -> None:
+        if not self._asked:
+            if reply.code == 421:  # RFC 5321 §3.8: at any time, and then it is over
+                return
+            self._check_kept()
+            raise ScriptError(f"its client heard {reply.code} to nothing that it said")
+        asked = self._asked.popleft()
+        if isinstance(asked, _Step):
+            asked.reply = reply
+        else:
+            self._sasl = asked.sasl and reply.code == 334
+
+    def _check_kept(self) -> None:
+        """Where something stands behind a message, all of it must be there."""
+        if self._unkept:
+            raise ScriptError("the message was not kept")
+
+    def _take_line(self, line: Line) -> None:
+        self._check_kept()
+        self._line += line.octets
+        if line.redacted:
+            self._blanked = (self._blanked or 0) + sum(gap.length for gap in line.redacted)
+        if not self._line.endswith(b"\r\n"):
+            return
+        octets, blanked, sasl = bytes(self._line[:-2]), self._blanked, self._sasl
+        self._line.clear()
+        self._blanked, self._sasl = None, False
+        if sasl or (blanked is not None and octets[:4].upper() == b"AUTH"):
+            self._asked.append(_Unsaid(sasl=True))
+        elif blanked is not None:  # no command, which a recording tells by its length alone (record/redact.py)
+            self._leave_out(octets + b"<redacted %d>" % blanked, "octets of it were not kept")
+        else:
+            self._take_command(octets)
+
+    def _leave_out(self, line: bytes, why: str) -> None:
+        shown = printable(text(line[:_QUOTED])) + ("..." if len(line) > _QUOTED else "")
+        self.left_out.append(LeftOut(len(self.steps), shown, why))
+        self._asked.append(_Unsaid())
+
+    def _take_command(self, line: bytes) -> None:
+        try:
+            command = parse_command(line)
+        except RemoteProtocolError as error:
+            self._leave_out(line, error.what)
+            return
+        match command:
+            case Auth():
+                self._asked.append(_Unsaid(sasl=True))
+            case StartTls():
+                self._asked.append(_Unsaid())
+            case Bdat(size=size):
+                self._bdat, self._data = command, bytearray()
+                self._data_step = self._say(Chunk(command, b""), asks=size == 0)
+                if size == 0:
+                    self._bdat = self._data = None
+            case Mail(path, parameters):
+                self._say(Mail(path, tuple([one for one in parameters if one[0].upper() != b"AUTH"])))
+            case _:
+                self._say(command)
+
+    def _say(self, what: What, *, asks: bool = True) -> _Step:
+        step = _Step(what, not self._asked, self._pause)
+        self.steps.append(step)
+        if asks:
+            self._asked.append(step)
+        return step
+
+    def _take_data(self, octets: bytes) -> None:
+        if self._bdat is not None and self._data is not None:
+            self._take_chunk(self._bdat, self._data, octets)
+            return
+        if self._data is None or self._reader is None or self._data_step is None:
+            if not isinstance(self.steps[-1].what, Data):
+                raise ScriptError("there is mail data where no DATA or BDAT is")
+            self._data, self._reader = bytearray(), DataReader(sys.maxsize)
+            self._data_step = self._say(Message(b"", ended=False), asks=False)
+        self._data += octets
+        part = self._reader.feed(octets)
+        if part.ended:
+            if part.rest:
+                raise ScriptError("there is mail data behind its end")
+            self._finish(Message(bytes(self._data), ended=True))
+
+    def _take_chunk(self, command: Bdat, data: bytearray, octets: bytes) -> None:
+        data += octets
+        if len(data) > command.size:
+            raise ScriptError(f"a chunk has more octets than the {command.size} that BDAT says")
+        if len(data) == command.size:
+            self._finish(Chunk(command, bytes(data)))
+
+    def _finish(self, what: Message | Chunk) -> None:
+        """All of it is there; it will be answered."""
+        if self._data_step is not None:
+            self._data_step.what = what
+            self._asked.append(self._data_step)
+        self._data = self._reader = self._bdat = self._data_step = None
+
+    def end_data(self) -> None:
+        """No more of it comes: what has not ended stays so."""
+        if self._data is None or self._data_step is None:
+            return
+        octets = bytes(self._data)
+        self._data_step.what = Message(octets, ended=False) if self._bdat is None else Chunk(self._bdat, octets)
+        self._data = self._reader = self._bdat = self._data_step = None
+
+
+def _endpoint(address: str) -> tuple[str, int | None]:
+    """Address and port, as `open` has them; a Unix socket has no port."""
+    host, _, port = address.rpartition(":")
+    if address.startswith("unix:") or not (port.isascii() and port.isdigit()):
+        return address, None
+    return host.removeprefix("[").removesuffix("]"), int(port)

@@ -1,0 +1,84 @@
+"""Rules and guard that are read again are for the relay that runs: with its upstreams and its store (DESIGN §6 "Rule files reload")."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from relayproxy.cli.config import Flags, load_with_rules
+from relayproxy.cli.rulebook import rulebook
+from relayproxy.relay.rulebook import Drawn
+from relayproxy.rules.facts import Facts, Stage
+
+if TYPE_CHECKING:
+    from relayproxy.rules.ruleset import RuleSet
+
+ONE = '[upstream.one]\nurl = "smtp://one.test"\n[[listener]]\nupstream = "one"\n'
+TWO = ONE + '[upstream.two]\nurl = "smtp://two.test"\n'
+NO_STORE = '[record]\nstore = "none"\n'
+CAPTURES = '[guard]\nallow = ["*@inside.test"]\notherwise = "capture"\n'
+ROUTE = '[[rule]]\nname = "to two"\nthen = [{ route = "two" }]\n'
+HOLD = '[[rule]]\nname = "held"\nthen = [{ hold = "look" }]\n'
+PYTHON = 'ACTIONS = ["route"]\ndef mail(mail):\n    mail.route("two")\n'
+OF_THE_START = "(upstreams and store are those that the relay was started with)"
+
+
+def written(name: str, text: str) -> Path:
+    path = Path(name).absolute()
+    path.write_text(text)
+    return path
+
+
+async def reload(before: str, after: str, rules: str, file: str = "rules.toml") -> tuple[str | None, RuleSet]:
+    """Start with one configuration, read the other: why it was not taken, and the rules in force."""
+    path = written("relayproxy.toml", before)
+    book = rulebook(*load_with_rules(path, Flags()), path, Flags())
+    written("relayproxy.toml", f'{after}[rules]\nfiles = ["{file}"]\n')
+    folder = written(file, rules).parent
+    told: list[str | None] = []
+    await book.reload(lambda _, error: told.append(error))
+    (error,) = told
+    return None if error is None else error.replace(f"{folder}/", ""), book.rules
+
+
+async def taken(before: str, after: str, rules: str) -> tuple[str | None, list[str]]:
+    """The same with their names."""
+    error, in_force = await reload(before, after, rules)
+    return error, [rule.name for rule in in_force.rules]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+async def test_a_route_to_an_upstream_that_came_with_it_keeps_what_was() -> None:
+    expected = f"rules.toml:1: route: expected the name of an upstream, got 'two'; known are one {OF_THE_START}"
+    assert await taken(ONE, TWO, ROUTE) == (expected, [])
+
+
+async def test_a_route_to_an_upstream_that_left_with_it_is_taken() -> None:
+    assert await taken(TWO, ONE, ROUTE) == (None, ["to two"])
+
+
+async def test_a_function_that_is_read_again_routes_to_upstreams_of_the_start_alone() -> None:
+    error, rules = await reload(ONE, TWO, PYTHON, "rules.py")
+    assert error is None
+    decision = rules.evaluate(Stage.MAIL, Facts(listener="", client=""), Drawn(1, lambda: 0))
+    assert decision.route is None
+    assert decision.failure is not None
+    assert "expected the name of an upstream, got 'two'" in decision.failure
+
+
+async def test_what_is_held_needs_the_store_of_the_start() -> None:
+    expected = f'rules.toml:1: hold: expected a store that keeps what is held, as record.store is "none" {OF_THE_START}'
+    assert await taken(ONE + NO_STORE, ONE, HOLD) == (expected, [])
+    assert await taken(ONE, ONE + NO_STORE, HOLD) == (None, ["held"])
+
+
+async def test_what_a_guard_captures_needs_the_store_of_the_start() -> None:
+    expected = f'guard.otherwise: expected "refuse", as record.store is "none" {OF_THE_START}'
+    assert await taken(ONE + NO_STORE, ONE + CAPTURES, "") == (expected, [])
+    assert await taken(ONE, ONE + CAPTURES, "") == (None, [])
