@@ -117,23 +117,23 @@ class _Relay:
         trusted.write_text(authority_pem(), encoding="ascii")
         upstreams = {name: {"ca": str(trusted), **upstream} for name, upstream in config["upstream"].items()}
         shipped = config.get("rules", {}).get("files", ())
-        rulebook = rulebook or self._rulebook(
+        self.rulebook = rulebook or self._rulebook(
             shipped, config.get("rule", ()), config.get("python", ()), config.get("guard")
         )
         config = {key: value for key, value in config.items() if key not in ("rule", "python")}
         self._config = Config.model_validate({"state": self._folder.name, **config, "upstream": upstreams})
         self._log = MemoryTarget()
         self._reporter = Reporter(self._log, format_="json", privacy=self._config.record.privacy)
-        self._writer = MemoryWriter()
+        self.writer = MemoryWriter()
         recorder = Recorder(
-            self._writer,
+            self.writer,
             policy(self._config.record),
             # All in memory: no clock runs on while a thread is waited for.
             lambda: Spool(Bodies(Path(self._folder.name)), 1 << 30),
             now=trio.current_time,
         )
         self._relay = Relay(
-            self._config, self._reporter, dial=dial_leg, adopt=_no_sockets, recorder=recorder, rulebook=rulebook
+            self._config, self._reporter, dial=dial_leg, adopt=_no_sockets, recorder=recorder, rulebook=self.rulebook
         )
         self._checked: set[str] = set()
         self._wrap = TrioStream
@@ -173,11 +173,11 @@ class _Relay:
         await self._relay.session(self._wrap(stream, stream.receive_nowait), address, port, chosen)
 
     def check_recording(self, client: Leg, upstreams: Sequence[Leg]) -> None:
-        for session in self._writer.sessions():
+        for session in self.writer.sessions():
             if session not in self._checked:
                 self._checked.add(session)
                 pairs = [(bytes(leg.far_said), bytes(leg.far_heard)) for leg in (client, *upstreams)]
-                check_wire(self._writer, session, pairs[0], pairs[1:])
+                check_wire(self.writer, session, pairs[0], pairs[1:])
 
     def sigterm(self) -> None:
         self._relay.shut_down()
@@ -186,7 +186,7 @@ class _Relay:
     def store(self, how: Literal["full", "broken", "well"]) -> None:
         from relayproxy.record.store.interface import RecordError
 
-        self._writer.trouble = None if how == "well" else RecordError(f"the store is {how}", full=how == "full")
+        self.writer.trouble = None if how == "well" else RecordError(f"the store is {how}", full=how == "full")
 
     def authority(self) -> str:
         from relayproxy.tls.authority import Authority
@@ -201,11 +201,11 @@ class _Relay:
         lines = [json.loads(line) for line in self._log.written.split(b"\n") if line]
         logged = {line["transaction"]: line for line in lines if line["event"] == "transaction"}
         told = self._config.record.privacy.told
-        kept = {id_: json.loads(encode(told(write.record))) for id_, write in self._writer.transactions().items()}
+        kept = {id_: json.loads(encode(told(write.record))) for id_, write in self.writer.transactions().items()}
         if logged != kept:
             raise AssertionError(f"the log says\n{logged}\nthe store\n{kept}")
-        reader = MemoryReader(self._writer)
-        for session in self._writer.sessions():
+        reader = MemoryReader(self.writer)
+        for session in self.writer.sessions():
             for stored in reader.of_session(session):
                 logged[stored.record.transaction]["kept"] = kept_message(reader, stored)
         return lines

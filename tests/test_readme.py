@@ -12,11 +12,14 @@ from pathlib import Path
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 from dialog_runner import play
+from stored import kept_in, message, record
 
 from relayproxy.cli.config import load
 from relayproxy.cli.config_rules import read
 from relayproxy.record.dialog import parse, print_dialog
+from relayproxy.record.report import AddressRecord, EnvelopeRecord, EnvelopesRecord
 from relayproxy.record.report_lines import schema
+from relayproxy.record.store.interface import TransactionWrite
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -49,6 +52,30 @@ def test_staging_guards_what_the_readme_says_by_flags_and_by_file(tmp_path: Path
             line[2:] for line in said.splitlines() if line.startswith("# guard: ")
         ]
         assert re.findall(r"^# \w+ +(redirect-all.*?) \(", said, re.MULTILINE)
+
+
+def test_the_step_for_ci_lets_a_change_pass_that_keeps_mail_in_and_fails_one_that_does_not(tmp_path: Path) -> None:
+    (section,) = re.findall(r"^## Trying rules on recorded traffic\n(.*?)^## ", README, re.MULTILINE | re.DOTALL)
+    (command,) = re.findall(r"^  run: relayproxy (.*)$", section, re.MULTILINE)
+    (leak,) = blocks(section, "text")
+    header = b"To: jane@customer.example\r\nSubject: hello\r\n"
+    envelope = EnvelopeRecord("app@example.test", {}, (AddressRecord("jane@customer.example", {}),))
+    told = record(
+        transaction="01M85AS4VX107RG5FJ1H77ZHRZ",
+        time="2026-01-02T03:04:05.000000Z",
+        envelope=EnvelopesRecord(envelope, envelope),
+    )
+    kept_in(tmp_path / "traffic.db", TransactionWrite(told, message(header), final=True))
+    rules = '[[rule]]\nname = "{}"\nwhen = {{ {} }}\nthen = [{{ redirect_recipient = "qa@example.test" }}]\n'
+    for name, when, status in (
+        ("all go to QA", 'not = { recipient = "*@example.test" }', 0),
+        ("invoices go to QA", 'header.Subject = "*invoice*"', 1),
+    ):
+        (tmp_path / "staging.toml").write_text(rules.format(name, when))
+        argv = [sys.executable, "-m", "relayproxy", *shlex.split(command)]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (status, "")
+    assert done.stdout == leak
 
 
 def test_the_record_fits_its_schema() -> None:

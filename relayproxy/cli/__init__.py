@@ -32,6 +32,7 @@ VERBS: Final = {
     "export": "Export recordings.",
     "release": "Send held messages on.",
     "replay": "Send recorded sessions again, and compare every reply.",
+    "backtest": "Try rules on recorded traffic.",
     "check": "Check a configuration or rules, and run the rules' tests.",
     "send": "Send one message.",
     "ca": "Show or export the authority that signs minted certificates.",

@@ -54,7 +54,7 @@ def of_rules(rules: RuleSet, files: Iterable[str | Path]) -> Found:
         for rule, placement in zip(rules.rules, placements(rules.rules), strict=True)
     ]
     if said:
-        said += _gates(rules)
+        said += gates_in_words(rules)
     doubtful = [f"{rule.where}: {rule.name}: {what}" for rule, what in doubts(rules)]
     tests = list(_tests(rules, files))
     tried = [[f"{case.where}: {case.name}: {one}" for one in differences(case, alone)] for case, alone in tests]
@@ -83,7 +83,8 @@ def of_guard(allow: Iterable[str]) -> list[str]:
     return [f"guard.allow: {entry} {what}" for entry in allow if (what := doubt(entry)) is not None]
 
 
-def _gates(rules: RuleSet) -> Iterator[str]:
+def gates_in_words(rules: RuleSet) -> Iterator[str]:
+    """When the envelope, DATA and the final dot leave, and which rule each waits for."""
     gates = rules.gates
     for what, rule in (
         (_ENVELOPE[gates.envelope], gates.envelope_rule),

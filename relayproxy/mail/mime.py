@@ -97,3 +97,12 @@ class Scanner:
                 self._room -= len(name)
                 if self._room >= 0:
                     self._names[name] = None
+
+
+def scanned(header: HeaderSection, body: Iterable[bytes]) -> Scanner:
+    """What has looked at a body that is there as a whole, in pieces."""
+    scanner = Scanner(header)
+    for piece in body:
+        scanner.feed(piece)
+    scanner.finish()
+    return scanner

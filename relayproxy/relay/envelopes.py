@@ -315,7 +315,8 @@ class Envelopes:
 def _note_sent(plan: Plan, going: list[tuple[Recipient, Leaving]]) -> None:
     plan.added.clear()
     for passed in plan.named:
-        passed.sent = ()
+        if passed.reply.severity == 2:
+            passed.sent = ()  # what upstream refused has left as it is noted already
     for recipient, leaving in going:
         if not leaving.left:
             continue

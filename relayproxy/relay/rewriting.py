@@ -56,7 +56,7 @@ class Rewriting:
         if self._scanner is None:
             return Content(size)
         self._scanner.finish()
-        return Content(size, self._scanner.text, self._scanner.attachments, self._scanner.complete)
+        return Content.of(size, self._scanner)
 
     async def finish(self, intake: Intake, keeping: Keeping | None) -> None:
         """Make the edits; what leaves is then known, and told to `intake` and `keeping`. Raises SpoolError."""

@@ -1,1 +1,1 @@
-"""What uses recordings to speak SMTP again: to a server, in place of a client (DESIGN §8)."""
+"""What uses recordings: to speak SMTP again, in place of a client, and to try rules on them (DESIGN §8)."""

@@ -1,43 +1,29 @@
-"""What becomes of a `[[test]]` case (DESIGN §6): rules run stage by stage, as a relay runs them, and nothing is sent.
+"""What becomes of a `[[test]]` case (DESIGN §6): it is played, and compared with what was expected.
 
     differences(case, rules)               # ("recipients: expected a@x.test, got b@x.test",); none where all is as expected
 
 Invariants: pure; an upstream that takes everything is thought behind the rules, and no guard.
-How cases are written does not belong here (case_syntax.py).
+How cases are written does not belong here (case_syntax.py), nor how rules are run (playing.py).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from relayproxy.mail.canonical import canonical
 from relayproxy.mail.header import HeaderSection, decode, find_body
-from relayproxy.mail.mime import Scanner
+from relayproxy.mail.mime import scanned
 from relayproxy.rules.condition_syntax import MAIL_PARAMETERS, RCPT_PARAMETERS
-from relayproxy.rules.facts import Content, Facts, Recipient, Stage
-from relayproxy.rules.recipients import collapsed
+from relayproxy.rules.facts import Content, Facts
+from relayproxy.rules.playing import Coming, begin
 from relayproxy.rules.wording import shown
-from relayproxy.smtp import local_replies
-from relayproxy.smtp.replies import worst
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from relayproxy.rules.case_syntax import Case, Expect, Given, Outcome, Wanted
+    from relayproxy.rules.case_syntax import Case, Expect, Given, Wanted
+    from relayproxy.rules.playing import Played
     from relayproxy.rules.ruleset import RuleSet
-    from relayproxy.smtp.replies import Reply
-
-
-class Played(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a case. `facts`: as the rules left them; `rules`: those that did something, in order; `failure`: what went wrong with one."""
-
-    facts: Facts
-    outcome: Outcome
-    reply: Reply | None = None
-    rules: tuple[str, ...] = ()
-    failure: str | None = None
 
 
 def differences(case: Case, rules: RuleSet) -> tuple[str, ...]:
@@ -51,7 +37,21 @@ def differences(case: Case, rules: RuleSet) -> tuple[str, ...]:
 
 def play(given: Given, rules: RuleSet) -> Played:
     """From connect to the end of the message, or as far as the rules let it come."""
-    return _Play(given, rules).played()
+    facts = Facts(listener=given.listener, client=given.client, session="session")
+    header, body = _cut(given.message)
+    section = HeaderSection(header)
+    of_rcpt = _those(given.parameters, RCPT_PARAMETERS)
+    coming = Coming(
+        tls=given.tls,
+        user=given.auth,
+        transaction="transaction",
+        sender=given.sender,
+        parameters=_those(given.parameters, MAIL_PARAMETERS),
+        recipients=tuple([(address, of_rcpt) for address in given.recipients]),
+        header=section,
+        content=lambda: Content.of(len(given.message), scanned(section, (body,))),
+    )
+    return begin(rules, facts, given.helo, _AllOrNothing(given.drawn)).play(coming)
 
 
 class _AllOrNothing:
@@ -68,96 +68,6 @@ class _AllOrNothing:
 
     def every(self, rule: str, n: int) -> bool:  # noqa: ARG002
         return self._holds
-
-
-class _Play:
-    def __init__(self, given: Given, rules: RuleSet) -> None:
-        self._given = given
-        self._rules = rules
-        self._draws = _AllOrNothing(given.drawn)
-        self._facts = Facts(listener=given.listener, client=given.client, session="session")
-        self._fired: dict[str, None] = {}
-        self._refusals: list[Reply] = []
-        self._failure: str | None = None
-        self._is_cut = False
-
-    def played(self) -> Played:
-        outcome = self._outcome()
-        reply = worst(self._refusals) if self._refusals else None
-        return Played(
-            facts=self._facts, outcome=outcome, reply=reply, rules=tuple(self._fired), failure=self._failure
-        )  # fmt: skip
-
-    def _outcome(self) -> Outcome:
-        went_on = self._session() and self._envelope() and self._message()
-        facts = self._facts
-        if self._is_cut:
-            return "aborted"
-        if not went_on:
-            return (
-                ("tempfailed" if worst(self._refusals).severity == 4 else "rejected") if self._refusals else "aborted"
-            )
-        if facts.fate is not None:
-            return "held" if facts.fate == "hold" else "discarded"
-        return "accepted"
-
-    def _stage(self, stage: Stage, facts: Facts) -> bool:
-        """Whether it goes on."""
-        decision = self._rules.evaluate(stage, facts, self._draws)
-        self._fired |= dict.fromkeys(fired.rule for fired in decision.fired)
-        self._failure = self._failure or decision.failure
-        self._facts = decision.facts
-        if decision.answer is not None:
-            self._refusals.append(decision.answer)
-        if decision.faults is not None and decision.faults.disconnect is not None and stage < Stage.EOM:
-            self._is_cut = True
-        return decision.answer is None and not self._is_cut
-
-    def _session(self) -> bool:
-        given, replace = self._given, msgspec.structs.replace
-        return self._stage(Stage.CONNECT, self._facts) and self._stage(
-            Stage.HELO, replace(self._facts, helo=given.helo)
-        )
-
-    def _envelope(self) -> bool:
-        given, replace = self._given, msgspec.structs.replace
-        of_mail = _those(given.parameters, MAIL_PARAMETERS)
-        facts = replace(
-            self._facts, tls=given.tls, user=given.auth, transaction="transaction", sender=given.sender, parameters=of_mail
-        )  # fmt: skip
-        return self._stage(Stage.MAIL, facts) and self._recipients(_those(given.parameters, RCPT_PARAMETERS))
-
-    def _recipients(self, parameters: Mapping[str, str | None]) -> bool:
-        taken: list[Recipient] = []
-        origin = 0
-        for address in self._given.recipients:
-            before = self._facts
-            one = Recipient(address, origin, parameters)
-            if self._stage(Stage.RCPT, msgspec.structs.replace(before, recipients=(one,))):
-                taken += self._facts.recipients
-                origin += 1
-            elif self._is_cut:
-                return False
-            else:
-                self._facts = msgspec.structs.replace(before, tags=self._facts.tags)
-        self._facts = msgspec.structs.replace(self._facts, recipients=collapsed(taken))
-        return bool(origin) and self._stage(Stage.DATA, self._facts)
-
-    def _message(self) -> bool:
-        header, body = _cut(self._given.message)
-        replace = msgspec.structs.replace
-        if not self._stage(Stage.EOH, replace(self._facts, header=HeaderSection(header))):
-            return False
-        scanner = Scanner(HeaderSection(header))
-        scanner.feed(body)
-        scanner.finish()
-        content = Content(len(self._given.message), scanner.text, scanner.attachments, scanner.complete)
-        if not self._stage(Stage.EOM, replace(self._facts, content=content)):
-            return False
-        if not self._facts.recipients and self._facts.fate is None:
-            self._refusals.append(local_replies.NO_RECIPIENTS)
-            return False
-        return True
 
 
 def _those(parameters: Mapping[str, str | None], keywords: Iterable[str]) -> dict[str, str | None]:

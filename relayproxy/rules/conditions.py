@@ -16,6 +16,7 @@ import msgspec
 
 from relayproxy.mail.canonical import canonical
 from relayproxy.mail.ip import plain_address
+from relayproxy.rules.pattern_list import PatternList
 from relayproxy.rules.rule import Key
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
 
     from relayproxy.rules.facts import Draws, Facts, Recipient
-    from relayproxy.rules.pattern_list import AddressList, PatternList
+    from relayproxy.rules.pattern_list import AddressList
     from relayproxy.rules.rule import Subject
 
 Comparison = Literal["<", "<=", "=", ">=", ">"]
@@ -149,6 +150,8 @@ class Matches(Part, frozen=True):
 
     @property
     def keys(self) -> frozenset[Key] | None:
+        if self.subject == "recipient" and isinstance(self.patterns, PatternList):
+            return None  # of a parameter of its RCPT: the subject's keys are addresses
         keys = self.patterns.keys
         return None if keys is None else frozenset([Key(self.subject, text, is_part) for text, is_part in keys])
 

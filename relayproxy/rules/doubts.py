@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from relayproxy.rules.case_syntax import Case
-    from relayproxy.rules.cases import Played
     from relayproxy.rules.facts import Stage
+    from relayproxy.rules.playing import Played
     from relayproxy.rules.rule import Condition, Rule
 
 

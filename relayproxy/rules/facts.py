@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from relayproxy.mail.edits import HeaderEdit
     from relayproxy.mail.header import HeaderSection
+    from relayproxy.mail.mime import Scanner
     from relayproxy.mail.pattern import Pattern
 
 #: Of a message: nothing of it goes upstream.
@@ -75,6 +76,11 @@ class Content(NamedTuple):
     attachments: tuple[str, ...] = ()
     #: Whether nothing in it could hide an attachment.
     complete: bool = True
+
+    @classmethod
+    def of(cls, size: int, scanner: Scanner) -> Content:
+        """Of a message of so many octets that was looked at to its end."""
+        return cls(size, scanner.text, scanner.attachments, scanner.complete)
 
 
 class Draws(Protocol):

@@ -17,6 +17,7 @@ from relayproxy.rules.evaluation import Evaluation
 from relayproxy.rules.facts import Stage
 from relayproxy.rules.function import Call, kinds
 from relayproxy.rules.gates import gates
+from relayproxy.rules.rule import HEADER
 from relayproxy.rules.stages import placements
 
 if TYPE_CHECKING:
@@ -29,13 +30,14 @@ if TYPE_CHECKING:
 class RuleSet:
     """Immutable. `stages[i]` is the stage of `rules[i]`.
 
-    `reads_content`: a rule reads body or attachments; then Facts.content must have them at eom. `edits_body`, `may_hold`, `may_route`: a rule may.
+    `reads_content`: a rule reads body or attachments; then Facts.content must have them at eom. `edits_header`, `edits_body`, `may_hold`, `may_route`: a rule may.
     """
 
     __slots__ = (
         "_calls",
         "_candidates",
         "edits_body",
+        "edits_header",
         "gates",
         "may_hold",
         "may_route",
@@ -51,6 +53,7 @@ class RuleSet:
         self.gates: Gates = gates(placed)
         self.reads_content: bool = any(rule.reads & {"body", "attachment"} for rule in rules)
         said = {kind for rule in rules for action in rule.then for kind in kinds(action)}
+        self.edits_header: bool = any(subject.startswith(HEADER) for rule in rules for subject in rule.writes)
         self.edits_body: bool = bool(said & {ReplaceBody, StripAttachment})
         self.may_hold: bool = Hold in said
         self.may_route: bool = Route in said
@@ -59,7 +62,8 @@ class RuleSet:
 
     def runs_at(self, stage: Stage, facts: Facts) -> bool:
         """Whether there is something to do at that stage: where there is not, evaluate need not be called."""
-        return bool(self._candidates[stage].rules) or (stage is Stage.EOH and bool(facts.edits))
+        is_due = (stage is Stage.EOH and facts.edits) or (stage is Stage.EOM and facts.body)
+        return bool(self._candidates[stage].rules or is_due)
 
     def calls_at(self, stage: Stage) -> bool:
         """Whether it calls functions of others, which may take long: then where it runs is to be thought about."""
