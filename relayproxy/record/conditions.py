@@ -148,6 +148,15 @@ class Waiting(Part, frozen=True):
         return (record.outcome == "held" and not released) == self.wanted
 
 
+class Captured(Part, frozen=True):
+    """Whether the guard kept a recipient's copy."""
+
+    wanted: bool
+
+    def matches(self, facts: Facts) -> bool:
+        return any(one.captured is True for one in facts.record.recipients) == self.wanted
+
+
 class Acknowledged(Part, frozen=True):
     """Whether the client was told."""
 
@@ -233,6 +242,7 @@ Condition = (
     | Header
     | OutcomeIs
     | Waiting
+    | Captured
     | Acknowledged
     | Encrypted
     | Anonymous

@@ -16,6 +16,7 @@ from relayproxy.mail.pattern import AddressPattern, Pattern
 from relayproxy.record.conditions import (
     Acknowledged,
     Anonymous,
+    Captured,
     ClientIn,
     Encrypted,
     Header,
@@ -194,6 +195,7 @@ _FIELDS: Final[dict[str, Callable[[Value], Condition]]] = {
     "outcome": _outcome,
     "code": _code,
     "held": _whether(Waiting),
+    "captured": _whether(Captured),
     "acknowledged": _whether(Acknowledged),
     "since": _since,
     "until": _until,

@@ -81,7 +81,11 @@ class Text(msgspec.Struct, frozen=True):
     def render(self, facts: Facts, recipient: Recipient | None, groups: Mapping[str, str]) -> str:
         whole = "".join(
             [
-                piece if isinstance(piece, str) else _sound(piece.value(facts, recipient, groups))
+                piece
+                if isinstance(piece, str)
+                else piece.value(facts, recipient, groups)
+                if piece is _BODY
+                else _sound(piece.value(facts, recipient, groups))
                 for piece in self.pieces
             ]
         )
@@ -141,12 +145,12 @@ class Address(msgspec.Struct, frozen=True):
 
 
 def text(source: str, groups: Iterable[str] | None = (), *, lines: bool = False) -> Template:
-    """Of one line, or, `lines`, of several. Raises ValueError: what was expected."""
+    """Of one line, or, `lines`, a body of several, in which `{body}` is the text of the one that came. Raises ValueError: what was expected."""
     if not lines and (found := _CONTROL.search(source)):
         raise ValueError(
             f"expected one line without control characters, got {found[0]!r} at character {found.start() + 1}"
         )
-    return Text(_pieces(source, groups))
+    return Text(_pieces(source, groups, is_body=lines))
 
 
 def reply_text(source: str, groups: Iterable[str] | None = (), *, lead: str = "", start: int = 0) -> Template:
@@ -182,6 +186,11 @@ def address(source: str, groups: Iterable[str] | None = (), *, may_be_null: bool
 def placeholder_names() -> list[str]:
     """Those that are no named groups."""
     return [*_KNOWN, "header.NAME"]
+
+
+def _body(facts: Facts, _recipient: Recipient | None, _groups: Mapping[str, str]) -> str:
+    """Of several lines, each ended as the template's own are."""
+    return "" if facts.content is None else facts.content.text.replace("\r\n", "\n")
 
 
 def is_placeholder(name: str) -> bool:
@@ -230,14 +239,15 @@ def _joined(pieces: Iterable[str | Placeholder]) -> Pieces:
     return tuple(joined)
 
 
-def _pieces(source: str, groups: Iterable[str] | None, start: int = 0) -> Pieces:
+def _pieces(source: str, groups: Iterable[str] | None, start: int = 0, *, is_body: bool = False) -> Pieces:
     if groups is None:
         return _joined([source[start:]])
     found: list[str | Placeholder] = []
     for match in _PIECE.finditer(source, start):
         written = match[0]
         if match[1] is not None:
-            found.append(_placeholder(match[1], groups, match.start() + 1))
+            is_whole = is_body and match[1] == BODY
+            found.append(_BODY if is_whole else _placeholder(match[1], groups, match.start() + 1))
         elif written in ("{", "}"):
             raise ValueError(
                 f"expected a placeholder such as {{recipient}}, or {written * 2} for a brace, got {written} at character {match.start() + 1}"
@@ -338,3 +348,8 @@ _KNOWN: Final[Mapping[str, tuple[Subject, Getter]]] = {
     "session": ("session", lambda facts, _recipient, _groups: facts.session),
     "transaction": ("transaction", lambda facts, _recipient, _groups: facts.transaction),
 }
+
+
+#: In a body, the text of the one that came, as conditions see it (mail/body_text.py): of a message of one text part, all of it.
+BODY: Final = "body"
+_BODY: Final = Placeholder(BODY, "body", _body)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -224,6 +225,15 @@ def test_what_is_held_and_waits() -> None:
         assert [one for one in (GIVEN, HOLDS, RELEASES) if select.matches(one)] == found
     with pytest.raises(SelectError, match="expected true or false, found 'yes'"):
         parse("held:yes", now=NOW)
+
+
+def test_what_the_guard_captured() -> None:
+    to = GIVEN.record.recipients[0]
+    captured = (msgspec.structs.replace(to, sent=(), captured=True),)
+    keeps = Given(msgspec.structs.replace(GIVEN.record, recipients=captured))
+    for expression, found in (("captured:true", [keeps]), ("captured:false", [GIVEN, BARE])):
+        select = parse(expression, now=NOW)
+        assert [one for one in (GIVEN, BARE, keeps) if select.matches(one)] == found
 
 
 SELECTIONS = [

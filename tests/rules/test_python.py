@@ -26,8 +26,8 @@ from relayproxy.rules.load import RuleError, load
 from relayproxy.rules.ruleset import RuleSet
 
 if TYPE_CHECKING:
-    from relayproxy.rules.cases import Played
     from relayproxy.rules.decision import Decision
+    from relayproxy.rules.playing import Played
 
 MESSAGE = b"From: app@example.test\r\nTo: jane@customer.example\r\nSubject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\nX: 1\r\nX: 2\r\n\r\nhello\r\n"
 CONTENT = Content(1000, "hello", ("a.pdf", "b.exe"))

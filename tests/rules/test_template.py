@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rule_texts import FACTS, JANE
 
 from relayproxy.mail.header import HeaderSection
-from relayproxy.rules.facts import Facts, Recipient
+from relayproxy.rules.facts import Content, Facts, Recipient
 from relayproxy.rules.rule import BadAddress, Template
 from relayproxy.rules.template import MAX_REPLY, address, reply_text, text
 from relayproxy.smtp.commands import Path
@@ -201,3 +201,14 @@ def test_nothing_of_the_mail_makes_a_second_line_or_address(source: str, value: 
     assert Path.parse(made.encode()).address == made.encode()
     assert not set(made) & set("\r\n\0")
     assert len(made.encode()) <= 254
+
+
+def test_the_body_that_came_stands_in_a_body_alone() -> None:
+    facts = msgspec.structs.replace(FACTS, content=Content(9, "one\r\ntwo\x00" + "x" * 20_000))
+    made = text("on top of {body}", lines=True)
+    assert made.constant is None
+    assert made.reads == {"body"}
+    assert made.render(facts, None, {}) == "on top of one\ntwo\x00" + "x" * 20_000
+    assert made.render(FACTS, None, {}) == "on top of "
+    with pytest.raises(ValueError, match="unknown placeholder"):
+        text("{body}")

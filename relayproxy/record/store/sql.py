@@ -24,6 +24,7 @@ from relayproxy.record.conditions import (
     All,
     Anonymous,
     AnyOf,
+    Captured,
     ClientIn,
     Condition,
     Encrypted,
@@ -96,7 +97,7 @@ def _bounds(condition: Condition) -> _Bounds:  # noqa: PLR0911 - one a case
             return _Bounds(Sql("auth IS NULL"), _FALSE)
         case Words(words):
             return _Bounds(_words(words), _FALSE)
-        case Header() | Encrypted() | Text("tls" | "tag"):
+        case Header() | Encrypted() | Captured() | Text("tls" | "tag"):
             return _UNSEEN
         case _:
             exact = _exact(condition)
