@@ -186,6 +186,20 @@ def test_upstream_does_as_it_did(trial: Callable[..., Trial]) -> None:
     assert difference(recorded(stored), effect) is None
 
 
+def test_whom_upstream_had_taken_before_it_refused_a_list_with_him_gets_it(trial: Callable[..., Trial]) -> None:
+    received = EnvelopeRecord("a@example.com", {}, (AddressRecord(JANE, {}), AddressRecord("all@example.com", {})))
+    sent = EnvelopeRecord("a@example.com", {}, (AddressRecord(JANE, {}), AddressRecord("gone@example.com", {})))
+    told = (
+        RecipientRecord(JANE, (JANE,), ReplyRecord(250, None, "ok", "upstream")),
+        RecipientRecord("all@example.com", (JANE, "gone@example.com"), ReplyRecord(550, None, "no", "upstream")),
+    )
+    stored = full(envelope=EnvelopesRecord(received, sent), recipients=told)
+    everyone = rule(f'{{ rewrite_recipient = ["{JANE}", "gone@example.com"] }}', 'recipient = "all@*"')
+    effect = trial(everyone).effect(stored)
+    assert effect.recipients == (JANE,)
+    assert difference(recorded(stored), effect) is None
+
+
 def test_a_recipient_too_many_was_none_for_rules(trial: Callable[..., Trial]) -> None:
     envelope = EnvelopeRecord("a@example.com", {}, (AddressRecord(JANE, {}), AddressRecord("joe@customer.example", {})))
     left = EnvelopeRecord("a@example.com", {}, envelope.recipients[:1])
