@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorded import HELD, RELEASED, Given, recorded
 
-from relayproxy.record.report import AuthRecord
+from relayproxy.record.report import AuthRecord, RecipientRecord
 from relayproxy.record.select import (
     MAX_COMPARISONS,
     MAX_DEPTH,
@@ -228,8 +228,7 @@ def test_what_is_held_and_waits() -> None:
 
 
 def test_what_the_guard_captured() -> None:
-    to = GIVEN.record.recipients[0]
-    captured = (msgspec.structs.replace(to, sent=(), captured=True),)
+    captured = (RecipientRecord("jane@customer.example", (), None, captured=True),)
     keeps = Given(msgspec.structs.replace(GIVEN.record, recipients=captured))
     for expression, found in (("captured:true", [keeps]), ("captured:false", [GIVEN, BARE])):
         select = parse(expression, now=NOW)
