@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from relayproxy.smtp.commands import Command
     from relayproxy.smtp.replies import Reply
 
+#: What MAIL is answered where a limit speaks against it.
+LIMITS: Final = {
+    local_replies.TOO_MANY_MESSAGES: "messages_per_session",
+    local_replies.MESSAGE_TOO_BIG: "message_bytes",
+}
 #: Commands that bring no message on; too many in a row end the session.
 JUNK: Final = frozenset({"EHLO", "HELO", "AUTH", "RSET", "NOOP", "VRFY", "HELP"})
 #: A transaction may have so many times its limit of recipients, refused ones included, before they are not even passed on.
@@ -49,6 +54,11 @@ class Allowance:
             return reply
         self._errors += 1
         return reply if self._errors <= self._limits.errors else self.over("errors", local_replies.TOO_MANY_ERRORS)
+
+    def tell_limit(self, reply: Reply) -> None:
+        """Of MAIL, should that be one for a limit."""
+        if (limit := LIMITS.get(reply)) is not None:
+            self.over(limit, reply)
 
     def over(self, limit: str, reply: Reply) -> Reply:
         """Told: that limit was reached."""

@@ -59,12 +59,9 @@ class Rulebook:
         self._reading = trio.Lock()  # what is read last is what stays
 
     def _take(self, rules: Rules) -> None:
+        #: Whether rules or guard have a say in what passes.
+        self.active = bool(rules.rules.rules) or rules.guard is not None
         self.rules, self.guard, self.captures, self._files = rules
-
-    @property
-    def active(self) -> bool:
-        """Whether rules or guard have a say in what passes."""
-        return bool(self.rules.rules) or self.guard is not None
 
     def admits(self, address: bytes) -> bool:
         """Whether the guard lets a RCPT with this address leave (DESIGN §9.3)."""

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 #: Besides MAIL, RCPT, RSET and DATA.
 PASSED_ON = frozenset({"NOOP", "VRFY"})
-_LIMITS = {local_replies.TOO_MANY_MESSAGES: "messages_per_session", local_replies.MESSAGE_TOO_BIG: "message_bytes"}
 
 
 class Session:
@@ -182,7 +181,7 @@ class Session:
     async def _greet(self) -> None:
         """Upstream first, so that what we offer is what it offers (PROTOCOL §1.1 (1)); but rules before it."""
         try:
-            if (ruling := self._put_rules_between()) is not None:
+            if (ruling := await self._put_rules_between()) is not None:
                 self._leg.routed = await ruling.connect()
             await self._leg.dial(None)
         except (Refusal, UpstreamUnavailable) as error:
@@ -221,18 +220,20 @@ class Session:
         if self._context.shutting_down and self._transactions.open is None:
             raise Goodbye("shutdown", local_replies.SHUTTING_DOWN)
 
-    def _put_rules_between(self) -> Ruling | None:
+    async def _put_rules_between(self) -> Ruling | None:
         """Where rules or a guard are in force, or have come to be since the session began, and no transaction has begun without them."""
         if self._context.rulebook.active and self._transactions.open is None:
             self._ruling = put_rules_between(self._client, self._leg, self._context, self._transactions, self._reroute)
+            if self._helo is not None:
+                await self._ruling.helo(self._helo.name)
         return self._ruling
 
     async def _answer(self, group: list[Command | Refused]) -> None:  # noqa: C901, PLR0912  a table of commands
         """Answer all of a group in one write; what goes upstream goes as a group too (RFC 2920)."""
-        pending, asked = self._pending, list["Command"]()
-        self._came = self._context.now()
-        if self._ruling is None and (ruling := self._put_rules_between()) is not None and self._helo is not None:
-            await ruling.helo(self._helo.name)
+        asked: list[Command] = []
+        pending, self._came = self._pending, self._context.now()
+        if self._ruling is None and self._context.rulebook.active:
+            await self._put_rules_between()
         for command in group:
             if not self._allowance.covers_command(command):
                 pending += [*await self._ask(asked), self._allowance.over("junk_commands", local_replies.TOO_MUCH_JUNK)]
@@ -430,8 +431,7 @@ class Session:
             objection = await self._dial_again()
         if objection is None:
             return (await self._ask([command]))[0]
-        if objection in _LIMITS:
-            self._allowance.over(_LIMITS[objection], objection)
+        self._allowance.tell_limit(objection)
         self._note(Passed(command, (), objection))
         return objection
 

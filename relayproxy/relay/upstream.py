@@ -18,7 +18,7 @@ from relayproxy.smtp.commands import Data, Quit, Rcpt, Rset
 from relayproxy.smtp.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from relayproxy.net.dial import Kind, UpstreamUrl
     from relayproxy.net.peer import Peer
@@ -88,7 +88,7 @@ class Upstream(Protocol):
     def listen(self) -> None:
         """Notice what came or ended while nothing was asked; sets `failure`."""
 
-    async def exchange(self, commands: Sequence[Command], *, deadline: float | None = None) -> list[Reply]:
+    def exchange(self, commands: Sequence[Command], *, deadline: float | None = None) -> Awaitable[list[Reply]]:
         """Ask, as a group where upstream takes groups; as many replies as commands. `deadline`: for all of it, instead of each reply's own time."""
 
     async def start_data(self, transaction: str) -> Reply:
@@ -238,10 +238,17 @@ class SmtpUpstream:
         alarm(f"{self.url}: the server answered 530: our credentials do not allow what is asked of it")
         return local_replies.MISCONFIGURED
 
-    async def exchange(self, commands: Sequence[Command], *, deadline: float | None = None) -> list[Reply]:
+    def exchange(self, commands: Sequence[Command], *, deadline: float | None = None) -> Awaitable[list[Reply]]:
         admits = self._admits
-        if admits is None or all(admits(one.path.address) for one in commands if isinstance(one, Rcpt)):
-            return await self._exchange(commands, deadline)
+        if admits is not None:
+            for one in commands:
+                if isinstance(one, Rcpt) and not admits(one.path.address):
+                    return self._exchange_guarded(commands, deadline, admits)
+        return self._exchange(commands, deadline)
+
+    async def _exchange_guarded(
+        self, commands: Sequence[Command], deadline: float | None, admits: Callable[[bytes], bool]
+    ) -> list[Reply]:
         # DESIGN §9.3, whatever else went wrong: here RCPT becomes octets, and nowhere else.
         allowed = [one for one in commands if not isinstance(one, Rcpt) or admits(one.path.address)]
         answers = iter(await self._exchange(allowed, deadline) if allowed else ())
