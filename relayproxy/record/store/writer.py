@@ -43,7 +43,7 @@ _RECORD: Final = 2048
 #: Seconds that others have to join a batch for each that the last one was for, if it was not for one alone, and at most: a batch costs both threads much, and
 #: one more in it little. Where there are many, all of them have enough to do meanwhile.
 _GATHER: Final = 0.002
-_GATHER_MOST: Final = 0.008
+_GATHER_MOST: Final = 0.004
 #: Seconds between tries to write what could not be written.
 _RETRY: Final = 0.5
 #: Seconds that what was put may wait for a commit to go in with.
