@@ -105,8 +105,9 @@ def backtest(
 
     def work(decide: Decide) -> None:
         with reading(store, config) as reader, in_words():
-            trials = [None if one is None else new_trial(one, reader, decide) for one in (tried, other)]
-            _try(reader, named, report, trials[0], trials[1], bar=not (json and is_terminal()))
+            trial = new_trial(tried, reader, decide)
+            other_trial = None if other is None else new_trial(other, reader, decide)
+            _try(reader, named, report, trial, other_trial, bar=not (json and is_terminal()))
             report.end()
 
     _run(work, rule_sets, tried)
@@ -188,11 +189,10 @@ def _trial(tried: _Tried, reader: Reader, decide: Decide, *, seed: int | None) -
     )
 
 
-def _try(reader: Reader, named: Named, report: Report, trial: Trial | None, other: Trial | None, *, bar: bool) -> None:
+def _try(reader: Reader, named: Named, report: Report, trial: Trial, other: Trial | None, *, bar: bool) -> None:
     from relayproxy.cli.recordings import transactions
     from relayproxy.replay.effects import recorded
 
-    assert trial is not None, "there are rules to be tried"  # noqa: S101
     with _progress(reader, named, wanted=bar) as advance:
         for stored in transactions(reader, named):
             before = recorded(stored) if other is None else other.effect(stored)
@@ -256,9 +256,9 @@ def _ends(reader: Reader, named: Named) -> tuple[str, str] | None:
     """When the first and the last of what is recorded came, where all of it or an expression is named."""
     from relayproxy.cli.recordings import expression
 
-    if named == "latest" or (named is not None and (select := expression(named)) is None):
-        return None
     select = expression(named)
+    if named is not None and select is None:
+        return None
     first = [*reader.transactions(select, limit=1)]
     last = [*reader.transactions(select, limit=1, newest_first=True)]
     return (first[0].record.time, last[0].record.time) if first and last else None

@@ -2,8 +2,8 @@
 
 Invariants: all errors are found in one go, each with where it stands, the key, what was expected, and, for a name that is not known, the
 nearest that is; nothing that is not built is silently accepted, nor is a variable RELAYPROXY_... that is no flag. What each setting means
-and its default stand in relay/settings.py, what must hold between several in config_listeners.py, config_auth.py, config_identity.py and
-config_tls.py. Showing a configuration does not belong here (check.py), nor acting on it (run.py).
+and its default stand in relay/settings.py, what must hold between several in config_listeners.py, config_auth.py, config_identity.py,
+config_tls.py, config_record.py and config_rules.py. Showing a configuration does not belong here (check.py), nor acting on it (run.py).
 """
 
 from __future__ import annotations

@@ -77,7 +77,15 @@ def read(config: Config, running: Config | None = None) -> Loaded:
 
     `running`: the configuration of a relay that takes no more than rules and guard of this one; upstreams and store are those that it was started with.
     """
-    loaded = load(config.rules.files)
+    loaded = fitted(load(config.rules.files), config, running)
+    guard, address = guard_of(config), config.rules.redirect_all
+    if guard is None or address is None:
+        return loaded
+    return msgspec.structs.replace(loaded, rules=RuleSet((*loaded.rules.rules, *redirect_all(address, guard))))
+
+
+def fitted(loaded: Loaded, config: Config, running: Config | None = None) -> Loaded:
+    """Rules that know what a configuration has. Raises RuleError where they ask for what it does not have."""
     has = running or config
     upstreams, has_store = frozenset(has.upstream), has.record.store is not None
     wrong = [
@@ -92,11 +100,8 @@ def read(config: Config, running: Config | None = None) -> Loaded:
             wrong.append(f'guard.otherwise: expected "refuse", as record.store is "none" {_OF_THE_START}')
     if wrong:
         raise RuleError(wrong)
-    rules = [bound(rule, upstreams, has_store=has_store) for rule in loaded.rules.rules]
-    guard, address = guard_of(config), config.rules.redirect_all
-    if guard is not None and address is not None:
-        rules += redirect_all(address, guard)
-    return msgspec.structs.replace(loaded, rules=RuleSet(tuple(rules)))
+    rules = tuple([bound(rule, upstreams, has_store=has_store) for rule in loaded.rules.rules])
+    return msgspec.structs.replace(loaded, rules=RuleSet(rules))
 
 
 def guarded(config: Config) -> str | None:

@@ -1,4 +1,4 @@
-"""What `list`, `show`, `tail` and `export` share: opening the store, which transactions SELECT names, and where output goes.
+"""What the verbs that read recordings share: opening the store, which transactions SELECT names, and where output goes.
 
 Invariants: what is wrong with the store or with SELECT is told in words (Failed). How recordings look does not belong here.
 """
@@ -67,7 +67,9 @@ def selected(text: str | None) -> Named:
 def recorded(text: str | None) -> Named:
     """The same for verbs that read the store alone."""
     if (file := dialog_file(found := selected(text))) is not None:
-        raise Failed(f"expected recorded transactions, got the file {file}; show and export --format dialog read one")
+        raise Failed(
+            f"expected recorded transactions, got the file {file}; show, replay and export --format dialog read one"
+        )
     return found
 
 
@@ -124,6 +126,15 @@ def sessions(reader: Reader, named: Named) -> Iterator[StoredSession]:
         if stored.record.session not in seen:
             seen.add(stored.record.session)
             yield session_of(reader, stored)
+
+
+def session_ids(reader: Reader, named: Named) -> list[str]:
+    """The ids of those, without their wire."""
+    if (beginning := prefix(named)) is not None:
+        id_ = only_id(reader, beginning)
+        stored = reader.transaction(id_)
+        return [id_ if stored is None else stored.record.session]
+    return [*dict.fromkeys(stored.record.session for stored in transactions(reader, named))]
 
 
 def session_of(reader: Reader, stored: Stored) -> StoredSession:

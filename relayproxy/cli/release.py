@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import closing
 from functools import partial
 from pathlib import Path  # noqa: TC003 - cyclopts reads annotations when it runs
 from typing import TYPE_CHECKING, Annotated, Final
@@ -20,7 +20,7 @@ from cyclopts import Parameter
 from relayproxy.cli.recordings import StoreUrl  # noqa: TC001 - as Path
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     import trio
 
@@ -67,13 +67,15 @@ async def release(
     from relayproxy.cli import in_words, path_of
     from relayproxy.cli.config import load
     from relayproxy.cli.recordings import reading, recorded
+    from relayproxy.cli.store_url import store_url
+    from relayproxy.record.store.sqlite import open_store
 
     named = recorded(select)
     recipients = [path_of("--to", one) for one in to or ()]
     loaded = load(config)
     with reading(store, config) as reader:
         ids = _held(reader, named)
-        with in_words(), _releasing(store, config) as writer:
+        with in_words(), closing(open_store(store_url(store, config)).backend()) as writer:
             releases = _Releases(loaded, reader, writer, recipients, again=again)
             for id_ in ids:
                 await releases.release(id_)
@@ -82,19 +84,6 @@ async def release(
     if releases.stopped:
         return 128 + releases.stopped
     return UNSENT if releases.failed else 0
-
-
-@contextmanager
-def _releasing(store: str | None, config: Path | None) -> Iterator[Releasing]:
-    """The store, open to note what becomes of them."""
-    from relayproxy.cli.store_url import store_url
-    from relayproxy.record.store.sqlite import open_store
-
-    writer = open_store(store_url(store, config)).backend()
-    try:
-        yield writer
-    finally:
-        writer.close()
 
 
 def _held(reader: Reader, named: Named) -> list[str]:
@@ -111,7 +100,7 @@ def _held(reader: Reader, named: Named) -> list[str]:
             raise Failed("nothing matched that is held and was not released", NOTHING)
         return ids
     found = list(transactions(reader, named))
-    ids = [stored.record.transaction for stored in found if _waits(stored)]
+    ids = [stored.record.transaction for stored in found if stored.record.waits]
     if not ids:
         told = [f"{stored.record.transaction} {_why_not(stored)}" for stored in found]
         raise Failed("\n".join(told) or "nothing matched", NOTHING)
@@ -122,11 +111,6 @@ def _tries(stored: Stored) -> HeldRecord | None:
     from relayproxy.record.report import HeldRecord
 
     return stored.record.held if isinstance(stored.record.held, HeldRecord) else None
-
-
-def _waits(stored: Stored) -> bool:
-    held = _tries(stored)
-    return stored.record.outcome == "held" and (held is None or held.waits)
 
 
 def _why_not(stored: Stored) -> str:
@@ -186,7 +170,7 @@ class _Releases:
         stored = self._reader.transaction(id_)  # as it is now, and not when all were looked for
         if stored is None:
             raise ValueError("it is not there any more")
-        if not _waits(stored):
+        if not stored.record.waits:
             raise ValueError(_why_not(stored))
         held = _tries(stored)
         tries = () if held is None else held.released

@@ -170,32 +170,26 @@ def _between(
     to: str, manner: _Manner, rules: list[str] | None, store: str | None, config: Path | None, *, new_message_id: bool
 ) -> tuple[Config, Rulebook, bool]:
     """The configuration of the relay in between, its rules and guard, and whether they keep mail."""
-    import time
+    import msgspec
 
-    from relayproxy.cli.config import Flags, load
-    from relayproxy.cli.config_rules import read
-    from relayproxy.relay.rulebook import Drawn, Rulebook, Rules, guard_of
-    from relayproxy.relay.workers import Workers
+    from relayproxy.cli.config import ConfigError, Flags, load_with_rules
+    from relayproxy.cli.config_rules import fitted
+    from relayproxy.cli.rulebook import rulebook
     from relayproxy.replay.between import aimed
     from relayproxy.replay.message_id import new_message_id as with_new_id
     from relayproxy.rules.load import RuleError
     from relayproxy.rules.ruleset import RuleSet
 
-    whole = load(config, Flags(rules=tuple(rules) if rules else None, store=store))
+    whole, read = load_with_rules(config, Flags(rules=tuple(rules) if rules else None, store=store))
     loaded = aimed(whole, _target(to, whole), manner.concurrency, manner.ehlo)
     try:
-        ruleset = read(loaded).rules  # again, since no rule may route elsewhere
+        read = fitted(read, loaded)  # again, since no rule may route elsewhere
     except RuleError as error:
-        raise Failed("\n".join(error.lines), who="") from error
+        raise ConfigError(error.lines) from error
     if new_message_id:
-        ruleset = RuleSet((with_new_id(loaded.hostname), *ruleset.rules))
-    captures = loaded.guard is not None and loaded.guard.otherwise == "capture"
-    book = Rulebook(
-        Rules(ruleset, guard_of(loaded), captures),
-        Drawn(loaded.rules.seed, time.monotonic),
-        Workers(loaded.limits.rule_threads, loaded.limits.rule_time),
-    )
-    return loaded, book, captures or ruleset.may_hold
+        read = msgspec.structs.replace(read, rules=RuleSet((with_new_id(loaded.hostname), *read.rules.rules)))
+    book = rulebook(loaded, read)
+    return loaded, book, book.captures or book.rules.may_hold
 
 
 def _target(to: str, config: Config) -> str | UpstreamUrl:
@@ -228,9 +222,9 @@ def _itself(session: Session) -> Session:
 
 def _of_store(reader: Reader, named: Named) -> Sequence[Source]:
     """Of the sessions whose transactions are named no more is kept than their ids."""
-    from relayproxy.cli.recordings import sessions
+    from relayproxy.cli.recordings import session_ids
 
-    return [(id_, partial(_read, reader, id_)) for id_ in [one.id for one in sessions(reader, named)]]
+    return [(id_, partial(_read, reader, id_)) for id_ in session_ids(reader, named)]
 
 
 def _read(reader: Reader, id_: str) -> Session:

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from relayproxy.rules.load import Loaded
 
 
-def rulebook(config: Config, loaded: Loaded, path: Path | None, flags: Flags) -> Rulebook:
-    """Of a configuration that is right, and its rules; `path` and `flags` are what it was made of."""
+def rulebook(config: Config, loaded: Loaded, path: Path | None = None, flags: Flags | None = None) -> Rulebook:
+    """Of a configuration that is right, and its rules; `path` and `flags` are what it was made of: without flags nothing is read again."""
     return Rulebook(
         _rules(config, loaded),
         Drawn(config.rules.seed, time.monotonic),
         Workers(config.limits.rule_threads, config.limits.rule_time),
-        partial(_read_again, config, path, flags),
+        None if flags is None else partial(_read_again, config, path, flags),
     )
 
 

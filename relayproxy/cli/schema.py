@@ -1,6 +1,6 @@
 """`relayproxy schema config|rules|record`: the JSON Schema of what users write, and of what they read.
 
-The schemas are made of the very types that read and write (relay/settings.py, rules/schema.py, record/report.py); changing them does not belong here.
+The schemas are made of the very types that read and write (relay/settings.py, rules/schema.py, record/report.py and record/report_lines.py); changing them does not belong here.
 """
 
 from __future__ import annotations

@@ -108,11 +108,11 @@ def _parts(reader: Reader, named: Named, *, only: bool) -> Iterator[_Part]:
 
 
 def _show_records(reader: Reader, named: Named, *, only: bool) -> bool:
-    from relayproxy.cli.recordings import sessions, transactions, write_documents
+    from relayproxy.cli.recordings import session_ids, transactions, write_documents
 
     if only:
         return write_documents(transactions(reader, named)) > 0
-    return sum(write_documents(reader.of_session(session.id)) for session in sessions(reader, named)) > 0
+    return sum(write_documents(reader.of_session(id_)) for id_ in session_ids(reader, named)) > 0
 
 
 def _octets(reader: Reader, found: Iterator[Stored], *, headers: bool, sent: bool) -> Iterator[bytes]:

@@ -14,7 +14,6 @@ import msgspec
 from relayproxy.mail.header import HeaderSection, decode
 from relayproxy.mail.ip import is_in
 from relayproxy.record.full_text import summary, words
-from relayproxy.record.report import HeldRecord
 from relayproxy.record.times import microseconds
 
 if TYPE_CHECKING:
@@ -143,9 +142,7 @@ class Waiting(Part, frozen=True):
     wanted: bool
 
     def matches(self, facts: Facts) -> bool:
-        record = facts.record
-        released = isinstance(record.held, HeldRecord) and not record.held.waits
-        return (record.outcome == "held" and not released) == self.wanted
+        return facts.record.waits == self.wanted
 
 
 class Captured(Part, frozen=True):

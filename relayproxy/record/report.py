@@ -1,9 +1,9 @@
-r"""What is told of the traffic: one JSON object a line, and its JSON Schema (DESIGN §7).
+r"""What is told of the traffic: one JSON object a line (DESIGN §7).
 
 The transaction line is the log line and the stored document; the other lines share its ids. `"v": 1`, additive only: a reader
 ignores keys that it does not know, and no key changes its meaning.
 
-Theory of operation: the structs below *are* the format. `schema()` is derived from them, so a key that is written and one that is
+Theory of operation: the structs below *are* the format. report_lines.py's `schema()` is derived from them, so a key that is written and one that is
 promised cannot differ; the `..._of` functions make them of what was parsed, and `encode` gives the line.
 
 Invariants: octets become text in one way only (`text`), so that nothing is lost and nothing on the wire can pass for a line of ours
@@ -241,6 +241,11 @@ class TransactionRecord(Part, frozen=True, gc=False, kw_only=True):
     outcome: Annotated[Outcome, Meta(description='"unknown": the final dot left, the reply was never seen')]
     acknowledged: Annotated[bool, Meta(description="whether that reply was written to the client")]
     seconds: SecondsRecord
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is held, and nobody has taken it yet, as far as is known."""
+        return self.outcome == "held" and (self.held is UNSET or self.held.waits)
 
 
 # Of what was parsed.

@@ -51,8 +51,6 @@ class Way(Protocol):
     @property
     def upstream(self) -> Upstream: ...
     @property
-    def streaming(self) -> bool: ...
-    @property
     def progress(self) -> Progress:
         """How far the message has come on its way there."""
 

@@ -118,7 +118,7 @@ class Envelopes:
         await self.take_back()
         self.plan, decision = await self._ruling.mail(command)
         plan = self.plan
-        passed = plan.passed = Passed(command, (), local_replies.SENDER_OK, plan)
+        passed = plan.passed
         try:
             accept(decision)
             plan.mail_route = decision.route
@@ -144,9 +144,10 @@ class Envelopes:
 
     async def _rcpt(self, command: Rcpt) -> _Wanted:
         plan = self.plan
-        if plan is None or plan.doom is not None:
-            begun = plan is not None and plan.passed is not None and plan.passed.reply.severity == 2
-            raise Refusal(plan.doom if begun and plan is not None and plan.doom else local_replies.BAD_SEQUENCE)
+        if plan is None:
+            raise Refusal(local_replies.BAD_SEQUENCE)
+        if (refusal := plan.refusal) is not None:
+            raise Refusal(refusal)
         passed = Passed(command, (), local_replies.RECIPIENT_OK)
         before = plan.facts
         decision = await self._ruling.rcpt(plan, command)
@@ -166,13 +167,14 @@ class Envelopes:
                     continue
                 leaving.append(plan.leaves(rcpt))
             stand.append(recipient)  # behind a closed gate rules may yet make another of it
-        self._check_number(sum(one.reply is None or one.reply.severity == 2 for one in plan.leaving.values()))
+        self._check_number(one for one in plan.leaving.values() if one.reply is None or one.reply.severity == 2)
         mail = await self._begin(plan) if leaving and not plan.mail_left else None
         return _Wanted(passed, leaving, tuple(stand), mail)
 
-    def _check_number(self, number: int) -> None:
+    def _check_number(self, leaving: Iterable[Leaving]) -> None:
         """LMTP answers a message once for each recipient, and the client hears one answer. Raises Refusal."""
-        if self._leg.recipients is not None and number > self._leg.recipients:
+        most = self._leg.recipients
+        if most is not None and len({id(one) for one in leaving}) > most:
             raise Refusal(local_replies.TOO_MANY_RECIPIENTS)
 
     def _is_captured(self, plan: Plan, named: Iterable[Passed], rcpt: Rcpt) -> bool:
@@ -200,12 +202,12 @@ class Envelopes:
         for one in asked:
             one.left = True  # as far as is known, should this be cut short
         replies = await self.delivery.ask([one.command for one in asked])
-        withheld = self.delivery.upstream.withheld
+        withheld = {id(one) for one in self.delivery.upstream.withheld}
         for one, reply in zip(asked, replies, strict=True):
             one.reply = reply
             if reply is local_replies.GUARDED and self.plan is not None and isinstance(one.command, Rcpt):
                 self._tell_guard(self.plan, one.command, captured=False)
-            one.left = not any(one.command is other for other in withheld)
+            one.left = id(one.command) not in withheld
 
     def _answered(self, wanted: _Wanted) -> None:
         """Take note of upstream's answers."""
@@ -216,14 +218,12 @@ class Envelopes:
             passed.sent = tuple([one.command for one in wanted.leaving if one.left])
         if plan is None or not isinstance(passed.received, Mail | Rcpt):
             return
-        if (mail := wanted.mail) is not None and plan.passed is not None and mail.reply is not None:
+        if (mail := wanted.mail) is not None and mail.reply is not None:
             plan.passed.sent = (mail.command,) if mail.left else ()
             if mail.reply.severity != 2:
                 plan.doom, plan.mail_left = mail.reply, False
-        if plan.doom is not None and isinstance(passed.received, Rcpt):
-            # MAIL was refused in the same group: the client hears so here where it has heard 250 to it.
-            begun = plan.passed is not None and plan.passed.reply.severity == 2
-            passed.reply = plan.doom if begun else local_replies.BAD_SEQUENCE
+        if (refusal := plan.refusal) is not None and isinstance(passed.received, Rcpt):
+            passed.reply = refusal  # MAIL was refused in the same group
             return
         accepted = passed.reply.severity == 2
         if isinstance(passed.received, Mail):
@@ -261,7 +261,7 @@ class Envelopes:
         if not going:
             raise Refusal(local_replies.NO_RECIPIENTS)
         asked = [leaving for _, leaving in going]
-        self._check_number(len({id(leaving) for leaving in asked}))
+        self._check_number(asked)
         limit = self.delivery.upstream.capabilities.size
         if plan.size is not None and limit and plan.size > limit:
             raise Refusal(local_replies.MESSAGE_TOO_BIG)
@@ -273,7 +273,7 @@ class Envelopes:
         try:
             await self._ask(asked)
         finally:
-            if mail is not None and plan.passed is not None:
+            if mail is not None:
                 plan.passed.sent = (mail.command,) if mail.left else ()
             _note_sent(plan, going)
         if refused := [one.reply for one in asked if one.reply is not None and one.reply.severity != 2]:

@@ -79,10 +79,6 @@ class GatedDelivery:
         return self._envelopes.delivery.upstream
 
     @property
-    def streaming(self) -> bool:
-        return self._envelopes.delivery.streaming
-
-    @property
     def progress(self) -> Progress:
         plan = self._envelopes.plan
         if plan is not None and plan.stays:
@@ -155,7 +151,7 @@ class GatedDelivery:
     async def _take(self, plan: Plan, rewriting: Rewriting, intake: Intake, octets: bytes, *, ended: bool) -> bytes:
         if intake.header is None:
             return b""
-        if plan.header is None:
+        if plan.facts.header is None:
             await self._end_of_header(plan, intake, intake.header)
             octets = intake.release()
         await rewriting.add(intake)
@@ -176,17 +172,14 @@ class GatedDelivery:
 
     async def _end_of_header(self, plan: Plan, intake: Intake, header: HeaderSection) -> None:
         accept(await self._ruling.header(plan, HeaderSection(bytes(header))))
-        plan.header = plan.facts.header or header
-        intake.edit(plan.header)
+        intake.edit(plan.facts.header or header)
         if plan.stays or plan.rules.gates.data is DataGate.EOH:
             await self._leave(plan)
 
     async def _end_of_message(self, plan: Plan, rewriting: Rewriting, intake: Intake, octets: bytes) -> bytes:
         if plan.rules.runs_at(Stage.EOM, plan.facts):
-            content = rewriting.content(intake.size)
-            accept(await self._ruling.content(plan, content, complete=content.complete))
+            accept(await self._ruling.content(plan, rewriting.content(intake.size)))
         if rewriting.holds:
-            plan.header = plan.facts.header or plan.header
             await rewriting.finish(intake, None if self._transaction is None else self._transaction.keeping)
             plan.size = intake.size + intake.growth
             await self._leave(plan)

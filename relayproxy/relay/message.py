@@ -324,9 +324,5 @@ class Intake:
     @property
     def growth(self) -> int:
         """Octets that leave more than came."""
-        more = len(self._trace) + (0 if self._normaliser is None else self._normaliser.size - self._reader.size)
-        if self._edited is not None and self.header is not None:
-            more += len(bytes(self._edited)) - len(bytes(self.header))
-        if self._sent_body is not None:
-            more += self._sent_size - self._body_size + (0 if self.separator or not self._sent_size else 2)
-        return more
+        body = self._body_size if self._sent_body is None else self._sent_size
+        return len(self.top) + body - self._reader.size

@@ -11,12 +11,12 @@ import msgspec
 
 from relayproxy.mail.canonical import canonical
 from relayproxy.record.text import text
+from relayproxy.relay.delivery import Passed
+from relayproxy.smtp import local_replies
 from relayproxy.smtp.parameters import get
 
 if TYPE_CHECKING:
     from relayproxy.mail.envelope import Envelope
-    from relayproxy.mail.header import HeaderSection
-    from relayproxy.relay.delivery import Passed
     from relayproxy.relay.upstream import Upstream
     from relayproxy.rules.decision import Decision, Fired
     from relayproxy.rules.facts import Facts
@@ -40,7 +40,7 @@ class Plan:
     """One transaction's."""
 
     __slots__ = (
-        "_may_capture", "added", "captured", "doom", "facts", "fired", "header", "held", "id", "kept", "leaving", "mail_left", "mail_route", "named", "passed", "received", "rules", "size", "throttle",
+        "_may_capture", "added", "captured", "doom", "facts", "fired", "held", "id", "kept", "leaving", "mail_left", "mail_route", "named", "passed", "received", "rules", "size", "throttle",
         "upstream",
     )  # fmt: skip
 
@@ -55,7 +55,7 @@ class Plan:
         self.kept: list[Rcpt] = []
         #: MAIL as it came, and what became of it.
         self.received = received
-        self.passed: Passed | None = None
+        self.passed = Passed(received, (), local_replies.SENDER_OK, self)
         #: Those that held when it began.
         self.rules = rules
         #: The mail as the rules left it; recipients are those that stand.
@@ -72,8 +72,6 @@ class Plan:
         self.fired: list[Fired] = []
         #: Octets a second.
         self.throttle: int | None = None
-        #: The header section as it leaves; None before its end.
-        self.header: HeaderSection | None = None
         #: Octets of the message as it leaves, where that is known before its envelope leaves.
         self.size: int | None = None
         #: What all that follows is answered: something has left that must not become a message.
@@ -95,6 +93,11 @@ class Plan:
     def may_stay(self) -> bool:
         """Whether it may yet come to that, so that all of it has to be kept."""
         return self.stays or self.captured or self._may_capture or self.rules.may_hold
+
+    @property
+    def refusal(self) -> Reply | None:
+        """What a recipient is answered: of a MAIL that the client has heard 250 to, what became of it since."""
+        return self.doom if self.doom is None or self.passed.reply.severity == 2 else local_replies.BAD_SEQUENCE
 
     @property
     def stays(self) -> bool:

@@ -46,7 +46,7 @@ class Rewriting:
         """What the intake's last slice brought of the body. Raises SpoolError."""
         if self._plan.rules.reads_content:
             if self._scanner is None:
-                self._scanner = Scanner(self._plan.header or HeaderSection(b""))
+                self._scanner = Scanner(self._plan.facts.header or HeaderSection(b""))
             self._scanner.feed(intake.body)
         if self._spool is not None:
             await self._spool.add(intake.body)
@@ -61,10 +61,9 @@ class Rewriting:
     async def finish(self, intake: Intake, keeping: Keeping | None) -> None:
         """Make the edits; what leaves is then known, and told to `intake` and `keeping`. Raises SpoolError."""
         plan = self._plan
-        header = plan.header or HeaderSection(b"")
+        header = plan.facts.header or HeaderSection(b"")
         for edit in plan.facts.body:
             header = await self._edit(edit, header)
-        plan.header = header
         intake.edit(header)
         if self._edited is None:
             return

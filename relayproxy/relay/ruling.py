@@ -130,9 +130,8 @@ class Ruling:
         plan.facts = msgspec.structs.replace(plan.facts, header=section)
         return await self.judge(plan, Stage.EOH)
 
-    async def content(self, plan: Plan, content: Content, *, complete: bool) -> Decision:
-        """`complete`: nothing in it could hide an attachment."""
-        if not complete:
+    async def content(self, plan: Plan, content: Content) -> Decision:
+        if not content.complete:
             what = "the structure of the message cannot be read to its end: rules may not see all of its attachments"
             self._reporter.violation("client", what, session=self._session, transaction=plan.id)
         plan.facts = msgspec.structs.replace(plan.facts, content=content)

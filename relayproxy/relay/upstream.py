@@ -10,6 +10,7 @@ Failover and greeting do not belong here (connect.py), nor what is sent (deliver
 
 from __future__ import annotations
 
+from itertools import compress
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 from relayproxy.net.peer import PeerLost, PeerStalled
@@ -250,17 +251,12 @@ class SmtpUpstream:
         self, commands: Sequence[Command], deadline: float | None, admits: Callable[[bytes], bool]
     ) -> list[Reply]:
         # DESIGN §9.3, whatever else went wrong: here RCPT becomes octets, and nowhere else.
-        allowed = [one for one in commands if not isinstance(one, Rcpt) or admits(one.path.address)]
+        may = [not isinstance(one, Rcpt) or admits(one.path.address) for one in commands]
+        allowed = list(compress(commands, may))
         answers = iter(await self._exchange(allowed, deadline) if allowed else ())
-        replies = [
-            local_replies.GUARDED
-            if isinstance(one, Rcpt) and all(one is not other for other in allowed)
-            else next(answers)
-            for one in commands
-        ]
-        withheld = [one for one in commands if all(one is not other for other in allowed)]
-        self.withheld = [*withheld, *(self.withheld if allowed else ())]
-        return replies
+        kept_back = [one for one, leaves in zip(commands, may, strict=True) if not leaves]
+        self.withheld = [*kept_back, *(self.withheld if allowed else ())]
+        return [next(answers) if leaves else local_replies.GUARDED for leaves in may]
 
     async def _exchange(self, commands: Sequence[Command], deadline: float | None) -> list[Reply]:
         replies: list[Reply] = []

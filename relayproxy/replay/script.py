@@ -95,9 +95,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A line of the client's that is not said again, and why; `before`: the number of the step that it stood before."""
+    """A line of the client's that is not said again, and why."""
 
-    before: int
     line: str
     why: str
 
@@ -243,7 +242,7 @@ class _Reading:
 
     def _leave_out(self, line: bytes, why: str) -> None:
         shown = printable(text(line[:_QUOTED])) + ("..." if len(line) > _QUOTED else "")
-        self.left_out.append(LeftOut(len(self.steps), shown, why))
+        self.left_out.append(LeftOut(shown, why))
         self._asked.append(_Unsaid())
 
     def _take_command(self, line: bytes) -> None:

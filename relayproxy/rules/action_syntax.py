@@ -7,7 +7,7 @@ What actions do does not belong here (evaluation.py).
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from relayproxy.mail import units
 from relayproxy.mail.pattern import AddressPattern, Pattern
@@ -43,14 +43,11 @@ from relayproxy.rules.wording import either, nearest, shown
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from relayproxy.rules.actions import Act
+    from relayproxy.rules.actions import Act, Kind
     from relayproxy.rules.rule import Template
     from relayproxy.rules.syntax import JsonSchema, Written
 
     Reader = Callable[[Written], Act | None]
-
-T = TypeVar("T")
-Kind = Literal["reject", "tempfail", "reply"]
 
 
 def then(written: Written) -> tuple[Act, ...]:

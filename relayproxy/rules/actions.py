@@ -191,10 +191,13 @@ class StripAttachment(Act, frozen=True):
         return frozenset({"body", "attachment"})
 
 
+Kind = Literal["reject", "tempfail", "reply"]
+
+
 class Refuse(Act, frozen=True):
     """`reject`, `tempfail`, `reply`: `text` gives all of it behind the code, enhanced code first where it has one."""
 
-    kind: Literal["reject", "tempfail", "reply"]
+    kind: Kind
     code: int
     text: Template
     stops: ClassVar[bool] = True

@@ -58,7 +58,7 @@ class Candidates:
 
     __slots__ = ("_always", "_fields", "_known", "_texts", "rules")
 
-    def __init__(self, rules: Iterable[Rule] = ()) -> None:
+    def __init__(self, rules: Iterable[Rule]) -> None:
         self.rules = tuple([Candidate(rule, rule.per_recipient, rule.when.holds) for rule in rules])
         self._known: dict[Key, list[int]] = {}
         parts: dict[Subject, list[tuple[str, int]]] = {}

@@ -6,7 +6,7 @@ Invariants: as in syntax.py. What becomes of a case does not belong here (cases.
 from __future__ import annotations
 
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import msgspec
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from relayproxy.rules.syntax import JsonSchema, Written
 
-T = TypeVar("T")
 
 CASE_KEYS: Final = ("name", "given", "expect")
 #: Of DESIGN §2, those that rules can bring about.

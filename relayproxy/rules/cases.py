@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from relayproxy.mail.canonical import canonical
-from relayproxy.mail.header import HeaderSection, decode, find_body
+from relayproxy.mail.header import HeaderSection, find_body
 from relayproxy.mail.mime import scanned
 from relayproxy.rules.condition_syntax import MAIL_PARAMETERS, RCPT_PARAMETERS
 from relayproxy.rules.facts import Content, Facts
@@ -87,7 +87,7 @@ def _differences(expect: Expect, played: Played) -> Iterator[str]:
             yield f"{key}: {different}"
     for name, wanted in expect.header.items():
         header = played.facts.header
-        values = [] if header is None else [decode(field.value) for field in header.get_all(name.encode("ascii"))]
+        values = () if header is None else header.texts(name.encode("ascii"))
         if not (wanted is bool(values) if isinstance(wanted, bool) else any(map(wanted.matches, values))):
             got = " and ".join(map(shown, values)) or "none"
             yield f"header.{name}: expected {_words(wanted, 'one')}, got {got}"

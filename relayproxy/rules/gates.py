@@ -81,6 +81,7 @@ _DATA_AT_EOH: Final = _Row(data=DataGate.EOH)
 # The header section leaves first: what is done to it for what comes later keeps DATA back, the envelope not.
 _HEADER: Final = _Row(data=DataGate.HEADER)
 _DATA_AT_EOM: Final = _Row(data=DataGate.EOM)
+_DATA_AND_HEADER: Final = _Row(EnvelopeGate.DATA, DataGate.HEADER)
 
 _ANY_HEADER_EDIT: Final = (_HEADER, _HEADER, _HEADER, _HEADER, _HEADER, _HEADER, _DATA_AT_EOM)
 # Up to mail nothing has left; at data RSET takes back what has, as from the header section on.
@@ -96,7 +97,7 @@ _ROWS: Final[Mapping[type, tuple[_Row, ...]]] = {
     AddRecipient:      (_LIVE, _LIVE, _LIVE, _LIVE, _LIVE, _DATA_AT_EOH, _EOM),  # its RCPT leaves behind the others
     DeleteRecipient:   (_LIVE, _LIVE, _LIVE, _LIVE, _DATA, _EOH,         _EOM),
     RewriteRecipient:  (_LIVE, _LIVE, _LIVE, _LIVE, _DATA, _EOH,         _EOM),
-    RedirectRecipient: (_LIVE, _LIVE, _LIVE, _LIVE, _DATA, _EOH,         _EOM),  # and edits the header section, below
+    RedirectRecipient: (_HEADER, _HEADER, _HEADER, _HEADER, _DATA_AND_HEADER, _EOH, _EOM),  # the same, and edits the header section
     Refuse:            (_LIVE, _LIVE, _LIVE, _LIVE, _LIVE, _DATA_AT_EOH, _LIVE),  # at eom it is enough to keep the dot back
     Discard: _NOTHING_IS_TO_LEAVE,
     Hold: _NOTHING_IS_TO_LEAVE,
@@ -115,7 +116,7 @@ def gates(placed: Iterable[tuple[Rule, Stage]]) -> Gates:
     found = Gates()
     for rule, stage in placed:
         for kind in [kind for action in rule.then for kind in kinds(action)]:
-            row = _row(kind, stage)
+            row = _ROWS[kind][stage] if kind in _ROWS else _LIVE
             if row.envelope > found.envelope:
                 found = found._replace(envelope=row.envelope, envelope_rule=rule.name)
             if row.data > found.data:
@@ -124,11 +125,3 @@ def gates(placed: Iterable[tuple[Rule, Stage]]) -> Gates:
         if stage is Stage.EOM and not found.dot:
             found = found._replace(dot=True, dot_rule=rule.name)
     return found
-
-
-def _row(kind: type, stage: Stage) -> _Row:
-    rows = _ROWS.get(kind)
-    row = _LIVE if rows is None else rows[stage]
-    if kind is RedirectRecipient:
-        return _Row(row.envelope, max(row.data, _ANY_HEADER_EDIT[stage].data))
-    return row

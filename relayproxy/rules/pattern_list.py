@@ -29,10 +29,9 @@ MAX_KEYS: Final = 8
 class PatternList:
     """Of texts. `keys`: in a text that matches one of them stands; None where to look for them would take as long as to match."""
 
-    __slots__ = ("_rest", "_whole", "_with_groups", "keys", "names", "patterns")
+    __slots__ = ("_rest", "_whole", "_with_groups", "keys", "names")
 
     def __init__(self, patterns: Sequence[Pattern]) -> None:
-        self.patterns = tuple(patterns)
         self.names = frozenset[str]().union(*[pattern.names for pattern in patterns])
         self._with_groups = tuple(pattern for pattern in patterns if pattern.names)
         whole, rest = set(), []

@@ -235,7 +235,7 @@ class Mail:
     @property
     def attachments(self) -> tuple[str, ...]:
         """At eom: the file names of attachments, decoded."""
-        return tuple(self._content("attachments").attachments)
+        return self._content("attachments").attachments
 
     @property
     def unreadable(self) -> bool:

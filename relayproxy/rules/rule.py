@@ -81,10 +81,6 @@ class Template(Protocol):
     @property
     def reads(self) -> frozenset[Subject]: ...
 
-    @property
-    def constant(self) -> str | None:
-        """What it always gives; None where that depends."""
-
     def render(self, facts: Facts, recipient: Recipient | None, groups: Mapping[str, str]) -> str:
         """Raises BadAddress where it is to give an address and gives none."""
 
@@ -94,7 +90,7 @@ class BadAddress(ValueError):  # noqa: N818  what the template gave
 
 
 class Action(Protocol):
-    """One of actions.py's."""
+    """One of actions.py's, or function.py's call of a user's function."""
 
     @property
     def name(self) -> str:

@@ -1,6 +1,6 @@
 """A rule set: which rules run when, what they decide, and what that asks of whoever relays (DESIGN §6).
 
-    rules = load(files)                                    # load.py
+    rules = load(files).rules                                    # load.py
     rules.gates.envelope, rules.gates.data                 # when envelope and DATA may leave
     decision = rules.evaluate(Stage.MAIL, facts, draws)
 

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from relayproxy.mail.canonical import canonical_domain, dequoted, quoted, split
-from relayproxy.mail.header import decode
 from relayproxy.rules.rule import BadAddress, header
 from relayproxy.rules.wording import nearest, shown
 from relayproxy.smtp.commands import Path
@@ -73,11 +72,6 @@ class Text(msgspec.Struct, frozen=True):
     def reads(self) -> frozenset[Subject]:
         return _reads(self.pieces)
 
-    @property
-    def constant(self) -> str | None:
-        constant = _constant(self.pieces)
-        return constant if constant is None or not self.is_reply else constant[:MAX_REPLY]
-
     def render(self, facts: Facts, recipient: Recipient | None, groups: Mapping[str, str]) -> str:
         whole = "".join(
             [
@@ -106,11 +100,6 @@ class Address(msgspec.Struct, frozen=True):
     def reads(self) -> frozenset[Subject]:
         return _reads(self.local + (self.domain or ()))
 
-    @property
-    def constant(self) -> str | None:
-        local, domain = _constant(self.local), _constant(self.domain or ())
-        return None if local is None or domain is None else self._checked(local, domain)
-
     def render(self, facts: Facts, recipient: Recipient | None, groups: Mapping[str, str]) -> str:
         def given(piece: Placeholder) -> tuple[str, str]:
             value = piece.value(facts, recipient, groups)[:MAX_VALUE]
@@ -133,9 +122,10 @@ class Address(msgspec.Struct, frozen=True):
                 local, domain = local + part, at
         for piece in self.domain or ():
             domain += piece if isinstance(piece, str) else piece.value(facts, recipient, groups)[:MAX_VALUE]
-        return self._checked(local, domain)
+        return self.checked(local, domain)
 
-    def _checked(self, local: str, domain: str) -> str:
+    def checked(self, local: str, domain: str) -> str:
+        """What it gives of these. Raises BadAddress."""
         if self.domain is None and not domain and not local and self.may_be_null:
             return ""
         if not local or (self.domain is not None and not domain):
@@ -206,7 +196,7 @@ def _constant_address(written: str, *, may_be_null: bool) -> Template:
     try:
         if Path.parse(written.encode()).address != written.encode():
             raise BadAddress(f"expected one address without a source route, got {shown(written)}")
-        _ = made.constant
+        made.checked(dequoted(local), domain)
     except (ValueError, UnicodeEncodeError) as error:
         raise ValueError(
             str(error)
@@ -275,8 +265,8 @@ def _field(name: bytes) -> Getter:
     """Of the first field of that name."""
 
     def value(facts: Facts, _recipient: Recipient | None, _groups: Mapping[str, str]) -> str:
-        found = None if facts.header is None else facts.header.first(name)
-        return "" if found is None else decode(found.value)
+        found = () if facts.header is None else facts.header.texts(name)
+        return found[0] if found else ""
 
     return value
 

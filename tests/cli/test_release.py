@@ -565,25 +565,31 @@ then = [{ hold = "a bill" }, { add_header = ["X-Seen", "yes"] }, { replace_body 
 """
 
 
+@contextmanager
+def relaying(server: Server) -> Iterator[tuple[str, int]]:
+    """A relay in a process of its own in front of that server; its address."""
+    Path("relayproxy.toml").write_text(f'{RELAY}[upstream.provider]\nurl = "{server.url}"\n', encoding="utf-8")
+    command = [sys.executable, "-m", "relayproxy", "run"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as relay:
+        try:
+            assert relay.stdout is not None
+            host, _, port = json.loads(relay.stdout.readline())["address"].rpartition(":")
+            yield host, int(port)
+        finally:
+            relay.terminate()
+            relay.communicate()
+    assert relay.returncode == 0
+
+
 @pytest.mark.slow
 def test_what_a_relay_holds_is_released_while_it_runs(capsys: pytest.CaptureFixture[str]) -> None:
     Path("rules.toml").write_text(RULES, encoding="utf-8")
-    with scripted(sessions=3) as server:
-        Path("relayproxy.toml").write_text(f'{RELAY}[upstream.provider]\nurl = "{server.url}"\n', encoding="utf-8")
-        command = [sys.executable, "-m", "relayproxy", "run"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as relay:
-            try:
-                assert relay.stdout is not None
-                host, _, port = json.loads(relay.stdout.readline())["address"].rpartition(":")
-                for subject in ("a bill", "no"):
-                    with smtplib.SMTP(host, int(port), timeout=30) as client:
-                        client.sendmail("a@x.test", ["b@x.test"], f"Subject: {subject}\r\n\r\npay\r\n".encode())
-                assert len(server.messages) == 1
-                assert main(["release", "held:true"]) == 0
-            finally:
-                relay.terminate()
-                relay.communicate()
-        assert relay.returncode == 0
+    with scripted(sessions=3) as server, relaying(server) as address:
+        for subject in ("a bill", "no"):
+            with smtplib.SMTP(*address, timeout=30) as client:
+                client.sendmail("a@x.test", ["b@x.test"], f"Subject: {subject}\r\n\r\npay\r\n".encode())
+        assert len(server.messages) == 1
+        assert main(["release", "held:true"]) == 0
     passed, released = server.messages
     assert passed.endswith(b"Subject: no\r\n\r\npay\r\n")
     assert released.startswith(b"Received: from ")
@@ -615,19 +621,10 @@ then = [{ hold = "look" }]
 )
 def test_what_is_held_with_another_body_leaves_with_that_body(message: bytes, fields: bytes, body: bytes) -> None:
     Path("rules.toml").write_text(EDITED, encoding="utf-8")
-    with scripted(sessions=2) as server:
-        Path("relayproxy.toml").write_text(f'{RELAY}[upstream.provider]\nurl = "{server.url}"\n', encoding="utf-8")
-        command = [sys.executable, "-m", "relayproxy", "run"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as relay:
-            try:
-                assert relay.stdout is not None
-                host, _, port = json.loads(relay.stdout.readline())["address"].rpartition(":")
-                with smtplib.SMTP(host, int(port), timeout=30) as client:
-                    client.sendmail("a@x.test", ["b@x.test"], message)
-                assert main(["release", "held:true"]) == 0
-            finally:
-                relay.terminate()
-                relay.communicate()
+    with scripted(sessions=2) as server, relaying(server) as address:
+        with smtplib.SMTP(*address, timeout=30) as client:
+            client.sendmail("a@x.test", ["b@x.test"], message)
+        assert main(["release", "held:true"]) == 0
     (released,) = server.messages
     header, empty, rest = released.partition(b"\r\n\r\n")
     assert fields in header

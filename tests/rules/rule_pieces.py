@@ -129,10 +129,6 @@ class Text(msgspec.Struct, frozen=True):
     def reads(self) -> frozenset[Subject]:
         return frozenset(re.findall(r"\{(?!found)(.+?)\}", self.source))
 
-    @property
-    def constant(self) -> str | None:
-        return None if "{" in self.source else self.source
-
     def render(self, facts: Facts, recipient: Recipient | None, groups: Mapping[str, str]) -> str:
         def one(match: re.Match[str]) -> str:
             return groups["found"] if match[1] == "found" else values(match[1], facts, recipient)[0]

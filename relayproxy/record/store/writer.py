@@ -40,10 +40,8 @@ _BATCH: Final = 256
 _BATCH_OCTETS: Final = 8 << 20
 #: Octets of a write besides its message and wire, roughly.
 _RECORD: Final = 2048
-#: Seconds that others have to join a batch for each that the last one was for, if it was not for one alone, and at most: a batch costs both threads much, and
-#: one more in it little. Where there are many, all of them have enough to do meanwhile.
-_GATHER: Final = 0.002
-_GATHER_MOST: Final = 0.004
+#: Seconds that others have to join a batch, where the last one was not for one alone: a batch costs both threads much, and one more in it little.
+_GATHER: Final = 0.004
 #: Seconds between tries to write what could not be written.
 _RETRY: Final = 0.5
 #: Seconds that what was put may wait for a commit to go in with.
@@ -100,7 +98,7 @@ class Writer:
         alarm: Alarm | None = None,
         max_waiting: int = MAX_WAITING,
     ) -> None:
-        """`alarm` hears from the thread what fails, once, and when it goes on."""
+        """`alarm` hears what fails, once, and when it goes on; from the thread that writes, or from the one that puts."""
         self._backend = backend
         self._alarm = alarm or (lambda _what, _error: None)
         self._max_waiting = max_waiting
@@ -240,7 +238,7 @@ class Writer:
             if not self._nothing_to_do() or not self._bell.acquire(timeout=timeout):
                 self._asleep = self._dozing = False
         if self._crowd >= 2 and self._arrived and self._closing_by is None:
-            time.sleep(min(_GATHER * self._crowd, _GATHER_MOST))
+            time.sleep(_GATHER)
         while self._arrived:
             self._waiting.append(self._arrived.popleft())
 
