@@ -4,7 +4,7 @@
     for piece in body:
         scanner.feed(piece)
     scanner.finish()
-    scanner.attachments, scanner.text              # rules/facts.py, Content
+    scanner.attachments, scanner.uuencoded, scanner.text    # rules/facts.py, Content
 
 Invariants: memory is bounded whatever comes. A name that any program may show is one of `attachments`; where something could hide one from us (more parts
 than are looked at, a message in base64, a multipart without a boundary), `complete` is False.
@@ -44,6 +44,8 @@ class Scanner:
         self._uuencoded = Uuencoded()
         self._files: dict[bytes, None] = {}
         self._names: dict[str, None] = {}
+        #: Of those, the ones that stand in a text: no part is theirs, and nothing takes them out.
+        self._in_text: set[str] = set()
         self._room = NAMES
 
     def feed(self, octets: bytes) -> None:
@@ -61,12 +63,19 @@ class Scanner:
         self._found(decoded.feed(self._text.text.encode("utf-8", "replace")))
         self._found(decoded.finish())
         for name in [*self._files][:UUENCODED]:
-            self._name(names_of(name))
+            names = names_of(name)
+            self._name(names)
+            self._in_text.update(names)
 
     @property
     def attachments(self) -> tuple[str, ...]:
         """File names in all readings, decoded, each once, in order."""
         return tuple(self._names)
+
+    @property
+    def uuencoded(self) -> frozenset[str]:
+        """Those that a text has, whether or not a part has such a name too."""
+        return frozenset(self._in_text)
 
     @property
     def text(self) -> str:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from relayproxy.mail.edits import AddField, ChangeField, DeleteField, ReplaceAddress, RewriteAddresses, edited
+from relayproxy.mail.header import HeaderSection
+from relayproxy.mail.mime import scanned
 from relayproxy.rules.actions import (
     Accept,
     AddHeader,
@@ -39,7 +41,7 @@ from relayproxy.rules.actions import (
     Throttle,
 )
 from relayproxy.rules.decision import Decision, Faults, Fired
-from relayproxy.rules.facts import BodyEdit, Noted, Stage
+from relayproxy.rules.facts import BodyEdit, Content, Noted, Stage
 from relayproxy.rules.function import Call, FunctionError
 from relayproxy.rules.recipients import Recipients
 from relayproxy.rules.rule import BadAddress
@@ -50,11 +52,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from relayproxy.mail.edits import HeaderEdit
-    from relayproxy.mail.header import HeaderSection
     from relayproxy.rules.candidates import Candidate, Candidates
-    from relayproxy.rules.facts import Content, Draws, Facts, Recipient
+    from relayproxy.rules.facts import Draws, Facts, Recipient
     from relayproxy.rules.rule import Action, Rule, Template
 
+_PLAIN_TEXT: Final = HeaderSection(b"Content-Type: text/plain; charset=utf-8\r\n")
 _REFUSED_AT_CONNECT: Final = {"reject": 554, "tempfail": 421}
 
 
@@ -355,10 +357,11 @@ def _left(content: Content | None, edits: Iterable[BodyEdit]) -> Content | None:
     """With body edits made, as far as conditions look at it."""
     if content is None:
         return None
-    _, text, attachments, complete = content
     for edit in edits:
         if edit.text is not None:
-            text, attachments, complete = edit.text, (), True
+            seen = scanned(_PLAIN_TEXT, (edit.text.encode("utf-8", "replace"),))  # files may be uuencoded in it
+            content = Content.of(content.size, seen)._replace(text=edit.text)
         elif edit.strip is not None:
-            attachments = tuple([name for name in attachments if not edit.strip.matches(name)])
-    return content._replace(text=text, attachments=attachments, complete=complete)
+            left = [name for name in content.attachments if name in content.uuencoded or not edit.strip.matches(name)]
+            content = content._replace(attachments=tuple(left))
+    return content

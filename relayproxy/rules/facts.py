@@ -76,11 +76,13 @@ class Content(NamedTuple):
     attachments: tuple[str, ...] = ()
     #: Whether nothing in it could hide an attachment.
     complete: bool = True
+    #: Those of the attachments that stand in a text, which no strip takes out (mail/body_edit.py).
+    uuencoded: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, size: int, scanner: Scanner) -> Content:
         """Of a message of so many octets that was looked at to its end."""
-        return cls(size, scanner.text, scanner.attachments, scanner.complete)
+        return cls(size, scanner.text, scanner.attachments, scanner.complete, scanner.uuencoded)
 
 
 class Draws(Protocol):

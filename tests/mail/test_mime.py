@@ -85,6 +85,12 @@ def test_attachments_are(header: bytes, body: bytes, attachments: tuple[str, ...
     assert scanned(header, body, (size,)).attachments == attachments
 
 
+def test_a_name_that_stands_in_a_text_is_told_from_one_of_a_part() -> None:
+    scanner = scanned(MULTIPART, PART % b"a.exe" + b"begin 644 b.exe\r\n" + PART % b"c.exe" + b"begin 644 c.exe\r\n")
+    assert scanner.attachments == ("a.exe", "c.exe", "b.exe")
+    assert scanner.uuencoded == {"b.exe", "c.exe"}
+
+
 @given(ANY_HEADER, ANY_BODY, CUTS)
 def test_facts_are_the_same_however_octets_come(header: HeaderSection, body: bytes, sizes: list[int]) -> None:
     whole, in_pieces = scanned(header, body), scanned(header, body, tuple(sizes))

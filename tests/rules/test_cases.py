@@ -29,6 +29,11 @@ x
 """'''
 
 
+#: One file by MIME, one that is uuencoded in the text.
+UUENCODED = MESSAGE.replace("hello\n", "hello\nbegin 644 old.pdf\nM\n`\nend\n")
+assert UUENCODED != MESSAGE
+
+
 @pytest.fixture
 def found(tmp_path: Path):  # type: ignore[no-untyped-def]
     """What differs, of one rule and one case."""
@@ -84,6 +89,10 @@ PLAYED = [
     (rule('recipient = "b@*"', 'reply = "421 4.3.2 gone"'), TWO, 'outcome = "tempfailed"\nreply = "421 *"'),
     (rule('body = "*"', 'replace_body = "no"'), MESSAGE, 'body = "no"\nattachments = []'),
     (rule('attachment = "*.pdf"', 'strip_attachment = "*.pdf"'), MESSAGE, "attachments = []"),
+    # What is uuencoded in a text is not taken out, nor may a test say that it is.
+    (rule('attachment = "*.pdf"', 'strip_attachment = "*.pdf"'), UUENCODED, 'attachments = ["old.pdf"]'),
+    (rule('attachment = "*.pdf"', 'strip_attachment = "*.pdf"') + rule('attachment = "*.pdf"', "reject = true").replace("'r'", "'s'"), UUENCODED, 'outcome = "rejected"'),
+    (rule('attachment = "*.pdf"', 'replace_body = "new\\n{body}"') + rule('attachment = "old.pdf"', "reject = true").replace("'r'", "'s'"), UUENCODED, 'outcome = "rejected"'),
     (rule("unreadable = true", "reject = true"), HIDES, 'outcome = "rejected"'),
     (rule("unreadable = false", "reject = true"), HIDES, 'outcome = "accepted"'),
     (rule("unreadable = true", 'replace_body = "no"') + rule("unreadable = false", 'tag = "t"').replace("'r'", "'s'"), HIDES, 'tags = ["t"]'),
