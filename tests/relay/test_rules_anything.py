@@ -119,7 +119,8 @@ def test_no_address_leaves_that_the_guard_does_not_allow(rng: Random) -> None:
 @pytest.mark.timeout(1800)
 def test_no_address_of_many_leaves_that_the_guard_does_not_allow(tmp_path: Path) -> None:
     sent, judged, left, sessions = 0, 0, 0, 0
-    while sent < ADDRESSES:
+    # How many leave depends on the rules that come up: in the long run one in twenty, of a few sessions perhaps none.
+    while sent < ADDRESSES or (left == 0 and sessions < 50):
         rng = Random(f"{SEED} {sessions}")  # noqa: S311  no secret
         odd = rng.choice([0.0, 0.0, 0.001, 0.01])
         size, number = rng.choice([(3, 100), (20, 40), (300, 10)])
@@ -132,7 +133,7 @@ def test_no_address_of_many_leaves_that_the_guard_does_not_allow(tmp_path: Path)
     sys.stdout.write(
         f"\nRULES_SEED={SEED}: {sent} addresses in {sessions} sessions, {judged} of them in a transaction, {left} left\n"
     )
-    assert left > 0  # how many depends on the rules that came up; in the long run it is one in twenty
+    assert left > 0
 
 
 def without_received(message: bytes) -> bytes:
