@@ -283,11 +283,10 @@ class Writer:
 
     def _keep_up(self) -> None:
         """What was written may be upkeep's to look at; where things are written all the time, it has to be in between."""
-        now = time.monotonic()
         if self._trouble is None and self._neglect is None:
-            if self._more and now - self._last_upkeep >= _SELDOM:
+            if self._more and self._last_write - self._last_upkeep >= _SELDOM:
                 self._upkeep(busy=True)
-            self._more, self._next_upkeep = True, now + _IDLE
+            self._more, self._next_upkeep = True, self._last_write + _IDLE
 
     def _batch(self) -> list[_Item]:
         batch: list[_Item] = []
