@@ -63,13 +63,13 @@ class Conversation:
         return _WELCOME if self.session is None else self.session.greeting
 
     def hello(self, *, under_tls: bool) -> Answer:
-        """To EHLO or HELO: what was refused is refused in its turn; what was offered is what was before TLS, or behind it."""
+        """To EHLO or HELO: where the server had STARTTLS, what it said before that or behind it."""
         hellos = [] if self.session is None else self.session.hellos
-        answer = _in_turn(hellos, self._turns, ("EHLO", b""), _OK["EHLO"])
-        accepted = [one for one in hellos if one.accepts]
-        if not accepted or not answer.accepts:
-            return answer
-        return accepted[-1 if under_tls else 0]
+        before = [one for one in hellos if one.offers_tls or not one.accepts]
+        behind = [one for one in hellos if not one.offers_tls]
+        if any(one.offers_tls for one in hellos):
+            hellos = behind or hellos if under_tls else before
+        return _in_turn(hellos, self._turns, ("EHLO", b"TLS" if under_tls else b""), _OK["EHLO"])
 
     def login(self, mechanism: bytes) -> Answer:
         """To the end of an AUTH that has the form that it must have."""

@@ -30,7 +30,6 @@ from relayproxy.replay.conversation import converse
 from relayproxy.replay.stand_in import RECORDING, Behind, Manner, StandIn
 from relayproxy.rules.ruleset import RuleSet
 from relayproxy.smtp import local_replies
-from relayproxy.smtp.capabilities import Capabilities
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,11 +94,7 @@ def mocking(
 
 
 def _had_starttls(sessions: Sequence[RecordedSession]) -> bool:
-    return any(
-        answer.reply is not None and answer.reply.severity == 2 and b"STARTTLS" in Capabilities.parse(answer.reply)
-        for session in sessions
-        for answer in session.hellos
-    )
+    return any(answer.offers_tls for session in sessions for answer in session.hellos)
 
 
 def _hostname(sessions: Sequence[RecordedSession]) -> str | None:

@@ -17,6 +17,7 @@ from relayproxy.mail.canonical import canonical_again
 from relayproxy.mail.pattern import AddressPattern, PatternError
 from relayproxy.replay.script import Chunk, Message, Opening, ScriptError
 from relayproxy.smtp import local_replies
+from relayproxy.smtp.capabilities import Capabilities
 from relayproxy.smtp.commands import Data, Ehlo, Helo, Mail, Noop, Rcpt, Rset, Vrfy
 from relayproxy.smtp.replies import Reply
 
@@ -61,6 +62,11 @@ class Answer:
     @property
     def accepts(self) -> bool:
         return self.reply is not None and self.reply.severity == 2
+
+    @property
+    def offers_tls(self) -> bool:
+        """Where it is to EHLO."""
+        return self.reply is not None and self.accepts and b"STARTTLS" in Capabilities.parse(self.reply)
 
     @property
     def is_ours(self) -> bool:

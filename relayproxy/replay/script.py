@@ -2,6 +2,7 @@
 
     script = script_of(dialog_of(session, transactions, reader))      # of the store (record/playback.py)
     script = script_of(parse(text)[0])                                # of a .dialog file; raises ScriptError
+    script = script_of(parse(text)[0], behind=step)                   # of one that goes on where another session's step was the last
 
 Theory of operation: of a dialog only the client's leg counts. Its lines are read by what reads them off the wire (smtp/commands.py, smtp/data.py), for a recording
 is as little to be trusted as a client (attack 32); replies are matched to what asked for them by count, as everywhere (PROTOCOL I6). Time is kept as pauses: how long the client
@@ -138,18 +139,30 @@ class Script:
         return replace(self, steps=tuple(steps))
 
 
-def script_of(session: Session) -> Script:
-    """Raises ScriptError."""
+def script_of(session: Session, behind: Step | None = None) -> Script:
+    """`behind`: what another session said last, where this one goes on: then it has no `Opening`, and a greeting that it begins with counts for nothing. Raises ScriptError."""
     reading = _Reading()
+    if behind is not None:
+        reading.go_on(behind, greeted=_is_greeted(session))
     for entry in session.entries:
         reading.take(entry)
     reading.end_data()
-    if len(reading.steps) == 1 and reading.steps[0].reply is None:
+    steps = tuple([Step(one.what, one.reply, one.waits, one.pause, one.latency) for one in reading.steps])
+    if behind is not None:
+        steps = steps[1:]
+        if not steps:
+            raise ScriptError("nothing is said in it that could be said again")
+    elif len(steps) == 1 and steps[0].reply is None:
         raise ScriptError("nothing is kept of what its client said and heard")
     listener = dict(session.attributes).get("listener")
-    steps = tuple([Step(one.what, one.reply, one.waits, one.pause, one.latency) for one in reading.steps])
     left_out, logins = tuple(reading.left_out), tuple(reading.logins)
     return Script(session.id, listener, reading.client, steps, left_out, logins, reading.ended)
+
+
+def _is_greeted(session: Session) -> bool:
+    """Whether the first that its client did was to hear."""
+    heard = [entry.arrow == "<" for entry in session.entries if isinstance(entry, Line) and entry.leg == "C"]
+    return heard[:1] == [True]
 
 
 @dataclass(slots=True)
@@ -196,6 +209,11 @@ class _Reading:
 
     def __post_init__(self) -> None:
         self._asked.append(self.steps[0])
+
+    def go_on(self, behind: Step, *, greeted: bool) -> None:
+        """Begin where that was said and answered."""
+        self.steps = [_Step(behind.what, reply=behind.reply)]
+        self._asked = deque([_Unsaid()] if greeted else [])
 
     def take(self, entry: Entry) -> None:
         match entry:

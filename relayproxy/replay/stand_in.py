@@ -159,6 +159,9 @@ class StandIn:
             replies.append(answer.reply)
             self._note(command, answer.reply)
             self._note_gone(answer)
+            if self.failure is not None:  # nothing behind it is done
+                replies += [self.failure] * (len(commands) - len(replies))
+                break
         await self._pause(latency)
         return replies
 
