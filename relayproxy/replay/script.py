@@ -10,6 +10,7 @@ took since it last said or heard something.
 
 What is not said again: AUTH and all that belongs to it, MAIL's AUTH= too (it is redacted, and stale anyway); STARTTLS, since TLS is as the target wants it. A line that is no command
 is never sent: it is `LeftOut`, and told; it is no difference, since no server ever saw it or answered it, but the relay. A session that ended in the middle is one here too: without its final dot, or its last octets of a chunk.
+What a server in its place needs besides is kept with it: how long each reply took, what each AUTH came to (nothing of what was said in it), and whether the server ended the session.
 Where a message was not kept whole, or a reply has no question, there is no script: ScriptError says why.
 
 Pure. Saying it again does not belong here (player.py), nor what replies mean (compare.py).
@@ -20,11 +21,11 @@ from __future__ import annotations
 import sys
 from collections import deque
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from relayproxy.record.dialog import Event, Line, Note
 from relayproxy.record.text import printable, text
-from relayproxy.smtp.commands import Auth, Bdat, Command, Data, Ehlo, Helo, Mail, StartTls, parse_command
+from relayproxy.smtp.commands import Auth, Bdat, Command, Data, Ehlo, Helo, Mail, Quit, StartTls, parse_command
 from relayproxy.smtp.data import DataReader
 from relayproxy.smtp.errors import RemoteProtocolError
 from relayproxy.smtp.replies import Reply, ReplyReader
@@ -75,12 +76,14 @@ class Step:
     """One thing that the client said. `reply`: what it heard to it, None where it never did.
 
     `waits`: it had heard everything before it said this, which else was pipelined. `pause`: seconds since it last said or heard something.
+    `latency`: seconds from the end of what it had said to the reply.
     """
 
     what: What
     reply: Reply | None = None
     waits: bool = True
     pause: float = 0.0
+    latency: float = 0.0
 
     @property
     def said(self) -> str:
@@ -103,14 +106,29 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True)
+class Login:
+    """An AUTH, and its last reply."""
+
+    mechanism: bytes
+    reply: Reply
+    latency: float = 0.0
+
+
+#: How a connection ends.
+Ending = Literal["close", "reset"]
+
+
+@dataclass(frozen=True, slots=True)
 class Script:
-    """One session. `client`: its address and port; the first step is the `Opening`."""
+    """One session. `client`: its address and port; the first step is the `Opening`. `ended`: by the server, and how, None: the client left, or was told goodbye."""
 
     id: str | None
     listener: str | None
     client: tuple[str, int | None]
     steps: tuple[Step, ...]
     left_out: tuple[LeftOut, ...] = ()
+    logins: tuple[Login, ...] = ()
+    ended: Ending | None = None
 
     def named(self, name: bytes) -> Script:
         """The same by a client that says this name in EHLO and HELO."""
@@ -129,7 +147,7 @@ def script_of(session: Session, behind: Step | None = None) -> Script:
     for entry in session.entries:
         reading.take(entry)
     reading.end_data()
-    steps = tuple([Step(one.what, one.reply, one.waits, one.pause) for one in reading.steps])
+    steps = tuple([Step(one.what, one.reply, one.waits, one.pause, one.latency) for one in reading.steps])
     if behind is not None:
         steps = steps[1:]
         if not steps:
@@ -137,7 +155,8 @@ def script_of(session: Session, behind: Step | None = None) -> Script:
     elif len(steps) == 1 and steps[0].reply is None:
         raise ScriptError("nothing is kept of what its client said and heard")
     listener = dict(session.attributes).get("listener")
-    return Script(session.id, listener, reading.client, steps, tuple(reading.left_out))
+    left_out, logins = tuple(reading.left_out), tuple(reading.logins)
+    return Script(session.id, listener, reading.client, steps, left_out, logins, reading.ended)
 
 
 def _is_greeted(session: Session) -> bool:
@@ -154,13 +173,14 @@ class _Step:
     waits: bool = True
     pause: float = 0.0
     reply: Reply | None = None
+    latency: float = 0.0
 
 
 @dataclass(slots=True)
 class _Unsaid:
-    """What will be answered and is not said again; `sasl`: behind 334 a response follows."""
+    """What will be answered and is not said again; `sasl`: of an AUTH by this mechanism, so that behind 334 a response follows."""
 
-    sasl: bool = False
+    sasl: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -169,18 +189,22 @@ class _Reading:
 
     steps: list[_Step] = field(default_factory=lambda: [_Step(Opening())])
     left_out: list[LeftOut] = field(default_factory=list)
+    logins: list[Login] = field(default_factory=list)
+    ended: Ending | None = None
     client: tuple[str, int | None] = ("127.0.0.1", None)
     _asked: deque[_Step | _Unsaid] = field(default_factory=deque)
     _replies: ReplyReader = field(default_factory=lambda: ReplyReader(_MOST, _MOST, _MOST))
     _line: bytearray = field(default_factory=bytearray)  # of which the end has not come
     _blanked: int | None = None  # how many octets were taken out of it
-    _sasl: bool = False  # 334 was heard: a response comes
+    _sasl: bytes | None = None  # 334 was heard: a response comes, by this mechanism
     _data: bytearray | None = None  # of the message, or the chunk, that is coming
     _reader: DataReader | None = None
     _bdat: Bdat | None = None
     _now: int = 0  # the time of the last entry of the leg, in microseconds
     _pause: float = 0.0
+    _said: int = 0  # when the client last said something, in microseconds
     _data_step: _Step | None = None
+    _gone: bool = False  # the client, or the server with a word that nothing asked for
     _unkept: bool = False  # mail data is missing: no matter where it never came to its end
 
     def __post_init__(self) -> None:
@@ -197,13 +221,19 @@ class _Reading:
                 self._pass(entry.time)
                 if entry.arrow == "<":
                     self._hear(entry.octets)
-                elif entry.data:
+                    return
+                self._said = self._now
+                if entry.data:
                     self._take_data(entry.octets)
                 else:
                     self.end_data()
                     self._take_line(entry)
             case Event(leg="C", name="open", arguments=(address,)):
                 self.client = _endpoint(address)
+            case Event(leg="C", name="eof" | "close" | "reset" as name, by_us=True):
+                self._end("reset" if name == "reset" else "close")
+            case Event(leg="C", name="eof" | "close" | "reset"):
+                self._gone = True
             case Note(key="redacted") if entry.text.startswith("C>"):
                 raise ScriptError("the message was not kept as it came: something in it was redacted")
             case Note(key="unkept") if entry.text.startswith("C>"):
@@ -224,17 +254,29 @@ class _Reading:
         except RemoteProtocolError as error:
             raise ScriptError(f"what its client heard is no SMTP: {error.what}") from error
 
+    def _end(self, how: Ending) -> None:
+        """The server has ended it, unless it had said why, or was asked to."""
+        last = self.steps[-1]
+        over = isinstance(last.what, Quit) or (last.reply is not None and last.reply.code == 421)
+        if not (self._gone or over):
+            self.ended = how
+        self._gone = True
+
     def _answer(self, reply: Reply) -> None:
         if not self._asked:
             if reply.code == 421:  # RFC 5321 §3.8: at any time, and then it is over
+                self._gone = True
                 return
             self._check_kept()
             raise ScriptError(f"its client heard {reply.code} to nothing that it said")
         asked = self._asked.popleft()
+        latency = (self._now - self._said) / 1e6
         if isinstance(asked, _Step):
-            asked.reply = reply
-        else:
-            self._sasl = asked.sasl and reply.code == 334
+            asked.reply, asked.latency = reply, latency
+        elif asked.sasl is not None:
+            self._sasl = asked.sasl if reply.code == 334 else None
+            if self._sasl is None:
+                self.logins.append(Login(asked.sasl, reply, latency))
 
     def _check_kept(self) -> None:
         """Where something stands behind a message, all of it must be there."""
@@ -250,9 +292,11 @@ class _Reading:
             return
         octets, blanked, sasl = bytes(self._line[:-2]), self._blanked, self._sasl
         self._line.clear()
-        self._blanked, self._sasl = None, False
-        if sasl or (blanked is not None and octets[:4].upper() == b"AUTH"):
-            self._asked.append(_Unsaid(sasl=True))
+        self._blanked, self._sasl = None, None
+        if sasl is not None:
+            self._asked.append(_Unsaid(sasl))
+        elif blanked is not None and octets[:4].upper() == b"AUTH":
+            self._asked.append(_Unsaid(b"".join(octets.split()[1:2]).upper()))
         elif blanked is not None:  # no command, which a recording tells by its length alone (record/redact.py)
             self._leave_out(octets + b"<redacted %d>" % blanked, "octets of it were not kept")
         else:
@@ -270,8 +314,8 @@ class _Reading:
             self._leave_out(line, error.what)
             return
         match command:
-            case Auth():
-                self._asked.append(_Unsaid(sasl=True))
+            case Auth(mechanism=mechanism):
+                self._asked.append(_Unsaid(mechanism))
             case StartTls():
                 self._asked.append(_Unsaid())
             case Bdat(size=size):
