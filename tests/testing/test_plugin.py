@@ -57,7 +57,7 @@ def test_wrong_keyword(relayproxy):
     raise AssertionError("never")
 
 def test_that_breaks_the_relay(relayproxy):
-    relayproxy._thread.call(lambda: 1 / 0)
+    relayproxy._served.thread.call(lambda: 1 / 0)
 
 def test_that_passes(relayproxy):
     assert [one.name for one in threading.enumerate() if one.name.startswith("relayproxy-")] == ["relayproxy-log", "relayproxy-store"]
