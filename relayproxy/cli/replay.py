@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from relayproxy.cli.recordings import Named
     from relayproxy.cli.replaying import Manner, Source
-    from relayproxy.net.dial import UpstreamUrl
     from relayproxy.record.dialog import Session
     from relayproxy.record.store.interface import Reader
     from relayproxy.relay.rulebook import Rulebook
@@ -167,13 +166,14 @@ def _between(
     from relayproxy.cli.config import ConfigError, Flags, load_with_rules
     from relayproxy.cli.config_rules import fitted
     from relayproxy.cli.rulebook import rulebook
+    from relayproxy.cli.server import server
     from relayproxy.replay.between import aimed
     from relayproxy.replay.message_id import new_message_id as with_new_id
     from relayproxy.rules.load import RuleError
     from relayproxy.rules.ruleset import RuleSet
 
     whole, read = load_with_rules(config, Flags(rules=tuple(rules) if rules else None, store=store))
-    loaded = aimed(whole, _target(to, whole), manner.concurrency, manner.ehlo)
+    loaded = aimed(whole, server("--to", to, whole), manner.concurrency, manner.ehlo)
     try:
         read = fitted(read, loaded)  # again, since no rule may route elsewhere
     except RuleError as error:
@@ -182,24 +182,6 @@ def _between(
         read = msgspec.structs.replace(read, rules=RuleSet((with_new_id(loaded.hostname), *read.rules.rules)))
     book = rulebook(loaded, read)
     return loaded, book, book.captures or book.rules.may_hold
-
-
-def _target(to: str, config: Config) -> str | UpstreamUrl:
-    """The name of an upstream, or a url."""
-    from relayproxy.net.dial import UpstreamUrl
-
-    if to in config.upstream:
-        if config.upstream[to].captures:
-            raise Failed(f"--to: expected a server, got {to}, which is capture:")
-        return to
-    try:
-        url = UpstreamUrl.parse(to)
-    except ValueError as error:
-        known = ", ".join(sorted(config.upstream))
-        raise Failed(f"--to: {error}; or the name of an upstream of the configuration ({known})") from error
-    if url.kind == "capture":
-        raise Failed("--to: expected a server, got capture:")
-    return url
 
 
 def _of_file(file: Path) -> Sequence[Source]:
@@ -214,16 +196,6 @@ def _itself(session: Session) -> Session:
 
 def _of_store(reader: Reader, named: Named) -> Sequence[Source]:
     """Of the sessions whose transactions are named no more is kept than their ids."""
-    from relayproxy.cli.recordings import session_ids
+    from relayproxy.cli.recordings import session_ids, stored_dialog
 
-    return [(id_, partial(_read, reader, id_)) for id_ in session_ids(reader, named)]
-
-
-def _read(reader: Reader, id_: str) -> Session:
-    from relayproxy.record.playback import dialog_of
-    from relayproxy.replay.script import ScriptError
-
-    session = reader.session(id_)
-    if session is None:
-        raise ScriptError("nothing is kept of what was said on the wire")
-    return dialog_of(session, reader.of_session(id_), reader)
+    return [(id_, partial(stored_dialog, reader, id_)) for id_ in session_ids(reader, named)]

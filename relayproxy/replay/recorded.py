@@ -274,7 +274,7 @@ class _Reading:
             if not transaction.data:
                 refused = answer is not None and answer.reply is not None and not answer.accepts
                 transaction.data.append(answer if refused and answer else Answer(local_replies.START_MAIL))
-            if what.whole and not what.command.last:
+            if (what.whole or answer is not None) and not what.command.last:
                 return True
         ended = what.whole if isinstance(what, Chunk) else what.ended
         transaction.verdict = answer or (Answer(local_replies.UNRECORDED_OK) if ended else None)

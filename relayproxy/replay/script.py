@@ -139,9 +139,12 @@ class Script:
         return replace(self, steps=tuple(steps))
 
 
-def script_of(session: Session, behind: Step | None = None) -> Script:
-    """`behind`: what another session said last, where this one goes on: then it has no `Opening`, and a greeting that it begins with counts for nothing. Raises ScriptError."""
-    reading = _Reading()
+def script_of(session: Session, behind: Step | None = None, *, needs_messages: bool = True) -> Script:
+    """`behind`: what another session said last, where this one goes on: then it has no `Opening`, and a greeting that it begins with counts for nothing.
+
+    `needs_messages`: one that was not kept is no hindrance where nobody says it again; it is empty then. Raises ScriptError.
+    """
+    reading = _Reading(needs_messages=needs_messages)
     if behind is not None:
         reading.go_on(behind, greeted=_is_greeted(session))
     for entry in session.entries:
@@ -187,6 +190,7 @@ class _Unsaid:
 class _Reading:
     """As far as the dialog was read."""
 
+    needs_messages: bool = True
     steps: list[_Step] = field(default_factory=lambda: [_Step(Opening())])
     left_out: list[LeftOut] = field(default_factory=list)
     logins: list[Login] = field(default_factory=list)
@@ -234,12 +238,22 @@ class _Reading:
                 self._end("reset" if name == "reset" else "close")
             case Event(leg="C", name="eof" | "close" | "reset"):
                 self._gone = True
-            case Note(key="redacted") if entry.text.startswith("C>"):
-                raise ScriptError("the message was not kept as it came: something in it was redacted")
-            case Note(key="unkept") if entry.text.startswith("C>"):
-                self._unkept = True
+            case Note(key="redacted" | "unkept" as key) if entry.text.startswith("C>"):
+                self._miss(key)
             case _:
                 pass
+
+    def _miss(self, key: str) -> None:
+        """Mail data was not kept, or not as it came."""
+        if not self.needs_messages:
+            self._said = self._now
+            self._unkept = isinstance(self.steps[-1].what, Data | Message)
+            if self._unkept and self._data is None:
+                self._begin_data()
+        elif key == "redacted":
+            raise ScriptError("the message was not kept as it came: something in it was redacted")
+        else:
+            self._unkept = True
 
     def _pass(self, time: int | None) -> None:
         """Time goes by. What has none, or was joined, comes at once."""
@@ -263,6 +277,8 @@ class _Reading:
         self._gone = True
 
     def _answer(self, reply: Reply) -> None:
+        if not self._asked and self._unkept and not self.needs_messages:
+            self.end_data()
         if not self._asked:
             if reply.code == 421:  # RFC 5321 §3.8: at any time, and then it is over
                 self._gone = True
@@ -280,7 +296,7 @@ class _Reading:
 
     def _check_kept(self) -> None:
         """Where something stands behind a message, all of it must be there."""
-        if self._unkept:
+        if self._unkept and self.needs_messages:
             raise ScriptError("the message was not kept")
 
     def _take_line(self, line: Line) -> None:
@@ -318,6 +334,8 @@ class _Reading:
                 self._asked.append(_Unsaid(mechanism))
             case StartTls():
                 self._asked.append(_Unsaid())
+            case Bdat() if not self.needs_messages:
+                self._say(Chunk(command, b""))
             case Bdat(size=size):
                 self._bdat, self._data = command, bytearray()
                 self._data_step = self._say(Chunk(command, b""), asks=size == 0)
@@ -339,17 +357,24 @@ class _Reading:
         if self._bdat is not None and self._data is not None:
             self._take_chunk(self._bdat, self._data, octets)
             return
-        if self._data is None or self._reader is None or self._data_step is None:
-            if not isinstance(self.steps[-1].what, Data):
-                raise ScriptError("there is mail data where no DATA or BDAT is")
-            self._data, self._reader = bytearray(), DataReader(sys.maxsize)
-            self._data_step = self._say(Message(b"", ended=False), asks=False)
+        if not self.needs_messages and isinstance(self.steps[-1].what, Chunk):
+            return
+        if self._data is None or self._reader is None:
+            self._data, self._reader = self._begin_data()
         self._data += octets
         part = self._reader.feed(octets)
         if part.ended:
             if part.rest:
                 raise ScriptError("there is mail data behind its end")
             self._finish(Message(bytes(self._data), ended=True))
+
+    def _begin_data(self) -> tuple[bytearray, DataReader]:
+        """Raises ScriptError."""
+        if not isinstance(self.steps[-1].what, Data):
+            raise ScriptError("there is mail data where no DATA or BDAT is")
+        self._data, self._reader = bytearray(), DataReader(sys.maxsize)
+        self._data_step = self._say(Message(b"", ended=False), asks=False)
+        return self._data, self._reader
 
     def _take_chunk(self, command: Bdat, data: bytearray, octets: bytes) -> None:
         data += octets
@@ -360,6 +385,7 @@ class _Reading:
 
     def _finish(self, what: Message | Chunk) -> None:
         """All of it is there; it will be answered."""
+        self._unkept &= self.needs_messages
         if self._data_step is not None:
             self._data_step.what = what
             self._asked.append(self._data_step)
@@ -370,6 +396,9 @@ class _Reading:
         if self._data is None or self._data_step is None:
             return
         octets = bytes(self._data)
+        if self._unkept and not self.needs_messages:  # what ended it is not there
+            self._finish(Message(octets, ended=True))
+            return
         self._data_step.what = Message(octets, ended=False) if self._bdat is None else Chunk(self._bdat, octets)
         self._data = self._reader = self._bdat = self._data_step = None
 
