@@ -23,6 +23,7 @@ MARK: Final = "@pytest.mark.{}"
 #: By marker, its keywords.
 KEYWORDS: Final = {
     "relayproxy": ("upstream", "rules", "redirect_all", "allow", "tls", "auth", "config"),
+    "smtp_cassette": ("path", "mode", "upstream", "strict", "repeats", "tls", "allow", "config"),
 }
 #: The one address that a relay of a test listens at.
 _ADDRESS: Final = "127.0.0.1:0"
@@ -33,6 +34,10 @@ class MarkerError(ValueError):
 
     def __init__(self, name: str, lines: Iterable[str]) -> None:
         super().__init__("\n".join([f"{MARK.format(name)}: {line}" for line in lines]))
+
+
+class _Wrong(ValueError):  # noqa: N818  it is caught where it is meant
+    """What is wrong with one that no configuration could have."""
 
 
 def asked_for(name: str, marks: Sequence[tuple[Sequence[Any], Mapping[str, Any]]]) -> dict[str, Any]:
@@ -50,26 +55,29 @@ def asked_for(name: str, marks: Sequence[tuple[Sequence[Any], Mapping[str, Any]]
     return asked
 
 
-def loaded(asked: Mapping[str, Any], folder: Path, state: Path, base: Path) -> tuple[Config, Loaded]:
-    """The configuration of a relay whose store is in `folder`, and its rules; `base`: what paths are relative to. Raises MarkerError."""
-    written = Written(_settings(asked, folder, state), base)
+def loaded(
+    asked: Mapping[str, Any], folder: Path, state: Path, base: Path, name: str = "relayproxy"
+) -> tuple[Config, Loaded]:
+    """The configuration of a relay whose store is in `folder`, and its rules; `base`: what paths are relative to; `name`: the marker's. Raises MarkerError."""
     try:
-        return load_with_rules(environ={}, written=written)
+        return load_with_rules(environ={}, written=Written(_settings(asked, folder, state), base))
     except ConfigError as error:
-        raise MarkerError("relayproxy", error.lines) from error
+        raise MarkerError(name, error.lines) from error
+    except _Wrong as error:
+        raise MarkerError(name, [str(error)]) from error
 
 
 def _settings(asked: Mapping[str, Any], folder: Path, state: Path) -> dict[str, Any]:
     given = asked.get("config", {})
     if not isinstance(given, dict):
-        raise MarkerError("relayproxy", [f"config: expected a dictionary, as a configuration is one, got {given!r}"])
+        raise _Wrong(f"config: expected a dictionary, as a configuration is one, got {given!r}")
     settings = {"state": str(state), "drain": "0.2s", "limits": {}, **given}
     limits, record = settings["limits"], settings.setdefault("record", {})
     if isinstance(limits, dict):
         settings["limits"] = {"sessions": 100, **limits}  # more may ask for more file descriptors than a run has
     if isinstance(record, dict):
         if "store" in record:
-            raise MarkerError("relayproxy", ["config: expected no record.store, since each test has its own"])
+            raise _Wrong("config: expected no record.store, since each test has its own")
         settings["record"] = {**record, "store": f"sqlite:{folder / 'relayproxy.db'}"}
     settings["listener"] = _listeners(asked, given.get("listener", [{}]))
     if (upstream := asked.get("upstream")) is not None:
@@ -88,11 +96,9 @@ def _settings(asked: Mapping[str, Any], folder: Path, state: Path) -> dict[str, 
 def _listeners(asked: Mapping[str, Any], given: Any) -> Any:
     """One, with what is asked for in `config` besides."""
     if not isinstance(given, list) or len(given) != 1 or not isinstance(given[0], dict):
-        raise MarkerError("relayproxy", [f"config: expected one listener, [{{...}}], got {given!r}"])
+        raise _Wrong(f"config: expected one listener, [{{...}}], got {given!r}")
     if "address" in given[0]:
-        raise MarkerError(
-            "relayproxy", ["config: expected no listener[0].address, since each test has a free port of 127.0.0.1"]
-        )
+        raise _Wrong("config: expected no listener[0].address, since each test has a free port of 127.0.0.1")
     words = {key: asked[key] for key in ("tls", "auth") if asked.get(key) is not None}
     return [{"tls": "off", **given[0], **words, "address": _ADDRESS}]
 

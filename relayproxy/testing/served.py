@@ -70,7 +70,7 @@ class Served:
         match self.thread.error:
             case None:
                 pass
-            case Trouble() as trouble:
+            case Trouble() | Failed() as trouble:
                 wrong.append(str(trouble))
             case error:
                 wrong.append(f"{type(error).__name__}: {error}")

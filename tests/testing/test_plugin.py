@@ -42,6 +42,7 @@ def test_a_run_that_does_not_use_it_pays_nothing(tmp_path: Path) -> None:
 
 
 FAILING: Final = """
+import smtplib
 import threading
 import pytest
 
@@ -59,6 +60,16 @@ def test_wrong_keyword(relayproxy):
 def test_that_breaks_the_relay(relayproxy):
     relayproxy._served.thread.call(lambda: 1 / 0)
 
+@pytest.mark.smtp_cassette(path="one.dialog", strict=True)
+def test_that_is_recorded_otherwise(smtp_cassette):
+    assert smtp_cassette.mode == "none"
+    with smtplib.SMTP(smtp_cassette.host, smtp_cassette.port) as server, pytest.raises(smtplib.SMTPException):
+        server.sendmail("a@x.test", "other@x.test", "Subject: hi")
+
+@pytest.mark.smtp_cassette(upstream="smtp://127.0.0.1:1")
+def test_that_has_no_cassette(smtp_cassette):
+    raise AssertionError("never")
+
 def test_that_passes(relayproxy):
     assert [one.name for one in threading.enumerate() if one.name.startswith("relayproxy-")] == ["relayproxy-log", "relayproxy-store"]
 
@@ -66,13 +77,34 @@ def test_nothing_is_left():
     assert threading.enumerate() == [threading.main_thread()]
 """
 
+CASSETTE: Final = """relayproxy dialog 1
+@ session one
+C< 220 mail.example.test ESMTP
+C> EHLO app
+C< 250 mail.example.test
+C> MAIL FROM:<a@x.test>
+C< 250 2.1.0 ok
+C> RCPT TO:<jane@x.test>
+C< 550 5.1.1 nobody
+C> QUIT
+C< 221 2.0.0 bye
+"""
+RECORDING: Final = """
+import pytest
+
+@pytest.mark.smtp_cassette(path="one.dialog", mode="none", upstream="smtp://127.0.0.1:1")
+def test_it(smtp_cassette):
+    assert smtp_cassette.mode == "new_episodes"
+"""
+
 
 @pytest.mark.slow
 def test_what_is_told_where_tests_fail(tmp_path: Path) -> None:
     (tmp_path / "test_failing.py").write_text(FAILING)
-    done = run(tmp_path)
+    (tmp_path / "one.dialog").write_text(CASSETTE)
+    done = run(tmp_path, CI="true")
     assert done.returncode == 1
-    assert re.search(r"^=+ 1 failed, 3 passed, 3 errors in ", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^=+ 1 failed, 4 passed, 5 errors in ", done.stdout, re.MULTILINE), done.stdout
     assert "E   AssertionError: no mail that is subject:x within 0.01 s\nE     nobody connected\n" in done.stdout
     setup = done.stdout.partition("ERROR at setup of test_wrong_settings ")[2].split("\n____")[0]
     assert setup.splitlines()[1:] == [
@@ -83,9 +115,28 @@ def test_what_is_told_where_tests_fail(tmp_path: Path) -> None:
     teardown = done.stdout.partition("ERROR at teardown of test_that_breaks_the_relay ")[2].split("\n====")[0]
     assert teardown.splitlines()[1] == "relayproxy went wrong:"
     assert "Internal" in teardown
+    recorded = done.stdout.partition("ERROR at teardown of test_that_is_recorded_otherwise ")[2].split("\n____")[0]
+    assert recorded.splitlines()[1:] == [
+        f"not as in the cassette {tmp_path / 'one.dialog'} (mode none):",
+        "unexpected: MAIL FROM:<a@x.test> RCPT TO:<other@x.test>",
+        "  recorded: MAIL FROM:<a@x.test> RCPT TO:<jane@x.test>",
+        "unused: one: MAIL FROM:<a@x.test> RCPT TO:<jane@x.test>",
+    ]
+    assert "there is no cassette" in done.stdout  # in CI nothing is recorded, whatever the default is elsewhere
     assert "Traceback" not in done.stdout
+    assert not (tmp_path / "cassettes").exists()
+
+
+@pytest.mark.slow
+def test_the_command_line_has_the_last_word_on_modes(tmp_path: Path) -> None:
+    (tmp_path / "test_one.py").write_text(RECORDING)
+    (tmp_path / "one.dialog").write_text(CASSETTE)
+    done = run(tmp_path, "--smtp-cassette-mode", "new_episodes", CI="true")
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "one.dialog").read_text() == CASSETTE
 
 
 def test_it_says_what_there_is(request: pytest.FixtureRequest) -> None:
-    (line,) = [line for line in request.config.getini("markers") if line.startswith("relayproxy")]
-    assert line.startswith(f"relayproxy({'=, '.join(KEYWORDS['relayproxy'])}=): ")
+    for name, keywords in KEYWORDS.items():
+        (line,) = [line for line in request.config.getini("markers") if line.startswith(f"{name}(")]
+        assert line.startswith(f"{name}({'=, '.join(keywords)}=): ")

@@ -37,3 +37,9 @@ def test_under_tls(relayproxy):
         server.starttls(context=context)
         server.sendmail("app@example.test", ["jane@customer.example"], "Subject: hi\r\n\r\nhello\r\n")
     assert relayproxy.wait_for("tls:true").message["Subject"] == "hi"
+
+
+@pytest.mark.smtp_cassette(strict=True)
+def test_a_customer_who_does_not_exist(smtp_cassette):
+    with pytest.raises(smtplib.SMTPRecipientsRefused, match="nobody of that name"):
+        sign_up("nobody@customer.example", smtp=(smtp_cassette.host, smtp_cassette.port))
