@@ -155,7 +155,7 @@ def script_of(session: Session, behind: Step | None = None, *, needs_messages: b
         steps = steps[1:]
         if not steps:
             raise ScriptError("nothing is said in it that could be said again")
-    elif len(steps) == 1 and steps[0].reply is None:
+    elif len(steps) == 1 and steps[0].reply is None and reading.ended is None:
         raise ScriptError("nothing is kept of what its client said and heard")
     listener = dict(session.attributes).get("listener")
     left_out, logins = tuple(reading.left_out), tuple(reading.logins)
