@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 #: Seconds of a wait that is to be in vain.
 SOON: Final = 0.03
+PATIENCE: Final = 20.0
 
 
 def send(relay: RelayFixture, subject: str = "Welcome", *to: str, text: str = "hello") -> None:
@@ -34,6 +35,16 @@ def send(relay: RelayFixture, subject: str = "Welcome", *to: str, text: str = "h
     mail.set_content(text)
     with smtplib.SMTP(relay.host, relay.port) as server:
         server.send_message(mail, to_addrs=to or ["jane@customer.example"])
+
+
+def tells_soon(relay: RelayFixture, what: str) -> None:
+    """A wait in vain tells that: the log comes a moment behind the mail."""
+    told, until = "", time.monotonic() + PATIENCE
+    while what not in told and time.monotonic() < until:
+        with pytest.raises(AssertionError) as raised:
+            relay.wait_for(timeout=SOON)
+        told = str(raised.value)
+    assert what in told
 
 
 def test_mail_is_found_and_read(relayproxy: RelayFixture) -> None:
@@ -109,8 +120,7 @@ def test_it_tells_what_came_instead(relayproxy: RelayFixture) -> None:
 
 def test_who_connects_and_sends_nothing_is_told(relayproxy: RelayFixture) -> None:
     smtplib.SMTP(relayproxy.host, relayproxy.port).quit()
-    with pytest.raises(AssertionError, match="1 connected, and sent none"):
-        relayproxy.wait_for(timeout=0.1)
+    tells_soon(relayproxy, "no mail within 0.03 s\n  1 connected, and sent none")
 
 
 @pytest.mark.parametrize("select", ["recipient", "nosuch:field", "latest", "size:big"])
@@ -227,8 +237,7 @@ def test_trouble_with_a_server_is_told(relayproxy_of: Callable[..., RelayFixture
     relay = relayproxy_of(upstream={"url": "smtp://127.0.0.1:1"})
     with pytest.raises(smtplib.SMTPException):
         send(relay)
-    with pytest.raises(AssertionError, match=r"  trouble: smtp://127\.0\.0\.1:1: connection refused"):
-        relay.wait_for(timeout=0.1)
+    tells_soon(relay, "  trouble: smtp://127.0.0.1:1: connection refused")
 
 
 @pytest.mark.parametrize(
@@ -310,7 +319,7 @@ def test_a_client_that_stays_is_not_waited_for(tmp_path: Path) -> None:
         assert busy.recv(3) == b"220"
         began = time.monotonic()
         relay.close()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 4  # of the five that a client who stays is given
 
 
 def test_an_authority_that_is_not_ours_alone_is_told(tmp_path: Path) -> None:
