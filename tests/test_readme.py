@@ -78,6 +78,11 @@ def test_the_step_for_ci_lets_a_change_pass_that_keeps_mail_in_and_fails_one_tha
     assert done.stdout == leak
 
 
+def test_the_examples_of_tests_are_run() -> None:
+    example = (HERE / "testing" / "example" / "test_plain_code.py").read_text(encoding="utf-8")
+    assert [text for text in blocks(README, "python") if text not in example] == []
+
+
 def test_the_record_fits_its_schema() -> None:
     (text,) = blocks(README, "json")
     record = json.loads(text.replace('"…"', json.dumps("0" * 64)))
@@ -117,7 +122,7 @@ def test_the_diagrams_are_the_tables() -> None:
     assert drawn.strip() in house
 
 
-@pytest.mark.parametrize("room", ["cli", "replay", "relay", "tls", "net", "record", "rules", "mail", "smtp"])
+@pytest.mark.parametrize("room", ["testing", "cli", "replay", "relay", "tls", "net", "record", "rules", "mail", "smtp"])
 def test_the_house_names_its_modules(room: str) -> None:
     house = (ROOT / "relayproxy" / "README.md").read_text(encoding="utf-8")
     (row,) = re.findall(rf"^\| `{room}/` \|(.*)\|$", house, re.MULTILINE)

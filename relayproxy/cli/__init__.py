@@ -32,6 +32,7 @@ VERBS: Final = {
     "export": "Export recordings.",
     "release": "Send held messages on.",
     "replay": "Send recorded sessions again, and compare every reply.",
+    "mock": "Be the recorded server, until SIGTERM.",
     "backtest": "Try rules on recorded traffic.",
     "check": "Check a configuration or rules, and run the rules' tests.",
     "send": "Send one message.",
@@ -39,6 +40,9 @@ VERBS: Final = {
     "schema": "Print the JSON Schema of configuration, rules or records.",
 }
 
+
+#: What a listener offers its clients, in words.
+TLS: Final = {"off": "no TLS", "starttls": "STARTTLS", "implicit": "implicit TLS"}
 
 #: Where that is not the verb's own name: a module called list would be a name of this package, and hide what Python calls so.
 _MODULES: Final = {"list": "listing"}

@@ -12,7 +12,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from pydantic import ValidationError
@@ -68,6 +68,13 @@ class Flags(msgspec.Struct, frozen=True, kw_only=True):
     rules: tuple[str, ...] | None = None
     redirect_all: str | None = None
     allow: tuple[str, ...] | None = None  # behind redirect_all, whose guard it replaces
+
+
+class Written(NamedTuple):
+    """Settings that stand in no file, as one would have them; `base`: what their paths are relative to."""
+
+    settings: dict[str, Any]
+    base: Path
 
 
 #: Those that are lists: in the environment their members are separated by commas.
@@ -190,23 +197,20 @@ def load_with_rules(
     environ: Mapping[str, str] = os.environ,
     *,
     running: Config | None = None,
+    written: Written | None = None,
 ) -> tuple[Config, Loaded]:
     """The same, and its rules: they are read once, since what is Python in them may do anything when it is.
 
+    `written`: in the place of any file.
     `running`: the configuration of the relay that they are for, where it is another (config_rules.py `read`).
     """
-    flags = flags or Flags()
     sources = _Sources()
     errors: list[Complaint] = []
-    path = path or default_file(environ)
-    if path is not None:
+    if written is not None:
+        sources.settings, sources.base = written
+    elif (path := path or default_file(environ)) is not None:
         sources.read(path)
-    for name in Flags.__struct_fields__:
-        variable = PREFIX + name.upper()
-        if (given := getattr(flags, name)) is not None:
-            sources.replace("--" + name.replace("_", "-"), name, given)
-        elif (value := environ.get(variable)) is not None:
-            sources.replace(variable, name, _members(value) if name in _LISTS else value)
+    _replace(sources, flags or Flags(), environ)
     config_rules.guard_redirection(sources.settings)
     errors += _unknown_variables(environ, config_auth.variables(sources.settings))
     config: Config | None = None
@@ -228,6 +232,16 @@ def load_with_rules(
     if rules is None or bad:
         raise ConfigError(bad)
     return config, rules
+
+
+def _replace(sources: _Sources, flags: Flags, environ: Mapping[str, str]) -> None:
+    """What flags, and where there is none its variable, do to the settings."""
+    for name in Flags.__struct_fields__:
+        variable = PREFIX + name.upper()
+        if (given := getattr(flags, name)) is not None:
+            sources.replace("--" + name.replace("_", "-"), name, given)
+        elif (value := environ.get(variable)) is not None:
+            sources.replace(variable, name, _members(value) if name in _LISTS else value)
 
 
 def default_file(environ: Mapping[str, str] = os.environ) -> Path | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path  # noqa: TC003 - cyclopts reads annotations when it runs
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
@@ -80,11 +80,12 @@ def export(
 
     """
     from relayproxy.cli import Failed, in_words, say
+    from relayproxy.cli.output import written
     from relayproxy.cli.recordings import NOTHING, dialog_file, reading, recorded, selected
 
     _check(format_, output, sent=sent, force=force)
     if format_ == "dialog" and (file := dialog_file(selected(select))) is not None:
-        with in_words(), _target(output) as write:
+        with in_words(), written(output) as write:
             write(_printed_again(file))
         return 0
     named = recorded(select)
@@ -93,7 +94,7 @@ def export(
         if output is not None and format_ == "maildir":
             count = _write_maildir(reader, named, messages, output, advance)
         else:
-            with _target(output) as write:
+            with written(output) as write:
                 count = _WRITERS[format_](reader, named, messages, write, advance)
                 if not count:
                     raise Failed(messages.told() or "nothing matched", NOTHING)
@@ -230,25 +231,6 @@ def _printed_again(path: Path) -> bytes:
     from relayproxy.record.dialog import print_dialog
 
     return print_dialog(parsed(path)).encode()
-
-
-@contextmanager
-def _target(path: Path | None) -> Iterator[Write]:
-    """Where octets go: standard output, or a file beside `path` that becomes it when all is written. It is the owner's alone: it holds mail."""
-    if path is None:
-        yield sys.stdout.buffer.write
-        return
-    waiting = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with os.fdopen(os.open(waiting, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            yield file.write
-            file.flush()
-            os.fsync(file.fileno())
-        waiting.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            waiting.unlink()
-        raise
 
 
 @contextmanager

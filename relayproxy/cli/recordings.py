@@ -146,6 +146,17 @@ def session_of(reader: Reader, stored: Stored) -> StoredSession:
     return reader.session(record.session) or without_wire
 
 
+def stored_dialog(reader: Reader, id_: str) -> Session:
+    """The session of that id, to be said again or answered as it was. Raises ScriptError where there is no wire."""
+    from relayproxy.record.playback import dialog_of
+    from relayproxy.replay.script import ScriptError
+
+    session = reader.session(id_)
+    if session is None:
+        raise ScriptError("nothing is kept of what was said on the wire")
+    return dialog_of(session, reader.of_session(id_), reader)
+
+
 def only_id(reader: Reader, beginning: str) -> str:
     """The one id that begins so."""
     ids = reader.ids(beginning, limit=_NAMED + 1)

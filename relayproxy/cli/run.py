@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 
-from relayproxy.cli import file_or_dash
+from relayproxy.cli import TLS, file_or_dash
 
 if TYPE_CHECKING:
     import trio
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from relayproxy.relay.service import Relay
     from relayproxy.relay.settings import Config, Listener
 
-#: What clients are offered, in words.
-TLS: Final = {"off": "no TLS", "starttls": "STARTTLS", "implicit": "implicit TLS"}
 #: Seconds that the log has to write what waits when everything else has ended.
 LAST_LINES: Final = 10.0
 

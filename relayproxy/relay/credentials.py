@@ -135,7 +135,7 @@ class Login:
         if credentials.token_command is not None:
             return await self._token(credentials.token_command)
         if credentials.password_file is not None:
-            return await trio.to_thread.run_sync(_read, credentials.password_file)
+            return await trio.to_thread.run_sync(secret_of, credentials.password_file)
         name = credentials.password_env or ""
         if (value := os.environ.get(name)) is None:
             raise LoginFailed(f"the environment has no variable {name}")
@@ -158,7 +158,8 @@ class SessionLogin(NamedTuple):
     alarm: Callable[[str], None]
 
 
-def _read(path: Path) -> str:
+def secret_of(path: Path) -> str:
+    """What a file of one line holds. Raises LoginFailed."""
     whence = f"password_file {path}"
     try:
         with path.open("rb") as file:

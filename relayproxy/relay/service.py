@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,39 +21,31 @@ from relayproxy.net.descriptors import make_room
 from relayproxy.net.listen import BATCH, accept, bind, bound_name
 from relayproxy.net.peer import Peer, PeerLost, endpoint
 from relayproxy.net.proxy_header import Ends, ProxyHeaderError, receive_proxy_header
-from relayproxy.relay.capture import CaptureUpstream
-from relayproxy.relay.carriers import Introduction
 from relayproxy.relay.client_leg import ClientLeg
-from relayproxy.relay.connect import connect
+from relayproxy.relay.connections import Connections
 from relayproxy.relay.context import Context
-from relayproxy.relay.credentials import Login, SessionLogin
 from relayproxy.relay.identity import Ids, instance
 from relayproxy.relay.keyring import Keyring
 from relayproxy.relay.late import Late
 from relayproxy.relay.rulebook import Drawn, Rulebook, Rules
 from relayproxy.relay.session import Session
-from relayproxy.relay.tls_records import upstream_record
 from relayproxy.relay.workers import Workers
 from relayproxy.rules.ruleset import RuleSet
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.server import ServerProtocol
-from relayproxy.tls.facts import TlsFailure
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
 
     from relayproxy.net.address import Peername
-    from relayproxy.net.dial import UpstreamUrl
     from relayproxy.net.stream import DeadlineStream
     from relayproxy.record.log import Reporter
     from relayproxy.record.recorder import Recorder, Recording
     from relayproxy.record.tape import LegTape
     from relayproxy.relay.connect import Dial
     from relayproxy.relay.settings import Config, Listener
-    from relayproxy.relay.upstream import Upstream
+    from relayproxy.relay.upstream_leg import Connect
     from relayproxy.smtp.replies import Reply
-    from relayproxy.tls.facts import TlsFacts
 
 #: After `drain`, how long sessions may take to say goodbye before they are cancelled.
 GOODBYES = 5.0
@@ -64,6 +57,10 @@ A_SESSION = 2
 RESERVED = TURNED_AWAY + 2 * BATCH + 64
 #: Seconds between two looks at clients that nobody listens to, and at rule files.
 LOOK = 5.0
+
+
+#: From a session's client and its way to connect with upstream to another way (replay/mocked.py).
+StandIn = Callable[[ClientLeg, "Connect"], "Connect"]
 
 
 class Relay:
@@ -78,9 +75,11 @@ class Relay:
         adopt: Callable[[socket.socket], DeadlineStream],
         recorder: Recorder | None = None,
         rulebook: Rulebook | None = None,
+        stand_in: StandIn | None = None,
     ) -> None:
-        """`dial` opens connections to upstreams, `adopt` makes a stream of a socket that was accepted. Raises TlsConfigError, OSError.
+        """`dial` opens connections to upstreams, `adopt` makes a stream of a socket that was accepted; `stand_in`: what takes the mail in place of upstreams.
 
+        Raises TlsConfigError, OSError.
         Without a `recorder` nothing is kept, and there can be no `capture:`.
         """
         if recorder is None and any(upstream.captures for upstream in config.upstream.values()):
@@ -91,20 +90,15 @@ class Relay:
         self._reporter = reporter
         self._recorder = recorder
         self._late = Late()
-        self._introduces = any(upstream.identity != "none" for upstream in config.upstream.values())
         self._rulebook = rulebook or Rulebook(
             Rules(RuleSet(), None),
             Drawn(None, time.monotonic),
             Workers(config.limits.rule_threads, config.limits.rule_time),
         )
-        self._dial = dial
+        self._connections = Connections(config, dial, self._keyring, self._rulebook, reporter)
+        self._stand_in = stand_in
         self._ids = Ids()
         self._sessions: dict[str, Session] = {}
-        self._logins = {
-            name: Login(upstream.credentials)
-            for name, upstream in config.upstream.items()
-            if upstream.credentials is not None
-        }
         self._per_client: Counter[str] = Counter()
         self._arriving = 0  # connections whose PROXY header is awaited
         self._turning_away = 0
@@ -260,16 +254,17 @@ class Relay:
 
     async def drain(self) -> bool:
         """After `shut_down`: let sessions end, up to `drain`, then end all that waits; whether all sessions have ended."""
-        if await self._all_gone(self._config.drain):
+        if await self.all_gone(self._config.drain):
             return True
         self._cut_off()
-        return await self._all_gone(GOODBYES)
+        return await self.all_gone(GOODBYES)
 
-    async def _all_gone(self, seconds: float) -> bool:
-        """Wait for the last session to end, so long."""
+    async def all_gone(self, seconds: float) -> bool:
+        """Wait so long at most for the last session to end; whether it has."""
         with trio.move_on_after(seconds):
             while self._sessions:
-                self._last_gone = trio.Event()
+                if self._last_gone is None or self._last_gone.is_set():
+                    self._last_gone = trio.Event()
                 await self._last_gone.wait()
         return not self._sessions
 
@@ -292,9 +287,11 @@ class Relay:
                 await self._turn_away(client, refusal, listener)
                 return
             # What upstream may be told of the client is kept where there is one that is (idle sessions are many).
-            near = Ends(ends.source, ends.destination or stream.near_end) if self._introduces else None
-            connect_ = partial(self._connect, context, near, None if tape is None else tape.upstream)
-            session = Session(id_, self._ids.new, client, context, connect_, recording)
+            near = Ends(ends.source, ends.destination or stream.near_end) if self._connections.introduces else None
+            connect = self._connections.of(context, near, None if tape is None else tape.upstream)
+            if self._stand_in is not None:
+                connect = self._stand_in(client, connect)
+            session = Session(id_, self._ids.new, client, context, connect, recording)
             await self._hold(session, context, ends.source, recording)
         except Exception as error:  # noqa: BLE001  a fault of ours: told with its place, and no other session's trouble
             self._reporter.error("session", "a fault of ours outside of the dialogue", exception=error)
@@ -329,11 +326,6 @@ class Relay:
         finally:
             self._arriving -= 1
         return told or Ends(peername, None)
-
-    def _introduction(self, upstream: str, ends: Ends | None) -> Introduction | None:
-        """What an upstream is told of this client."""
-        carrier = self._config.upstream[upstream].identity
-        return None if carrier == "none" or ends is None else Introduction(carrier, ends)
 
     async def _hold(self, session: Session, context: Context, peername: Peername, recording: Recording | None) -> None:
         """Count the session, tell its beginning and its end."""
@@ -402,49 +394,3 @@ class Relay:
                 await client.peer.close()
             finally:
                 self._turning_away -= 1
-
-    async def _connect(
-        self,
-        context: Context,
-        ends: Ends | None,
-        tape: LegTape | None,
-        session: str,
-        ehlo: bytes | None,
-        routed: str | None,
-    ) -> Upstream:
-        name = routed or context.upstream
-        if self._config.upstream[name].captures:
-            return CaptureUpstream(self._rulebook.admits)
-        return await connect(
-            name,
-            self._config.upstream[name].url,
-            self._dial,
-            ehlo or context.ehlo_name,
-            self._config.timeouts.upstream,
-            self._config.limits,
-            tls=self._keyring.clients.get(name),
-            tell_tls=partial(self._tell_tls, session),
-            login=self._login(name, session),
-            introduction=self._introduction(name, ends),
-            tape=tape,
-            admits=self._rulebook.admits,
-        )
-
-    def _login(self, name: str, session: str) -> SessionLogin | None:
-        """Our credentials there, if we have some."""
-        if (login := self._logins.get(name)) is None:
-            return None
-        reporter = self._reporter
-        return SessionLogin(
-            login,
-            lambda mechanism, user, outcome, reply: reporter.auth(
-                "upstream", mechanism, user, outcome, session=session, reply=reply
-            ),
-            partial(reporter.error, "upstream", session=session),
-        )
-
-    def _tell_tls(self, session: str, url: UpstreamUrl, went: TlsFacts | TlsFailure) -> None:
-        if isinstance(went, TlsFailure):
-            self._reporter.tls_failed("upstream", went.what, session=session, host=url.host)
-        else:
-            self._reporter.tls_started(upstream_record(went), session=session, host=url.host)

@@ -1,5 +1,9 @@
 """Plays a script over a stream, as the client that it was (DESIGN §8): what it said, pipelined as it was, and hears what is answered.
 
+    played = await play(script, stream)              # one session, whole
+    player = Player(stream)                          # or piece by piece, and then somebody else goes on (fork.py)
+    played = await player.play(steps, whole=True)
+
 Invariants: nothing is said that is not in the script, but for RSET where DATA is refused this time: then the message did end the transaction, and what comes behind it belongs to none.
 Mail data leaves only behind 3yz. A DATA that is answered 354 this time, and was not then, ends the session: there is nothing to send, and a dot alone would be a message. Whoever is at the other end has deadlines for everything, as a relay has (between.py): there are none here.
 What replies mean does not belong here (compare.py).
@@ -20,6 +24,8 @@ from relayproxy.smtp.errors import RemoteProtocolError
 from relayproxy.smtp.replies import ReplyReader
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from relayproxy.replay.script import Script, Step
     from relayproxy.smtp.replies import Reply
 
@@ -34,32 +40,39 @@ class _Over(Exception):  # noqa: N818  it is a fact, and reads as one
 async def play(script: Script, stream: trio.abc.Stream, *, speed: float | None = None) -> Played:
     """Play it once; the stream is closed then. `speed`: how many times as fast as it was; None: without its pauses."""
     async with stream:
-        return await _Player(script, stream, speed).play()
+        return await Player(stream, speed).play(script.steps)
 
 
-class _Player:
-    def __init__(self, script: Script, stream: trio.abc.Stream, speed: float | None) -> None:
-        self._steps = script.steps
+class Player:
+    """A client in one session. `replies`: what came so far and is none yet, for who goes on when this one has ended."""
+
+    def __init__(self, stream: trio.abc.Stream, speed: float | None = None) -> None:
+        self._steps: list[Step] = []
         self._stream = stream
         self._speed = speed
-        self._heard: list[Reply | None] = [None] * len(script.steps)
+        self._heard: list[Reply | None] = []
         self._asked: deque[int | None] = deque()  # None: RSET of our own
         self._unsent: set[int] = set()
         self._waiting = bytearray()  # to be sent
-        self._replies = ReplyReader(_MOST, _MOST)
+        self.replies = ReplyReader(_MOST, _MOST)
 
-    async def play(self) -> Played:
+    async def play(self, steps: Sequence[Step], *, whole: bool = False) -> Played:
+        """Play these, behind those that were played; what came of all of them. `whole`: wait for what was never answered then, too."""
+        first = len(self._steps)
+        self._steps += steps
+        self._heard += [None] * len(steps)
         cut = None
         try:
-            for number, step in enumerate(self._steps):
+            for number, step in enumerate(steps, first):
                 await self._take(number, step)
             await self._send()
-            # What was never answered then is not waited for.
-            while any(number is not None and self._steps[number].reply is not None for number in self._asked):
+            while any(
+                number is not None and (whole or self._steps[number].reply is not None) for number in self._asked
+            ):
                 await self._hear()
         except _Over as over:
             cut = str(over)
-        return Played(self._heard, frozenset(self._unsent), cut)
+        return Played(tuple(self._heard), frozenset(self._unsent), cut)
 
     async def _take(self, number: int, step: Step) -> None:
         before = number - 1
@@ -113,11 +126,11 @@ class _Player:
     async def _hear(self) -> None:
         """The reply to the oldest that has none. Raises _Over."""
         try:
-            while (reply := self._replies.next_reply()) is None:
+            while (reply := self.replies.next_reply()) is None:
                 octets = await self._receive()
                 if not octets:
                     raise _Over("the connection was closed")
-                self._replies.feed(octets)
+                self.replies.feed(octets)
         except RemoteProtocolError as error:
             raise _Over(error.what) from error
         if (number := self._asked.popleft()) is not None:

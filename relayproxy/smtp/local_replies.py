@@ -5,7 +5,7 @@ RFC 5321 §4.2.3 and §4.3.2 give the codes, RFC 3463 and RFC 5248 the enhanced 
 Invariants: the class of the enhanced code is the first digit of the reply code (RFC 2034 §4); a greeting, HELO, EHLO
 and 3yz carry none. 5yz only where the command or the message is itself at fault, 4yz for every fault of ours, of the network or of
 upstream (PROTOCOL I8): the client tries again, and nothing bounces. Texts are one line of printable ASCII that helps the reader and names no
-host (but our own, where the protocol asks for it), no path and nothing that the peer sent.
+host (but our own, where the protocol asks for it), no path and nothing that the peer sent (but what a recording has, in `not_recorded`).
 When each is given does not belong here.
 """
 
@@ -32,6 +32,7 @@ NOOP_OK: Final = _reply(250, b"2.0.0 OK")  # §4.1.1.9, at capture
 SENDER_OK: Final = _reply(250, b"2.1.0 Sender OK")  # §4.1.1.2, at capture and behind a closed gate
 RECIPIENT_OK: Final = _reply(250, b"2.1.5 Recipient OK")  # §4.1.1.3, at capture and behind a closed gate
 CHUNK_OK: Final = _reply(250, b"2.0.0 Chunk received")  # RFC 3030 §2, to all but the last
+UNRECORDED_OK: Final = _reply(250, b"2.0.0 OK, although it is not in the recording")  # RFC 5321 §4.2.3, in place of a recorded server
 CANNOT_VERIFY: Final = _reply(252, b"2.5.0 Cannot verify the user, but will take mail for it")  # §3.5.3, at capture
 START_MAIL: Final = _reply(354, b"Start mail input; end with <CRLF>.<CRLF>")  # §4.1.1.4, at capture and behind a closed gate
 
@@ -66,6 +67,12 @@ def held(identity: str) -> Reply:
 def discarded(identity: str) -> Reply:
     """250 to end of data where a rule said `discard`: to the client it is like any other."""
     return _reply(250, b"2.0.0 OK, message " + identity.encode("ascii"))
+
+
+def not_recorded(nearest: str | None) -> Reply:
+    """554 where a recording answers (`relayproxy mock`) and this is not in it, with what is there that is most like it."""
+    there = "nothing is left of it" if nearest is None else f"nearest to it: {nearest}"
+    return _reply(554, b"5.5.0 Not in the recording; " + there.encode("ascii", "backslashreplace"))
 
 
 # fmt: off
@@ -120,8 +127,10 @@ MECHANISM_UNKNOWN: Final = _reply(504, b"5.5.4 Authentication mechanism not offe
 ENCRYPTION_NEEDED: Final = _reply(538, b"5.7.11 Encryption required for authentication; use STARTTLS first")  # RFC 4954 §6
 UNKNOWN_PARAMETER: Final = _reply(555, b"5.5.4 Parameter not recognized or not offered")  # RFC 5321 §4.1.1.11
 
-# 530: RFC 3207 §4, where clients must show a certificate.
+# 530: RFC 3207 §4, where clients must show a certificate; and 53z of RFC 4954 §6.
 
+LOGIN_REQUIRED: Final = _reply(530, b"5.7.0 Authentication required")  # RFC 4954 §6, in place of a recorded server
+WRONG_CREDENTIALS: Final = _reply(535, b"5.7.8 Authentication credentials invalid")  # RFC 4954 §6, likewise
 TLS_REQUIRED: Final = _reply(530, b"5.7.0 Must issue a STARTTLS command first")
 
 # 55z: the message, or who sends it, is refused.

@@ -308,3 +308,11 @@ def test_stopped_it_says_what_was_under_way() -> None:
     assert "relayproxy: 0 of 27 sessions replayed" in err
     assert "stopped; sessions that were under way: 1" in err
     assert process.returncode in {128 + signal.SIGINT, 128 + signal.SIGTERM}
+
+
+@pytest.mark.slow
+def test_a_reader_that_has_had_enough_is_no_failure() -> None:
+    with scripted(sessions=1) as server:
+        shell = f"{sys.executable} -m relayproxy replay one.dialog --to {server.url} | true; exit ${{PIPESTATUS[0]}}"
+        done = subprocess.run(["bash", "-c", shell], capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")

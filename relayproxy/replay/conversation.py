@@ -1,0 +1,217 @@
+"""Which recorded answer a client hears: matched by command and envelope, not by the order of octets (DESIGN §8).
+
+    conversation = converse(cassette)                 # of a connection; None: none was expected
+    conversation.greeting, .hello(under_tls=False), .mail(command), .rcpt(command), .data(), .verdict(), .reset(), .close()
+
+Theory of operation: greeting, EHLO, AUTH and what belongs to no transaction are those of the connection's recorded session. On MAIL the candidates are the transactions of its sender; each
+RCPT leaves those that named it; DATA those that named just these. The first of them answers; what ends the transaction uses it up, and leaves alone what would have gone on.
+Invariants: pure; an answer that is None is for the server behind to give. Speaking SMTP does not belong here (mocked.py).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from relayproxy.replay.cassette import Transaction, Unexpected, shown
+from relayproxy.replay.recorded import Answer, compared, key_of
+from relayproxy.smtp import local_replies
+from relayproxy.smtp.replies import Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from relayproxy.replay.cassette import Cassette
+    from relayproxy.replay.recorded import RecordedSession, RecordedTransaction
+    from relayproxy.smtp.commands import Mail, Noop, Rcpt, Vrfy
+
+Turn = TypeVar("Turn")
+
+#: What is answered where nothing else was recorded.
+_OK: Final = {
+    "MAIL": Answer(local_replies.SENDER_OK),
+    "RCPT": Answer(local_replies.RECIPIENT_OK),
+    "DATA": Answer(local_replies.START_MAIL),
+    ".": Answer(local_replies.UNRECORDED_OK),
+    "RSET": Answer(local_replies.RESET_OK),
+    "NOOP": Answer(local_replies.NOOP_OK),
+    "VRFY": Answer(local_replies.CANNOT_VERIFY),
+    "AUTH": Answer(local_replies.AUTHENTICATED),
+    "EHLO": Answer(local_replies.NOOP_OK),
+}
+_WELCOME: Final = Answer(Reply(220))
+_OUT_OF_PLACE: Final = Answer(local_replies.BAD_SEQUENCE)
+
+
+class Conversation:
+    """One connection's. `session`: the recorded one whose own things it hears; None: there is none. `played`: the transactions that answered it.
+
+    An answer that is None is for the server behind to give.
+    """
+
+    def __init__(self, cassette: Cassette, session: RecordedSession | None) -> None:
+        self.session = session
+        self.played: list[RecordedTransaction] = []
+        self._cassette = cassette
+        self._open: Transaction | None = None
+        self._turns: Counter[tuple[str, bytes]] = Counter()
+
+    # The session's own.
+
+    @property
+    def greeting(self) -> Answer:
+        return _WELCOME if self.session is None else self.session.greeting
+
+    def hello(self, *, under_tls: bool) -> Answer:
+        """To EHLO or HELO: where the server had STARTTLS, what it said before that or behind it."""
+        hellos = [] if self.session is None else self.session.hellos
+        before = [one for one in hellos if one.offers_tls or not one.accepts]
+        behind = [one for one in hellos if not one.offers_tls]
+        if any(one.offers_tls for one in hellos):
+            hellos = behind or hellos if under_tls else before
+        return _in_turn(hellos, self._turns, ("EHLO", b"TLS" if under_tls else b""), _OK["EHLO"])
+
+    def login(self, mechanism: bytes) -> Answer:
+        """To the end of an AUTH that has the form that it must have."""
+        logins = [] if self.session is None else self.session.logins
+        by_it = [answer for known, answer in logins if known == mechanism]
+        return _in_turn(by_it or [answer for _, answer in logins], self._turns, ("AUTH", mechanism), _OK["AUTH"])
+
+    def asked(self, command: Noop | Vrfy) -> Answer:
+        """To what belongs to no transaction."""
+        recorded = {} if self.session is None else self.session.asked
+        key = key_of(command)
+        if key not in recorded:
+            key = command.verb, b""
+        return _in_turn(recorded.get(key, ()), self._turns, key, _OK[command.verb])
+
+    # A transaction.
+
+    def mail(self, command: Mail) -> Answer | None:
+        self.reset()
+        sender = compared(command.path)
+        self._open = transaction = Transaction(command, sender, self._cassette.candidates(command, sender))
+        if (chosen := self._choose(transaction.candidates)) is not None:
+            return chosen.sender.answers[0] if chosen.sender.answers else _OK["MAIL"]
+        answer = self._unexpected("MAIL", "")
+        if self._cassette.otherwise == "refuse":
+            self._open = None
+        return answer
+
+    def rcpt(self, command: Rcpt) -> Answer | None:
+        transaction = self._open
+        if transaction is None:
+            return _OUT_OF_PLACE
+        address = compared(command.path)
+        fitting = [one for one in transaction.candidates if one.recipient(address) is not None]
+        if (chosen := self._choose(fitting)) is not None and (recipient := chosen.recipient(address)) is not None:
+            transaction.named.append(address)
+            return _in_turn(recipient.answers, transaction.turns, address, _OK["RCPT"])
+        if transaction.current is not None and transaction.current.is_refused:
+            return _OUT_OF_PLACE  # said behind MAIL before its refusal could be known
+        return self._unexpected("RCPT", f"RCPT TO:<{address}>")
+
+    def data(self) -> Answer | None:
+        transaction = self._open
+        if transaction is None:
+            return _OUT_OF_PLACE
+        fitting = [one for one in transaction.candidates if one.data and transaction.is_named_by(one)]
+        if (
+            self._cassette.otherwise == "pass"
+        ):  # a message that is taken here is not there any more for the server behind
+            fitting = [one for one in fitting if one.verdict is not None or not one.takes_message]
+        chosen = self._choose(fitting)
+        if chosen is None:
+            answer = self._unexpected("DATA", "DATA")
+        else:
+            answer = _in_turn(chosen.data, transaction.turns, "DATA", _OK["DATA"])
+        transaction.begun = answer is not None and answer.reply is not None and answer.reply.severity == 3
+        return answer
+
+    def verdict(self) -> Answer | None:
+        """On the message, whose end has come: the transaction is over."""
+        transaction = self._open
+        if transaction is None:
+            return _OUT_OF_PLACE
+        chosen = self._choose([one for one in transaction.candidates if one.verdict is not None])
+        if chosen is None:
+            answer = self._unexpected(".", "DATA and all of a message")
+        else:
+            answer = chosen.verdict
+            self._use(chosen)
+        self.leave()
+        return answer
+
+    def reset(self) -> Answer:
+        """RSET, or what is like it: what was recorded up to there and no further is used."""
+        answer = None
+        if (transaction := self._open) is not None and transaction.current is not None:
+            chosen = self._choose([one for one in transaction.candidates if transaction.ended_like(one)])
+            if chosen is not None:
+                answer = chosen.reset
+                self._use(chosen)
+        self.leave()
+        return answer or _OK["RSET"]
+
+    def cut_short(self) -> None:
+        """The message under way was left, or refused for itself: so one is used that came to no end either, or to a refusal."""
+        if (transaction := self._open) is not None and transaction.begun:
+            unended = [one for one in transaction.candidates if one.verdict is None]
+            refused = [one for one in transaction.candidates if one.verdict is not None and not one.verdict.accepts]
+            if (chosen := self._choose(unended) or self._choose(refused)) is not None:
+                self._use(chosen)
+        self.leave()
+
+    def leave(self) -> None:
+        """The open transaction is none of the recording's any more: what it had chosen waits for whoever comes with it."""
+        if self._open is not None:
+            self._cassette.give_back(self._open)
+        self._open = None
+
+    def close(self) -> None:
+        """The connection is over."""
+        self.reset()
+
+    def _choose(self, candidates: list[RecordedTransaction]) -> RecordedTransaction | None:
+        """Go on with these alone, where one of them can be had."""
+        return None if self._open is None else self._cassette.choose(self._open, candidates)
+
+    def _use(self, transaction: RecordedTransaction) -> None:
+        self._cassette.use(transaction)
+        self.played.append(transaction)
+        if self._open is not None:
+            self._open.current = None
+
+    def _unexpected(self, key: str, said: str) -> Answer | None:
+        """What is not recorded, told once for a transaction where all is taken."""
+        transaction, otherwise = self._open, self._cassette.otherwise
+        if otherwise == "pass" or transaction is None:
+            return None
+        if otherwise == "take" and transaction.current is None and key != "MAIL":
+            return _OK[key]
+        whole = f"{transaction.said} {said}".rstrip()
+        found = self._cassette.nearest(whole, transaction.candidates)
+        nearest = None if found is None else shown(found.said)
+        self._cassette.tell(Unexpected(shown(whole), nearest))
+        if otherwise == "refuse":
+            return Answer(local_replies.not_recorded(nearest))
+        self._cassette.give_back(transaction)
+        transaction.candidates = []
+        return _OK[key]
+
+
+def converse(cassette: Cassette) -> Conversation | None:
+    """With a new connection; None: nothing is left for it, which is told, or it is for the server behind."""
+    is_let_in, session = cassette.admit()
+    if is_let_in:
+        return Conversation(cassette, session)
+    if cassette.otherwise == "refuse":
+        cassette.tell(Unexpected("a connection"))
+    return None
+
+
+def _in_turn(answers: Sequence[Answer], turns: Counter[Turn], key: Turn, otherwise: Answer) -> Answer:
+    """The next of them; behind the last, the last."""
+    number = turns[key]
+    turns[key] += 1
+    return answers[min(number, len(answers) - 1)] if answers else otherwise

@@ -1,0 +1,135 @@
+"""A session in somebody's hands: what he types is said to the server, a line each, and what comes is shown as a dialog has it (DESIGN §7, §8).
+
+Behind a DATA that is answered 354 lines are mail data, up to one that is a dot alone. A dot that begins another is doubled (RFC 5321 §4.5.2): who types a message
+types what is to arrive, and need not know of stuffing.
+
+Invariants: a command is said when the one before it was answered, so that lines which were typed ahead, or come from a pipe, are never taken for mail data or the other way round; what the server says by itself is shown at once.
+Where nothing more is typed a session ends with QUIT, one in the middle of a message with its connection: a dot that nobody typed would send it. What is shown is obeyed by no
+terminal (attack 22). Deadlines are those of the relay in between (between.py). Where lines come from, and where they are shown, does not belong here (cli/fork.py).
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import trio
+
+from relayproxy.record.dialog import Line, print_entries
+from relayproxy.smtp.commands import Bdat, Data, Quit, parse_command
+from relayproxy.smtp.errors import RemoteProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from relayproxy.record.dialog import Arrow
+    from relayproxy.smtp.commands import Command
+    from relayproxy.smtp.replies import Reply, ReplyReader
+
+
+class Conversation:
+    """`replies`: what reads what comes from `stream`; `typed` gives the next line without its end, None where there is none."""
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        replies: ReplyReader,
+        typed: Callable[[], Awaitable[bytes | None]],
+        show: Callable[[str], None],
+        *,
+        echo: bool,
+        mail: bool,
+    ) -> None:
+        """`echo`: show what is typed, too, for there is no terminal that does. `mail`: 354 was heard last."""
+        self._stream = stream
+        self._replies = replies
+        self._typed = typed
+        self._show = show
+        self._echo = echo
+        self._mail = mail
+        self._quits = False
+        self._reply: Reply | None = None  # the last one
+        self._heard = trio.Event()  # since something was said
+
+    async def run(self) -> str | None:
+        """Until either side ends it; what was left undone, in words."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._hear_all, nursery.cancel_scope)
+            while (line := await self._typed()) is not None:
+                await (self._say_mail(line) if self._mail else self._say_line(line))
+            await self._end()
+            nursery.cancel_scope.cancel()
+        return "the message was not ended with a dot, and is not sent" if self._mail else None
+
+    async def _end(self) -> None:
+        """Nothing more is typed."""
+        if self._mail:
+            return
+        if not self._quits:
+            await self._say_line(b"QUIT")
+        await trio.sleep_forever()  # the server closes behind it
+
+    async def _say_line(self, line: bytes) -> None:
+        command = _command(line)
+        if isinstance(command, Bdat):
+            self._show("# a chunk of so many octets cannot be typed line by line: say DATA")
+            return
+        self._quits |= isinstance(command, Quit)
+        self._heard = trio.Event()
+        await self._send(line, mail=False)
+        await self._heard.wait()
+        self._mail = isinstance(command, Data) and self._reply is not None and self._reply.severity == 3
+
+    async def _say_mail(self, line: bytes) -> None:
+        ends = line == b"."
+        self._heard = trio.Event()
+        await self._send(b"." + line if line.startswith(b".") and not ends else line, mail=True)
+        if ends:
+            self._mail = False
+            await self._heard.wait()
+
+    async def _send(self, line: bytes, *, mail: bool) -> None:
+        if self._echo:
+            self._show_line(">", line + b"\r\n", mail=mail)
+        with suppress(trio.BrokenResourceError):  # what was said last is still to be heard
+            await self._stream.send_all(line + b"\r\n")
+
+    async def _hear_all(self, over: trio.CancelScope) -> None:
+        """And that the server hangs up."""
+        try:
+            self._take_replies()
+            while octets := await self._receive():
+                self._replies.feed(octets)
+                self._take_replies()
+        except RemoteProtocolError as error:
+            self._show(f"# {error.what}")
+        over.cancel()
+
+    def _take_replies(self) -> None:
+        while (reply := self._replies.next_reply()) is not None:
+            self._reply = reply
+            show_reply(self._show, reply)
+            self._heard.set()
+
+    async def _receive(self) -> bytes:
+        try:
+            return bytes(await self._stream.receive_some())
+        except trio.BrokenResourceError:
+            return b""
+
+    def _show_line(self, arrow: Arrow, octets: bytes, *, mail: bool) -> None:
+        self._show(next(print_entries([Line("C", arrow, octets, data=mail)])))
+
+
+def show_reply(show: Callable[[str], None], reply: Reply) -> None:
+    """As a dialog has it, a line each."""
+    octets = reply.wire.splitlines(keepends=True)
+    for line in print_entries([Line("C", "<", one, joined=number > 0) for number, one in enumerate(octets)]):
+        show(line)
+
+
+def _command(line: bytes) -> Command | None:
+    try:
+        return parse_command(line)
+    except RemoteProtocolError:
+        return None  # the relay in between says what is wrong with it

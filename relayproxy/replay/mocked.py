@@ -1,0 +1,217 @@
+"""The recorded server (DESIGN §8): a relay whose upstream is a recording.
+
+    served = Mocked(mocking(config, sessions), Cassette(sessions), reporter)
+    addresses = await nursery.start(served.run)       # what it listens at
+    ...
+    served.shut_down()                                # in good order
+
+So all that a relay does for its clients holds: listeners, TLS, AUTH, limits, line endings, BDAT, the log; and what is said is said as a client of the relay heard it then. Rules have no say,
+for they had it when it was recorded. Where there is a server behind for what was not recorded, the configuration's guard stands in front of it.
+Invariants: without a server behind, nothing is ever connected to. Which answer is whose does not belong here (conversation.py, stand_in.py), nor reading a configuration (cli/).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import trio
+from pydantic import TypeAdapter, ValidationError
+
+from relayproxy.net.dial import dial
+from relayproxy.net.stream import TrioStream
+from relayproxy.relay.connect import UpstreamUnavailable
+from relayproxy.relay.rulebook import Drawn, Rulebook, Rules, guard_of
+from relayproxy.relay.service import Relay
+from relayproxy.relay.settings import Listener, Upstream
+from relayproxy.relay.values import Hostname
+from relayproxy.relay.workers import Workers
+from relayproxy.replay.conversation import converse
+from relayproxy.replay.stand_in import RECORDING, Behind, Manner, StandIn
+from relayproxy.rules.ruleset import RuleSet
+from relayproxy.smtp import local_replies
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from relayproxy.record.log import Reporter
+    from relayproxy.record.recorder import Recorder
+    from relayproxy.relay.client_leg import ClientLeg
+    from relayproxy.relay.settings import Config
+    from relayproxy.relay.upstream import Upstream as Taker
+    from relayproxy.relay.upstream_leg import Connect
+    from relayproxy.replay.cassette import Cassette
+    from relayproxy.replay.conversation import Conversation
+    from relayproxy.replay.recorded import RecordedSession
+
+#: A name that there never is (RFC 2606 §2): a mock alone connects to nothing.
+_NOWHERE: Final = "smtp://recording.invalid"
+
+
+class Front(NamedTuple):
+    """Where clients connect. None: as the recorded server was."""
+
+    addresses: Sequence[str] = ("127.0.0.1:0",)
+    tls: str | None = None
+    clients: Sequence[str] | None = None
+
+
+def mocking(
+    config: Config, sessions: Sequence[RecordedSession], front: Front | None = None, behind: Upstream | None = None
+) -> Config:
+    """The configuration of a relay in the place of the server that these were recorded of. Raises ValidationError for a `front` that there cannot be.
+
+    `behind`: the server for what was not recorded.
+    """
+    front = front or Front()
+    listeners = [
+        Listener.model_validate(
+            {
+                "name": "mock" if number == 1 else f"mock-{number}",
+                "address": address,
+                "tls": front.tls or ("starttls" if _had_starttls(sessions) else "off"),
+                "clients": front.clients,
+                "upstream": RECORDING,
+                "auth": "pass",  # what is answered is the recording's, or the server's behind
+                "auth_in_clear": True,  # as it was then
+                # What a recorded server said to odd line ends is in the recording; to a real one nothing odd goes.
+                "line_endings": "normalise" if behind is None else "refuse",
+            }
+        )
+        for number, address in enumerate(front.addresses, 1)
+    ]
+    upstream = behind or Upstream.model_validate({"url": _NOWHERE})
+    return config.model_copy(
+        update={
+            "hostname": _hostname(sessions) or config.hostname,
+            "trace": config.trace and behind is not None,
+            "listener": tuple(listeners),
+            "upstream": {
+                RECORDING: upstream.model_copy(update={"ehlo": "client"})
+            },  # so that EHLO is answered as it was
+        }
+    )
+
+
+def _had_starttls(sessions: Sequence[RecordedSession]) -> bool:
+    return any(answer.offers_tls for session in sessions for answer in session.hellos)
+
+
+def _hostname(sessions: Sequence[RecordedSession]) -> str | None:
+    """As the first that let somebody in said it."""
+    for session in sessions:
+        if session.lets_in and session.greeting.reply is not None:
+            name = session.greeting.reply.lines[0].partition(b" ")[0].decode("ascii", "replace")
+            try:
+                return TypeAdapter(Hostname).validate_python(name)
+            except ValidationError:
+                return None
+    return None
+
+
+class Mocked:
+    """`conversations`: of the sessions that went on to the server behind, by their ids, what they had heard of the recording before."""
+
+    def __init__(
+        self,
+        config: Config,
+        cassette: Cassette,
+        reporter: Reporter,
+        *,
+        manner: Manner | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
+        """`config` as `mocking` gives it. Raises TlsConfigError, OSError."""
+        self.cassette = cassette
+        self.conversations: dict[str, Conversation | None] = {}
+        self._config = config
+        self.manner = (manner or Manner())._replace(logs_in=config.upstream[RECORDING].credentials is not None)
+        self._used_up = trio.Event()
+        adopt = TrioStream.of_socket
+        self._relay = Relay(
+            config,
+            reporter,
+            dial=partial(dial, adopt=adopt),
+            adopt=adopt,
+            recorder=recorder,
+            rulebook=_guard_alone(config),
+            stand_in=self._stand_in,
+        )
+
+    def bind(self) -> list[tuple[Listener, str]]:
+        """Open the listeners; their addresses. Raises OSError."""
+        self._relay.bind()
+        return self._relay.bound
+
+    async def run(self, *, task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED) -> bool:
+        """Serve until `shut_down` was called and sessions have ended; False: a listener failed. Binds where that was not done. Raises OSError."""
+        bound = self._relay.bound or self.bind()
+        task_status.started([address for _, address in bound])
+        return await self._relay.serve()
+
+    def shut_down(self) -> None:
+        """Begin the orderly end; again, and all that waits ends now."""
+        self._relay.shut_down()
+
+    async def used_up(self) -> None:
+        """Wait until all that is recorded was played and its sessions have ended, but not for long for clients that stay."""
+        await self._used_up.wait()
+        await self._relay.all_gone(self._config.drain)
+
+    def replaced(self) -> list[RecordedSession]:
+        """Those whose transactions were all played in sessions that went on to the server behind, and stand in their recordings now."""
+        again = {one for conversation in self.conversations.values() if conversation for one in conversation.played}
+        return [one for one in self.cassette.sessions if one.transactions and again.issuperset(one.transactions)]
+
+    def _stand_in(self, client: ClientLeg, connect: Connect) -> Connect:
+        return _Session(self, client, connect).connect
+
+    def look(self) -> None:
+        """Something was played."""
+        if self.cassette.used_up:
+            self._used_up.set()
+
+
+class _Session:
+    """One session's way to whoever takes its mail."""
+
+    def __init__(self, mocked: Mocked, client: ClientLeg, connect: Connect) -> None:
+        self._mocked = mocked
+        self._client = client
+        self._connect = connect
+        self._taker: StandIn | None = None
+
+    async def connect(self, session: str, ehlo: bytes | None, routed: str | None) -> Taker:
+        """Raises UpstreamUnavailable where the recording turns it away, or the server behind is not to be had."""
+        del ehlo, routed
+        if self._taker is not None:
+            return await self._taker.call_behind()
+        mocked = self._mocked
+        conversation = converse(mocked.cassette)
+        behind = Behind(self._connect, session, partial(self._note, session, conversation))
+        self._taker = StandIn(conversation, behind, self._client, mocked.manner, mocked.look)
+        try:
+            await self._begin(self._taker, conversation)
+        except BaseException:
+            mocked.look()
+            raise
+        return self._taker
+
+    async def _begin(self, taker: StandIn, conversation: Conversation | None) -> None:
+        if conversation is not None:
+            await taker.greet(conversation.greeting)
+        elif self._mocked.cassette.otherwise == "pass":
+            await taker.call_behind()
+        else:
+            raise UpstreamUnavailable("all that is recorded was played", local_replies.not_recorded(None))
+
+    def _note(self, session: str, conversation: Conversation | None) -> None:
+        self._mocked.conversations[session] = conversation
+
+
+def _guard_alone(config: Config) -> Rulebook:
+    """No rules, and the guard in front of the server behind, where connections ask for it: what is played is no affair of it."""
+    workers = Workers(config.limits.rule_threads, config.limits.rule_time)
+    book = Rulebook(Rules(RuleSet(), guard_of(config)), Drawn(None, trio.current_time), workers)
+    book.active = False
+    return book

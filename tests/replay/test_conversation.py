@@ -1,0 +1,349 @@
+"""Which recorded answer is whose: by sender and recipients, in the order of the recording, once; and what becomes of what is not recorded."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pytest
+
+from relayproxy.record.dialog import parse
+from relayproxy.replay.cassette import Cassette, Unexpected
+from relayproxy.replay.conversation import Conversation, converse
+from relayproxy.replay.recorded import Answer, recorded_of
+from relayproxy.replay.script import script_of
+from relayproxy.smtp.commands import Mail, Rcpt, Vrfy, parse_command
+
+GREETED: Final = ("C< 220 mx.test", "C> EHLO app-1", "C< 250 mx.test")
+BYE: Final = ("C> QUIT", "C< 221 bye")
+
+
+def sent(sender: str, *recipients: str, text: str = "250 2.0.0 taken") -> list[str]:
+    """A message, whose recipients are said as `address` or `address=reply`."""
+    lines = [f"C> MAIL FROM:<{sender}>", "C< 250 2.1.0 ok"]
+    for recipient in recipients:
+        address, _, reply = recipient.partition("=")
+        lines += [f"C> RCPT TO:<{address}>", f"C< {reply or '250 2.1.5 ok'}"]
+    return [*lines, "C> DATA", "C< 354 go", "C> |.", f"C< {text}"]
+
+
+def tried(sender: str, *recipients: str) -> list[str]:
+    """An envelope, and no message."""
+    return sent(sender, *recipients)[:-4]
+
+
+def session(id_: str, *parts: list[str], greeting: tuple[str, ...] = GREETED) -> str:
+    return "\n".join([f"@ session {id_}", *greeting, *[line for part in parts for line in part], *BYE])
+
+
+def cassette(*sessions: str, **more: object) -> Cassette:
+    parsed = parse("\n".join(["relayproxy dialog 1", *sessions, ""]))
+    return Cassette([recorded_of(script_of(one)) for one in parsed], **more)  # type: ignore[arg-type]
+
+
+def connect(tape: Cassette) -> Conversation:
+    conversation = converse(tape)
+    assert conversation is not None
+    return conversation
+
+
+def heard(answer: Answer | None) -> str | None:
+    if answer is None:
+        return None
+    assert answer.reply is not None
+    return f"{answer.reply.code} {answer.reply.lines[0].decode()}"
+
+
+def say(conversation: Conversation, *lines: str) -> list[str | None]:
+    """What is heard to commands; "." is all of a message."""
+    told: list[str | None] = []
+    for line in lines:
+        match line:
+            case "DATA":
+                told.append(heard(conversation.data()))
+            case ".":
+                told.append(heard(conversation.verdict()))
+            case "RSET":
+                told.append(heard(conversation.reset()))
+            case _:
+                command = parse_command(line.encode())
+                assert isinstance(command, Mail | Rcpt)
+                told.append(
+                    heard(conversation.mail(command) if isinstance(command, Mail) else conversation.rcpt(command))
+                )
+    return told
+
+
+def send(conversation: Conversation, sender: str, *recipients: str) -> str | None:
+    """The last that is heard of a message, which goes on as long as it is not refused."""
+    last: str | None = None
+    for line in (f"MAIL FROM:<{sender}>", *[f"RCPT TO:<{one}>" for one in recipients], "DATA", "."):
+        (last,) = say(conversation, line)
+        if last is None or last[0] in "45":
+            conversation.reset()
+            return last
+    return last
+
+
+A: Final = "a@x.test"
+TAKEN: Final = "250 2.0.0 taken"
+
+
+# What is recorded.
+
+
+def test_refused_and_then_accepted() -> None:
+    tape = cassette(
+        session("one", tried(A, "b@x.test=451 4.7.1 later")),
+        session("two", sent(A, "b@x.test", text="452 4.3.1 full")),
+        session("three", sent(A, "b@x.test")),
+    )
+    assert [send(connect(tape), A, "b@x.test") for _ in range(3)] == ["451 4.7.1 later", "452 4.3.1 full", TAKEN]
+    assert (tape.used_up, [*tape.unused], tape.failed(strict=True)) == (True, [], False)
+
+
+def test_it_is_found_whatever_comes_in_between_and_in_whatever_order() -> None:
+    tape = cassette(
+        session("one", sent(A, "b@x.test", text="250 1")), session("two", sent("c@x.test", "d@x.test", text="250 2"))
+    )
+    assert send(connect(tape), "c@x.test", "d@x.test") == "250 2"
+    assert send(connect(tape), A, "b@x.test") == "250 1"
+    assert tape.used_up
+
+
+def test_by_all_recipients_in_any_order() -> None:
+    tape = cassette(
+        session(
+            "one",
+            sent(A, "b@x.test", text="250 1"),
+            sent(A, "b@x.test", "c@x.test", text="250 2"),
+            sent(A, "c@x.test", text="250 3"),
+        )
+    )
+    one = connect(tape)
+    assert send(one, A, "c@X.TEST", "b@x.test.") == "250 2"
+    assert send(one, A, "c@x.test") == "250 3"
+    assert send(one, A, "b@x.test") == "250 1"
+
+
+def test_a_client_that_shares_a_connection() -> None:
+    tape = cassette(*[session(str(number), sent(A, "b@x.test", text=f"250 {number}")) for number in range(3)])
+    one = connect(tape)
+    assert [send(one, A, "b@x.test") for _ in range(3)] == ["250 0", "250 1", "250 2"]
+    assert tape.used_up
+
+
+def test_a_client_that_connects_for_each() -> None:
+    tape = cassette(session("one", *[sent(A, "b@x.test", text=f"250 {number}") for number in range(3)]))
+    assert [send(connect(tape), A, "b@x.test") for _ in range(3)] == ["250 0", "250 1", "250 2"]
+    assert tape.used_up
+
+
+def test_connections_at_once_have_one_each() -> None:
+    """Both begin alike: whose it is shows later, and neither may keep the other's."""
+    tape = cassette(
+        session("one", sent(A, "b@x.test", text="250 1")), session("two", sent(A, "c@x.test", text="250 2"))
+    )
+    one, two = connect(tape), connect(tape)
+    say(one, "MAIL FROM:<a@x.test>")
+    say(two, "MAIL FROM:<a@x.test>")
+    assert say(one, "RCPT TO:<c@x.test>", "DATA", ".")[-1] == "250 2"
+    assert say(two, "RCPT TO:<b@x.test>", "DATA", ".")[-1] == "250 1"
+    assert (tape.used_up, tape.count_unexpected) == (True, 0)
+
+
+def test_of_two_that_are_alike_each_is_played_once() -> None:
+    tape = cassette(session("one", sent(A, "b@x.test", text="250 1"), sent(A, "b@x.test", text="250 2")))
+    one, two, three = connect(tape), connect(tape), connect(tape)
+    envelope = "MAIL FROM:<a@x.test>", "RCPT TO:<b@x.test>", "DATA"
+    say(one, *envelope)
+    say(two, *envelope)
+    assert say(three, "MAIL FROM:<a@x.test>")[0] != "250 2.1.0 ok"
+    assert say(two, ".") + say(one, ".") == ["250 2", "250 1"]
+
+
+@pytest.mark.parametrize("end", [("RSET",), ()])
+def test_what_never_became_a_message_is_used_by_what_does_not(end: tuple[str, ...]) -> None:
+    tape = cassette(
+        session("one", tried(A, "b@x.test=550 5.1.1 nobody"), ["C> RSET", "C< 250 2.0.0 flushed"], sent(A, "b@x.test"))
+    )
+    one = connect(tape)
+    assert say(one, "MAIL FROM:<a@x.test>", "RCPT TO:<b@x.test>")[-1] == "550 5.1.1 nobody"
+    assert say(one, *end) == ["250 2.0.0 flushed"] * len(end)
+    assert send(one, A, "b@x.test") == TAKEN
+    assert tape.used_up
+
+
+def test_what_is_given_up_early_waits_for_who_goes_on() -> None:
+    tape = cassette(session("one", sent(A, "b@x.test")))
+    one = connect(tape)
+    say(one, "MAIL FROM:<a@x.test>", "RCPT TO:<b@x.test>", "RSET")
+    say(one, "MAIL FROM:<a@x.test>", "RCPT TO:<b@x.test>", "DATA")
+    one.close()
+    assert [*tape.unused] == ["one: MAIL FROM:<a@x.test> RCPT TO:<b@x.test>"]
+    assert (tape.failed(strict=True), tape.failed(strict=False)) == (True, False)
+    assert send(connect(tape), A, "b@x.test") == TAKEN
+
+
+@pytest.mark.parametrize(("verdict", "is_used"), [("250 2.0.0 taken", False), ("554 5.6.0 odd", True), (None, True)])
+def test_a_message_that_came_to_no_end(verdict: str | None, is_used: bool) -> None:
+    lines = sent(A, "b@x.test", text=verdict or "")
+    tape = cassette("\n".join(["@ session one", *GREETED, *(lines[:-2] if verdict is None else lines)]))
+    one = connect(tape)
+    say(one, "MAIL FROM:<a@x.test>", "RCPT TO:<b@x.test>", "DATA")
+    one.cut_short()
+    assert tape.used_up is is_used
+
+
+def test_the_same_recipient_twice() -> None:
+    tape = cassette(session("one", sent(A, "b@x.test=451 4.7.1 later", "b@x.test")))
+    one = connect(tape)
+    assert say(one, "MAIL FROM:<a@x.test>", "RCPT TO:<b@x.test>", "RCPT TO:<b@x.test>")[1:] == [
+        "451 4.7.1 later",
+        "250 2.1.5 ok",
+    ]
+    assert say(one, "DATA", ".")[-1] == TAKEN
+
+
+def test_parameters_that_count_and_parameters_that_do_not() -> None:
+    lines = sent(A, "b@x.test")
+    tape = cassette(session("one", ["C> MAIL FROM:<a@x.test> SIZE=5 BODY=8BITMIME SMTPUTF8", *lines[1:]]))
+    one = connect(tape)
+    assert say(one, "MAIL FROM:<a@x.test>") != ["250 2.1.0 ok"]
+    assert say(one, "MAIL FROM:<a@x.test> SMTPUTF8 SIZE=77 ENVID=9") == ["250 2.1.0 ok"]
+
+
+def test_a_pattern_in_a_dialog_that_was_written_by_hand() -> None:
+    tape = cassette(session("one", sent("*@x.test", "jane+*@x.test")))
+    assert send(connect(tape), "bounce-77@x.test", "jane+9@x.test") == TAKEN
+
+
+def test_a_session_s_own_things() -> None:
+    greeting = (
+        "C< 220 mx.test",
+        "C> EHLO app-1",
+        "C< 502 5.5.1 what",
+        "C> HELO app-1",
+        "C< 250 mx.test",
+        "C> AUTH PLAIN <redacted 8>",
+        "C< 535 5.7.8 no",
+        "C> AUTH PLAIN <redacted 8>",
+        "C< 235 2.7.0 yes",
+    )
+    tape = cassette(
+        session("one", ["C> VRFY jane", "C< 252 perhaps"], greeting=greeting), session("two", sent(A, "b@x.test"))
+    )
+    one, two = connect(tape), connect(tape)
+    assert [heard(one.hello(under_tls=False)) for _ in range(2)] == ["502 5.5.1 what", "502 5.5.1 what"]
+    assert [heard(one.login(b"PLAIN")) for _ in range(3)] == ["535 5.7.8 no", "235 2.7.0 yes", "235 2.7.0 yes"]
+    assert heard(one.login(b"LOGIN")) == "535 5.7.8 no"
+    assert heard(two.login(b"PLAIN")) == "235 2.7.0 Authentication successful"
+    vrfy = Vrfy(b"joe")
+    assert [heard(each.asked(vrfy)) for each in (one, two)] == [
+        "252 perhaps",
+        "252 2.5.0 Cannot verify the user, but will take mail for it",
+    ]
+
+
+def test_what_is_offered_before_tls_and_behind_it() -> None:
+    greeting = (
+        "C< 220 mx.test",
+        "C> EHLO app-1",
+        "C< 250-mx.test",
+        "C< 250 STARTTLS",
+        "C> STARTTLS",
+        "C< 220 go",
+        "C> EHLO app-1",
+        "C< 250-mx.test",
+        "C< 250 AUTH PLAIN",
+    )
+    one = connect(cassette(session("one", sent(A, "b@x.test"), greeting=greeting)))
+    offered = [one.hello(under_tls=under_tls).reply for under_tls in (False, False, True, True)]
+    assert [reply and reply.lines[1] for reply in offered] == [b"STARTTLS", b"STARTTLS", b"AUTH PLAIN", b"AUTH PLAIN"]
+
+
+def test_who_was_turned_away_is_so_again_in_turn() -> None:
+    tape = cassette("@ session one\nC< 554 5.7.1 not you\nC> QUIT\nC< 221 bye", session("two", sent(A, "b@x.test")))
+    assert heard(connect(tape).greeting) == "554 5.7.1 not you"
+    two = connect(tape)
+    assert heard(two.greeting) == "220 mx.test"
+    assert heard(connect(tape).greeting) == "220 mx.test"  # while something is left, all others come in
+    send(two, A, "b@x.test")
+    assert tape.used_up
+
+
+# What is not recorded.
+
+
+def test_what_is_refused_says_what_is_nearest() -> None:
+    tape = cassette(session("one", sent(A, "jane@x.test")))
+    told: list[Unexpected] = []
+    tape = cassette(session("one", sent(A, "jane@x.test")), tell=told.append)
+    one = connect(tape)
+    nearest = "554 5.5.0 Not in the recording; nearest to it: MAIL FROM:<a@x.test> RCPT TO:<jane@x.test>"
+    assert say(one, "MAIL FROM:<b@x.test>", "RCPT TO:<jane@x.test>") == [nearest, "503 5.5.1 Bad sequence of commands"]
+    assert say(one, "MAIL FROM:<a@x.test>", "RCPT TO:<joe@x.test>") == ["250 2.1.0 ok", nearest]
+    assert say(one, "DATA")[0] == nearest  # without its recipient
+    assert send(one, A, "jane@x.test") == TAKEN
+    assert [[*what.lines()] for what in told] == [
+        [f"unexpected: {said}", "  recorded: MAIL FROM:<a@x.test> RCPT TO:<jane@x.test>"]
+        for said in ("MAIL FROM:<b@x.test>", "MAIL FROM:<a@x.test> RCPT TO:<joe@x.test>", "MAIL FROM:<a@x.test> DATA")
+    ]
+    assert told == tape.unexpected
+    assert (tape.count_unexpected, tape.failed(strict=False)) == (3, True)
+
+
+def test_one_recipient_less_is_unexpected() -> None:
+    tape = cassette(session("one", sent(A, "jane@x.test", "joe@x.test")))
+    assert send(connect(tape), A, "jane@x.test") != TAKEN
+    assert [one.said for one in tape.unexpected] == ["MAIL FROM:<a@x.test> RCPT TO:<jane@x.test> DATA"]
+
+
+def test_a_message_where_only_an_envelope_was() -> None:
+    tape = cassette(session("one", tried(A, "jane@x.test")))
+    assert send(connect(tape), A, "jane@x.test") != TAKEN
+    assert tape.count_unexpected == 1
+
+
+def test_nobody_is_let_in_behind_the_end() -> None:
+    tape = cassette(session("one", sent(A, "jane@x.test")))
+    one = connect(tape)
+    send(one, A, "jane@x.test")
+    assert say(one, "MAIL FROM:<a@x.test>")[0] is not None
+    assert converse(tape) is None
+    assert [what.said for what in tape.unexpected] == ["MAIL FROM:<a@x.test>", "a connection"]
+
+
+def test_repeats() -> None:
+    tape = cassette(
+        session("one", sent(A, "jane@x.test", text="451 4.3.0 later")),
+        session("two", sent(A, "jane@x.test")),
+        repeats=True,
+    )
+    replies = [send(connect(tape), A, "jane@x.test") for _ in range(4)]
+    assert replies == ["451 4.3.0 later", TAKEN, TAKEN, TAKEN]
+    assert (tape.failed(strict=True), tape.played_sessions, tape.played_transactions) == (False, 4, 4)
+    assert send(connect(tape), A, "joe@x.test") != TAKEN
+
+
+def test_all_is_taken_where_that_is_asked_for() -> None:
+    tape = cassette(session("one", sent(A, "jane@x.test", text="250 recorded")), otherwise="take")
+    one = connect(tape)
+    welcome = "250 2.0.0 OK, although it is not in the recording"
+    assert send(one, "b@x.test", "joe@x.test", "jim@x.test") == welcome
+    assert send(one, A, "joe@x.test") == welcome
+    assert send(one, A, "jane@x.test") == "250 recorded"
+    assert send(connect(tape), A, "jane@x.test") == welcome
+    assert (tape.count_unexpected, tape.failed(strict=True)) == (3, False)
+
+
+def test_what_is_passed_on_is_not_told_and_leaves_all_as_it_was() -> None:
+    tape = cassette(session("one", sent(A, "jane@x.test")), otherwise="pass")
+    one = connect(tape)
+    assert say(one, "MAIL FROM:<a@x.test>", "RCPT TO:<joe@x.test>") == ["250 2.1.0 ok", None]
+    one.leave()
+    assert say(one, "MAIL FROM:<b@x.test>") == [None]
+    two = connect(tape)
+    assert send(two, A, "jane@x.test") == TAKEN
+    assert converse(tape) is None
+    assert (tape.count_unexpected, tape.used_up) == (0, True)
+    assert [one.said for one in two.played] == ["MAIL FROM:<a@x.test> RCPT TO:<jane@x.test>"]
