@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import smtplib
 import subprocess
 import sys
+import time
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 from dialog_runner import play
-from stored import kept_in, message, record
+from real_aiosmtpd import aiosmtpd
+from stored import kept_in, message, record, session, wire
 
 from relayproxy.cli.config import load
 from relayproxy.cli.config_rules import read
 from relayproxy.record.dialog import parse, print_dialog
-from relayproxy.record.report import AddressRecord, EnvelopeRecord, EnvelopesRecord
+from relayproxy.record.report import AddressRecord, EnvelopeRecord, EnvelopesRecord, timestamp
 from relayproxy.record.report_lines import schema
 from relayproxy.record.store.interface import TransactionWrite
 
@@ -81,6 +85,55 @@ def test_the_step_for_ci_lets_a_change_pass_that_keeps_mail_in_and_fails_one_tha
 def test_the_examples_of_tests_are_run() -> None:
     example = (HERE / "testing" / "example" / "test_plain_code.py").read_text(encoding="utf-8")
     assert [text for text in blocks(README, "python") if text not in example] == []
+
+
+class Taking:
+    """What aiosmtpd asks."""
+
+    async def handle_DATA(self, _server: object, _session: object, _envelope: object) -> str:  # noqa: N802
+        return "250 2.0.0 taken"
+
+
+def mock_commands() -> list[list[str]]:
+    (section,) = re.findall(r"^## Be the recorded server\n(.*?)^## ", README, re.MULTILINE | re.DOTALL)
+    return [
+        shlex.split(line, comments=True) for line in re.findall(r"^    relayproxy (mock .*)$", section, re.MULTILINE)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("number", "to", "status"),
+    [(0, "joe@customer.example", 1), (1, "jane@customer.example", 0), (2, "jane@customer.example", 0)],
+)
+def test_the_recorded_server_is_what_it_says(number: int, to: str, status: int, tmp_path: Path) -> None:
+    (section,) = re.findall(r"^## Be the recorded server\n(.*?)^## ", README, re.MULTILINE | re.DOTALL)
+    (tmp_path / "relayproxy.toml").write_text('state = "state"\n', encoding="ascii")
+    recorded_at = time.time_ns() - 10**9
+    told = record("01S1", "01T1", time=timestamp(recorded_at))
+    write = session(wire("01T1"), "01S1", began=recorded_at, ended=recorded_at)
+    kept_in(tmp_path / "relayproxy.db", write, TransactionWrite(told, message(), final=True))
+    argv = [sys.executable, "-m", "relayproxy"]
+    export = [*argv, "export", "01T1", "--format", "dialog", "--output", "session.dialog"]
+    subprocess.run(export, check=True, timeout=30, cwd=tmp_path)
+    with aiosmtpd(Taking()) if number == 2 else nullcontext("") as url:
+        command = [url if word.startswith("smtp:") else word for word in mock_commands()[number]]
+        if "--listen" in command:
+            command[command.index("--listen") + 1] = "127.0.0.1:0"
+        else:
+            command += ["--listen", "127.0.0.1:0"]
+        with subprocess.Popen(
+            [*argv, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        ) as mock:
+            assert mock.stdout is not None
+            port = int(json.loads(mock.stdout.readline())["address"].rpartition(":")[2])
+            with smtplib.SMTP("127.0.0.1", port, timeout=20) as smtp, suppress(smtplib.SMTPRecipientsRefused):
+                smtp.sendmail("a@example.com", to, "Subject: hi\r\n\r\nhello\r\n")
+            if "--until-used" not in command:
+                mock.terminate()
+            _, said = mock.communicate(timeout=30)
+    assert mock.returncode == status
+    assert (blocks(section, "text")[0] in said) == (status == 1)
+    assert (tmp_path / "signup.dialog").exists() == (number == 2)
 
 
 def test_the_record_fits_its_schema() -> None:
