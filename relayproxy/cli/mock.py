@@ -107,6 +107,8 @@ async def mock(
     manner = Manner(latency=latency, credentials=_credentials(user, password_file))
     whole, behind = _configured(mode, upstream, log, log_format, store, config)
     tape = _recordings(select, mode, store, config)
+    if until_used and tape.records:
+        raise Failed(f"expected --until-used with a recording that is played alone, and {select} is recorded")
     front = Front(listen or ["127.0.0.1:2525"], tls, clients)
     _check_front(front)
     loaded = mocking(whole, tape.sessions, front, behind if tape.records else None)
@@ -148,11 +150,12 @@ def _credentials(user: str | None, password_file: Path | None) -> Credentials | 
 
 def _configured(
     mode: str, upstream: str | None, log: str | None, log_format: str | None, store: str | None, config: Path | None
-) -> tuple[Config, Upstream | None]:
-    """The configuration, and the real server."""
+) -> tuple[Config, tuple[str, Upstream] | None]:
+    """The configuration, and the real server with its name."""
     from relayproxy.cli.config import Flags, load
     from relayproxy.cli.server import server
     from relayproxy.relay.settings import Upstream
+    from relayproxy.replay.between import TARGET
 
     loaded = load(config, Flags(store=store, log=log, log_format=log_format))
     if mode == "none":
@@ -163,7 +166,9 @@ def _configured(
             raise Failed(f"expected --upstream with --mode {mode}: the server that is recorded")
         upstream = known[0]
     found = server("--upstream", upstream, loaded)
-    return loaded, loaded.upstream[found] if isinstance(found, str) else Upstream.model_validate({"url": str(found)})
+    if isinstance(found, str):
+        return loaded, (found, loaded.upstream[found])
+    return loaded, (TARGET, Upstream.model_validate({"url": str(found)}))
 
 
 def _check_front(front: Front) -> None:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from relayproxy.replay.recorded import RecordedSession, RecordedTransaction
-    from relayproxy.smtp.commands import Mail
 
 #: Of what is unexpected, so much is remembered; and of what is recorded so much is looked at to find what is nearest to it.
 MOST_REMEMBERED: Final = 1000
@@ -54,7 +53,6 @@ class Unexpected:
 class Transaction:
     """The one that is open in a connection. `candidates`: those that fit so far; `current`: of these the one that answers; None: it is none of the recording's."""
 
-    mail: Mail
     sender: str
     candidates: list[RecordedTransaction]
     current: RecordedTransaction | None = None
@@ -104,18 +102,20 @@ class Cassette:
         self._opened: set[RecordedSession] = set()
         self._used: set[RecordedTransaction] = set()
         self._holders: dict[RecordedTransaction, Transaction] = {}
-        self._by_sender: dict[str, list[RecordedTransaction]] = {}
-        self._by_pattern: list[RecordedTransaction] = []
+        self._by_sender: dict[str, dict[RecordedTransaction, None]] = {}  # in order, and soon without what is used
+        self._by_pattern: dict[RecordedTransaction, None] = {}
         self._order: dict[RecordedTransaction, int] = {}
         for session in self.sessions:
             for one in session.transactions:
                 self._order[one] = len(self._order)
-                if one.sender.pattern is None:
-                    self._by_sender.setdefault(one.sender.address, []).append(one)
-                else:
-                    self._by_pattern.append(one)
-        self._left = sum(not one.unasked for one in self._order)
+                self._alike(one)[one] = None
+        self._unasked = frozenset(one for one in self._order if one.unasked)
+        self._left = len(self._order) - len(self._unasked)
         self._next = 0  # of the sessions, the first that may still be unused
+
+    def _alike(self, one: RecordedTransaction) -> dict[RecordedTransaction, None]:
+        """Those that are found as this one is."""
+        return self._by_sender.setdefault(one.sender.address, {}) if one.sender.pattern is None else self._by_pattern
 
     # What became of it.
 
@@ -128,10 +128,10 @@ class Cassette:
     def unused(self) -> Iterator[str]:
         """What was recorded and not played, in words, a line each."""
         for session in self.sessions:
-            if session not in self._opened and all(one.unasked for one in session.transactions):
+            if session not in self._opened and self._unasked.issuperset(session.transactions):
                 yield f"{session.id}: a session without a transaction"
             for one in session.transactions:
-                if one not in self._used and not one.unasked:
+                if one not in self._used and one not in self._unasked:
                     yield f"{session.id}: {shown(one.said)}"
 
     def failed(self, *, strict: bool) -> bool:
@@ -159,19 +159,24 @@ class Cassette:
 
     def _is_open(self, session: RecordedSession) -> bool:
         """Whether a connection may still have it for its own."""
-        asked = [one for one in session.transactions if not one.unasked]
+        asked = [one for one in session.transactions if one not in self._unasked]
         return session not in self._opened and (not asked or any(one not in self._used for one in asked))
 
     # Transactions.
 
-    def candidates(self, mail: Mail, sender: str) -> list[RecordedTransaction]:
+    def candidates(self, sender: str, parameters: frozenset[tuple[bytes, bytes]]) -> list[RecordedTransaction]:
         """Those that began with such a MAIL, in the order in which they may answer."""
-        found = self._by_sender.get(sender, [])
+        found: Iterable[RecordedTransaction] = self._by_sender.get(sender, {})
         if self._by_pattern:
-            found = sorted([*found, *self._by_pattern], key=self._order.__getitem__)
-        fitting = [one for one in found if one.accepts(mail, sender)]
-        unused = sorted([one for one in fitting if one not in self._used], key=lambda one: one.unasked)
-        return unused if not self.repeats else [*unused, *reversed([one for one in fitting if one in self._used])]
+            patterns = [one for one in self._by_pattern if one.sender.is_for(sender)]
+            found = sorted([*found, *patterns], key=self._order.__getitem__)
+        fitting = [one for one in found if one.parameters == parameters]
+        unused = [one for one in fitting if one not in self._used]
+        # What no server was asked for is asked for only where the recorded relay judged otherwise than this one.
+        asked = [one for one in unused if one not in self._unasked]
+        if len(asked) < len(unused):
+            asked += [one for one in unused if one in self._unasked]
+        return asked if not self.repeats else [*asked, *reversed([one for one in fitting if one in self._used])]
 
     def choose(self, transaction: Transaction, candidates: list[RecordedTransaction]) -> RecordedTransaction | None:
         """Of these the one that answers from here on, for no other connection meanwhile; None, and all is as it was, where there is none."""
@@ -187,11 +192,10 @@ class Cassette:
 
     def _assign(self, transaction: Transaction, tried: set[RecordedTransaction]) -> bool:
         """The first that is free; else one whose holder can do with another (Kuhn's way to match): which of two that began alike is whose shows later."""
-        may = [one for one in transaction.candidates if self.repeats or one not in self._used]
         for held in (False, True):
-            for one in may:
+            for one in transaction.candidates:
                 holder = self._holders.get(one)
-                if one in tried or held is (holder is None):
+                if one in tried or held is (holder is None) or (one in self._used and not self.repeats):
                     continue
                 tried.add(one)
                 if holder is None or self._assign(holder, tried):
@@ -210,8 +214,10 @@ class Cassette:
     def use(self, recorded: RecordedTransaction) -> None:
         """It was played to its end."""
         self._holders.pop(recorded, None)
-        self._left -= recorded not in self._used and not recorded.unasked
+        self._left -= recorded not in self._used and recorded not in self._unasked
         self._used.add(recorded)
+        if not self.repeats:
+            self._alike(recorded).pop(recorded, None)
         self.played_transactions += 1
 
     def tell(self, unexpected: Unexpected) -> None:

@@ -14,7 +14,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from relayproxy.replay.cassette import Transaction, Unexpected, shown
-from relayproxy.replay.recorded import Answer, compared, key_of
+from relayproxy.replay.recorded import Answer, compared, key_of, parameters
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.replies import Reply
 
@@ -90,7 +90,7 @@ class Conversation:
     def mail(self, command: Mail) -> Answer | None:
         self.reset()
         sender = compared(command.path)
-        self._open = transaction = Transaction(command, sender, self._cassette.candidates(command, sender))
+        self._open = transaction = Transaction(sender, self._cassette.candidates(sender, parameters(command)))
         if (chosen := self._choose(transaction.candidates)) is not None:
             return chosen.sender.answers[0] if chosen.sender.answers else _OK["MAIL"]
         answer = self._unexpected("MAIL", "")

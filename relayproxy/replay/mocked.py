@@ -57,13 +57,17 @@ class Front(NamedTuple):
 
 
 def mocking(
-    config: Config, sessions: Sequence[RecordedSession], front: Front | None = None, behind: Upstream | None = None
+    config: Config,
+    sessions: Sequence[RecordedSession],
+    front: Front | None = None,
+    behind: tuple[str, Upstream] | None = None,
 ) -> Config:
     """The configuration of a relay in the place of the server that these were recorded of. Raises ValidationError for a `front` that there cannot be.
 
-    `behind`: the server for what was not recorded.
+    `behind`: the server for what was not recorded, and its name.
     """
     front = front or Front()
+    name, upstream = behind or (RECORDING, Upstream.model_validate({"url": _NOWHERE}))
     listeners = [
         Listener.model_validate(
             {
@@ -71,7 +75,7 @@ def mocking(
                 "address": address,
                 "tls": front.tls or ("starttls" if _had_starttls(sessions) else "off"),
                 "clients": front.clients,
-                "upstream": RECORDING,
+                "upstream": name,
                 "auth": "pass",  # what is answered is the recording's, or the server's behind
                 "auth_in_clear": True,  # as it was then
                 # What a recorded server said to odd line ends is in the recording; to a real one nothing odd goes.
@@ -80,15 +84,12 @@ def mocking(
         )
         for number, address in enumerate(front.addresses, 1)
     ]
-    upstream = behind or Upstream.model_validate({"url": _NOWHERE})
     return config.model_copy(
         update={
             "hostname": _hostname(sessions) or config.hostname,
             "trace": config.trace and behind is not None,
             "listener": tuple(listeners),
-            "upstream": {
-                RECORDING: upstream.model_copy(update={"ehlo": "client"})
-            },  # so that EHLO is answered as it was
+            "upstream": {name: upstream.model_copy(update={"ehlo": "client"})},  # so that EHLO is answered as it was
         }
     )
 
@@ -125,7 +126,9 @@ class Mocked:
         self.cassette = cassette
         self.conversations: dict[str, Conversation | None] = {}
         self._config = config
-        self.manner = (manner or Manner())._replace(logs_in=config.upstream[RECORDING].credentials is not None)
+        self.manner = (manner or Manner())._replace(
+            logs_in=any(upstream.credentials is not None for upstream in config.upstream.values())
+        )
         self._used_up = trio.Event()
         adopt = TrioStream.of_socket
         self._relay = Relay(
@@ -155,6 +158,7 @@ class Mocked:
 
     async def used_up(self) -> None:
         """Wait until all that is recorded was played and its sessions have ended, but not for long for clients that stay."""
+        self.look()
         await self._used_up.wait()
         await self._relay.all_gone(self._config.drain)
 

@@ -98,10 +98,10 @@ class Recipient:
 
 @dataclass(slots=True, eq=False)
 class RecordedTransaction:
-    """`data`: to each DATA; `verdict` None: it never came to the end of the message. `reset`: to the RSET that ended it."""
+    """`parameters`: MAIL's, but for those that say nothing of whose mail it is; `data`: to each DATA; `verdict` None: it never came to the end of the message; `reset`: to the RSET that ended it."""
 
     session: str
-    mail: Mail
+    parameters: frozenset[tuple[bytes, bytes]]
     sender: Recipient
     recipients: list[Recipient] = field(default_factory=list)
     data: list[Answer] = field(default_factory=list)
@@ -131,10 +131,6 @@ class RecordedTransaction:
     def recipient(self, address: str) -> Recipient | None:
         """The one that this canonical address is."""
         return next((one for one in self.recipients if one.is_for(address)), None)
-
-    def accepts(self, mail: Mail, sender: str) -> bool:
-        """Whether it began with such a MAIL."""
-        return self.sender.is_for(sender) and parameters(self.mail) == parameters(mail)
 
     @property
     def said(self) -> str:
@@ -251,7 +247,7 @@ class _Reading:
         if not self._greeted or not self._session.lets_in or (is_open and _is_code(answer, 503)):
             return False
         sender = _recipient(mail.path, [] if answer is None else [answer])
-        self._open = RecordedTransaction(self._session.id, mail, sender)
+        self._open = RecordedTransaction(self._session.id, parameters(mail), sender)
         self._session.transactions.append(self._open)
         return True
 

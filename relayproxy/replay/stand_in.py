@@ -222,7 +222,7 @@ class StandIn:
         keywords = {**offered.keywords, b"AUTH": self._mechanisms(offered.mechanisms)}
         if not keywords[b"AUTH"]:
             del keywords[b"AUTH"]
-        return Answer(Capabilities(keywords).to_reply(b"localhost"), answer.latency, answer.ends)
+        return Answer(Capabilities(keywords).to_reply(b"localhost"), answer.latency, then=answer.then)
 
     def _mechanisms(self, offered: bytes) -> bytes:
         """Of AUTH: of those that were offered those that can be answered."""

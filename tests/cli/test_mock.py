@@ -106,12 +106,11 @@ def mocked(arguments: list[str], clients: Callable[[int], object], *, ends: bool
         if not ends or told.error is not None:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     told.status = main(["mock", *arguments, "--listen", "127.0.0.1:0", "--log", "log"])
-    if thread.is_alive() and told.status == 2:  # it never listened
-        os.write(os.open("log", os.O_WRONLY), b"\n")
     thread.join(PATIENCE)
+    assert not thread.is_alive(), "it never listened"
     os.set_blocking(log.fileno(), False)
     written = b""
     while (more := log.read(1 << 16)) is not None:
@@ -152,7 +151,7 @@ def test_what_was_recorded_comes_again(capsys: pytest.CaptureFixture[str]) -> No
             heard.append(smtp.ehlo("app-1")[1].decode())
         heard.extend(send(port) for _ in range(2))
 
-    told = mocked(["twice.dialog", "--until-used"], client, ends=False)
+    told = mocked(["twice.dialog", "--until-used"], client, ends=True)
     assert heard == ["mx.test\nPIPELINING\nSIZE 100000\nCHUNKING", LATER, QUEUED]
     assert told.status == 0
     assert [(one["outcome"], one["upstream"]["name"]) for one in told.transactions] == [
@@ -338,6 +337,7 @@ def test_a_mode_that_records_asks_for_what_is_not_there_and_keeps_what_was(capsy
         b"RCPT TO:<joe@x.test>\r\n",
         b"RCPT TO:<jane@x.test>\r\n",
     ]
+    assert [one["upstream"]["name"] for one in told.transactions] == ["target", "recording", "recording", "target"]
     assert told_of("twice.dialog") == [
         ("RCPT TO:<jane@x.test>", LATER),
         ("RCPT TO:<jane@x.test>", "250 2.1.5 ok"),
@@ -453,6 +453,10 @@ def test_a_server_that_is_not_there() -> None:
         ),
         (["twice.dialog", "--mode", "all", "--upstream", "capture:"], "--upstream: expected a server, got capture:"),
         (["no/new.dialog", "--mode", "once", "--upstream", "smtp://x"], "no/new.dialog: there is no folder"),
+        (
+            ["new.dialog", "--mode", "once", "--upstream", "smtp://x", "--until-used"],
+            "expected --until-used with a recording that is played alone, and new.dialog is recorded",
+        ),
         (["twice.dialog", "--user", "app"], "expected --user and --password-file, got one of them"),
         (
             ["twice.dialog", "--user", "app", "--password-file", "none"],
