@@ -87,6 +87,8 @@ class Server:
         written = {**SETTINGS, "unix_socket_directories": str(folder), **settings}
         with (data / "postgresql.conf").open("a") as conf:
             conf.writelines(f"{name} = '{value}'\n" for name, value in written.items())
+        access = data / "pg_hba.conf"
+        access.write_text("local all locked scram-sha-256\n" + access.read_text())  # a role that needs a password
 
     def _run(self, program: str, *arguments: str | Path) -> None:
         done = subprocess.run(
@@ -105,8 +107,8 @@ class Server:
     def pid(self) -> int:
         return int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
 
-    def url(self, database: str) -> PostgresqlUrl:
-        return PostgresqlUrl(f"postgresql://{ROLE}@/{database}?host={self.folder}")
+    def url(self, database: str, role: str = ROLE) -> PostgresqlUrl:
+        return PostgresqlUrl(f"postgresql://{role}@/{database}?host={self.folder}")
 
     def ask(self, statement: str, database: str = "postgres") -> list[tuple[object, ...]]:
         """Whatever a test wants of it."""
@@ -132,8 +134,7 @@ class Server:
 
     def backends(self, url: PostgresqlUrl) -> list[int]:
         """The processes that serve it."""
-        name = url.url.partition("@/")[2].partition("?")[0]
-        rows = self.ask(f"SELECT pid FROM pg_stat_activity WHERE datname = '{name}'")  # noqa: S608
+        rows = self.ask(f"SELECT pid FROM pg_stat_activity WHERE datname = '{name_of(url)}'")  # noqa: S608
         return [int(str(pid)) for (pid,) in rows]
 
     @contextmanager
@@ -147,6 +148,11 @@ class Server:
         finally:
             for pid in pids:
                 os.kill(pid, signal.SIGCONT)
+
+
+def name_of(url: PostgresqlUrl) -> str:
+    """The database's."""
+    return url.url.partition("@/")[2].partition("?")[0]
 
 
 @contextmanager

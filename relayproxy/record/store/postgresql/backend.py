@@ -22,7 +22,7 @@ from relayproxy.record.store.contents import RAW, ZSTD, Packer
 from relayproxy.record.store.interface import RecordError, StoreError
 from relayproxy.record.store.postgresql import chunks, releases
 from relayproxy.record.store.postgresql.batch import Batch, bodies_of, merged
-from relayproxy.record.store.postgresql.connection import is_lost, open_to_write, record_error
+from relayproxy.record.store.postgresql.connection import end_peer, is_lost, open_to_write, record_error
 from relayproxy.record.store.postgresql.schema import BODY_GONE, CALL, NO_DAY
 from relayproxy.record.store.postgresql.upkeep import Upkeep, make_days
 
@@ -53,6 +53,7 @@ class PostgresqlBackend:
         self._days: set[int] = set()
         self._open = partial(open_to_write, url, sync=sync, patience=patience)
         self._connection: Connection | None = self._open()
+        self._lost: Connection | None = None  # and not known to have ended at the other end
         self._bodies = bodies
         self._upkeep = Upkeep(bodies, keep)
 
@@ -187,6 +188,9 @@ class PostgresqlBackend:
             except StoreError as error:
                 raise RecordError(str(error)) from error
             self._days = set()
+            if self._lost is not None:
+                lost, self._lost = self._lost, None
+                end_peer(self._connection, lost)
         return self._connection
 
     def _is_lost(self, error: psycopg.Error) -> bool:
@@ -195,6 +199,7 @@ class PostgresqlBackend:
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
+            self._lost = connection
             connection.close()
 
 

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from relayproxy.record.store.interface import RecordError, StoreError
+from relayproxy.record.store.interface import PATIENCE, RecordError, StoreError
 from relayproxy.record.store.postgresql.schema import ARRIVE, LOCK_TABLES, SCHEMA, STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from datetime import datetime
 
     from psycopg.abc import PQGen
     from psycopg.rows import TupleRow
@@ -32,10 +33,11 @@ if TYPE_CHECKING:
 
 #: The oldest server whose SQL is spoken here.
 OLDEST: Final = 14
-#: Seconds for connecting, and for the answer to one statement; the server gives it up a little earlier.
+#: Seconds for connecting.
 CONNECT: Final = 5
-ANSWER: Final = 10.0
-_GIVEN_UP: Final = 8_000
+#: How long an answer to one statement is waited for, as against what others who write may take; the server gives it up a little earlier.
+_ANSWER: Final = 2.0
+_GIVEN_UP: Final = 1.6
 #: What a URL may say otherwise. A peer that does not answer for so long is gone.
 _DEFAULTS: Final = {
     "application_name": "relayproxy",
@@ -48,7 +50,6 @@ _DEFAULTS: Final = {
 _SETTINGS: Final = {
     "search_path": SCHEMA,
     "client_encoding": "UTF8",
-    "statement_timeout": str(_GIVEN_UP),
     "idle_in_transaction_session_timeout": "10s",
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
@@ -67,15 +68,20 @@ _SAID: Final = {
     "3F000": ": its tables are not there any more",
     "42P01": ": its tables are not there any more",
     "55P03": " is locked by another process",
-    "57014": f": no answer within {_GIVEN_UP // 1000} s",
+    "57014": " does not answer: a statement takes too long",
 }
 
 
 class Connection(psycopg.Connection["Row"]):
     """One that does not wait for an answer for ever; statements have $1, $2, ... for their parameters."""
 
+    #: Seconds; None: as long as the peer is there. Who reads may have asked for much.
+    answer: float | None = _ANSWER * PATIENCE
+    #: Which process at the server's end, and since when.
+    peer: tuple[int, datetime] | None = None
+
     def wait(self, gen: PQGen[Any], interval: float = 0.1, timeout: float | None = None) -> Any:
-        return super().wait(gen, interval, ANSWER if timeout is None else timeout)
+        return super().wait(gen, interval, self.answer if timeout is None else timeout)
 
     def ask(self, statement: str, parameters: Sequence[object] = (), *, often: bool = False) -> psycopg.RawCursor[Row]:
         """A statement of ours, several where there are no parameters. `often`: worth to be prepared."""
@@ -130,15 +136,19 @@ def connect(url: PostgresqlUrl, *, writing: bool, patience: float) -> Connection
 
 
 def _begin(connection: Connection, url: PostgresqlUrl, *, writing: bool, patience: float) -> None:
+    connection.answer = _ANSWER * patience if writing else None
     settings = _SETTINGS | {
         "lock_timeout": f"{patience * 1000:.0f}",
+        "statement_timeout": f"{_GIVEN_UP * patience * 1000:.0f}" if writing else "0",
         "default_transaction_read_only": "off" if writing else "on",
     }
     asked = ", ".join([f"set_config('{name}', '{value}', false)" for name, value in settings.items()])
     row = connection.ask(
-        f"SELECT current_setting('server_version_num')::integer, current_setting('server_version'), current_setting('server_encoding'), {asked}"
+        "SELECT current_setting('server_version_num')::integer, current_setting('server_version'), current_setting('server_encoding'), pid, backend_start,"
+        f" {asked} FROM pg_stat_activity WHERE pid = pg_backend_pid()"
     ).fetchone()
-    number, version, encoding = (0, "", "") if row is None else row[:3]
+    number, version, encoding, pid, since = (0, "", "", 0, None) if row is None else row[:5]
+    connection.peer = None if since is None else (pid, since)
     if number < OLDEST * 10_000:
         raise StoreError(f"{url}: expected PostgreSQL {OLDEST} or newer, got {version}")
     if encoding != "UTF8":
@@ -147,7 +157,7 @@ def _begin(connection: Connection, url: PostgresqlUrl, *, writing: bool, patienc
         )
 
 
-def version(connection: Connection, url: PostgresqlUrl) -> int | None:
+def version(connection: Connection, url: PostgresqlUrl, known: int = len(STEPS)) -> int | None:
     """How many steps its tables have taken; None where there are none. Raises StoreError, psycopg.Error."""
     row = connection.ask(
         f"SELECT to_regclass('{SCHEMA}.counters') IS NOT NULL, EXISTS(SELECT FROM pg_class WHERE relnamespace = to_regnamespace('{SCHEMA}'))"
@@ -159,9 +169,9 @@ def version(connection: Connection, url: PostgresqlUrl) -> int | None:
         return None
     made = connection.ask("SELECT version FROM counters").fetchone()
     number: int = made[0] if made else 0
-    if number > len(STEPS):
+    if number > known:
         raise StoreError(
-            f"{url} was written by a newer relayproxy (its tables are version {number}, this one knows {len(STEPS)}): use that one"
+            f"{url} was written by a newer relayproxy (its tables are version {number}, this one knows {known}): use that one"
         )
     return number
 
@@ -187,14 +197,14 @@ def migrate(connection: Connection, url: PostgresqlUrl, steps: Sequence[str] = S
     """Take the steps that were not taken yet, all or none; several processes may try at once. Raises StoreError, psycopg.Error."""
     with connection.transaction():
         connection.ask("SELECT pg_advisory_xact_lock($1)", (LOCK_TABLES,))
-        made = version(connection, url)  # asked again: another may just have taken them
+        made = version(connection, url, len(steps))  # asked again: another may just have taken them
         if made is None:
             row = connection.ask(f"SELECT to_regnamespace('{SCHEMA}') IS NOT NULL").fetchone()
             if row == (False,):
                 connection.ask(f"CREATE SCHEMA {SCHEMA}")
         for step in steps[made or 0 :]:
             connection.ask(step)
-        connection.ask("UPDATE counters SET version = $1", (max(made or 0, len(steps)),))
+        connection.ask("UPDATE counters SET version = $1", (len(steps),))
 
 
 def open_to_read(url: PostgresqlUrl, *, patience: float) -> Connection:
@@ -218,6 +228,15 @@ def open_to_read(url: PostgresqlUrl, *, patience: float) -> Connection:
     return connection
 
 
+def end_peer(connection: Connection, lost: Connection) -> None:
+    """End what is left at the server's end of a connection that was given up: it may hold locks, or have more to do of ours. Raises psycopg.Error."""
+    if lost.peer is not None:
+        connection.ask(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start = $2 AND usename = current_user",
+            lost.peer,
+        )
+
+
 def is_lost(error: psycopg.Error, connection: Connection) -> bool:
     """Whether the connection is of no use any more: it is gone, nobody answers, or its server cannot be written to (any more)."""
     state = error.sqlstate or ""
@@ -232,7 +251,7 @@ def is_lost(error: psycopg.Error, connection: Connection) -> bool:
 def said(error: psycopg.Error, url: PostgresqlUrl) -> str:
     """In words for the user."""
     if isinstance(error, psycopg.errors._WaitTimeout):  # noqa: SLF001 - it has no other name
-        return f"{url}: no answer within {ANSWER:g} s"
+        return f"{url} does not answer"
     if error.sqlstate == "42501":
         return f"{url}: {_words(error)}: {_RIGHTS}"
     return f"{url}{_SAID.get(error.sqlstate or '', f': {_words(error)}')}"

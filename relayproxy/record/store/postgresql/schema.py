@@ -138,31 +138,31 @@ CREATE TABLE releases(
 );
 
 CREATE FUNCTION count_came() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-  UPDATE days SET octets = octets + sums.kept FROM (SELECT day, sum(kept) AS kept FROM came GROUP BY day) AS sums WHERE days.day = sums.day;
+  UPDATE {SCHEMA}.days SET octets = octets + sums.kept FROM (SELECT day, sum(kept) AS kept FROM came GROUP BY day) AS sums WHERE days.day = sums.day;
   RETURN NULL;
 END $$;
 CREATE FUNCTION count_went() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-  UPDATE days SET octets = octets - sums.kept FROM (SELECT day, sum(kept) AS kept FROM went GROUP BY day) AS sums WHERE days.day = sums.day;
+  UPDATE {SCHEMA}.days SET octets = octets - sums.kept FROM (SELECT day, sum(kept) AS kept FROM went GROUP BY day) AS sums WHERE days.day = sums.day;
   RETURN NULL;
 END $$;
 CREATE FUNCTION count_changed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-  UPDATE days SET octets = octets + sums.kept
+  UPDATE {SCHEMA}.days SET octets = octets + sums.kept
     FROM (SELECT day, sum(kept) AS kept FROM (SELECT day, kept FROM came UNION ALL SELECT day, -kept FROM went) AS both_ways GROUP BY day) AS sums
     WHERE days.day = sums.day AND sums.kept <> 0;
   RETURN NULL;
 END $$;
 {"".join(_counts(table) for table in PARTED if table != "chunks")}
 CREATE FUNCTION note_loose() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-  INSERT INTO loose SELECT OLD.day, digest FROM (VALUES (OLD.body), (OLD.body_sent)) AS named(digest) WHERE digest IS NOT NULL ON CONFLICT DO NOTHING;
+  INSERT INTO {SCHEMA}.loose SELECT OLD.day, digest FROM (VALUES (OLD.body), (OLD.body_sent)) AS named(digest) WHERE digest IS NOT NULL ON CONFLICT DO NOTHING;
   RETURN NULL;
 END $$;
 CREATE FUNCTION drop_wire() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-  DELETE FROM wire WHERE session = OLD.id AND day = OLD.day;
+  DELETE FROM {SCHEMA}.wire WHERE session = OLD.id AND day = OLD.day;
   RETURN NULL;
 END $$;
 CREATE TRIGGER session_went AFTER DELETE ON sessions FOR EACH ROW EXECUTE FUNCTION drop_wire();
 CREATE FUNCTION drop_releases() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-  DELETE FROM releases WHERE id = OLD.id;
+  DELETE FROM {SCHEMA}.releases WHERE id = OLD.id;
   RETURN NULL;
 END $$;
 CREATE TRIGGER held_went AFTER DELETE ON transactions FOR EACH ROW WHEN (OLD.outcome = 'held') EXECUTE FUNCTION drop_releases();
@@ -264,7 +264,8 @@ BEGIN
           WITH ORDINALITY AS given({", ".join((*LIGHT, *_PLACED, *_FACTS))}, nth)
       ON CONFLICT (id, time) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in LIGHT if name not in _FIXED)},
         revision = excluded.revision, words = NULL, document = excluded.document,
-        {", ".join(f"{name} = CASE WHEN excluded.header IS NULL THEN transactions.{name} ELSE excluded.{name} END" for name in _MESSAGE)};
+        {", ".join(f"{name} = CASE WHEN excluded.header IS NULL THEN transactions.{name} ELSE excluded.{name} END" for name in _MESSAGE)}
+      WHERE excluded.final OR NOT transactions.final; -- what comes late, of a connection that was given up, takes nothing back
     PERFORM pg_notify('{CHANNEL}', '');
   END IF;
   IF json_array_length(opened) > 0 THEN

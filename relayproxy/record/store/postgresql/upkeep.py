@@ -123,7 +123,7 @@ class Upkeep:
         """Tomorrow's tables, so that nobody has to make them when it begins."""
         tomorrow = _now() // DAY + 1
         if self._ready < tomorrow:
-            make_days(connection, {tomorrow})
+            make_days(connection, {tomorrow - 1, tomorrow})
             self._ready = tomorrow
 
     # Retention.
