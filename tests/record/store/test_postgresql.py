@@ -350,7 +350,7 @@ def test_what_is_durable_is_asked_to_be_so(store: PostgresqlStore) -> None:
     heard: dict[tuple[str, bool], str] = {}
     ask(store.url, "CREATE TABLE relayproxy.seen(setting text); CREATE FUNCTION relayproxy.see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO relayproxy.seen VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$; CREATE CONSTRAINT TRIGGER see AFTER UPDATE ON relayproxy.counters DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION relayproxy.see()")  # fmt: skip
     for sync in ("normal", "full"):
-        with closing(store.backend(sync=sync)) as backend:  # type: ignore[arg-type]
+        with closing(store.backend(sync=sync)) as backend:
             for durable in (False, True):
                 backend.write([transaction()], durable=durable)
                 [(heard[sync, durable],)] = ask(store.url, "DELETE FROM relayproxy.seen RETURNING setting")

@@ -8,7 +8,6 @@ Invariants: a body is given whole or with a StoreError at its end, also while it
 from __future__ import annotations
 
 import re
-import time
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
@@ -45,9 +44,9 @@ class PostgresqlReader(RowReader):
     def __init__(self, url: PostgresqlUrl) -> None:
         """Raises StoreError."""
         self._url = url
-        self._connection: Connection | None = open_to_read(url, patience=PATIENCE)
         self._listens = False
         self._told = False  # that something was written, since it was asked
+        self._connection: Connection | None = self._open()
 
     @property
     def name(self) -> str:
@@ -97,24 +96,13 @@ class PostgresqlReader(RowReader):
         return number
 
     def wait(self, seconds: float, output: int) -> bool:
-        """Whoever has written tells. What was written before we listened was not told."""
-        if not self._listens:
+        """Whoever has written tells, which `revision` takes note of. What was written before we listened was not told."""
+        connection = self._connection
+        if connection is None or not self._listens:
             self._ask(f"LISTEN {CHANNEL}")
             self._listens = True
             return is_read(output, 0)
-        by = time.monotonic() + seconds
-        while not self._told and (left := by - time.monotonic()) > 0:
-            connection = self._connection
-            if connection is None:
-                return is_read(output, 0)
-            if not is_read(output, left, connection.fileno()):
-                return False
-            try:
-                for _ in connection.notifies(timeout=0):
-                    self._told = True
-            except psycopg.Error as error:
-                self._lose(error, connection)
-        return is_read(output, 0)
+        return is_read(output, 0 if self._told else seconds, connection.fileno())
 
     def close(self) -> None:
         if self._connection is not None:
@@ -136,8 +124,7 @@ class PostgresqlReader(RowReader):
         """The rows; asked again where the connection was lost. Raises StoreError."""
         for again in (True, False):
             if self._connection is None:
-                self._connection = open_to_read(self._url, patience=PATIENCE)
-                self._connection.add_notify_handler(self._hear)
+                self._connection = self._open()
             connection = self._connection
             try:
                 cursor = connection.ask(query, parameters)
@@ -147,6 +134,11 @@ class PostgresqlReader(RowReader):
                 if self._connection is not None or not again:
                     raise StoreError(said(error, self._url)) from error
         return []
+
+    def _open(self) -> Connection:
+        connection = open_to_read(self._url, patience=PATIENCE)
+        connection.add_notify_handler(self._hear)
+        return connection
 
     def _lose(self, error: psycopg.Error, connection: Connection) -> None:
         """Drop the connection where it is of no use any more."""
