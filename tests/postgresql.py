@@ -126,7 +126,7 @@ class Server:
             backend.upkeep()
             backend.close()
         name = f"test{next(self._names)}"
-        self.ask(f"CREATE DATABASE {name}" + ("" if empty else f" TEMPLATE {self._template} STRATEGY file_copy"))
+        self.ask(f"CREATE DATABASE {name}" + ("" if empty else f" TEMPLATE {self._template}"))
         try:
             yield self.url(name)
         finally:

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from relayproxy.record.store.sql import Dialect
     from relayproxy.record.store.sql_text import Parameter
 
-#: Transactions that are read at once.
-PAGE: Final = 64
+#: Transactions that are read at once at least, also where fewer are asked for: not all of them may match.
+_PAGE: Final = 64
 #: More than any time or revision.
 _NO_END: Final = (1 << 63) - 1
 
@@ -64,6 +64,8 @@ class RowReader(ABC):
     """What `Reader` promises (interface.py), by a store's queries."""
 
     dialect: Dialect
+    #: Transactions that are read at once.
+    page: int = _PAGE
 
     @property
     @abstractmethod
@@ -96,13 +98,16 @@ class RowReader(ABC):
         left = -1 if limit is None else limit
         if left == 0:
             return
-        for stored in self._selected(select, newest_first=newest_first, after_revision=after_revision):
+        page = self.page if limit is None else min(self.page, max(limit, _PAGE))
+        for stored in self._selected(select, page, newest_first=newest_first, after_revision=after_revision):
             yield stored
             left -= 1
             if left == 0:
                 return
 
-    def _selected(self, select: Select | None, *, newest_first: bool, after_revision: int) -> Iterator[Stored]:
+    def _selected(
+        self, select: Select | None, page: int, *, newest_first: bool, after_revision: int
+    ) -> Iterator[Stored]:
         condition, parameters = ("TRUE", ()) if select is None else compile_(select, self.dialect)
         beyond = "<" if newest_first else ">"
         # Who asks for what is new asks again, from the newest that it was given: nothing may be given that is newer than what was passed over.
@@ -112,14 +117,14 @@ class RowReader(ABC):
         asked = f"({condition}) {since} AND (time, number) {beyond} (?, ?)"
         place = (_NO_END, _NO_END) if newest_first else (-_NO_END, 0)
         while True:
-            page = self.rows(asked, (*parameters, *revisions, *place), newest_first=newest_first, limit=PAGE)
-            for row in page:
+            rows = self.rows(asked, (*parameters, *revisions, *place), newest_first=newest_first, limit=page)
+            for row in rows:
                 stored = self._stored(row)
                 if select is None or select.matches(_Facts(self, stored)):
                     yield stored
-            if len(page) < PAGE:
+            if len(rows) < page:
                 return
-            place = page[-1].time, page[-1].number
+            place = rows[-1].time, rows[-1].number
 
     def message(self, stored: Stored, *, sent: bool = False) -> Iterator[bytes] | None:
         kept = stored.left if sent else stored.message

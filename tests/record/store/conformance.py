@@ -362,7 +362,7 @@ class StoreContract:
     def test_who_reads_slowly_sees_what_is_written_meanwhile_and_stops_nobody(self, store: Any) -> None:
         with closing(store.backend()) as backend, store.reader() as reader:
             backend.write(
-                [transaction(f"T{number:03}", None, at=NOW + number * SECOND) for number in range(100)], durable=False
+                [transaction(f"T{number:03}", None, at=NOW + number * SECOND) for number in range(300)], durable=False
             )
             slowly = reader.transactions()
             first = next(slowly)

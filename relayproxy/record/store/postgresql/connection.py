@@ -9,6 +9,7 @@ Tables do not belong here (schema.py).
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -50,7 +51,7 @@ _DEFAULTS: Final = {
 _SETTINGS: Final = {
     "search_path": SCHEMA,
     "client_encoding": "UTF8",
-    "idle_in_transaction_session_timeout": "10s",
+    "idle_in_transaction_session_timeout": "3s",
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
@@ -70,6 +71,10 @@ _SAID: Final = {
     "55P03": " is locked by another process",
     "57014": " does not answer: a statement takes too long",
 }
+
+
+# What it would say to standard error of connections that are lost, we tell.
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 
 class Connection(psycopg.Connection["Row"]):
@@ -242,7 +247,7 @@ def is_lost(error: psycopg.Error, connection: Connection) -> bool:
     state = error.sqlstate or ""
     return (
         connection.closed
-        or not state
+        or (not state and isinstance(error, psycopg.OperationalError))
         or state.startswith(("08", "57P"))
         or state in ("25006", "42P01", "42883", "3F000")
     )
@@ -262,6 +267,8 @@ def record_error(error: psycopg.Error, url: PostgresqlUrl) -> RecordError | None
     state = error.sqlstate or ""
     if state[:2] in _OF_THE_WRITE:
         return None
+    if not state and not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return None  # psycopg's own: what cannot be sent at all
     return RecordError(said(error, url), full=state == _DISK_FULL)
 
 

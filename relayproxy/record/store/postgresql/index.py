@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from relayproxy.record.store.contents import pieces
 from relayproxy.record.store.index import searchable_of, text_of
 from relayproxy.record.store.postgresql import chunks
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from relayproxy.record.store.postgresql.connection import Connection
 
 #: Transactions that are read at once, and seconds after which no more are.
-_ROWS: Final = 32
+_ROWS: Final = 128
 _PIECE: Final = 0.02
 
 _NEXT: Final = f"""
@@ -26,24 +28,27 @@ SELECT t.id, t.time, t.revision, t.document, t.header, c.digest, c.size, c.form,
   FROM transactions t LEFT JOIN contents c ON c.digest = t.body AND c.day = t.day
   WHERE t.words IS NULL AND t.final ORDER BY t.number LIMIT {_ROWS}
 """
-_FOUND_BY: Final = "UPDATE transactions SET words = $4 WHERE id = $1 AND time = $2 AND revision = $3"
+_FOUND_BY: Final = """
+UPDATE transactions t SET words = ARRAY(SELECT json_array_elements_text(made.words))
+  FROM json_to_recordset($1) AS made(id text, time bigint, revision bigint, words json)
+  WHERE t.id = made.id AND t.time = made.time AND t.revision = made.revision
+"""
 
 
 def index_some(connection: Connection) -> bool:
     """Index some that are not yet; whether there may be more. Raises psycopg.Error."""
     end = time.monotonic() + _PIECE
-    made: list[tuple[str, int, int, list[str]]] = []
+    made: list[dict[str, object]] = []
     for id_, at, revision, document, header, digest, size, form, octets, day, number in connection.rows(_NEXT):
         said = ""
         if digest is not None:
             source = iter((octets,)) if number is None else chunks.read(connection.rows, day, number)
             said = text_of(header, pieces(form, source, size=size, digest=digest))
         words = {word[:WORD] for word in searchable_of(document, said).split()}
-        made.append((id_, at, revision, sorted(words)))
+        made.append({"id": id_, "time": at, "revision": revision, "words": sorted(words)})
         if time.monotonic() > end:
             break
     if made:
         with connection.alone():
-            for one in made:
-                connection.ask(_FOUND_BY, one)
+            connection.ask(_FOUND_BY, (msgspec.json.encode(made).decode(),))
     return bool(made)

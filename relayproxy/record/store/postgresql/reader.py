@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from relayproxy.record.store.postgresql.connection import Connection
     from relayproxy.record.store.sql_text import Parameter
 
+#: Seconds between looks whether something was written, where nobody tells.
+_PERIOD: Final = 0.5
+
 _COLUMNS: Final = f"""
 SELECT t.number, t.time, t.id, t.revision, t.final, t.document, t.header, t.separator, t.body, t.body_size, t.header_sent, t.header_follows, t.body_sent,
     t.whole, t.exact, {releases.OF_TRANSACTION}
@@ -40,6 +43,7 @@ class PostgresqlReader(RowReader):
     """The reading end of a PostgreSQL store."""
 
     dialect = PostgresqlDialect()
+    page = 256  # there and back takes its time
 
     def __init__(self, url: PostgresqlUrl) -> None:
         """Raises StoreError."""
@@ -99,6 +103,8 @@ class PostgresqlReader(RowReader):
         """Whoever has written tells, which `revision` takes note of. What was written before we listened was not told."""
         connection = self._connection
         if connection is None or not self._listens:
+            if self._ask("SELECT pg_is_in_recovery()") == [(True,)]:
+                return is_read(output, min(seconds, _PERIOD))  # a standby tells nobody
             self._ask(f"LISTEN {CHANNEL}")
             self._listens = True
             return is_read(output, 0)

@@ -38,7 +38,7 @@ _ROWS: Final = 200
 _FILES: Final = 256
 #: Milliseconds that those who write may be kept waiting until nobody reads a day that is to go.
 _PATIENCE: Final = 200
-#: Seconds until retention tries again that found nothing it may remove, or could not.
+#: Seconds until retention tries again that found nothing it may remove, or, while writes come all the time, nothing that is due.
 _IN_VAIN: Final = 5.0
 #: Seconds after which what is not final, or not ended, is taken for abandoned by a process that is gone.
 _ABANDONED_TRANSACTION: Final = 3600
@@ -57,6 +57,9 @@ DELETE FROM transactions WHERE (id, time) IN (SELECT id, time FROM transactions 
 """
 _OLD_SESSIONS: Final = f"""
 DELETE FROM sessions WHERE (id, day) IN (SELECT id, day FROM sessions WHERE began < $1 * 1000 AND {_SESSION_MAY_GO} ORDER BY began LIMIT {_ROWS})
+"""
+_ANY_OLD: Final = f"""
+SELECT EXISTS (SELECT FROM transactions WHERE time < $1 AND {_MAY_GO}) OR EXISTS (SELECT FROM sessions WHERE began < $1 * 1000 AND {_SESSION_MAY_GO})
 """
 # No more than needed: none is removed where those before it are enough.
 _OLDEST: Final = f"""
@@ -105,14 +108,20 @@ class Upkeep:
         self._swept = False
         self._ready = 0  # the last day whose tables are known to be there
         self._in_vain_until = 0.0
+        self._found_none = -_IN_VAIN  # when
 
     def piece(self, connection: Connection, *, busy: bool) -> bool:
         """A piece; whether there is more. `busy`: writes come all the time, so only retention."""
+        if busy and time.monotonic() < self._found_none + _IN_VAIN:
+            return True
         if not connection.value("SELECT pg_try_advisory_lock($1)", LOCK_UPKEEP):
             return False  # another relay is at it
         try:
             self._make_ready(connection)
-            if self._retention(connection) or busy:
+            if self._retention(connection):
+                return True
+            self._found_none = time.monotonic()
+            if busy:
                 return True
             return self._sweep() or index_some(connection)
         finally:
@@ -153,6 +162,8 @@ class Upkeep:
                 return True
         by = time.monotonic() + _PIECE
         asked = (before if age <= _BY_ROWS else whole * DAY, _now())
+        if not connection.value(_ANY_OLD, *asked):
+            return False
         removed = False
         with connection.alone():
             while rows := sum([connection.ask(statement, asked).rowcount for statement in (_OLD, _OLD_SESSIONS)]):
@@ -214,9 +225,11 @@ def make_days(connection: Connection, days: set[int]) -> set[int]:
 
 def _drop(connection: Connection, day: int) -> bool:
     """Drop a day, where all of it may go and nobody reads just now; whether it was."""
+    if connection.value(_STAYS, day, _now()):
+        return False
     try:
         with connection.alone():
-            if connection.value(_STAYS, day, _now()):
+            if connection.value(_STAYS, day, _now()):  # asked again: nobody writes now
                 return False
             connection.ask(f"SET LOCAL lock_timeout = {_PATIENCE}")
             connection.ask("SELECT pg_advisory_xact_lock($1)", (LOCK_TABLES,))
