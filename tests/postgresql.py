@@ -15,12 +15,14 @@ from itertools import count
 from pathlib import Path
 from shutil import chown
 from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 
 from relayproxy.record.store.location import PostgresqlUrl
 from relayproxy.record.store.opening import store_at
+from relayproxy.record.store.postgresql.schema import SCHEMA, drop_day
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +38,7 @@ SETTINGS = {
     "timezone": "UTC",
 }
 ROLE = "relay"
+ZERO = "UPDATE counters SET revision = 0"
 
 
 def _missing(why: str) -> NoReturn:
@@ -56,13 +59,15 @@ def _programs() -> Path:
 class Server:
     """One; `start`, `stop`, `freeze` as often as a test likes."""
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    def __init__(self, folder: Path, port: int | None) -> None:
+        """`port`: it listens there, on loopback; else on a socket in its folder alone."""
         self.folder = folder
+        self._port = port
         self._bin = _programs()
         self._user = "postgres" if os.geteuid() == 0 else None
         self._process: subprocess.Popen[bytes] | None = None
         self._names = count()
-        self._template = ""
+        self._template = self._store = ""
         if self._user is not None:
             try:
                 pwd.getpwnam(self._user)
@@ -84,7 +89,9 @@ class Server:
             "--no-sync",
             "--no-instructions",
         )
-        written = {**SETTINGS, "unix_socket_directories": str(folder), **settings}
+        written = {**SETTINGS, "unix_socket_directories": str(folder)}
+        if port is not None:
+            written |= {"listen_addresses": "127.0.0.1", "port": str(port)}
         with (data / "postgresql.conf").open("a") as conf:
             conf.writelines(f"{name} = '{value}'\n" for name, value in written.items())
         access = data / "pg_hba.conf"
@@ -108,6 +115,8 @@ class Server:
         return int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
 
     def url(self, database: str, role: str = ROLE) -> PostgresqlUrl:
+        if self._port is not None:
+            return PostgresqlUrl(f"postgresql://{role}@127.0.0.1:{self._port}/{database}")
         return PostgresqlUrl(f"postgresql://{role}@/{database}?host={self.folder}")
 
     def ask(self, statement: str, database: str = "postgres") -> list[tuple[object, ...]]:
@@ -132,6 +141,24 @@ class Server:
         finally:
             self.ask(f"DROP DATABASE {name} WITH (FORCE)")
 
+    @contextmanager
+    def store(self) -> Iterator[PostgresqlUrl]:
+        """One that is empty: the same again, for who leaves its tables as they are. That is quicker."""
+        if not self._store:
+            self._store = "store"
+            with self.database():
+                self.ask(f"CREATE DATABASE {self._store} TEMPLATE {self._template}")
+        try:
+            yield self.url(self._store)
+        finally:
+            name = self._store
+            self.ask(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")  # noqa: S608
+            days = self.ask("SELECT day FROM relayproxy.days ORDER BY day DESC OFFSET 2", name)
+            dropped = [drop_day(int(str(day))) for (day,) in days]
+            tables = ("transactions", "contents", "chunks", "sessions", "loose", "releases")
+            emptied = [f"DELETE FROM {table}" for table in tables]  # noqa: S608
+            self.ask("; ".join([f"SET search_path = {SCHEMA}", *emptied, *dropped, ZERO]), name)
+
     def backends(self, url: PostgresqlUrl) -> list[int]:
         """The processes that serve it."""
         rows = self.ask(f"SELECT pid FROM pg_stat_activity WHERE datname = '{name_of(url)}'")  # noqa: S608
@@ -152,14 +179,14 @@ class Server:
 
 def name_of(url: PostgresqlUrl) -> str:
     """The database's."""
-    return url.url.partition("@/")[2].partition("?")[0]
+    return urlsplit(url.url).path.removeprefix("/")
 
 
 @contextmanager
-def server(**settings: str) -> Iterator[Server]:
+def server(port: int | None = None) -> Iterator[Server]:
     """A running one of a test's own."""
     with tempfile.TemporaryDirectory(prefix="relayproxy-pg-", ignore_cleanup_errors=True) as folder:
-        made = Server(Path(folder), **settings)
+        made = Server(Path(folder), port)
         made.start()
         try:
             yield made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
@@ -105,7 +106,7 @@ class Patient:
 )
 async def test_the_server_goes_and_comes_back(mode: str, sync: str, on_failure: str, tmp_path: Path) -> None:
     toml = f'[record]\nsync = "{sync}"\non_failure = "{on_failure}"\n'
-    with server() as own, own.database() as url:
+    with server(free_port()) as own, own.database() as url:
         async with upstream_server() as upstream:
             toml += f'store = "{url.url}"\n'
             async with relay_process(tmp_path, upstream, toml=toml) as relay:
@@ -143,6 +144,12 @@ async def test_the_server_goes_and_comes_back(mode: str, sync: str, on_failure: 
                     name = stored.record.message.subject or ""
                     whole = b"".join(reader.message(stored) or ())
                     assert name not in taken or whole == taken[name].replace(b"\r\n..", b"\r\n.")
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
 
 
 async def progress(patients: list[Patient], count: int) -> None:

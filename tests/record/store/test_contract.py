@@ -22,7 +22,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     if request.param == "sqlite":
         yield SqliteStore(tmp_path / "store.db")
         return
-    with request.getfixturevalue("postgresql").database() as url:
+    with request.getfixturevalue("postgresql").store() as url:
         yield store_at(url, tmp_path / "waiting")
 
 

@@ -582,6 +582,15 @@ def test_a_batch_whose_answer_is_lost_is_there_once(store: PostgresqlStore, tmp_
         assert [one.record.outcome for one in reader.transactions()] == ["accepted", "accepted", "tempfailed"]
 
 
+def test_what_comes_late_of_a_connection_that_was_given_up_takes_nothing_back(store: PostgresqlStore) -> None:
+    with closing(store.backend()) as backend, closing(store.backend()) as late, store.reader() as reader:
+        backend.write([transaction("T1", b"whole")], durable=False)
+        late.write([transaction("T1", None, outcome="unknown", final=False)], durable=False)
+        stored = reader.transaction("T1")
+        assert stored is not None
+        assert (stored.record.outcome, stored.final) == ("accepted", True)
+
+
 def test_a_claim_whose_answer_is_lost_is_not_made_twice(store: PostgresqlStore, tmp_path: Path) -> None:
     with (
         between(store.url, tmp_path) as line,
@@ -599,13 +608,13 @@ def test_a_claim_whose_answer_is_lost_is_not_made_twice(store: PostgresqlStore, 
 
 
 class Between:
-    """A line to a server that can be cut. `cut`: behind the next answer, which is not passed on; `cut_at`: behind the answer to what has this in it; `closed`: nobody comes through."""
+    """A line to a server that can be cut. `cut`: behind the next answer, which is not passed on; `cut_at`: behind the answer to what has this in it; `closed`: nobody comes through; `silent`: nor does anything."""
 
     def __init__(self, server: str, folder: Path) -> None:
         self.url = PostgresqlUrl("")
         self.cut = False
         self.cut_at = b""
-        self.closed = False
+        self.closed = self.silent = False
         self._server = server
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(folder / ".s.PGSQL.5432"))
@@ -632,6 +641,8 @@ class Between:
                 if answers and self.cut:
                     self.cut = False
                     break
+                if self.silent:
+                    continue
                 if not answers and self.cut_at and self.cut_at in octets:
                     self.cut, self.cut_at = True, b""
                 target.sendall(octets)
@@ -667,6 +678,23 @@ def test_a_server_that_does_not_answer_stops_nobody_for_long(store: PostgresqlSt
             assert time.monotonic() - began < 5
         assert [one.record.outcome for one in reader.transactions()] == ["accepted"] * 2
         assert len(postgresql.backends(store.url)) == 2, "the one that was given up has been ended"
+
+
+@pytest.mark.slow
+def test_a_network_that_swallows_everything_is_not_waited_for(store: PostgresqlStore, tmp_path: Path) -> None:
+    with between(store.url, tmp_path) as line:
+        url = PostgresqlUrl(f"{line.url.url}&connect_timeout=2")
+        with closing(PostgresqlStore(url, tmp_path).backend(patience=0.1)) as backend, store.reader() as reader:
+            backend.write([transaction("T0")], durable=False)
+            line.silent = True
+            began = time.monotonic()
+            for way in (partial(backend.write, [transaction("T1")], durable=False), backend.probe):
+                with pytest.raises(RecordError, match="timeout expired"):
+                    way()
+            assert time.monotonic() - began < 10
+            line.silent = False
+            backend.write([transaction("T2")], durable=False)
+            assert set(ids(reader)) >= {"T0", "T2"}
 
 
 def test_a_lock_that_another_holds_for_too_long(store: PostgresqlStore) -> None:
