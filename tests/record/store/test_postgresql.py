@@ -609,6 +609,11 @@ def test_a_claim_whose_answer_is_lost_is_not_made_twice(store: PostgresqlStore, 
         assert stored is not None
         assert stored.record.held.released == (release("unknown"),)  # type: ignore[union-attr]
         assert not backend.claim("T1", 0, release()), "nobody knows whether it was sent"
+        line.cut_at = b"COMMIT"
+        backend.released("T1", 0, release("tempfailed"))
+        stored = reader.transaction("T1")
+        assert stored is not None
+        assert stored.record.held.released == (release("tempfailed"),)  # type: ignore[union-attr]
 
 
 class Between:

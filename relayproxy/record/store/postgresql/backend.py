@@ -4,7 +4,7 @@ Theory of operation: a batch is one statement (schema.py). Large bodies go befor
 Where the connection is lost in the middle nobody knows whether the batch is in; it is written once more, which changes nothing where it was. Only where that fails
 too it is said not to be in; should it be there all the same, it is replaced by what is told of it later.
 
-Invariants: what was written twice is there once. No statement is waited for without end, and nobody else waits for us while we wait for the network.
+Invariants: what was written twice is there once. No statement is waited for without end, and while a batch locks others out it does not wait for the network.
 When things are written does not belong here (writer.py), nor what is removed and when (upkeep.py).
 """
 
@@ -27,7 +27,7 @@ from relayproxy.record.store.postgresql.schema import BODY_GONE, CALL, NO_DAY
 from relayproxy.record.store.postgresql.upkeep import Upkeep, make_days
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from relayproxy.record.report import ReleaseRecord
@@ -59,13 +59,17 @@ class PostgresqlBackend:
 
     def write(self, writes: Sequence[Write], *, durable: bool) -> None:
         with self._speaking():
-            try:
-                self._write(writes, durable=durable)
-            except psycopg.Error as error:
-                if not self._is_lost(error):
-                    raise
-                self._drop()
-                self._write(writes, durable=durable)
+            self._once_more(partial(self._write, writes, durable=durable))
+
+    def _once_more(self, do: Callable[[], object]) -> None:
+        """Do what changes nothing where it was done already; where the connection is lost meanwhile, by another."""
+        try:
+            do()
+        except psycopg.Error as error:
+            if not self._is_lost(error):
+                raise
+            self._drop()
+            do()
 
     def _write(self, writes: Sequence[Write], *, durable: bool) -> None:
         transactions, sessions = merged(writes)
@@ -148,8 +152,11 @@ class PostgresqlBackend:
             return releases.note(self._connected(), releases.CLAIM, transaction, attempt, release)
 
     def released(self, transaction: str, attempt: int, release: ReleaseRecord) -> None:
-        with self._speaking():
+        def settle() -> None:
             releases.note(self._connected(), releases.SETTLE, transaction, attempt, release)
+
+        with self._speaking():
+            self._once_more(settle)
 
     def probe(self) -> None:
         with self._speaking():
@@ -189,8 +196,8 @@ class PostgresqlBackend:
                 raise RecordError(str(error)) from error
             self._days = set()
             if self._lost is not None:
-                lost, self._lost = self._lost, None
-                end_peer(self._connection, lost)
+                end_peer(self._connection, self._lost)
+                self._lost = None
         return self._connection
 
     def _is_lost(self, error: psycopg.Error) -> bool:

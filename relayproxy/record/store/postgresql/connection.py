@@ -172,8 +172,7 @@ def version(connection: Connection, url: PostgresqlUrl, known: int = len(STEPS))
         if something:
             raise StoreError(f"{url}: its schema {SCHEMA} is of another program: expected none, or an empty one")
         return None
-    made = connection.ask("SELECT version FROM counters").fetchone()
-    number: int = made[0] if made else 0
+    number: int = connection.value("SELECT version FROM counters")
     if number > known:
         raise StoreError(
             f"{url} was written by a newer relayproxy (its tables are version {number}, this one knows {known}): use that one"
@@ -203,10 +202,8 @@ def migrate(connection: Connection, url: PostgresqlUrl, steps: Sequence[str] = S
     with connection.transaction():
         connection.ask("SELECT pg_advisory_xact_lock($1)", (LOCK_TABLES,))
         made = version(connection, url, len(steps))  # asked again: another may just have taken them
-        if made is None:
-            row = connection.ask(f"SELECT to_regnamespace('{SCHEMA}') IS NOT NULL").fetchone()
-            if row == (False,):
-                connection.ask(f"CREATE SCHEMA {SCHEMA}")
+        if made is None and not connection.value(f"SELECT to_regnamespace('{SCHEMA}') IS NOT NULL"):
+            connection.ask(f"CREATE SCHEMA {SCHEMA}")
         for step in steps[made or 0 :]:
             connection.ask(step)
         connection.ask("UPDATE counters SET version = $1", (len(steps),))

@@ -65,14 +65,14 @@ class PostgresqlReader(RowReader):
         return [id_ for (id_,) in self._ask(query, (upper, upper + "\U0010ffff", limit))]
 
     def transaction(self, id_: str) -> Stored | None:
-        return self.one(self.rows("upper(id) = upper(?)", (id_,)))
+        return self.one(self.rows("upper(id) = ?", (id_.upper(),)))
 
     def of_session(self, id_: str) -> list[Stored]:
-        return self.all(self.rows("upper(session) = upper(?)", (id_,)))
+        return self.all(self.rows("upper(session) = ?", (id_.upper(),)))
 
     def session(self, id_: str) -> StoredSession | None:
-        query = "SELECT day, id, listener, client, began, ended, why FROM sessions WHERE upper(id) = upper($1)"
-        for day, *row in self._ask(query, (id_,)):
+        query = "SELECT day, id, listener, client, began, ended, why FROM sessions WHERE upper(id) = $1"
+        for day, *row in self._ask(query, (id_.upper(),)):
             parts = self._ask(
                 "SELECT form, octets FROM wire WHERE session = $1 AND day = $2 ORDER BY part", (row[0], day)
             )
