@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -77,6 +78,23 @@ _SAID: Final = {
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 
+class NoAnswerError(psycopg.OperationalError):
+    """The server has not answered in time. What it does with what it was sent is not known."""
+
+
+def _given_up(gen: PQGen[Any], by: float) -> PQGen[Any]:
+    """The same, given up by then: psycopg tells its generators each `interval` that nothing has come."""
+    try:
+        wanted = next(gen)
+        while True:
+            ready = yield wanted
+            if not ready and time.monotonic() > by:
+                raise NoAnswerError
+            wanted = gen.send(ready)
+    except StopIteration as done:
+        return done.value
+
+
 class Connection(psycopg.Connection["Row"]):
     """One that does not wait for an answer for ever; statements have $1, $2, ... for their parameters."""
 
@@ -86,7 +104,8 @@ class Connection(psycopg.Connection["Row"]):
     peer: tuple[int, datetime] | None = None
 
     def wait(self, gen: PQGen[Any], interval: float = 0.1, timeout: float | None = None) -> Any:
-        return super().wait(gen, interval, self.answer if timeout is None else timeout)
+        seconds = self.answer if timeout is None else timeout
+        return super().wait(gen if seconds is None else _given_up(gen, time.monotonic() + seconds), interval)
 
     def ask(self, statement: str, parameters: Sequence[object] = (), *, often: bool = False) -> psycopg.RawCursor[Row]:
         """A statement of ours, several where there are no parameters. `often`: worth to be prepared."""
@@ -252,7 +271,7 @@ def is_lost(error: psycopg.Error, connection: Connection) -> bool:
 
 def said(error: psycopg.Error, url: PostgresqlUrl) -> str:
     """In words for the user."""
-    if isinstance(error, psycopg.errors._WaitTimeout):  # noqa: SLF001 - it has no other name
+    if isinstance(error, NoAnswerError):
         return f"{url} does not answer"
     if error.sqlstate == "42501":
         return f"{url}: {_words(error)}: {_RIGHTS}"
