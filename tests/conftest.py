@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from dialog_collect import pytest_collect_file
 from hypothesis import settings
+from postgresql import postgresql
 
-__all__ = ["pytest_collect_file"]
+__all__ = ["postgresql", "pytest_collect_file"]
 
 pytest.register_assert_rewrite("stream_contract", "conformance", "stored_things")
 settings.register_profile("long", max_examples=20_000)

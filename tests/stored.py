@@ -28,7 +28,7 @@ from relayproxy.record.report import (
     timestamp,
 )
 from relayproxy.record.store.interface import Body, Message, SessionWrite
-from relayproxy.record.store.sqlite import open_store
+from relayproxy.record.store.opening import open_store
 from relayproxy.record.wire import WireData, WireEntry, WireEvent, WireOctets
 from relayproxy.record.wire import encode as encode_wire
 

@@ -27,6 +27,7 @@ LONGEST = 450
 #: Words that say nothing (DESIGN §2).
 EMPTY_WORDS = re.compile(r"(?i)(?:handler|manager|util|helper)s?$")
 
+EXTRAS = PROJECT["project"]["optional-dependencies"]
 each_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 
 
@@ -42,6 +43,7 @@ def test_the_contracts_are_those_of_the_design() -> None:
         "a floor imports only floors below it",
         "smtp, mail, rules, the TLS engine and what is pure of record and replay: no I/O, no clock, no logging",
         "OpenSSL only in tls",
+        "psycopg only in the PostgreSQL store",
         "no asyncio",
         "the verbs know nothing of each other",
     ]
@@ -103,17 +105,19 @@ def imported(paths: list[Path]) -> set[str]:
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
     # pydantic_core comes with pydantic, which pins it exactly; compression is the standard library's from Python 3.14 on; it is pytest that loads its plugin.
-    assert imported(MODULES) - {"pydantic_core", "compression", "pytest"} == declared(
-        PROJECT["project"]["dependencies"]
-    )
+    extras = {"postgresql"}
+    needed = declared([*PROJECT["project"]["dependencies"], *(one for extra in extras for one in EXTRAS[extra])])
+    assert imported(MODULES) - {"pydantic_core", "compression", "pytest"} == needed
 
 
 def test_so_it_is_with_the_tests() -> None:
     paths = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "deploy").rglob("*.py")]
     called = {"mypy", "ruff"}  # by make lint
     loaded = {"pytest-timeout", "pytest-trio", "pytest-xdist"}  # by pytest
-    development = declared(PROJECT["project"]["optional-dependencies"]["dev"])
-    assert imported(paths) - (imported(MODULES) - {"pytest"}) == development - called - loaded
+    development = declared(EXTRAS["dev"])
+    assert declared(EXTRAS["postgresql"]) <= development
+    others = development - declared(EXTRAS["postgresql"]) - called - loaded
+    assert imported(paths) - (imported(MODULES) - {"pytest"}) == others
 
 
 def test_no_two_test_files_have_one_name() -> None:

@@ -24,7 +24,7 @@ from relayproxy.cli.recording import recording
 from relayproxy.cli.recordings import NOTHING, parsed, session_ids, stored_dialog
 from relayproxy.record.dialog import HEADING, Line, print_entries, print_session
 from relayproxy.record.playback import dialog_lines
-from relayproxy.record.store.sqlite import open_store
+from relayproxy.record.store.opening import open_store
 from relayproxy.relay.settings import Record
 from relayproxy.replay.cassette import Cassette
 from relayproxy.replay.recorded import recorded_of

@@ -195,7 +195,7 @@ def _line(table: str, name: str, value: Any, hint: Any) -> str:  # noqa: PLR0911
     if name == "file":
         return f"file = {_text(str(value or '-'))}"
     if name == "store":
-        return f"store = {_text('none' if value is None else f'sqlite:{value}')}"
+        return f"store = {_text(_store(value))}"
     if value is None:
         return f'{name} = "none"' if hint in (Age, Room) else f"# {name}: {_ABSENT[table, name]}"
     if hint in (Duration, Age):
@@ -205,6 +205,16 @@ def _line(table: str, name: str, value: Any, hint: Any) -> str:  # noqa: PLR0911
     if hint == Rate:
         return f'{name} = "{_size(value)}/s"'
     return f"{name} = {_value(value)}"
+
+
+def _store(place: object) -> str:
+    match place:
+        case None:
+            return "none"
+        case Path():
+            return f"sqlite:{place}"
+        case _:
+            return str(place)  # a database, without its password
 
 
 def _value(value: object) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, get_args
 
+from relayproxy.record.store.location import without_password
 from relayproxy.relay.settings import Settings
 from relayproxy.rules.wording import nearest, shown
 
@@ -40,7 +41,9 @@ def expected(root: type[Settings], details: ErrorDetails) -> str:
         case kind:
             wanted = next((words for prefix, words in _TYPES.items() if kind.startswith(prefix)), details["msg"])
     # What stands in the place of credentials may be a secret.
-    return f"expected {wanted}, got {'something else' if 'credentials' in place else shown(given)}"
+    if "credentials" in place:
+        return f"expected {wanted}, got something else"
+    return f"expected {wanted}, got {shown(without_password(given) if isinstance(given, str) else given)}"
 
 
 _TYPES: Final = {

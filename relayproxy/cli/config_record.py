@@ -28,5 +28,5 @@ def mismatches(settings: Mapping[str, Any]) -> Iterator[Wrong]:
         if upstream is not None and any(url.kind == "capture" for url in urls(upstream)):
             yield (
                 ("record", "store"),
-                f"expected sqlite:PATH, or another upstream than capture: ({name}), which keeps its mail there",
+                f"expected sqlite:PATH or postgresql://..., or another upstream than capture: ({name}), which keeps its mail there",
             )

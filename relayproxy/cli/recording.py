@@ -13,8 +13,9 @@ import trio
 
 from relayproxy.cli import say
 from relayproxy.record.recorder import Policy, Recorder
+from relayproxy.record.store.interface import Keep
+from relayproxy.record.store.opening import store_at
 from relayproxy.record.store.spool import Spool
-from relayproxy.record.store.sqlite import Keep, SqliteStore
 from relayproxy.record.store.writer import Writer
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def recording(config: Config, reporter: Reporter) -> Iterator[Recorder | None]:
     if record.store is None:
         yield None
         return
-    store = SqliteStore(record.store)
+    store = store_at(record.store, config.state / "waiting")
     backend = store.backend(sync=record.sync, keep=Keep(record.keep.age, record.keep.bytes))
     loop = trio.lowlevel.current_trio_token()
     writer = Writer(backend, alarm=partial(_tell, loop, reporter, refused=record.on_failure == "refuse"))

@@ -40,7 +40,7 @@ StoreUrl = Annotated[str | None, Parameter(name="--store", metavar="URL")]
 def reading(store: str | None, config: Path | None) -> Iterator[Reader]:
     """The store, open to be read."""
     from relayproxy.record.store.interface import StoreError
-    from relayproxy.record.store.sqlite import open_store
+    from relayproxy.record.store.opening import open_store
 
     try:
         with open_store(store_url(store, config)).reader() as reader:

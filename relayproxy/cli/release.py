@@ -68,7 +68,7 @@ async def release(
     from relayproxy.cli.config import load
     from relayproxy.cli.recordings import reading, recorded
     from relayproxy.cli.store_url import store_url
-    from relayproxy.record.store.sqlite import open_store
+    from relayproxy.record.store.opening import open_store
 
     named = recorded(select)
     recipients = [path_of("--to", one) for one in to or ()]

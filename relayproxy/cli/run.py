@@ -72,7 +72,7 @@ async def run(
     clients
         who may connect to any listener: an address or a network; again for another
     store
-        where everything is recorded: sqlite:PATH, or none; default: sqlite:relayproxy.db
+        where everything is recorded: sqlite:PATH, postgresql://[USER@]HOST[:PORT]/DATABASE, or none; default: sqlite:relayproxy.db
     log
         where the records go: a file, or - for standard output
     log_format

@@ -5,7 +5,6 @@ Ends in good order at SIGINT and SIGTERM, and when nobody reads any more. What h
 
 from __future__ import annotations
 
-import select as poll
 import signal
 import sys
 from pathlib import Path  # noqa: TC003 - cyclopts reads annotations when it runs
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
     from relayproxy.cli.recordings import Named
     from relayproxy.record.store.interface import Reader, Stored
 
-#: Milliseconds between looks at the store.
-PERIOD: Final = 200
+#: Seconds until the store is looked at all the same, where it tells when something was written.
+PERIOD: Final = 10.0
 #: Ids of those that were told that are remembered: one may be written once more.
 REMEMBERED: Final = 10_000
 
@@ -89,7 +88,7 @@ def _news(reader: Reader, named: Named, last: int) -> Iterator[list[Stored]]:
     if last:
         earlier = transactions(reader, named, newest_first=True, limit=last)
         yield _once([*earlier][::-1], told)
-    while _wait():
+    while reader.wait(PERIOD, sys.stdout.fileno()):
         now = reader.revision()
         if now != revision:
             yield _once(_since(reader, named, id_, revision), told)
@@ -110,10 +109,3 @@ def _once(found: Iterable[Stored], told: dict[str, None]) -> list[Stored]:
     while len(told) > REMEMBERED:
         del told[next(iter(told))]
     return news
-
-
-def _wait() -> bool:
-    """A moment; False as soon as nobody reads standard output (a pipe whose reader has gone says so by itself)."""
-    output = poll.poll()
-    output.register(1, 0)
-    return not output.poll(PERIOD)

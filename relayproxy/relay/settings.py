@@ -30,7 +30,7 @@ from relayproxy.relay.values import (
     Room,
     RuleFile,
     Size,
-    StorePath,
+    StorePlace,
     Urls,
     User,
     Verify,
@@ -292,17 +292,17 @@ class Keep(Settings):
 class Record(Settings):
     """What is recorded, and where."""
 
-    store: StorePath = Field(
+    store: StorePlace = Field(
         default="sqlite:relayproxy.db",
         validate_default=True,
-        description='sqlite:PATH, or "none": nothing is recorded, and there can be no capture:',
+        description='sqlite:PATH, postgresql://..., or "none": nothing is recorded, and there can be no capture:',
     )
     commit: Literal["before-dot", "behind"] = Field(
         default="before-dot",
         description="when a message must be in the store: before its final dot leaves, or some time later",
     )
     sync: Literal["normal", "full"] = Field(
-        default="normal", description="what the store survives: kill -9 (normal), or power loss too (full)"
+        default="normal", description="what the store survives: kill -9 of the relay (normal), or power loss too (full)"
     )
     on_failure: Literal["refuse", "continue"] = Field(
         default="refuse", description="what cannot be recorded is refused for now (452, 451), or passes unrecorded"

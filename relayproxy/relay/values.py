@@ -20,7 +20,7 @@ from relayproxy.mail.pattern import AddressPattern
 from relayproxy.net.address import Address, parse_address
 from relayproxy.net.dial import UpstreamUrl
 from relayproxy.record.privacy import Privacy
-from relayproxy.record.store.location import EXPECTED, path_of
+from relayproxy.record.store.location import EXPECTED, PostgresqlUrl, location
 from relayproxy.rules.load import SHIPPED
 from relayproxy.smtp.commands import Path as Mailbox
 
@@ -123,16 +123,23 @@ _VERIFY: Final = re.compile(r"full|ca|none|pin:sha256:[0-9A-Fa-f]{64}")
 
 
 def _store(value: object) -> object:
-    """A store's file; None: there is none."""
+    """A store's file, or a database; None: there is none."""
     if not isinstance(value, str):
         raise ValueError(EXPECTED)  # noqa: TRY004 - pydantic's way to refuse a value
-    return path_of(value)
+    place = location(value)
+    return _path(place) if isinstance(place, str) else place
 
 
-StorePath = Annotated[
-    FilePath | None,
-    BeforeValidator(_store),
-    WithJsonSchema({"type": "string", "pattern": "^(sqlite:.+|none)$", "examples": ["sqlite:relayproxy.db"]}),
+StorePlace = Annotated[
+    Path | PostgresqlUrl | None,
+    PlainValidator(_store),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": "^(sqlite:.+|postgresql://.+|none)$",
+            "examples": ["sqlite:relayproxy.db", "postgresql://relayproxy@db.example.test/relayproxy"],
+        }
+    ),
 ]
 
 

@@ -65,7 +65,8 @@ class CassetteFixture:
             raise Trouble(
                 f"there is no cassette {path}; --smtp-cassette-mode once records it of the server that is the marker's upstream"
             )
-        upstream = config.upstream[config.upstream_of(config.listener[0])]
+        name = config.upstream_of(config.listener[0])
+        upstream = config.upstream[name]
         try:
             if mode != "none":
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +77,7 @@ class CassetteFixture:
             raise Trouble(f"{error.filename}: {error.strerror}") from error
         if self._file.records and upstream.captures:
             raise Trouble(f"expected upstream= in @pytest.mark.smtp_cassette, the server that {path} is recorded of")
-        behind = upstream if self._file.records else None
+        behind = (name, upstream) if self._file.records else None
         self._config = mocking(config, self._file.sessions, Front(tls=asked.get("tls")), behind)
         self._cassette = self._file.cassette(repeats=bool(asked.get("repeats")))
         self._served = Served(self._serve, self._config)

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
     from relayproxy.record.report import Outcome, TransactionRecord
     from relayproxy.record.store.interface import Stored
-    from relayproxy.record.store.sqlite import SqliteStore
+    from relayproxy.record.store.opening import Store
 
 
 class Mail:
     """One that came. `record`: all that is told of it (`relayproxy schema record`)."""
 
-    def __init__(self, stored: Stored, store: SqliteStore) -> None:
+    def __init__(self, stored: Stored, store: Store) -> None:
         self.record: TransactionRecord = stored.record
         self._stored = stored
         self._store = store

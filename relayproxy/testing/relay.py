@@ -22,7 +22,7 @@ from relayproxy.net.stream import TrioStream
 from relayproxy.record.console import console_line
 from relayproxy.record.select import SelectError, parse
 from relayproxy.record.store.interface import RecordError
-from relayproxy.record.store.sqlite import SqliteStore
+from relayproxy.record.store.opening import store_at
 from relayproxy.relay.service import Relay
 from relayproxy.testing.mail import Mail
 from relayproxy.testing.news import Ear, News, async_ear
@@ -54,7 +54,7 @@ class RelayFixture:
             raise Trouble("expected a store")
         self._config = config
         self._rules = rules
-        self._store = SqliteStore(config.record.store)
+        self._store = store_at(config.record.store)
         self._news = News()
         self._given: set[str] = set()
         self._ask, self._asked = trio.open_memory_channel[None](1)

@@ -20,7 +20,7 @@ from stored import BEGAN, kept_in, message, record, session, wire
 from relayproxy.cli import main
 from relayproxy.record.dialog import parse
 from relayproxy.record.store.interface import TransactionWrite
-from relayproxy.record.store.sqlite import open_store
+from relayproxy.record.store.opening import open_store
 from relayproxy.replay.script import script_of
 from relayproxy.tls.authority import CERTIFICATE, FOLDER
 

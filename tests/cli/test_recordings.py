@@ -19,7 +19,7 @@ from relayproxy.cli.listing import table
 from relayproxy.record.dialog import parse
 from relayproxy.record.report import timestamp
 from relayproxy.record.store.interface import TransactionWrite
-from relayproxy.record.store.sqlite import open_store
+from relayproxy.record.store.opening import open_store
 
 RECEIVED, SENT = HEADER + b"\r\n" + BODY, TRACED + b"\r\n" + BODY
 

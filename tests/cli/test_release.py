@@ -32,8 +32,9 @@ from relayproxy.record.report import (
     UpstreamRecord,
     timestamp,
 )
-from relayproxy.record.store.interface import TransactionWrite
-from relayproxy.record.store.sqlite import Keep, SqliteStore, open_store
+from relayproxy.record.store.interface import Keep, TransactionWrite
+from relayproxy.record.store.opening import open_store
+from relayproxy.record.store.sqlite import SqliteStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,7 +19,7 @@ from stored import BEGAN, BODY, HEADER, kept_in, message, record, session, wire
 
 from relayproxy.cli import main
 from relayproxy.record.store.interface import TransactionWrite
-from relayproxy.record.store.sqlite import open_store
+from relayproxy.record.store.opening import open_store
 
 #: As it is on the wire.
 LEFT = HEADER + b"\r\n" + BODY.replace(b"\r\n.", b"\r\n..")

@@ -14,6 +14,7 @@ installed() { dpkg-query --show --showformat '${db:Status-Status}\n' "$1" 2>/dev
 # postfix brings smtp-source and smtp-sink; libsasl2-modules and sasl2-bin are for its AUTH, libnet-ssleay-perl for swaks's TLS.
 packages=(postfix libsasl2-modules sasl2-bin swaks libnet-ssleay-perl curl msmtp s-nail openssl stunnel4 haproxy testssl.sh tshark)
 packages+=(dovecot-lmtpd dovecot-submissiond)
+packages+=(postgresql)
 packages+=(libdb5.3 libgnutls-dane0 libidn12 libnsl2 libpcre2-8-0) # what Exim links
 packages+=(libevent-2.1-7) # and OpenSMTPD, of what is not everywhere
 command -v npm >/dev/null || packages+=(nodejs npm)

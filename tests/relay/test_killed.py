@@ -7,55 +7,20 @@ from __future__ import annotations
 
 import os
 import random
-import re
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from relay_on_sockets import END_OF_DATA, relay_process, until_stored, upstream_server
+from marked_mail import Sender, check, content, dots_seen
+from relay_on_sockets import relay_process, until_stored, upstream_server
 
 from relayproxy.record.store.sqlite import SqliteStore
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from relay_on_sockets import Process
-
 KILLS = int(os.environ.get("KILLS", "10"))
 CLIENTS = 8
-
-
-def content(name: str, size: int) -> bytes:
-    """A message that says who it is, and is no other's."""
-    line = (name.encode() + b" and some more of it\r\n..a dot\r\n") * (1 + size // 40)
-    return b"Subject: " + name.encode() + b"\r\nX-Size: %d\r\n\r\n" % len(line) + line
-
-
-class Sender:
-    """Sends until the relay is gone."""
-
-    def __init__(self, name: str, seed: int) -> None:
-        self.sent: dict[str, bytes] = {}
-        self.acknowledged: set[str] = set()
-        self._name = name
-        self._random = random.Random(seed)  # noqa: S311 - it has to differ, no more
-
-    async def send(self, relay: Process) -> None:
-        try:
-            client = await relay.connect()
-            await client.hello()
-            for number in range(1000):
-                name = f"{self._name}-{number}"
-                # One in ten is more than stays in memory on its way into the store.
-                octets = content(name, 3_000_000 if self._random.random() < 0.1 else self._random.randrange(8000))
-                self.sent[name] = octets
-                await client.begin_message(octets.removesuffix(b"\r\n"))
-                await client.send(END_OF_DATA)
-                assert (await client.reply())[0] == 250
-                self.acknowledged.add(name)
-        except (EOFError, OSError, trio.BrokenResourceError):
-            pass
 
 
 @pytest.mark.slow
@@ -74,16 +39,13 @@ async def test_what_was_acknowledged_is_in_the_store(tmp_path: Path) -> None:
                 await trio.sleep(chance.uniform(0.02, 0.6))  # any moment
                 relay.kill()
             await upstream.until(lambda upstream=upstream: upstream.open == 0)  # type: ignore[misc]
-            for conversation in upstream.conversations:
-                for message in re.split(rb"DATA\r\n", bytes(conversation))[1:]:
-                    subject = re.search(rb"\r\nSubject: (\S+)\r\n", message)
-                    if subject is not None and END_OF_DATA in message:
-                        committed.add(subject[1].decode())
+            committed |= set(dots_seen(upstream))
         for sender in senders:
             sent |= sender.sent
             acknowledged |= sender.acknowledged
     assert len(acknowledged) > KILLS, "there was load"
-    check(tmp_path / "relayproxy.db", sent, acknowledged, committed)
+    with SqliteStore(tmp_path / "relayproxy.db").reader() as reader:
+        check(reader, sent, acknowledged, committed)
 
 
 @pytest.mark.slow
@@ -113,27 +75,3 @@ async def test_what_was_cut_off_before_its_dot_is_there_and_aborted(tmp_path: Pa
         assert all(reader.message(stored) is None for stored in cut_off)
         assert all(reader.session(stored.record.session) is not None for stored in cut_off)
         assert (last.record.outcome, last.final) == ("accepted", True)
-
-
-def check(store: Path, sent: dict[str, bytes], acknowledged: set[str], committed: set[str]) -> None:
-    kept: Counter[str] = Counter()
-    with SqliteStore(store).reader() as reader:
-        for stored in reader.transactions():
-            message = stored.record.message
-            if message is None or message.subject is None:
-                assert stored.record.outcome in ("aborted", "unknown")
-                continue
-            kept[message.subject] += 1
-            octets = b"".join(reader.message(stored) or ())
-            whole = sent[message.subject].replace(b"\r\n..", b"\r\n.")
-            if stored.message is not None and stored.message.whole:
-                assert octets == whole
-            else:
-                assert whole.startswith(octets)
-                assert stored.record.outcome == "aborted"
-            if message.subject in acknowledged:
-                assert stored.record.outcome in ("accepted", "unknown")
-                assert octets == whole
-    assert acknowledged - kept.keys() == set(), "a client has seen its 250"
-    assert committed - kept.keys() == set(), "upstream has seen its dot"
-    assert set(kept.values()) == {1}

@@ -25,15 +25,14 @@ from relayproxy.record.store.contents import RAW, ZSTD, Packer
 from relayproxy.record.store.interface import RecordError, StoreError, TransactionWrite
 from relayproxy.record.store.rows import message_columns, session_columns, transaction_columns
 from relayproxy.record.store.schema import ROWS, arrive, arrive_session
-from relayproxy.record.store.upkeep import Keep, Upkeep
+from relayproxy.record.store.upkeep import Upkeep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from relayproxy.record.report import ReleaseRecord
-    from relayproxy.record.store.connection import Sync
-    from relayproxy.record.store.interface import Body, Write
+    from relayproxy.record.store.interface import Body, Keep, Sync, Write
     from relayproxy.record.store.rows import Value
 
 #: Octets, compressed, from which on a body is a file.

@@ -68,7 +68,7 @@ class Bodies:
             if self._lock >= 0 and (self.folder / f"{self._name}.lock").exists():
                 return
             self.close()
-            self.folder.mkdir(mode=0o700, exist_ok=True)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             name = secrets.token_hex(8)
             lock = os.open(self.folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
             fcntl.flock(lock, fcntl.LOCK_EX)

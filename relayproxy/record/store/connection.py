@@ -10,7 +10,7 @@ import errno
 import os
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 import apsw
@@ -22,7 +22,7 @@ from relayproxy.record.store.schema import APPLICATION, PROGRAMS, STEPS, migrate
 if TYPE_CHECKING:
     from pathlib import Path
 
-Sync = Literal["normal", "full"]
+    from relayproxy.record.store.interface import Sync
 
 #: Pages of 4 KiB in the write-ahead log before they are carried into the database.
 _CHECKPOINT: Final = 4000

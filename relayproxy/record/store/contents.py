@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if sys.version_info >= (3, 14):
@@ -18,7 +19,6 @@ else:
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 __all__ = ["PIECE", "RAW", "ZSTD", "Packer", "ZstdCompressor", "digest_of", "pieces", "unpack"]
 
@@ -52,10 +52,12 @@ def unpack(form: int, octets: bytes) -> bytes:
     return b"".join(_expanded(form, iter((octets,))))
 
 
-def pieces(form: int, source: bytes | Path, *, size: int, digest: bytes) -> Iterator[bytes]:
-    """What was packed, in pieces, of octets or of a file. Raises ValueError at the end, or before, where it is not what was put in; OSError."""
+def pieces(form: int, source: bytes | Path | Iterator[bytes], *, size: int, digest: bytes) -> Iterator[bytes]:
+    """What was packed, in pieces, of octets, of a file, or of octets that come in pieces themselves. Raises ValueError at the end, or before, where it is not what was put in; OSError."""
     if isinstance(source, bytes):
-        yield from _checked(form, iter((source,)), size, digest)
+        source = iter((source,))
+    if not isinstance(source, Path):
+        yield from _checked(form, source, size, digest)
         return
     with source.open("rb") as file:
         yield from _checked(form, iter(partial(file.read, PIECE), b""), size, digest)

@@ -59,7 +59,7 @@ def index_some(connection: apsw.Connection, bodies: Path) -> bool:
         if one.digest is not None:
             source = bodies / one.file if one.octets is None else one.octets
             said = text_of(one.header, pieces(one.form, source, size=one.size, digest=one.digest))
-        texts.append((one.number, one.revision, _searchable(one.document, said)))
+        texts.append((one.number, one.revision, searchable_of(one.document, said)))
         if time.monotonic() > end:
             break
     if not texts:
@@ -73,7 +73,8 @@ def index_some(connection: apsw.Connection, bodies: Path) -> bool:
     return True
 
 
-def _searchable(document: bytes, said: str) -> str:
+def searchable_of(document: bytes, said: str) -> str:
+    """What an index is given of a stored document, and of what its body says."""
     try:
         return searchable(_decode(document), said)
     except msgspec.DecodeError:  # damaged, or of a newer relayproxy: it is found by what it says

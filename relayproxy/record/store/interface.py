@@ -1,6 +1,6 @@
-"""What a store is to those who write to it and those who read it, whatever is behind (sqlite.py first, others later).
+"""What a store is to those who write to it and those who read it, whatever is behind (sqlite.py, postgresql/).
 
-    store = open_store("sqlite:relayproxy.db")            # raises StoreError
+    store = open_store("sqlite:relayproxy.db")            # opening.py; raises StoreError
     writer = Writer(store.backend(), ...)                  # one thread a process (writer.py): group commit
     await writer.commit([TransactionWrite(record, message)])      # in the store when it returns; RecordError
     writer.put(TransactionWrite(record, message, final=True))     # behind: tried until it is in
@@ -21,7 +21,7 @@ What is written when does not belong here (record/recorder.py), nor how things l
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,8 +51,19 @@ class RecordError(Exception):
         self.full = full
 
 
+#: What is written survives: that the relay is killed, or that the machine of the store loses its power, too.
+Sync = Literal["normal", "full"]
+
+
+class Keep(NamedTuple):
+    """How much is kept: seconds, octets; None: without a limit."""
+
+    age: float | None = None
+    bytes: int | None = None
+
+
 class Body(NamedTuple):
-    """A body on its way into the store: `octets`, or for a large one `file`, where it waits zstd-compressed in the store's own folder (spool.py)."""
+    """A body on its way into the store: `octets`, or for a large one `file`, where it waits zstd-compressed in the store's folder (spool.py)."""
 
     digest: bytes
     size: int
@@ -230,7 +241,10 @@ class Reader(Protocol):
         """A kept body in pieces."""
 
     def revision(self) -> int:
-        """The last write's."""
+        """The last write's: all writes up to it can be read, and none that is to come has a smaller one."""
+
+    def wait(self, seconds: float, output: int) -> bool:
+        """Until something may have been written since `revision` was asked, or so many seconds; False as soon as nobody reads that descriptor any more."""
 
     def close(self) -> None: ...
 
@@ -239,3 +253,9 @@ class Reader(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...
+
+
+#: Everything.
+KEEP_ALL: Final = Keep()
+#: Seconds that a write waits for others who write before it fails.
+PATIENCE: Final = 5.0

@@ -1,23 +1,22 @@
-r"""An expression of SELECT as a condition in SQL: what SQLite can tell of it, so that few transactions have to be read.
+r"""An expression of SELECT as a condition in SQL: what a database can tell of it, so that few transactions have to be read.
 
 The condition is a necessary one: it holds for each row whose transaction matches, and maybe for others, so who reads filters again with `Select.matches`.
 It is over a table whose columns are of the record:
 
     transactions(number, id, session, time in microseconds since 1970, outcome, acknowledged, listener, client, helo, auth = the user, upstream = its name,
-                 sender, recipients, sender_sent, recipients_sent, code, size = as received, subject, message_id, indexed, released)
+                 sender, recipients, sender_sent, recipients_sent, code, size = as received, subject, message_id, released)
 
-Null stands where the record has null; `recipients` and `recipients_sent` are the addresses joined and surrounded by "\n". `words` is a table of FTS5 whose rows
-have the numbers of transactions and the text of `full_text.searchable`; `indexed` is whether there is one yet.
+Null stands where the record has null; `recipients` and `recipients_sent` are the addresses joined and surrounded by "\n". How words are found is the dialect's own: in SQLite
+`words` is a table of FTS5 whose rows have the numbers of transactions and the text of `full_text.searchable`, and `indexed` is whether there is one yet.
 
 Theory of operation: each condition has two bounds, one that holds wherever it does (`over`) and one that holds nowhere else (`under`); they are the same
 where SQL can say it exactly. Not swaps them, and makes null, which is how SQL says that there is nothing to compare, a truth.
-All values are parameters. The functions that a connection needs are `FUNCTIONS`.
+All values are parameters. What differs between databases is their `Dialect`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple, assert_never
-from unicodedata import ucd_3_2_0
+from typing import TYPE_CHECKING, Final, Protocol, assert_never
 
 from relayproxy.record.conditions import (
     Acknowledged,
@@ -40,21 +39,19 @@ from relayproxy.record.conditions import (
     Waiting,
     Words,
 )
-from relayproxy.record.store import sql_patterns
-from relayproxy.record.store.sql_patterns import FUNCTIONS, Parameter, Sql
+from relayproxy.record.store.sql_text import FALSE, TRUE, UNSEEN, Bounds, Sql
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from ipaddress import IPv4Network, IPv6Network
 
+    from relayproxy.mail.pattern import AddressPattern, Pattern
     from relayproxy.record.conditions import TextField
     from relayproxy.record.select import Select
+    from relayproxy.record.store.sql_text import Parameter
 
-__all__ = ["FUNCTIONS", "Parameter", "compile"]
-
-#: SQLite's largest integer.
+#: The largest integer of them all.
 _LARGEST: Final = (1 << 63) - 1
-_TRUE: Final = Sql("1")
-_FALSE: Final = Sql("0")
 #: Columns of texts; what is in none is seen in the record only.
 _COLUMNS: Final[dict[TextField, str]] = {
     "subject": "subject",
@@ -68,83 +65,94 @@ _COLUMNS: Final[dict[TextField, str]] = {
 }
 
 
-class _Bounds(NamedTuple):
-    over: Sql
-    under: Sql
+class Dialect(Protocol):
+    """What one database can say, and another says in another way."""
+
+    def text(self, column: str, pattern: Pattern) -> Bounds:
+        """A text, or a number, is as the pattern has it."""
+
+    def address(self, column: str, pattern: AddressPattern) -> Bounds:
+        """An address is, in its canonical form."""
+
+    def addresses(self, column: str, pattern: AddressPattern) -> Bounds:
+        r"""One of several is; the column has them joined and surrounded by "\n"."""
+
+    def network(self, column: str, wanted: IPv4Network | IPv6Network) -> Bounds:
+        """An IP address is in that network."""
+
+    def begins(self, column: str, prefix: str) -> Sql:
+        """An id begins so, in any case of letters."""
+
+    def words(self, words: Iterable[str]) -> Bounds:
+        """A transaction has all of these words."""
 
 
-_UNSEEN: Final = _Bounds(_TRUE, _FALSE)
-
-
-def compile(select: Select) -> tuple[str, tuple[Parameter, ...]]:  # noqa: A001 - what it does
+def compile(select: Select, dialect: Dialect) -> tuple[str, tuple[Parameter, ...]]:  # noqa: A001 - what it does
     """A condition for WHERE, and the parameters for its question marks."""
-    return _bounds(select.condition).over
+    return _bounds(select.condition, dialect).over
 
 
-def _bounds(condition: Condition) -> _Bounds:  # noqa: PLR0911 - one a case
+def _bounds(condition: Condition, dialect: Dialect) -> Bounds:  # noqa: C901, PLR0911 - one a case
     match condition:
         case All(of):
-            inner = [_bounds(one) for one in of]
-            return _Bounds(_all([one.over for one in inner]), _all([one.under for one in inner]))
+            inner = [_bounds(one, dialect) for one in of]
+            return Bounds(_all([one.over for one in inner]), _all([one.under for one in inner]))
         case AnyOf(of):
-            inner = [_bounds(one) for one in of]
-            return _Bounds(_any([one.over for one in inner]), _any([one.under for one in inner]))
+            inner = [_bounds(one, dialect) for one in of]
+            return Bounds(_any([one.over for one in inner]), _any([one.under for one in inner]))
         case Not(of):
-            over, under = _bounds(of)
-            return _Bounds(_not(under), _not(over))
+            over, under = _bounds(of, dialect)
+            return Bounds(_not(under), _not(over))
         case Anonymous():
             # The column has null also for one who has logged in by a mechanism that does not show the user.
-            return _Bounds(Sql("auth IS NULL"), _FALSE)
-        case Words(words):
-            return _Bounds(_words(words), _FALSE)
+            return Bounds(Sql("auth IS NULL"), FALSE)
         case Header() | Encrypted() | Captured() | Text("tls" | "tag"):
-            return _UNSEEN
+            return UNSEEN
+        case Words(words):
+            return dialect.words(words)
+        case Text(field, pattern):
+            return dialect.text(_COLUMNS[field], pattern)
+        case Sender(leg, pattern):
+            return dialect.address("sender" if leg == "received" else "sender_sent", pattern)
+        case Recipient(leg, pattern):
+            return dialect.addresses("recipients" if leg == "received" else "recipients_sent", pattern)
+        case ClientIn(network):
+            return dialect.network("client", network)
+        case Id(of, prefix):
+            exact = dialect.begins("id" if of == "transaction" else "session", prefix)
         case _:
             exact = _exact(condition)
-            return _Bounds(exact, exact)
+    return Bounds(exact, exact)
 
 
-_Exact = Text | Sender | Recipient | OutcomeIs | Waiting | Acknowledged | Size | Time | ClientIn | Id
-
-
-def _exact(condition: _Exact) -> Sql:  # noqa: C901, PLR0911 - one a case
+def _exact(condition: OutcomeIs | Waiting | Acknowledged | Size | Time) -> Sql:
     match condition:
-        case Text(field, pattern):
-            return sql_patterns.text(_COLUMNS[field], pattern)
-        case Sender(leg, pattern):
-            return sql_patterns.address("sender" if leg == "received" else "sender_sent", pattern)
-        case Recipient(leg, pattern):
-            return sql_patterns.addresses("recipients" if leg == "received" else "recipients_sent", pattern)
         case OutcomeIs(outcome):
             return Sql("outcome = ?", (outcome,))
         case Waiting(wanted):
-            return Sql(f"(outcome = 'held' AND NOT released) = {wanted:d}")
+            return Sql(f"((outcome = 'held' AND NOT released) IS {'' if wanted else 'NOT '}TRUE)")
         case Acknowledged(wanted):
             return Sql("acknowledged" if wanted else "NOT acknowledged")
         case Size(comparison, octets):
             return Sql(f"size {comparison} ?", (min(octets, _LARGEST),))
         case Time(comparison, microseconds):
             return Sql(f"time {comparison} ?", (microseconds,))
-        case ClientIn(network):
-            return sql_patterns.network("client", network)
-        case Id(of, prefix):
-            return Sql(f"{'id' if of == 'transaction' else 'session'} LIKE ?", (f"{prefix}%",))
         case _:
             assert_never(condition)
 
 
 def _all(conditions: Iterable[Sql]) -> Sql:
-    parts = [condition for condition in conditions if condition != _TRUE]
-    if _FALSE in parts:
-        return _FALSE
-    return _joined(" AND ", parts) if parts else _TRUE
+    parts = [condition for condition in conditions if condition != TRUE]
+    if FALSE in parts:
+        return FALSE
+    return _joined(" AND ", parts) if parts else TRUE
 
 
 def _any(conditions: Iterable[Sql]) -> Sql:
-    parts = [condition for condition in conditions if condition != _FALSE]
-    if _TRUE in parts:
-        return _TRUE
-    return _joined(" OR ", parts) if parts else _FALSE
+    parts = [condition for condition in conditions if condition != FALSE]
+    if TRUE in parts:
+        return TRUE
+    return _joined(" OR ", parts) if parts else FALSE
 
 
 def _joined(word: str, parts: list[Sql]) -> Sql:
@@ -156,19 +164,8 @@ def _joined(word: str, parts: list[Sql]) -> Sql:
 
 
 def _not(condition: Sql) -> Sql:
-    if condition == _TRUE:
-        return _FALSE
-    if condition == _FALSE:
-        return _TRUE
+    if condition == TRUE:
+        return FALSE
+    if condition == FALSE:
+        return TRUE
     return Sql(f"(({condition.text}) IS NOT TRUE)", condition.parameters)
-
-
-def _words(words: Iterable[str]) -> Sql:
-    """Letters that are younger than Unicode 3.2 may be none to the index's tokenizer, and a word of them alone nothing."""
-    sure = [word for word in sorted(words) if any(ucd_3_2_0.category(character)[0] in "LN" for character in word)]
-    if not sure:
-        return _TRUE
-    return Sql(
-        "(NOT indexed OR number IN (SELECT rowid FROM words WHERE words MATCH ?))",
-        (" ".join([f'"{word}"' for word in sure]),),
-    )

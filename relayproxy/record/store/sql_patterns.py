@@ -1,7 +1,7 @@
-r"""Patterns as SQLite conditions, and the functions of ours that these call.
+r"""SELECT as SQLite can say it: patterns as conditions, and the functions of ours that these call.
 
 SQLite's LIKE folds the case of ASCII alone, ends at a NUL, and knows no regular expressions; a Python function does all that, and takes ten times
-as long. So LIKE is asked where it says the same, and a function for the rest. Every condition here is exact: it is true where the pattern matches,
+as long. So LIKE is asked where it says the same, and a function for the rest. Every condition on a pattern is exact: it is true where the pattern matches,
 else false or null.
 
 Invariants: values and patterns are parameters, never part of the condition. `FUNCTIONS` have to be registered on each connection that such a
@@ -11,37 +11,56 @@ condition runs on, and `PRAGMA case_sensitive_like` has to stay as it is. Which 
 from __future__ import annotations
 
 import re
-import unicodedata
 from functools import lru_cache
 from ipaddress import ip_network
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
+from unicodedata import ucd_3_2_0
 
 from relayproxy.mail.ip import is_in
 from relayproxy.mail.pattern import AddressPattern, Pattern
 from relayproxy.record.conditions import address_matches
+from relayproxy.record.store.sql_text import FALSE, TRUE, Bounds, Sql, as_like, escaped, required_literal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from ipaddress import IPv4Network, IPv6Network
-
-#: What SQLite binds.
-Parameter = str | int | bytes
-
-
-class Sql(NamedTuple):
-    """A condition in brackets, or one that needs none, and what its question marks stand for, in order."""
-
-    text: str
-    parameters: tuple[Parameter, ...] = ()
-
-
-_TRUE: Final = Sql("1")
 
 # What RE2 takes for letters of ASCII, and LIKE does not: the long s, and the Kelvin sign.
 _ASCII_FOLDED: Final = re.compile("[\u017f\u212a]")
 
 
-def text(column: str, pattern: Pattern) -> Sql:
+class SqliteDialect:
+    """A condition of SELECT, as SQLite has it (sql.py `Dialect`)."""
+
+    def text(self, column: str, pattern: Pattern) -> Bounds:
+        return _exactly(_text(column, pattern))
+
+    def address(self, column: str, pattern: AddressPattern) -> Bounds:
+        return _exactly(_address(column, pattern))
+
+    def addresses(self, column: str, pattern: AddressPattern) -> Bounds:
+        return _exactly(_addresses(column, pattern))
+
+    def network(self, column: str, wanted: IPv4Network | IPv6Network) -> Bounds:
+        """A function says whether an IP address is in it."""
+        return _exactly(Sql(f"in_network(?, {column})", (str(wanted),)))
+
+    def begins(self, column: str, prefix: str) -> Sql:
+        return Sql(f"{column} LIKE ?", (f"{prefix}%",))
+
+    def words(self, words: Iterable[str]) -> Bounds:
+        """Letters that are younger than Unicode 3.2 may be none to the index's tokenizer, and a word of them alone nothing."""
+        sure = [word for word in sorted(words) if any(ucd_3_2_0.category(character)[0] in "LN" for character in word)]
+        asked = " ".join([f'"{word}"' for word in sure])
+        found = Sql("(NOT indexed OR number IN (SELECT rowid FROM words WHERE words MATCH ?))", (asked,))
+        return Bounds(found if sure else TRUE, FALSE)
+
+
+def _exactly(condition: Sql) -> Bounds:
+    return Bounds(condition, condition)
+
+
+def _text(column: str, pattern: Pattern) -> Sql:
     """A text is as the pattern has it."""
     # First what is seen at once: `length` counts characters, up to the first NUL.
     plain = f"octet_length({column}) = length({column}) OR instr({column}, char(0)) = 0"
@@ -50,7 +69,7 @@ def text(column: str, pattern: Pattern) -> Sql:
     return _found(column, plain, pattern, Sql(f"re(?, {column})", (pattern.text,)))
 
 
-def address(column: str, pattern: AddressPattern) -> Sql:
+def _address(column: str, pattern: AddressPattern) -> Sql:
     """An address is, in its canonical form."""
     called = Sql(f"re_address(?, {column})", (pattern.text,))
     if not pattern.text.isascii():
@@ -58,7 +77,7 @@ def address(column: str, pattern: AddressPattern) -> Sql:
     return _found(column, f"{_canonical(column)} AND {column} NOT LIKE '%.'", pattern.pattern, called)
 
 
-def addresses(column: str, pattern: AddressPattern) -> Sql:
+def _addresses(column: str, pattern: AddressPattern) -> Sql:
     r"""One of several is; the column has them joined and surrounded by "\n"."""
     called = Sql(f"re_addresses(?, {column})", (pattern.text,))
     if not pattern.text.isascii():
@@ -67,17 +86,12 @@ def addresses(column: str, pattern: AddressPattern) -> Sql:
     if glob is None or "\0" in glob:
         return called
     plain = f"{_canonical(column)} AND instr({column}, '.' || char(10)) = 0"
-    like = Sql(f"{column} LIKE ? ESCAPE '\\'", (f"%\n{_like(glob)}\n%",))
+    like = Sql(f"{column} LIKE ? ESCAPE '\\'", (f"%\n{as_like(glob)}\n%",))
     # A wildcard may reach into the next address, unless all that it can do is to reach the line's end.
     inner = glob.strip("*")
     if inner and not re.search(r"[*?\n]", inner):
         return _either(plain, like, called)
     return _either(plain, _where(like, called), called)
-
-
-def network(column: str, wanted: IPv4Network | IPv6Network) -> Sql:
-    """An IP address is in that network."""
-    return Sql(f"in_network(?, {column})", (str(wanted),))
 
 
 def _canonical(column: str) -> str:
@@ -97,13 +111,13 @@ def _found(column: str, plain: str, pattern: Pattern, called: Sql) -> Sql:
     if (glob := pattern.glob) is not None:
         if "\0" in glob:
             return called
-        like = Sql(f"{column} LIKE ? ESCAPE '\\'", (_like(glob),))
-        return _either(plain, like, called) if glob.isascii() else _where(_either(plain, like, _TRUE), called)
+        like = Sql(f"{column} LIKE ? ESCAPE '\\'", (as_like(glob),))
+        return _either(plain, like, called) if glob.isascii() else _where(_either(plain, like, TRUE), called)
     literal = required_literal(pattern.expression or "")
     if not literal or not literal.isascii() or "\0" in literal:
         return called
-    like = Sql(f"{column} LIKE ? ESCAPE '\\'", (f"%{_escaped(literal)}%",))
-    return _where(_either(plain, like, _TRUE), called)
+    like = Sql(f"{column} LIKE ? ESCAPE '\\'", (f"%{escaped(literal)}%",))
+    return _where(_either(plain, like, TRUE), called)
 
 
 # AND and OR evaluate both sides where they are not the whole of WHERE; iif does not.
@@ -115,50 +129,6 @@ def _either(plain: str, like: Sql, called: Sql) -> Sql:
 
 def _where(cheap: Sql, called: Sql) -> Sql:
     return Sql(f"iif({cheap.text}, {called.text}, 0)", (*cheap.parameters, *called.parameters))
-
-
-def _like(glob: str) -> str:
-    """What LIKE is asked: the glob itself where it is ASCII, and else one that matches no less, with any character in place of one that has case."""
-    any_case = [one if one.isascii() or unicodedata.category(one) == "Lo" else "?" for one in glob]
-    return _escaped(re.sub(r"\*+", "*", "".join(any_case))).replace("*", "%").replace("?", "_")
-
-
-def _escaped(literal: str) -> str:
-    return re.sub(r"([\\%_])", r"\\\1", literal)
-
-
-# Tokens of RE2's syntax: what stands for many characters or for none, an escaped sign, two kinds of repetition, a character.
-_TOKEN: Final = re.compile(
-    r"(?P<gap>\\[dDwWsSbBAz]|\.|\^|\$|\[\^?\]?(?:\[:\^?[a-z]+:\]|\\.|[^\]\\])*\])"
-    r"|\\(?P<sign>[^A-Za-z0-9])"
-    r"|(?P<optional>[*?]|\{[0-9]+(?:,[0-9]*)?\})"
-    r"|(?P<again>\+)"
-    r"|(?P<literal>[^\\|()\[{*?+.^$])",
-    re.DOTALL,
-)
-
-
-def required_literal(expression: str) -> str:
-    r"""A text that is in everything that the expression matches, in some case of its letters; "" where none is easily seen.
-
-    Seen is what is written plainly: there is none where there are groups, alternatives or rarer escapes.
-    """
-    runs: list[str] = []
-    run, at = "", 0
-    while at < len(expression):
-        token = _TOKEN.match(expression, at)
-        if token is None:
-            return ""
-        at = token.end()
-        match token.lastgroup:
-            case "sign" | "literal":
-                run += token[token.lastgroup]
-                continue
-            case "optional":
-                run = run[:-1]
-        runs.append(run)
-        run = ""
-    return max([*runs, run], key=len)
 
 
 # The functions. A value that is no text (null) is not as any pattern has it.

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import apsw
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from relayproxy.record.store.bodies import Bodies
+    from relayproxy.record.store.interface import Keep
 
 #: Seconds that a piece takes, or a little more.
 _PIECE: Final = 0.02
@@ -60,13 +61,6 @@ _FREE_PAGES: Final = f"""
 SELECT freelist_count, max({_FREE} / page_size, page_count / 10) FROM pragma_page_count, pragma_freelist_count, pragma_page_size
 """
 _FOR_EVER: Final = 1 << 53  # microseconds
-
-
-class Keep(NamedTuple):
-    """How much is kept: seconds, octets; None: without a limit."""
-
-    age: float | None = None
-    bytes: int | None = None
 
 
 class Upkeep:

@@ -17,8 +17,8 @@ from conformance import noise
 from stored_things import HEADER, record, session, transaction
 
 from relayproxy.record.store.interface import Message, TransactionWrite
+from relayproxy.record.store.opening import open_store
 from relayproxy.record.store.spool import Spool
-from relayproxy.record.store.sqlite import open_store
 from relayproxy.record.store.writer import Writer
 
 TASKS = 4

@@ -14,7 +14,8 @@ from conformance import noise
 from crashing_writer import octets_of
 from stored_things import HEADER, NOW, SECOND, transaction, whole
 
-from relayproxy.record.store.sqlite import Keep, SqliteStore, open_store
+from relayproxy.record.store.interface import Keep
+from relayproxy.record.store.sqlite import SqliteStore
 
 KILLS = int(os.environ.get("KILLS", "10"))
 
@@ -41,7 +42,7 @@ def write_and_die(store: SqliteStore, *names: str, lines: int) -> list[str]:
 @pytest.mark.timeout(30 * KILLS)
 def test_what_was_committed_survives_kill_9(tmp_path: Path) -> None:
     chance = random.Random(os.environ.get("RELAYPROXY_SEED", "1"))  # noqa: S311 - to be had again
-    store = open_store(f"sqlite:{tmp_path}/store.db")
+    store = SqliteStore(tmp_path / "store.db")
     committed: dict[str, str] = {}
     for kill in range(KILLS):
         names = [f"{kill}a", f"{kill}b"][: 1 + kill % 2]
@@ -67,7 +68,7 @@ def test_what_was_committed_survives_kill_9(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_retention_while_another_process_writes(tmp_path: Path) -> None:
-    store = open_store(f"sqlite:{tmp_path}/store.db")
+    store = SqliteStore(tmp_path / "store.db")
     limit = 3_000_000
     with closing(store.backend(keep=Keep(age=3600, bytes=limit))) as backend:
         old = [transaction(f"old{number}", noise(2000, number), at=NOW - 7200 * SECOND) for number in range(500)]

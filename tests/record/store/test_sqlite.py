@@ -18,10 +18,11 @@ import trio
 from conformance import noise
 from stored_things import HEADER, NOW, SOON, Alarm, held, ids, release, session, transaction, whole
 
-from relayproxy.record.store.interface import RecordError, StoreError
+from relayproxy.record.store.interface import Keep, RecordError, StoreError
+from relayproxy.record.store.opening import open_store
 from relayproxy.record.store.schema import APPLICATION, STEPS, migrate, version
 from relayproxy.record.store.spool import Spool
-from relayproxy.record.store.sqlite import Keep, SqliteStore, open_store
+from relayproxy.record.store.sqlite import SqliteStore
 from relayproxy.record.store.writer import Writer
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def store(tmp_path: Path) -> SqliteStore:
-    return open_store(f"sqlite:{tmp_path}/store.db")
+    return SqliteStore(tmp_path / "store.db")
 
 
 @contextmanager
@@ -201,7 +202,7 @@ def test_a_body_that_was_altered_is_an_error(store: SqliteStore) -> None:
 
 def test_a_store_on_a_read_only_file_system_is_read() -> None:
     with mounted("size=4m") as disk:
-        store = open_store(f"sqlite:{disk}/store.db")
+        store = SqliteStore(disk / "store.db")
         with closing(store.backend()) as backend:
             backend.write([transaction("T1", noise(100_000))], durable=True)
         read_only(disk)
@@ -215,7 +216,7 @@ def test_a_store_on_a_read_only_file_system_is_read() -> None:
 
 def test_a_store_that_was_not_closed_is_not_guessed_at_where_nothing_can_be_written(tmp_path: Path) -> None:
     with mounted("size=4m") as disk:
-        store = open_store(f"sqlite:{tmp_path}/store.db")
+        store = SqliteStore(tmp_path / "store.db")
         with closing(store.backend()) as backend:
             backend.write([transaction("T1")], durable=True)
             for suffix in ("", "-wal"):
@@ -227,7 +228,7 @@ def test_a_store_that_was_not_closed_is_not_guessed_at_where_nothing_can_be_writ
 
 async def test_a_full_disk_is_told_as_such_and_nothing_is_left_of_what_did_not_fit() -> None:
     with mounted("size=4m") as disk:
-        store = open_store(f"sqlite:{disk}/store.db")
+        store = SqliteStore(disk / "store.db")
         alarm = Alarm()
         writer = Writer(store.backend(), alarm=alarm)
         await writer.commit([transaction("T0", noise(50_000))])
@@ -266,7 +267,7 @@ async def test_a_file_that_may_not_grow_counts_as_full(tmp_path: Path) -> None:
     program = f"""
 import resource, signal
 from relayproxy.record.store.interface import RecordError
-from relayproxy.record.store.sqlite import open_store
+from relayproxy.record.store.opening import open_store
 import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
 from stored_things import transaction
 from conformance import noise
@@ -318,6 +319,18 @@ def test_a_folder_of_bodies_that_was_removed_is_made_again(store: SqliteStore) -
         backend.write([transaction("T1", noise(100_000))], durable=False)
 
 
+def test_a_body_that_was_begun_is_whole_though_it_is_removed(store: SqliteStore) -> None:
+    with closing(store.backend(keep=Keep(age=60))) as backend, store.reader() as reader:
+        octets = noise(1_000_000)
+        backend.write([transaction("T1", octets, at=NOW - 86400 * 1_000_000_000)], durable=False)
+        begun = reader.body(sha256(octets).digest())
+        first = next(begun)
+        while backend.upkeep():
+            pass
+        assert ids(reader) == []
+        assert first + b"".join(begun) == octets
+
+
 # What takes room.
 
 
@@ -341,7 +354,7 @@ def test_bodies_of_the_same_octets_are_kept_once(store: SqliteStore) -> None:
 
 
 async def test_what_crashed_processes_left_is_removed_at_the_start(store: SqliteStore) -> None:
-    living = open_store(f"sqlite:{store.path}")
+    living = SqliteStore(store.path)
     spool = Spool(living.bodies, 0)
     await spool.add(b"x" * 1000)
     with closing(store.backend()) as backend:
@@ -379,7 +392,7 @@ async def test_a_small_body_stays_in_memory(store: SqliteStore) -> None:
 
 def test_a_store_can_be_made_by_two_at_once(store: SqliteStore) -> None:
     program = (
-        f"from relayproxy.record.store.sqlite import open_store; open_store('sqlite:{store.path}').backend().close()"
+        f"from relayproxy.record.store.opening import open_store; open_store('sqlite:{store.path}').backend().close()"
     )
     both = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(2)]
     assert [one.wait(SOON) for one in both] == [0, 0]

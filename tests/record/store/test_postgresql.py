@@ -1,0 +1,784 @@
+"""What is PostgreSQL's own: what is no store there, what goes when, who waits for whom, and what happens when the server is not as it should be."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing, contextmanager, suppress
+from functools import partial
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+import trio
+from conformance import DAY, done, noise
+from postgresql import name_of
+from stored_things import HEADER, NOW, SECOND, SOON, held, ids, record, release, session, transaction, whole
+
+from relayproxy.record.select import parse
+from relayproxy.record.store.interface import Body, Keep, Message, RecordError, StoreError, TransactionWrite
+from relayproxy.record.store.location import PostgresqlUrl, location, without_password
+from relayproxy.record.store.opening import open_store, store_at
+from relayproxy.record.store.postgresql.connection import connect, migrate
+from relayproxy.record.store.postgresql.schema import STEPS
+from relayproxy.record.store.postgresql.store import PostgresqlStore
+from relayproxy.record.store.spool import Spool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from postgresql import Server
+
+    from relayproxy.record.store.interface import Write
+
+pytestmark = pytest.mark.interop
+
+
+@pytest.fixture
+def url(postgresql: Server) -> Iterator[PostgresqlUrl]:
+    with postgresql.database() as made:
+        yield made
+
+
+@pytest.fixture
+def empty(postgresql: Server) -> Iterator[PostgresqlUrl]:
+    with postgresql.database(empty=True) as made:
+        yield made
+
+
+@pytest.fixture
+def store(url: PostgresqlUrl, tmp_path: Path) -> PostgresqlStore:
+    return PostgresqlStore(url, tmp_path / "waiting")
+
+
+def ask(url: PostgresqlUrl, statement: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(url.url, autocommit=True) as connection:
+        cursor = connection.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+# Which store.
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("postgresql://db/mail", "postgresql://db/mail"),
+        ("postgresql://app@db:5433/mail?sslmode=require", "postgresql://app@db:5433/mail?sslmode=require"),
+        ("postgresql://app:hunter2@db/mail", "postgresql://app:***@db/mail"),
+        ("postgresql://app:hun@ter:2@db/mail", "postgresql://app:***@db/mail"),
+        ("postgresql://app:hunter2@a,b:2/mail", "postgresql://app:***@a,b:2/mail"),
+        ("postgresql://:hunter2@/mail?host=/run", "postgresql://:***@/mail?host=/run"),
+        ("postgresql://db/mail?user=app&password=hunter2&x=1", "postgresql://db/mail?user=app&password=***&x=1"),
+        ("postgresql://db/mail?pass%77ord=hunter2", "postgresql://db/mail?pass%77ord=***"),
+        ("postgresql://db/mail?sslpassword=hunter2", "postgresql://db/mail?sslpassword=***"),
+        ("postgres://app:hunter2@db/mail", "postgres://app:***@db/mail"),
+        ("PostgreSQL:app:hunter2@db", "PostgreSQL:app:hunter2@db"),
+    ],
+)
+def test_a_password_is_never_shown(written: str, shown: str) -> None:
+    assert without_password(written) == shown
+    if written.startswith("postgresql://"):
+        place = location(written)
+        assert isinstance(place, PostgresqlUrl)
+        assert (str(place), repr(place), f"{place}", place.url) == (shown, shown, shown, written)
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["postgresql://", "postgresql:mail", "postgres://app:hunter2@db/mail", "postgresql://a b", "postgresql://a\n"],
+)
+def test_what_is_no_url_of_a_database(written: str) -> None:
+    with pytest.raises(StoreError, match=r"expected sqlite:PATH.*postgresql://\[USER@\]HOST") as raised:
+        open_store(written)
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "postgresql://app:hunter2@db:port/mail",
+        "postgresql://app:hunter2@[::1/mail",
+        "postgresql://app:hunter2@db/mail?nothing=1",
+        "postgresql://app:hun/ter2@db/mail",
+        "postgresql://app:hunter2%@db/mail",
+    ],
+)
+def test_what_libpq_cannot_read_is_told_in_our_words(written: str) -> None:
+    for way in (open_store(written).reader, open_store(written).backend):
+        with pytest.raises(StoreError) as raised:
+            way()
+        assert "hunter2" not in str(raised.value)
+        assert "ter2" not in str(raised.value)
+
+
+def test_what_is_missing_is_told_with_how_to_get_it(tmp_path: Path) -> None:
+    program = """
+import sys
+sys.modules["psycopg"] = None
+from relayproxy.cli import main
+sys.exit(main(["list", "--store", "postgresql://app:hunter2@db/mail"]))
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert told.returncode == 2
+    assert "pip install 'relayproxy[postgresql]'" in told.stderr
+    assert "hunter2" not in told.stderr
+
+
+def test_what_does_not_use_it_does_not_load_it(tmp_path: Path) -> None:
+    program = f"""
+import sys
+import relayproxy.cli.run, relayproxy.cli.recording
+from relayproxy.record.store.opening import open_store
+open_store("sqlite:{tmp_path}/x.db").backend().close()
+sys.exit("psycopg" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+# Opening.
+
+
+def test_nobody_is_there(tmp_path: Path) -> None:
+    store = open_store(f"postgresql://app:hunter2@/mail?host={tmp_path}")
+    for way in (store.backend, store.reader):
+        with pytest.raises(StoreError, match="No such file or directory") as raised:
+            way()
+        assert "hunter2" not in str(raised.value)
+
+
+def test_a_database_that_is_not_there(postgresql: Server) -> None:
+    with pytest.raises(StoreError, match='database "nothing" does not exist'):
+        store_at(postgresql.url("nothing")).backend()
+
+
+def test_who_reads_makes_nothing(empty: PostgresqlUrl) -> None:
+    with pytest.raises(StoreError, match="nothing was recorded"):
+        store_at(empty).reader()
+    assert ask(empty, "SELECT to_regnamespace('relayproxy') IS NULL") == [(True,)]
+
+
+def test_a_password_as_libpq_takes_it(
+    empty: PostgresqlUrl, postgresql: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(empty, "DROP ROLE IF EXISTS locked")
+    ask(empty, f"CREATE ROLE locked LOGIN PASSWORD 'hunter2'; GRANT CREATE ON DATABASE {name_of(empty)} TO locked")
+    plain = postgresql.url(name_of(empty), "locked")
+    wrong = PostgresqlUrl(plain.url.replace("locked", "locked:hunter3"))
+    with pytest.raises(StoreError, match="password authentication failed") as raised:
+        store_at(wrong).backend()
+    assert "hunter" not in str(raised.value)
+    with pytest.raises(StoreError, match="no password supplied"):
+        store_at(plain).backend()
+    store_at(PostgresqlUrl(plain.url.replace("locked", "locked:hunter2"))).backend().close()
+    monkeypatch.setenv("PGPASSWORD", "hunter2")
+    store_at(plain).backend().close()
+    ask(empty, "DROP OWNED BY locked; DROP ROLE locked")
+
+
+def test_a_role_that_may_not_is_told_what_it_needs(
+    url: PostgresqlUrl, empty: PostgresqlUrl, postgresql: Server
+) -> None:
+    ask(url, "CREATE ROLE guest LOGIN")
+    try:
+        for way in (
+            store_at(postgresql.url(name_of(empty), "guest")).backend,
+            store_at(postgresql.url(name_of(url), "guest")).reader,
+        ):
+            with pytest.raises(StoreError, match=r"permission denied.*expected a role that owns"):
+                way()
+        ask(url, "GRANT USAGE ON SCHEMA relayproxy TO guest; GRANT SELECT ON ALL TABLES IN SCHEMA relayproxy TO guest")
+        with (
+            closing(store_at(url).backend()) as backend,
+            store_at(postgresql.url(name_of(url), "guest")).reader() as reader,
+        ):
+            backend.write([transaction("T1", at=NOW + 5 * DAY)], durable=False)
+            assert whole(reader, reader.transaction("T1")) is not None
+        with (
+            closing(store_at(postgresql.url(name_of(url), "guest")).backend()) as theirs,
+            pytest.raises(RecordError, match="permission denied"),
+        ):
+            theirs.probe()
+    finally:
+        ask(url, "DROP OWNED BY guest; DROP ROLE guest")
+
+
+def test_an_encoding_that_does_not_hold_all_texts(empty: PostgresqlUrl) -> None:
+    ask(empty, "CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0")
+    try:
+        with pytest.raises(StoreError, match="expected a database whose encoding is UTF8, got LATIN1"):
+            store_at(PostgresqlUrl(empty.url.replace(name_of(empty), "latin"))).backend()
+    finally:
+        ask(empty, "DROP DATABASE latin WITH (FORCE)")
+
+
+def test_another_programs_schema_is_left_alone(empty: PostgresqlUrl) -> None:
+    ask(empty, "CREATE SCHEMA relayproxy; CREATE TABLE relayproxy.theirs(x integer)")
+    for way in (store_at(empty).backend, store_at(empty).reader):
+        with pytest.raises(StoreError, match="another program"):
+            way()
+
+
+def test_a_schema_that_was_made_for_us_is_used(empty: PostgresqlUrl) -> None:
+    ask(empty, "CREATE SCHEMA relayproxy")
+    store_at(empty).backend().close()
+
+
+def test_a_newer_store_is_left_alone(url: PostgresqlUrl) -> None:
+    ask(url, "UPDATE relayproxy.counters SET version = 99")
+    for way in (store_at(url).backend, store_at(url).reader):
+        with pytest.raises(StoreError, match="newer relayproxy"):
+            way()
+
+
+def test_who_reads_an_older_store_is_told_what_to_do(url: PostgresqlUrl) -> None:
+    ask(url, "UPDATE relayproxy.counters SET version = 0")
+    with pytest.raises(StoreError, match="older relayproxy"):
+        store_at(url).reader()
+
+
+def test_steps_are_taken_once_all_or_none(url: PostgresqlUrl) -> None:
+    with closing(connect(url, writing=True, patience=5)) as connection:
+        later = [
+            *STEPS,
+            "ALTER TABLE transactions ADD COLUMN colour text; CREATE TABLE more(x integer)",
+            "CREATE TABLE most(x integer)",
+        ]
+        with pytest.raises(psycopg.Error):
+            migrate(connection, url, [*later, "CREATE TABLE more(x integer)"])
+        assert connection.value("SELECT version FROM counters") == len(STEPS)
+        migrate(connection, url, later)
+        migrate(connection, url, later)
+        assert connection.value("SELECT version FROM counters") == len(STEPS) + 2
+        assert connection.value("SELECT count(colour) FROM transactions, more, most") == 0
+
+
+def test_several_may_make_it_at_once(empty: PostgresqlUrl) -> None:
+    failed: list[Exception] = []
+
+    def begin(number: int) -> None:
+        try:
+            with closing(store_at(empty).backend()) as backend:
+                backend.write([transaction(f"T{number}", at=NOW + number * DAY // 4)], durable=False)
+        except (StoreError, RecordError) as error:
+            failed.append(error)
+
+    together(*[partial(begin, number) for number in range(6)])
+    assert failed == []
+    with store_at(empty).reader() as reader:
+        assert len(ids(reader)) == 6
+
+
+def together(*each: Callable[[], object]) -> None:
+    threads = [threading.Thread(target=one) for one in each]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+# What comes.
+
+
+async def test_a_large_body_takes_no_memory(store: PostgresqlStore) -> None:
+    """40 MiB that nothing makes smaller, in a process of its own; peak memory is that of a small one and some more."""
+    spool = Spool(store.bodies, 1000)
+    digest = sha256()
+    for seed in range(40):
+        piece = noise(1 << 20, seed)
+        digest.update(piece)
+        await spool.add(piece)
+    large = await spool.finish()
+    program = f"""
+import resource, sys
+from pathlib import Path
+from relayproxy.record.store.interface import Body, Message, TransactionWrite
+from relayproxy.record.store.location import PostgresqlUrl
+from relayproxy.record.store.opening import store_at
+from stored_things import record, body
+store = store_at(PostgresqlUrl({store.url.url!r}))
+backend, reader = store.backend(), store.reader()
+def use(id_, one):
+    backend.write([TransactionWrite(record(id_), Message(b"", b"", one), final=True)], durable=True)
+    return sum(len(piece) for piece in reader.message(reader.transaction(id_)))
+use("T0", body(b"x" * 1000))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+octets = use("T1", Body(bytes.fromhex("{large.digest.hex()}"), {large.size}, None, Path({str(large.file)!r})))
+print(octets, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    path = os.pathsep.join(sys.path)
+    told = await trio.run_process(
+        [sys.executable, "-c", program], capture_stdout=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    octets, grown = map(int, told.stdout.split())
+    assert octets == 40 << 20
+    assert large.digest == digest.digest()
+    assert grown < 16
+    spool.discard()
+    assert ask(store.url, "SELECT count(*) > 100, max(octet_length(octets)) FROM relayproxy.chunks") == [
+        (True, 1 << 18)
+    ]
+
+
+def test_chunks_are_there_once_whoever_brings_them(store: PostgresqlStore) -> None:
+    with closing(store.backend()) as backend, closing(store.backend()) as other:
+        large = noise(600_000)
+        ends = ((backend, "T1"), (other, "T2"))
+        together(*[partial(end.write, [transaction(id_, large)], durable=False) for end, id_ in ends])
+        backend.write([transaction("T3", large)], durable=False)
+        assert ask(store.url, "SELECT count(*) FROM relayproxy.contents") == [(1,)]
+        assert ask(store.url, "SELECT count(*) FROM relayproxy.chunks") == [(3,)]
+
+
+def test_a_body_that_was_altered_is_an_error(store: PostgresqlStore) -> None:
+    with closing(store.backend()) as backend, store.reader() as reader:
+        backend.write([transaction("T1", noise(600_000)), transaction("T2", b"small" * 1000)], durable=False)
+        ask(
+            store.url,
+            "UPDATE relayproxy.chunks SET octets = substr(octets, 2) WHERE part = 1; UPDATE relayproxy.contents SET octets = substr(octets, 2) WHERE octets IS NOT NULL",
+        )
+        for octets in (noise(600_000), b"small" * 1000):
+            with pytest.raises(StoreError, match="cannot be read"):
+                list(reader.body(sha256(octets).digest()))
+
+
+def test_what_is_durable_is_asked_to_be_so(store: PostgresqlStore) -> None:
+    """Of `synchronous_commit` as the batch's own function sees it."""
+    heard: dict[tuple[str, bool], str] = {}
+    ask(store.url, "CREATE TABLE relayproxy.seen(setting text); CREATE FUNCTION relayproxy.see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO relayproxy.seen VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$; CREATE CONSTRAINT TRIGGER see AFTER UPDATE ON relayproxy.counters DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION relayproxy.see()")  # fmt: skip
+    for sync in ("normal", "full"):
+        with closing(store.backend(sync=sync)) as backend:
+            for durable in (False, True):
+                backend.write([transaction()], durable=durable)
+                [(heard[sync, durable],)] = ask(store.url, "DELETE FROM relayproxy.seen RETURNING setting")
+    assert heard == {("normal", False): "off", ("normal", True): "on", ("full", False): "on", ("full", True): "on"}
+
+
+# Who sees what, and when.
+
+
+def test_who_reads_what_is_new_misses_nothing_of_anybody(store: PostgresqlStore) -> None:
+    """Several write as fast as they can while one asks again and again for what is after the last that it saw."""
+    ends = [store.backend() for _ in range(3)]
+    over = threading.Event()
+    seen: list[str] = []
+
+    def write(number: int) -> None:
+        for count in range(60):
+            ends[number].write(
+                [transaction(f"T{number}-{count}-{part}", b"x" * (50 << count % 10)) for part in range(1 + count % 3)],
+                durable=False,
+            )
+
+    def read() -> None:
+        with store.reader() as reader:
+            revision = 0
+            last = False
+            while not last:
+                last = over.is_set()
+                now = reader.revision()
+                seen.extend(
+                    one.record.transaction
+                    for one in reader.transactions(after_revision=revision)
+                    if one.revision <= now
+                )
+                revision = now
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    together(*[partial(write, number) for number in range(3)])
+    over.set()
+    reading.join()
+    assert sorted(seen) == sorted(
+        f"T{number}-{count}-{part}" for number in range(3) for count in range(60) for part in range(1 + count % 3)
+    )
+    for end in ends:
+        end.close()
+
+
+def test_who_waits_is_told_at_once(store: PostgresqlStore) -> None:
+    ours, theirs = os.pipe()
+    with closing(store.backend()) as backend, store.reader() as reader:
+        assert reader.wait(10, theirs), "the first time at once: what was written before was not told"
+        reader.revision()
+        began = time.monotonic()
+        assert reader.wait(0.05, theirs)
+        assert time.monotonic() - began >= 0.05
+        for _ in range(2):
+            writing = threading.Timer(0.05, partial(backend.write, [transaction("T1")], durable=False))
+            before = reader.revision()
+            began = time.monotonic()
+            writing.start()
+            assert reader.wait(20, theirs)
+            assert time.monotonic() - began < 10
+            assert reader.revision() > before
+            writing.join()
+        os.close(ours)
+        assert not reader.wait(20, theirs), "nobody reads any more"
+    os.close(theirs)
+
+
+# What goes.
+
+
+def tables(url: PostgresqlUrl) -> set[str]:
+    rows = ask(
+        url,
+        "SELECT relname FROM pg_class WHERE relnamespace = 'relayproxy'::regnamespace AND relname LIKE 'transactions_2%' AND relkind = 'r'",
+    )
+    return {str(name) for (name,) in rows}
+
+
+def test_a_day_goes_as_a_whole_when_all_of_it_may(store: PostgresqlStore) -> None:
+    with closing(store.backend(keep=Keep(age=3 * DAY / SECOND))) as backend, store.reader() as reader:
+        before = tables(store.url)
+        backend.write(
+            [transaction(f"T{number}", noise(1000, number), at=NOW - 5 * DAY, session="S9") for number in range(50)],
+            durable=False,
+        )
+        backend.write([session("S9", began=NOW - 5 * DAY, ended=NOW - 5 * DAY + 1), transaction("new")], durable=False)
+        [old] = tables(store.url) - before
+        done(backend)
+        assert tables(store.url) == before
+        assert ids(reader) == ["new"]
+        assert reader.session("S9") is None
+        backend.write([transaction("late", at=NOW - 5 * DAY)], durable=False)
+        assert tables(store.url) == before | {old}, "who writes of that day makes it anew"
+
+
+def test_a_day_stays_as_long_as_something_of_it_has_to(store: PostgresqlStore) -> None:
+    with closing(store.backend(keep=Keep(age=3 * DAY / SECOND))) as backend, store.reader() as reader:
+        before = tables(store.url)
+        at = NOW - 5 * DAY
+        backend.write([transaction("gone", at=at), held("held", at=at)], durable=False)
+        done(backend)
+        assert ids(reader) == ["held"]
+        assert len(tables(store.url)) == len(before) + 1
+        assert whole(reader, reader.transaction("held"), sent=True) is not None
+        assert backend.claim("held", 0, release())
+        backend.released("held", 0, release("accepted"))
+        done(backend)
+        assert ids(reader) == []
+        assert tables(store.url) == before
+
+
+def test_a_session_stays_for_its_transactions_of_the_next_day(store: PostgresqlStore) -> None:
+    age = 3 * DAY
+    midnight = (NOW - age) // DAY * DAY  # what is before is too old
+    with closing(store.backend(keep=Keep(age=age / SECOND))) as backend, store.reader() as reader:
+        backend.write(
+            [
+                session("S1", began=midnight - SECOND, ended=midnight + 60 * SECOND),
+                transaction("T0", session="S1", at=midnight - SECOND // 2),
+                transaction("T1", session="S1", at=midnight + SECOND),
+            ],
+            durable=False,
+        )
+        done(backend)
+        assert ids(reader) == ["T1"]
+        assert reader.session("S1") is not None
+
+
+def test_who_reads_a_day_keeps_it_from_being_dropped_and_nobody_from_writing(store: PostgresqlStore) -> None:
+    with closing(store.backend(keep=Keep(age=3 * DAY / SECOND))) as backend, store.reader() as reader:
+        backend.write([transaction("old", at=NOW - 5 * DAY), transaction("new")], durable=False)
+        with psycopg.connect(store.url.url) as slow:
+            slow.execute("SELECT * FROM relayproxy.transactions")  # as a backup: its locks stay
+            began = time.monotonic()
+            done(backend)
+            assert time.monotonic() - began < 3, "those who write are kept waiting a fifth of a second"
+            assert ids(reader) == ["new"], "row by row"
+            backend.write([transaction("more", at=NOW + 5 * DAY)], durable=False)
+        done(backend)
+        assert ids(reader) == ["new", "more"]
+
+
+def test_what_is_counted_is_what_is_there(store: PostgresqlStore) -> None:
+    counted_in = ("transactions", "contents", "sessions", "wire")
+    rows = " UNION ALL ".join([f"SELECT day, kept FROM relayproxy.{table}" for table in counted_in])  # noqa: S608
+    with closing(store.backend(keep=Keep(age=60))) as backend:
+        for outcome in ("unknown", "accepted"):
+            backend.write(
+                [
+                    transaction(f"T{number}", noise(900, number), outcome=outcome, at=NOW - number * DAY // 2)
+                    for number in range(8)
+                ],
+                durable=False,
+            )
+        backend.write(
+            [
+                TransactionWrite(record("T1", at=NOW - DAY // 2), None, final=True),
+                transaction("T9", noise(700_000)),
+                transaction("T10", noise(600_000), at=NOW - 120 * SECOND, session="S2"),  # of today, mostly
+                session(wire=b"x" * 5000),
+                session("S2", began=NOW - 120 * SECOND, ended=NOW - 110 * SECOND, wire=b"x" * 4000),
+            ],
+            durable=False,
+        )
+        for _ in range(2):
+            counted = ask(store.url, "SELECT day, octets FROM relayproxy.days WHERE octets <> 0 ORDER BY day")
+            assert counted == ask(store.url, f"SELECT day, sum(kept) FROM ({rows}) AS rows GROUP BY day ORDER BY day")  # noqa: S608
+            done(backend)
+
+
+def test_several_do_upkeep_and_one_at_a_time(store: PostgresqlStore) -> None:
+    ends = [store.backend(keep=Keep(bytes=400_000)) for _ in range(3)]
+    ends[0].write(
+        [transaction(f"T{number:03}", noise(4000, number), at=NOW + number * SECOND) for number in range(200)],
+        durable=False,
+    )
+    together(*[partial(done, end) for end in ends])
+    done(ends[0])
+    with store.reader() as reader:
+        left = ids(reader)
+        assert 50 < len(left) < 100
+        assert left == [f"T{number:03}" for number in range(200 - len(left), 200)]
+        assert ids(reader, select=parse("text:hi", now=NOW)) == left
+    for end in ends:
+        end.close()
+
+
+# Where the server is not as it should be.
+
+
+def test_a_connection_that_is_cut_is_made_anew(store: PostgresqlStore, postgresql: Server) -> None:
+    with closing(store.backend()) as backend, store.reader() as reader:
+        for number in range(3):
+            ask(store.url, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name_of(store.url)}' AND pid <> pg_backend_pid()")  # noqa: S608  # fmt: skip
+            backend.write([transaction(f"T{number}", noise(300_000 * number))], durable=False)
+            assert len(ids(reader)) == number + 1
+        assert len(postgresql.backends(store.url)) == 2
+
+
+def test_a_batch_whose_answer_is_lost_is_there_once(store: PostgresqlStore, tmp_path: Path) -> None:
+    """The server has done all of it, and the connection is lost before it can say so."""
+    writes: list[Write] = [
+        transaction("T1", noise(1000)),
+        session("S1", wire=b"\x90"),
+        session("S1", part=1, wire=b"\x90"),
+    ]
+    with (
+        between(store.url, tmp_path) as line,
+        closing(PostgresqlStore(line.url, tmp_path).backend()) as backend,
+        store.reader() as reader,
+    ):
+        backend.write([transaction("T0")], durable=False)
+        line.cut = True
+        backend.write(writes, durable=False)
+        assert reader.revision() == 3, "it was in, and was written again"
+        assert ids(reader) == ["T0", "T1"]
+        assert ask(store.url, "SELECT count(*) FROM relayproxy.wire") == [(2,)]
+        # Where it cannot be written again it may be in, though it was said not to be; what is told of it later replaces it.
+        line.cut = line.closed = True
+        with pytest.raises(RecordError):
+            backend.write([transaction("T2", outcome="unknown", final=False)], durable=False)
+        assert [one.record.outcome for one in reader.transactions()] == ["accepted", "accepted", "unknown"]
+        line.closed = False
+        backend.write([TransactionWrite(record("T2", outcome="tempfailed"), None, final=True)], durable=False)
+        assert [one.record.outcome for one in reader.transactions()] == ["accepted", "accepted", "tempfailed"]
+
+
+def test_what_comes_late_of_a_connection_that_was_given_up_takes_nothing_back(store: PostgresqlStore) -> None:
+    with closing(store.backend()) as backend, closing(store.backend()) as late, store.reader() as reader:
+        backend.write([transaction("T1", b"whole")], durable=False)
+        late.write([transaction("T1", None, outcome="unknown", final=False)], durable=False)
+        stored = reader.transaction("T1")
+        assert stored is not None
+        assert (stored.record.outcome, stored.final) == ("accepted", True)
+
+
+def test_a_claim_whose_answer_is_lost_is_not_made_twice(store: PostgresqlStore, tmp_path: Path) -> None:
+    with (
+        between(store.url, tmp_path) as line,
+        closing(PostgresqlStore(line.url, tmp_path).backend()) as backend,
+        store.reader() as reader,
+    ):
+        backend.write([held()], durable=True)
+        line.cut_at = b"COMMIT"
+        with pytest.raises(RecordError):
+            backend.claim("T1", 0, release())
+        stored = reader.transaction("T1")
+        assert stored is not None
+        assert stored.record.held.released == (release("unknown"),)  # type: ignore[union-attr]
+        assert not backend.claim("T1", 0, release()), "nobody knows whether it was sent"
+        line.cut_at = b"COMMIT"
+        backend.released("T1", 0, release("tempfailed"))
+        stored = reader.transaction("T1")
+        assert stored is not None
+        assert stored.record.held.released == (release("tempfailed"),)  # type: ignore[union-attr]
+
+
+class Between:
+    """A line to a server that can be cut. `cut`: behind the next answer, which is not passed on; `cut_at`: behind the answer to what has this in it; `closed`: nobody comes through; `silent`: nor does anything."""
+
+    def __init__(self, server: str, folder: Path) -> None:
+        self.url = PostgresqlUrl("")
+        self.cut = False
+        self.cut_at = b""
+        self.closed = self.silent = False
+        self._server = server
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(folder / ".s.PGSQL.5432"))
+        self._listener.listen()
+        self._all: list[socket.socket] = [self._listener]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                if self.closed:
+                    client.close()
+                    continue
+                server = socket.socket(socket.AF_UNIX)
+                server.connect(self._server)
+                self._all += [client, server]
+                for source, target in ((client, server), (server, client)):
+                    threading.Thread(target=self._pass_on, args=(source, target, source is server), daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
+        with suppress(OSError):
+            while octets := source.recv(1 << 16):
+                if answers and self.cut:
+                    self.cut = False
+                    break
+                if self.silent:
+                    continue
+                if not answers and self.cut_at and self.cut_at in octets:
+                    self.cut, self.cut_at = True, b""
+                target.sendall(octets)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        for end in self._all:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+
+@contextmanager
+def between(url: PostgresqlUrl, folder: Path) -> Iterator[Between]:
+    host = url.url.rpartition("host=")[2]
+    line = Between(f"{host}/.s.PGSQL.5432", folder)
+    line.url = PostgresqlUrl(url.url.replace(host, str(folder)))
+    try:
+        yield line
+    finally:
+        line.close()
+
+
+def test_a_server_that_does_not_answer_stops_nobody_for_long(store: PostgresqlStore, postgresql: Server) -> None:
+    with closing(store.backend(patience=0.1)) as backend, store.reader() as reader:
+        backend.write([transaction("T0")], durable=False)
+        with postgresql.frozen(store.url):
+            began = time.monotonic()
+            backend.write([transaction("T1", outcome="unknown", final=False)], durable=False)  # by another connection
+            backend.write([transaction("T1")], durable=False)
+            assert time.monotonic() - began < 5
+        by = time.monotonic() + SOON
+        while len(postgresql.backends(store.url)) > 2:
+            assert time.monotonic() < by, "the one that was given up is ended"
+        assert [one.record.outcome for one in reader.transactions()] == ["accepted"] * 2
+        assert reader.revision() == 3, "and has not done in the end what it was sent"
+
+
+@pytest.mark.slow
+def test_a_network_that_swallows_everything_is_not_waited_for(store: PostgresqlStore, tmp_path: Path) -> None:
+    with between(store.url, tmp_path) as line:
+        url = PostgresqlUrl(f"{line.url.url}&connect_timeout=2")
+        with closing(PostgresqlStore(url, tmp_path).backend(patience=0.1)) as backend, store.reader() as reader:
+            backend.write([transaction("T0")], durable=False)
+            line.silent = True
+            began = time.monotonic()
+            for way in (partial(backend.write, [transaction("T1")], durable=False), backend.probe):
+                with pytest.raises(RecordError, match="timeout expired"):
+                    way()
+            assert time.monotonic() - began < 10
+            line.silent = False
+            backend.write([transaction("T2")], durable=False)
+            assert set(ids(reader)) >= {"T0", "T2"}
+
+
+def test_a_lock_that_another_holds_for_too_long(store: PostgresqlStore) -> None:
+    with (
+        closing(store.backend(patience=0.1)) as backend,
+        psycopg.connect(store.url.url) as other,
+        store.reader() as reader,
+    ):
+        other.execute("SELECT FROM relayproxy.counters FOR UPDATE")
+        for way in (partial(backend.write, [transaction("T1", noise(300_000))], durable=False), backend.probe):
+            with pytest.raises(RecordError, match="locked by another process") as raised:
+                way()
+            assert not raised.value.full
+        other.rollback()
+        assert ids(reader) == []
+        backend.write([transaction("T1")], durable=False)
+        assert ask(store.url, "SELECT count(*) FROM relayproxy.chunks") == [(0,)]
+
+
+def test_a_store_that_is_read_only_now(store: PostgresqlStore) -> None:
+    with closing(store.backend()) as backend:
+        ask(store.url, "CREATE FUNCTION relayproxy.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '25006'; END $$; CREATE TRIGGER refuse BEFORE UPDATE ON relayproxy.counters EXECUTE FUNCTION relayproxy.refuse()")  # fmt: skip
+        with pytest.raises(RecordError, match="read-only, or a standby"):
+            backend.write([transaction("T1")], durable=False)
+        ask(store.url, "DROP TRIGGER refuse ON relayproxy.counters")
+        backend.write([transaction("T1")], durable=False)
+
+
+def test_a_disk_that_is_full_is_told_as_such(store: PostgresqlStore) -> None:
+    with closing(store.backend()) as backend, store.reader() as reader:
+        ask(store.url, "CREATE FUNCTION relayproxy.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = '53100'; END $$; CREATE TRIGGER refuse BEFORE INSERT ON relayproxy.transactions EXECUTE FUNCTION relayproxy.refuse()")  # fmt: skip
+        with pytest.raises(RecordError, match="could not extend file") as raised:
+            backend.write([transaction("T1")], durable=False)
+        assert raised.value.full
+        assert ids(reader) == []
+
+
+def test_a_schema_that_was_dropped_is_not_missed_in_silence(store: PostgresqlStore) -> None:
+    with closing(store.backend()) as backend:
+        ask(store.url, "DROP SCHEMA relayproxy CASCADE")
+        backend.write([transaction("T1")], durable=False)
+        with store.reader() as reader:
+            assert ids(reader) == ["T1"]
+
+
+def test_a_body_that_somebody_removes_meanwhile_is_brought_again(store: PostgresqlStore) -> None:
+    body = noise(50_000)
+    with (
+        closing(store.backend(keep=Keep(age=60))) as backend,
+        closing(store.backend()) as other,
+        store.reader() as reader,
+    ):
+        over = threading.Event()
+
+        def remove() -> None:
+            while not over.is_set():
+                done(backend)
+
+        removing = threading.Thread(target=remove)
+        removing.start()
+        try:
+            for number in range(150):
+                other.write([transaction(f"old{number}", body, at=NOW - 120 * SECOND)], durable=False)
+        finally:
+            over.set()
+            removing.join()
+        other.write([transaction("T1", body)], durable=False)
+        assert whole(reader, reader.transaction("T1")) == HEADER + b"\r\n" + body
+
+
+def test_a_file_that_is_missing_is_the_writes_own_fault(store: PostgresqlStore, tmp_path: Path) -> None:
+    with closing(store.backend()) as backend, store.reader() as reader:
+        gone = Message(HEADER, b"\r\n", Body(b"x" * 32, 5, None, tmp_path / "gone"))
+        with pytest.raises(ValueError, match="neither octets nor a file"):
+            backend.write([transaction("T1"), TransactionWrite(record("T2"), gone)], durable=False)
+        assert ids(reader) == []
+        backend.write([transaction("T1")], durable=False)
