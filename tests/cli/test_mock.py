@@ -394,12 +394,13 @@ def test_nobody_outside_of_the_guard_is_named(mode: str) -> None:
     configured("[guard]", 'allow = ["*@example.test"]')
     heard: list[str] = []
     with real() as server:
-        mocked(
+        told = mocked(
             ["guarded.dialog", "--mode", mode, "--upstream", server.url],
             lambda port: heard.extend([send(port, to="jane@customer.example")]),
         )
     assert heard == ["550 5.7.1 This relay sends no mail to that address"]
     assert not [line for line in server.lines if line.startswith(b"RCPT")]
+    assert [line["recipient"] for line in told.lines if line["event"] == "guard"] == ["jane@customer.example"]
 
 
 def test_what_is_played_is_no_affair_of_the_guard() -> None:
