@@ -166,6 +166,10 @@ def _configured(
             raise Failed(f"expected --upstream with --mode {mode}: the server that is recorded")
         upstream = known[0]
     found = server("--upstream", upstream, loaded)
+    urls = loaded.upstream[found].url if isinstance(found, str) else (found,)
+    if mode == "new_episodes" and any(url.kind == "lmtp" for url in urls):
+        # Where a session goes on there, more recipients may have been taken than LMTP has one answer for.
+        raise Failed(f"--upstream: expected an SMTP server with --mode new_episodes, got {upstream}")
     if isinstance(found, str):
         return loaded, (found, loaded.upstream[found])
     return loaded, (TARGET, Upstream.model_validate({"url": str(found)}))

@@ -214,8 +214,6 @@ class _Session:
 
 
 def _guard_alone(config: Config) -> Rulebook:
-    """No rules, and the guard in front of the server behind, where connections ask for it: what is played is no affair of it."""
+    """No rules, but the guard, which stands in front of the server behind: what is played reaches nobody."""
     workers = Workers(config.limits.rule_threads, config.limits.rule_time)
-    book = Rulebook(Rules(RuleSet(), guard_of(config)), Drawn(None, trio.current_time), workers)
-    book.active = False
-    return book
+    return Rulebook(Rules(RuleSet(), guard_of(config)), Drawn(None, trio.current_time), workers)

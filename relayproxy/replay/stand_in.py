@@ -170,13 +170,16 @@ class StandIn:
         if isinstance(command, Ehlo | Helo):
             return self._hello(command)
         conversation = None if self._behind.upstream is not None else self._conversation
-        if isinstance(command, Auth | SaslResponse | SaslCancel) and (conversation is not None or self._manner.logs_in):
-            return self._authenticate(command, conversation)
+        if conversation is not None or self._manner.logs_in:
+            if isinstance(command, Auth | SaslResponse | SaslCancel):
+                return self._authenticate(command, conversation)
+            if isinstance(command, Mail) and not self._may_send:
+                return Answer(local_replies.LOGIN_REQUIRED)
         match command:
             case _ if conversation is None:
                 return None
             case Mail():
-                return conversation.mail(command) if self._may_send else Answer(local_replies.LOGIN_REQUIRED)
+                return conversation.mail(command)
             case Rcpt():
                 return conversation.rcpt(command)
             case Rset():
@@ -226,11 +229,11 @@ class StandIn:
 
     def _mechanisms(self, offered: bytes) -> bytes:
         """Of AUTH: of those that were offered those that can be answered."""
+        known = sasl.ACCEPTED if self._manner.credentials is None else CHECKED
         if self._behind.upstream is not None:
-            return sasl.ACCEPTED if self._manner.logs_in else offered
-        if self._manner.credentials is None:
-            return b" ".join([one for one in offered.split() if one in sasl.ACCEPTED.split()])
-        return b" ".join([one for one in offered.split() if one in CHECKED.split()]) or CHECKED
+            return known if self._manner.logs_in else offered
+        found = b" ".join([one for one in offered.split() if one in known.split()])
+        return found if self._manner.credentials is None else found or CHECKED
 
     def _authenticate(self, command: Auth | SaslResponse | SaslCancel, conversation: Conversation | None) -> Answer:
         if isinstance(command, Auth):
@@ -273,10 +276,10 @@ class StandIn:
 
     async def finish(self, data: bytes) -> Reply:
         if (upstream := self._behind.upstream) is not None:
-            self.progress = "committed"
-            reply = await upstream.finish(data)
-            self._mirror()
-            return reply
+            try:
+                return await upstream.finish(data)
+            finally:
+                self._mirror()  # how far it came counts most where it came to no end
         answer = None if self._conversation is None else self._conversation.verdict()
         self._taken = []
         self.progress = "answered"

@@ -394,12 +394,36 @@ def test_nobody_outside_of_the_guard_is_named(mode: str) -> None:
     configured("[guard]", 'allow = ["*@example.test"]')
     heard: list[str] = []
     with real() as server:
-        mocked(
+        told = mocked(
             ["guarded.dialog", "--mode", mode, "--upstream", server.url],
             lambda port: heard.extend([send(port, to="jane@customer.example")]),
         )
     assert heard == ["550 5.7.1 This relay sends no mail to that address"]
     assert not [line for line in server.lines if line.startswith(b"RCPT")]
+    assert [line["recipient"] for line in told.lines if line["event"] == "guard"] == ["jane@customer.example"]
+
+
+def test_what_is_played_is_no_affair_of_the_guard() -> None:
+    configured("[guard]", 'allow = ["*@example.test"]')
+    heard: list[str] = []
+    assert mocked(["twice.dialog"], lambda port: heard.extend(send(port) for _ in range(2))).status == 0
+    assert heard == [LATER, QUEUED]
+
+
+def test_who_was_refused_by_the_recording_is_not_named_to_the_server_behind() -> None:
+    def client(port: int) -> None:
+        with smtplib.SMTP("127.0.0.1", port, timeout=PATIENCE) as smtp:
+            smtp.ehlo("app-1")
+            assert [code for code, _ in (smtp.mail("a@x.test"), smtp.rcpt("jane@x.test"), smtp.rcpt("jim@x.test"))] == [
+                250,
+                451,
+                250,
+            ]
+            assert smtp.data(BODY)[0] == 250
+
+    with real() as server:
+        mocked(["twice.dialog", "--mode", "new_episodes", "--upstream", server.url], client)
+    assert [line for line in server.lines if line.startswith(b"RCPT")] == [b"RCPT TO:<jim@x.test>\r\n"]
 
 
 def test_an_upstream_of_the_configuration_is_logged_in_at_and_no_password_is_recorded() -> None:
@@ -452,6 +476,10 @@ def test_a_server_that_is_not_there() -> None:
             "expected --lenient with --mode none",
         ),
         (["twice.dialog", "--mode", "all", "--upstream", "capture:"], "--upstream: expected a server, got capture:"),
+        (
+            ["twice.dialog", "--mode", "new_episodes", "--upstream", "lmtp://x"],
+            "--upstream: expected an SMTP server with --mode new_episodes, got lmtp://x",
+        ),
         (["no/new.dialog", "--mode", "once", "--upstream", "smtp://x"], "no/new.dialog: there is no folder"),
         (
             ["new.dialog", "--mode", "once", "--upstream", "smtp://x", "--until-used"],

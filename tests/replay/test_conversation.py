@@ -194,6 +194,26 @@ def test_a_message_that_came_to_no_end(verdict: str | None, is_used: bool) -> No
     assert tape.used_up is is_used
 
 
+@pytest.mark.parametrize("pipelined", [[], ["RCPT TO:<b@x.test>"], ["RCPT TO:<c@x.test>"]])
+def test_a_refused_sender_whatever_was_said_behind_it(pipelined: list[str]) -> None:
+    refused = ["C> MAIL FROM:<a@x.test>", "& C> RCPT TO:<b@x.test>", "C< 550 5.1.8 no", "C< 503 5.5.1 no"]
+    tape = cassette(session("one", refused))
+    one = connect(tape)
+    heard = say(one, "MAIL FROM:<a@x.test>", *pipelined)
+    assert [reply and reply[:3] for reply in heard] == ["550", *["503"] * len(pipelined)]
+    one.close()
+    assert (tape.used_up, tape.count_unexpected) == (True, 0)
+
+
+def test_what_a_relay_refused_by_itself_need_not_come_and_may() -> None:
+    too_big = ["C> MAIL FROM:<a@x.test> SIZE=9", "C< 552 5.3.4 Message too big"]
+    tape = cassette(session("one", too_big, sent(A, "b@x.test")))
+    one = connect(tape)
+    assert send(one, A, "b@x.test") == TAKEN
+    assert (tape.used_up, [*tape.unused]) == (True, [])
+    assert say(one, "MAIL FROM:<a@x.test>") == ["552 5.3.4 Message too big"]
+
+
 def test_the_same_recipient_twice() -> None:
     tape = cassette(session("one", sent(A, "b@x.test=451 4.7.1 later", "b@x.test")))
     one = connect(tape)
@@ -347,3 +367,9 @@ def test_what_is_passed_on_is_not_told_and_leaves_all_as_it_was() -> None:
     assert converse(tape) is None
     assert (tape.count_unexpected, tape.used_up) == (0, True)
     assert [one.said for one in two.played] == ["MAIL FROM:<a@x.test> RCPT TO:<jane@x.test>"]
+
+
+def test_a_message_that_came_to_no_end_is_for_the_server_behind() -> None:
+    cut = "\n".join(["@ session one", *GREETED, *sent(A, "jane@x.test")[:-2]])
+    one = connect(cassette(cut, otherwise="pass"))
+    assert say(one, "MAIL FROM:<a@x.test>", "RCPT TO:<jane@x.test>", "DATA")[-1] is None

@@ -293,6 +293,22 @@ async def test_a_relay_s_own_refusals_are_what_they_are(tmp_path: Path) -> None:
         assert served.cassette.used_up
 
 
+@pytest.mark.parametrize(
+    ("verdict", "sent", "heard"),
+    [
+        ("554 5.6.0 no", "a\0b\r\n.", "554 5.6.0 The message has a NUL octet"),
+        ("250 2.0.0 normalised", "a\nb\r\n.", "250 2.0.0 normalised"),
+        ("554 5.6.0 bare LF", "a\nb\r\n.", "554 5.6.0 bare LF"),
+    ],
+)
+async def test_what_the_recorded_server_said_to_odd_mail(tmp_path: Path, verdict: str, sent: str, heard: str) -> None:
+    script = read(*GREETED, *MAIL, "C> DATA", "C< 354 go", "C> |.", f"C< {verdict}")
+    async with mocked([script], tmp_path) as (served, address), talking(address) as client:
+        await client.say(*SAID, "DATA")
+        assert await client.say(sent) == [heard]
+    assert served.cassette.used_up
+
+
 @pytest.mark.parametrize(("latency", "least", "most"), [(False, 0.0, 0.1), (True, 0.2, 5.0)])
 async def test_replies_take_as_long_as_they_did_where_that_is_asked_for(
     tmp_path: Path, latency: bool, least: float, most: float
