@@ -1,8 +1,8 @@
 # Each target does all the set-up there is: a machine needs Python 3.11 and make, no more.
 #   make run                             the relay on 127.0.0.1:2525, keeping what comes (capture:)
 #   make run ARGS="--upstream smtp://127.0.0.1:25"
-#   make test                            all tests; real peers that are not installed are skipped, with the reason
-#   make test ARGS="tests/smtp -k path"
+#   make test                            all tests, some at once; real peers that are not installed are skipped, with the reason
+#   make test ARGS="tests/smtp -k path"  these, one after the other
 #   make lint                            style, types, and who may import whom
 #   make bench                           against other relays, about seven minutes (tests/benchmarks/README.md)
 #   make clean                           forget the set-up
@@ -24,7 +24,7 @@ run: $(READY)
 	@exec $(BIN)/relayproxy run $(ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(or $(ARGS),--numprocesses=auto --dist=worksteal)
 
 lint: $(READY)
 	$(BIN)/ruff check .

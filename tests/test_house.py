@@ -113,7 +113,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
 def test_so_it_is_with_the_tests() -> None:
     paths = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "deploy").rglob("*.py")]
     called = {"mypy", "ruff"}  # by make lint
-    loaded = {"pytest-timeout", "pytest-trio"}  # by pytest
+    loaded = {"pytest-timeout", "pytest-trio", "pytest-xdist"}  # by pytest
     development = declared(EXTRAS["dev"])
     assert declared(EXTRAS["postgresql"]) <= development
     assert imported(paths) - imported(MODULES) == development - declared(EXTRAS["postgresql"]) - called - loaded

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 import trio
 
 #: Seconds.
-LAG: Final = 0.05
+LAG: Final = 0.2
 
 
 class Noted(Protocol):

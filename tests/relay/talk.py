@@ -34,18 +34,24 @@ class Answers(Protocol):
 
 
 class Envelope:
-    """Of one transaction, as upstream has it: lines that it answered 2yz."""
+    """Of one transaction, as upstream has it: lines that it answered 2yz. `introduced`: it knows whose it is."""
 
-    def __init__(self, sender: bytes = b"") -> None:
+    def __init__(self, sender: bytes = b"", *, introduced: bool = True) -> None:
         self.sender = sender
         self.recipients: list[bytes] = []
+        self.introduced = introduced
 
 
 class Server:
     """An upstream that answers as it is told to, and keeps what it was sent. It reads mail data as the standard has it."""
 
-    def __init__(self, answers: Answers, offer: bytes, *, most_dials: int = 3) -> None:
+    def __init__(self, answers: Answers, offer: bytes, *, most_dials: int = 3, identity: str = "none") -> None:
+        """`identity`: how it is to be told who the client is, as an upstream's in a configuration."""
         self.answers = answers
+        self._identity = identity
+        self._introduced = False
+        self._header_due = False
+        self.odd_headers: list[bytes] = []
         self._said = 0
         self.offer = offer
         self.commands: list[bytes] = []
@@ -65,6 +71,8 @@ class Server:
         self.leg = Leg(self.hear)
         self._data, self._octets = False, b""
         self.envelope = Envelope()
+        self._introduced = self._identity == "none"
+        self._header_due = self._identity.startswith("proxy")
         self.leg.far_send(b"220 up.test\r\n")
         return self.leg
 
@@ -88,18 +96,45 @@ class Server:
                 self.delivered.append((self.envelope, self.messages[-1]))
             self.envelope = Envelope()
             return True
+        if self._header_due:
+            return self._take_header()
         line, crlf, rest = self._octets.partition(b"\r\n")
         if not crlf:
             return False
         self._octets = rest
         self.commands.append(line)
-        usual = {b"EHLO": self.offer, b"DATA": b"354 go\r\n", b"QUIT": b"221 bye\r\n", b"AUTH": b"235 in\r\n"}
+        usual = {
+            b"EHLO": self.offer,
+            b"DATA": b"354 go\r\n",
+            b"QUIT": b"221 bye\r\n",
+            b"AUTH": b"235 in\r\n",
+            b"XCLI": b"220 up.test\r\n",
+        }
         answer = self.say(usual.get(line[:4], b"250 ok\r\n"))
         self._data = line == b"DATA" and answer.startswith(b"354")
-        if line[:4] in (b"MAIL", b"RSET", b"EHLO", b"HELO"):
-            self.envelope = Envelope(line if answer.startswith(b"2") else b"")
+        if line[:4] in (b"XCLI", b"XFOR"):
+            self._introduced = answer.startswith(b"2") and b" ADDR=127.0.0.1" in line
+        elif line[:4] in (b"MAIL", b"RSET", b"EHLO", b"HELO"):
+            self.envelope = Envelope(line if answer.startswith(b"2") else b"", introduced=self._introduced)
+            if self._identity == "xforward":  # it is said of each transaction
+                self._introduced = False
         elif line[:4] == b"RCPT" and answer.startswith(b"2"):
             self.envelope.recipients.append(line)
+        return True
+
+    def _take_header(self) -> bool:
+        """A PROXY header, of version 1 or 2."""
+        signature = b"\r\n\r\n\0\r\nQUIT\n\x21\x11"
+        if self._identity == "proxy-v1":
+            header, end, rest = self._octets.partition(b"\r\n")
+            told = re.fullmatch(rb"PROXY TCP4 127\.0\.0\.1 [0-9.]+ 50000 [0-9]+", header)
+        else:
+            header, end, rest = self._octets[:28], self._octets[27:28], self._octets[28:]
+            told = re.fullmatch(signature + rb"\0\x0c\x7f\0\0\x01.{4}\xc3\x50..", header, re.DOTALL)
+        if not end:
+            return False
+        self._header_due, self._introduced, self._octets = False, told is not None, rest
+        self.odd_headers += [] if told else [header]
         return True
 
     def say(self, usual: bytes) -> bytes:

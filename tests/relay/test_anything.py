@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from talk import Move, Server, Talk, all_replies
@@ -83,31 +84,51 @@ answers = st.dictionaries(
 offers = st.sampled_from([
     b"250 up.test\r\n", b"250-up.test\r\n250-PIPELINING\r\n250-SIZE 2000\r\n250-8BITMIME\r\n250-DSN\r\n250 AUTH PLAIN LOGIN\r\n", b"250-up.test\r\n250 PIPELINING\r\n", b"502 no\r\n",
 ])  # fmt: skip
+#: Of who takes it from us who the client is.
+INTRODUCED = b"250-up.test\r\n250-PIPELINING\r\n250-XCLIENT NAME ADDR PORT\r\n250 XFORWARD NAME ADDR HELO SOURCE\r\n"
 
 _COMMAND = re.compile(
     rb"(?:EHLO relay\.test|HELO relay\.test|MAIL FROM:<(?:a@example\.test|a@b)?>[A-Z0-9= ]*|RCPT TO:<[bc]@example\.test>(?: NOTIFY=NEVER)?"
-    rb"|DATA|RSET|NOOP|VRFY b|QUIT|AUTH (?:PLAIN AGEAYg==|LOGIN)|AGEAYg==|\*)"
+    rb"|DATA|RSET|NOOP|VRFY b|QUIT|AUTH (?:PLAIN AGEAYg==|LOGIN)|AGEAYg==|\*"
+    rb"|XCLIENT NAME=\[UNAVAILABLE\] PORT=50000 ADDR=127\.0\.0\.1"
+    rb"|XFORWARD NAME=\[UNAVAILABLE\] ADDR=127\.0\.0\.1 HELO=(?:client\.test|\[UNAVAILABLE\]) SOURCE=REMOTE)"
 )
 
 
-@given(
-    moves,
-    pieces,
-    answers,
-    offers,
-    st.fixed_dictionaries({}, optional={"trace": st.just(False), "listener": st.just([{"line_endings": "normalise"}])}),
+configs = st.fixed_dictionaries(
+    {}, optional={"trace": st.just(False), "listener": st.just([{"line_endings": "normalise"}])}
 )
+
+
+@given(moves, pieces, answers, offers, configs)
 @settings(deadline=None)
 def test_whatever_both_sides_say(
     moves: list[Move], pieces: list[int], answers: dict[int, bytes], offer: bytes, config: dict[str, Any]
 ) -> None:
-    talk = Talk(moves, pieces, Server(answers, offer), config)
+    check(Talk(moves, pieces, Server(answers, offer), config))
+
+
+@pytest.mark.parametrize("identity", ["xclient", "xforward", "proxy-v1", "proxy-v2"])
+@given(moves, pieces, answers, st.one_of(st.just(INTRODUCED), st.just(INTRODUCED), offers), configs)
+@settings(deadline=None, max_examples=settings().max_examples * 2 // 5)
+def test_and_whoever_the_client_is(
+    identity: str, moves: list[Move], pieces: list[int], answers: dict[int, bytes], offer: bytes, config: dict[str, Any]
+) -> None:
+    upstream = {"default": {"url": "smtp://upstream.test:25", "identity": identity}}
+    talk = Talk(moves, pieces, Server(answers, offer, identity=identity), {**config, "upstream": upstream})
+    assert talk.server.odd_headers == []
+    check(talk)
+
+
+def check(talk: Talk) -> None:
     server = talk.server
     # The client hears whole replies and nothing else (I5, I6).
     assert all_replies(talk.heard)
     # Upstream hears commands that the client gave, and none that were made of a chunk's octets (I4, attack 4).
     assert [line for line in server.commands if _COMMAND.fullmatch(line) is None] == []
     assert not any(b"evil" in line for line in server.commands)
+    # It takes no mail without having been told, and having taken, whose it is (attack 27).
+    assert all(envelope.introduced for envelope, _ in server.delivered)
     # Whoever reads mail data otherwise finds the same end (attack 1).
     for message in server.messages:
         for end in (b"\n", b"\r"):

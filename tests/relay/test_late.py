@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from relayproxy.record.store.interface import Write
 
 #: Seconds after which what takes its time is there, and a time in which nothing is.
-LONG = 0.15
-SHORT = 0.04
+LONG = 0.5
+SHORT = 0.15
 
 
 class SlowStore(MemoryWriter):

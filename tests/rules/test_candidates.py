@@ -187,7 +187,6 @@ class Counting(msgspec.Struct, frozen=True):
         (AnyOf((sender("*@x.test"), recipient("*@x.test"))), 0),
         (AnyOf((sender("*@x.test"), recipient("*@b.test"))), 2),
     ],
-    ids=str,
 )
 def test_a_rule_that_cannot_apply_is_not_asked(condition: Part, asked: int) -> None:
     assert condition.keys is not None
@@ -203,6 +202,6 @@ def test_a_rule_that_cannot_apply_is_not_asked(condition: Part, asked: int) -> N
     assert len(counting.asked) == asked
 
 
-@pytest.mark.parametrize("condition", [Not(sender("*@b.test")), AnyOf((sender("a@b.test"), Not(sender("*"))))], ids=str)
+@pytest.mark.parametrize("condition", [Not(sender("*@b.test")), AnyOf((sender("a@b.test"), Not(sender("*"))))])
 def test_what_is_said_by_not_has_no_keys(condition: Part) -> None:
     assert condition.keys is None

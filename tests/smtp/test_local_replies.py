@@ -25,7 +25,7 @@ def test_every_reply_is_one_line_that_says_whose_it_is(name: str) -> None:
     assert len(line) + 6 <= 512
 
 
-@pytest.mark.parametrize("name", REPLIES.keys() - WITHOUT_ENHANCED)
+@pytest.mark.parametrize("name", sorted(REPLIES.keys() - WITHOUT_ENHANCED))
 def test_the_class_of_the_enhanced_code_is_the_first_digit(name: str) -> None:
     reply = REPLIES[name]
     assert re.match(rb"%d\.[0-9]\.[0-9]{1,2} \S" % (reply.code // 100), reply.lines[0])

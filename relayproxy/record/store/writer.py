@@ -1,8 +1,9 @@
 """The thread that writes to the store: it takes all that waits, and writes it in one transaction (DESIGN §9.2, PROTOCOL §4 column DF).
 
-Theory of operation: what is to be written goes through one queue, so it is written in the order in which it was given. A batch is what came while the one before
-was written, and where several wait at once, shortly after it; the tasks that wait for it are woken with one call into trio a batch. What is `put` does not wake the thread, unless it sleeps for long: it goes in with
-the next commit, or 50 ms later, since each wake-up costs both threads their turn. Where nothing comes, the thread does the store's upkeep.
+Theory of operation: what is to be written goes through one queue, so it is written in the order in which it was given. A batch costs both threads much, and one more in it little: so
+the thread is woken for those who wait when the event loop has nothing else to do, and so nobody can join them; or, on a busy loop, when the first of them has waited for 8 ms. The tasks that
+wait are woken with one call into trio a batch. What is `put` does not wake the thread, unless it sleeps for long: it goes in with the next commit, or 50 ms later, since each wake-up costs
+both threads their turn. Where nothing comes, the thread does the store's upkeep.
 
 When a batch cannot be written, those who wait for it hear so, and what they gave is never written; what was `put` stays, in order, and is tried again each half
 second, and whenever somebody wants to commit. Where a single write is at fault (a bug, a number that no column takes), the others are written without it.
@@ -15,6 +16,7 @@ What is written, and when, does not belong here (record/recorder.py), nor how (b
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -40,8 +42,8 @@ _BATCH: Final = 256
 _BATCH_OCTETS: Final = 8 << 20
 #: Octets of a write besides its message and wire, roughly.
 _RECORD: Final = 2048
-#: Seconds that others have to join a batch, where the last one was not for one alone: a batch costs both threads much, and one more in it little.
-_GATHER: Final = 0.004
+#: Seconds that those who wait are waited for by others, on a loop that always has something else to do.
+_GATHER: Final = 0.008
 #: Seconds between tries to write what could not be written.
 _RETRY: Final = 0.5
 #: Seconds that what was put may wait for a commit to go in with.
@@ -88,6 +90,16 @@ class _Put:
 _Item = _Commit | _Put
 
 
+class _Idling(trio.abc.Instrument):
+    """Calls each time that the event loop has run all that could run: with whether there is nothing left."""
+
+    def __init__(self, turn: Callable[[bool], None]) -> None:
+        self._turn = turn
+
+    def before_io_wait(self, timeout: float) -> None:
+        self._turn(timeout > 0)
+
+
 class Writer:
     """A thread that writes to a store. `put` and `commit` are for the event loop's thread, `close` for when it has nothing more to write."""
 
@@ -103,13 +115,14 @@ class Writer:
         self._alarm = alarm or (lambda _what, _error: None)
         self._max_waiting = max_waiting
         self._arrived: deque[_Item] = deque()
-        # The bell is rung by the loop's thread, once for each time that the other has said it sleeps.
-        self._bell = threading.Lock()
+        self._bell = threading.Lock()  # held, until the loop's thread rings it
         self._bell.acquire()
-        self._asleep = self._dozing = False
+        self._dozing = False  # it sleeps for long
         # Written by the loop's thread.
         self._put_octets = 0
         self._refused = 0
+        self._loop: trio.lowlevel.TrioToken | None = None  # the one that is looked at
+        self._ring_by = math.inf  # for those who wait and whom the thread was not woken for
         self._closing_by: float | None = None
         # Written by the writer's thread.
         self._waiting: deque[_Item] = deque()
@@ -121,7 +134,6 @@ class Writer:
         self._next_upkeep = 0.0
         self._last_upkeep = 0.0
         self._last_write = 0.0
-        self._crowd = 0  # how many commits the last batch had
         self._more = True  # for upkeep to do
         self._thread = threading.Thread(target=self._run, name="relayproxy-store", daemon=True)
         self._thread.start()
@@ -162,7 +174,11 @@ class Writer:
             raise RecordError("the store is closed")
         item = _Commit(writes, durable=durable, task=trio.lowlevel.current_task())
         self._arrived.append(item)
-        self._ring()
+        if item.token is not self._loop:
+            self._loop, self._ring_by = item.token, math.inf
+            trio.lowlevel.add_instrument(_Idling(self._turn))
+        if self._ring_by == math.inf:
+            self._ring_by = time.monotonic() + _GATHER
 
         def abort(_: object) -> trio.lowlevel.Abort:
             item.task = None
@@ -170,11 +186,15 @@ class Writer:
 
         await trio.lowlevel.wait_task_rescheduled(abort)
 
+    def _turn(self, idle: bool) -> None:
+        if self._ring_by < math.inf and (idle or time.monotonic() >= self._ring_by):
+            self._ring_by = math.inf
+            self._ring()
+
     def _ring(self) -> None:
-        if self._asleep:
-            self._asleep = self._dozing = False
-            if self._bell.locked():  # it may still ring from the time before
-                self._bell.release()
+        self._dozing = False
+        if self._bell.locked():  # it may still ring from the time before
+            self._bell.release()
 
     def close(self, timeout: float) -> bool:
         """Write what waits, and end; False where it could not all be written within so many seconds. Blocks.
@@ -210,6 +230,7 @@ class Writer:
         now = time.monotonic()
         if self._waiting and (closing_by is not None or now >= self._next_try or self._is_awaited()):
             self._write()
+            self._keep_up()
         elif self._trouble is not None and now >= self._next_try:
             self._probe()
         elif self._trouble is None and closing_by is None and now >= self._next_upkeep:
@@ -230,20 +251,14 @@ class Writer:
         return min(patience, _LAG) if due - self._last_write <= _IDLE else patience
 
     def _take(self, timeout: float) -> None:
-        """Take all that has come; where there is nothing, wait for it that long."""
-        if timeout and self._nothing_to_do():
+        """Take all that has come, after that time, or when the bell rings."""
+        if timeout and self._closing_by is None:
             self._dozing = timeout > _LAG
-            self._asleep = True
-            # Asked again: it may have come before it could be seen that we sleep.
-            if not self._nothing_to_do() or not self._bell.acquire(timeout=timeout):
-                self._asleep = self._dozing = False
-        if self._crowd >= 2 and self._arrived and self._closing_by is None:
-            time.sleep(_GATHER)
+            # Asked again: it may have come before it could be seen that we doze.
+            self._bell.acquire(timeout=min(timeout, _LAG) if self._arrived else timeout)
+            self._dozing = False
         while self._arrived:
             self._waiting.append(self._arrived.popleft())
-
-    def _nothing_to_do(self) -> bool:
-        return not self._arrived and self._closing_by is None
 
     def _is_awaited(self) -> bool:
         return any(isinstance(item, _Commit) for item in self._waiting)
@@ -251,7 +266,6 @@ class Writer:
     def _write(self) -> None:
         """Write a batch; those who wait hear how it went."""
         batch = self._batch()
-        self._crowd = sum([isinstance(item, _Commit) for item in batch])
         writes = [write for item in batch for write in item.writes]
         try:
             if writes:
@@ -265,11 +279,14 @@ class Writer:
         else:
             self._done(batch)
         self._recover()
-        now = time.monotonic()
-        if self._neglect is None:
-            if self._more and now - self._last_upkeep >= _SELDOM:
+        self._last_write = time.monotonic()
+
+    def _keep_up(self) -> None:
+        """What was written may be upkeep's to look at; where things are written all the time, it has to be in between."""
+        if self._trouble is None and self._neglect is None:
+            if self._more and self._last_write - self._last_upkeep >= _SELDOM:
                 self._upkeep(busy=True)
-            self._more, self._next_upkeep, self._last_write = True, now + _IDLE, now
+            self._more, self._next_upkeep = True, self._last_write + _IDLE
 
     def _batch(self) -> list[_Item]:
         batch: list[_Item] = []
