@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
-from stored import BODY, HEADER, message, record, session, wire
+from scripted_server import scripted
+from stored import BODY, HEADER, TRACED, message, record, session, wire
 
 from relayproxy.cli import main
 from relayproxy.cli.store_url import store_url
+from relayproxy.record.report import EnvelopesRecord, HeldRecord
 from relayproxy.record.store.interface import TransactionWrite
 from relayproxy.record.store.opening import open_store
 
@@ -105,6 +109,30 @@ def test_recordings_are_read_from_it(url: str, capfdbinary: pytest.CaptureFixtur
     assert b"C> MAIL FROM:<a@example.com>" in capfdbinary.readouterr().out
     assert main(["export", "--format", "mbox", "--store", url]) == 0
     assert b"Subject: hi" in capfdbinary.readouterr().out
+
+
+@pytest.mark.interop
+def test_what_is_held_there_is_released_once(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    made = record()
+    envelope = made.envelope.received
+    held = msgspec.structs.replace(
+        made, outcome="held", held=HeldRecord("let me see", envelope), envelope=EnvelopesRecord(envelope, None)
+    )
+    content = b"line\r\n" + noise(400_000) + b"\r\n"
+    with closing(open_store(url).backend()) as backend:
+        kept = message(content=content, header_sent=TRACED)
+        backend.write([TransactionWrite(held, kept, final=True)], durable=True)
+    with scripted({}) as server:
+        Path("relayproxy.toml").write_text(f'[record]\nstore = "{url}"\n[upstream.provider]\nurl = "{server.url}"\n')
+        assert main(["release", "held:true"]) == 0
+    assert server.data == TRACED + b"\r\n" + content
+    assert main(["release", "t1"]) == 1
+    assert "T1 was released already" in capsys.readouterr().err
+
+
+def noise(octets: int) -> bytes:
+    """Lines that nothing makes much smaller."""
+    return b"\r\n".join([os.urandom(35).hex().encode() for _ in range(octets // 72)])
 
 
 @contextmanager

@@ -453,9 +453,8 @@ def _objects() -> Counter[str]:
     """What the relay is made of; record.dialog has a Session too, and tests that ran before keep theirs."""
     gc.collect()
     kinds = [type(it) for it in gc.get_objects()]
-    ours = [
-        kind for kind in kinds if str(kind.__module__).startswith("relayproxy.")
-    ]  # some of libraries have none that is a text
+    # That of some libraries' is no text.
+    ours = [kind for kind in kinds if str(kind.__module__).startswith("relayproxy.")]
     return Counter(kind.__qualname__ for kind in ours if kind.__module__ != "relayproxy.record.dialog")
 
 

@@ -676,7 +676,7 @@ def between(url: PostgresqlUrl, folder: Path) -> Iterator[Between]:
 
 
 def test_a_server_that_does_not_answer_stops_nobody_for_long(store: PostgresqlStore, postgresql: Server) -> None:
-    with closing(store.backend(patience=0.1)) as backend, store.reader() as reader:
+    with closing(store.backend(patience=0.3)) as backend, store.reader() as reader:
         backend.write([transaction("T0")], durable=False)
         with postgresql.frozen(store.url):
             began = time.monotonic()
@@ -694,7 +694,7 @@ def test_a_server_that_does_not_answer_stops_nobody_for_long(store: PostgresqlSt
 def test_a_network_that_swallows_everything_is_not_waited_for(store: PostgresqlStore, tmp_path: Path) -> None:
     with between(store.url, tmp_path) as line:
         url = PostgresqlUrl(f"{line.url.url}&connect_timeout=2")
-        with closing(PostgresqlStore(url, tmp_path).backend(patience=0.1)) as backend, store.reader() as reader:
+        with closing(PostgresqlStore(url, tmp_path).backend(patience=0.3)) as backend, store.reader() as reader:
             backend.write([transaction("T0")], durable=False)
             line.silent = True
             began = time.monotonic()
@@ -709,7 +709,7 @@ def test_a_network_that_swallows_everything_is_not_waited_for(store: PostgresqlS
 
 def test_a_lock_that_another_holds_for_too_long(store: PostgresqlStore) -> None:
     with (
-        closing(store.backend(patience=0.1)) as backend,
+        closing(store.backend(patience=0.3)) as backend,
         psycopg.connect(store.url.url) as other,
         store.reader() as reader,
     ):
