@@ -349,15 +349,25 @@ def test_a_body_that_was_altered_is_an_error(store: PostgresqlStore) -> None:
 
 
 def test_what_is_durable_is_asked_to_be_so(store: PostgresqlStore) -> None:
-    """Of `synchronous_commit` as the batch's own function sees it."""
-    heard: dict[tuple[str, bool], str] = {}
+    """Of `synchronous_commit` as the batch's own function sees it; what database or role say is the least."""
+    heard: dict[tuple[str, str, bool], str] = {}
     ask(store.url, "CREATE TABLE relayproxy.seen(setting text); CREATE FUNCTION relayproxy.see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO relayproxy.seen VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$; CREATE CONSTRAINT TRIGGER see AFTER UPDATE ON relayproxy.counters DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION relayproxy.see()")  # fmt: skip
-    for sync in ("normal", "full"):
-        with closing(store.backend(sync=sync)) as backend:
-            for durable in (False, True):
-                backend.write([transaction()], durable=durable)
-                [(heard[sync, durable],)] = ask(store.url, "DELETE FROM relayproxy.seen RETURNING setting")
-    assert heard == {("normal", False): "off", ("normal", True): "on", ("full", False): "on", ("full", True): "on"}
+    [(database,)] = ask(store.url, "SELECT quote_ident(current_database())")
+    for said in ("off", "local", "on", "remote_apply"):
+        ask(store.url, f"ALTER DATABASE {database} SET synchronous_commit = {said}")
+        for sync in ("normal", "full"):
+            with closing(store.backend(sync=sync)) as backend:
+                for durable in (False, True):
+                    backend.write([transaction()], durable=durable)
+                    [(heard[said, sync, durable],)] = ask(store.url, "DELETE FROM relayproxy.seen RETURNING setting")
+    for said in ("off", "local", "on", "remote_apply"):
+        least = "on" if said in ("off", "local") else said
+        assert [heard[said, sync, durable] for sync in ("normal", "full") for durable in (False, True)] == [
+            said,
+            least,
+            least,
+            least,
+        ]
 
 
 # Who sees what, and when.

@@ -19,7 +19,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from relayproxy.record.store.interface import PATIENCE, RecordError, StoreError
-from relayproxy.record.store.postgresql.schema import ARRIVE, LOCK_TABLES, SCHEMA, STEPS
+from relayproxy.record.store.postgresql.schema import ARRIVE, LOCK_TABLES, SCHEMA, STEPS, flushed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -205,7 +205,8 @@ def open_to_write(url: PostgresqlUrl, *, sync: Sync, patience: float) -> Connect
     try:
         if version(connection, url) != len(STEPS):
             migrate(connection, url)
-        connection.ask(f"SET synchronous_commit = {'on' if sync == 'full' else 'off'}")
+        if sync == "full":
+            connection.ask(f"SELECT {flushed(local=False)}")
         connection.ask(ARRIVE)
     except psycopg.Error as error:
         connection.close()

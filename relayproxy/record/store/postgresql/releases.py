@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from relayproxy.record.store.postgresql.schema import CHANNEL
+from relayproxy.record.store.postgresql.schema import CHANNEL, flushed
 from relayproxy.record.text import json_line
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ OF_TRANSACTION: Final = """
 def note(connection: Connection, statement: str, transaction: str, attempt: int, release: ReleaseRecord) -> bool:
     """CLAIM or SETTLE, durably, and what follows from it; whether there was anything to change."""
     with connection.alone():
-        connection.ask("SET LOCAL synchronous_commit = on")
+        connection.ask(f"SELECT {flushed(local=True)}")
         id_, document = transaction.upper(), json_line(release).decode()
         if not connection.ask(statement, (id_, attempt, document)).rowcount:
             return False

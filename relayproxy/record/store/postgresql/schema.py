@@ -229,6 +229,12 @@ _MESSAGE: Final = (
     "header", "separator", "body", "body_size", "header_sent", "header_follows", "body_sent", "whole", "exact",
 )  # fmt: skip
 
+
+def flushed(*, local: bool) -> str:
+    """Has commits on disk when they return, of this transaction or of the session; database or role may be set to more than that."""
+    return f"set_config('synchronous_commit', 'on', {local}) WHERE current_setting('synchronous_commit') IN ('off', 'local')"
+
+
 ARRIVE: Final = f"""
 CREATE FUNCTION pg_temp.arrive(came json, bodies json, opened json, parts json, pieces bytea, durable boolean) RETURNS void LANGUAGE plpgsql AS $$
 #variable_conflict use_column
@@ -237,7 +243,7 @@ DECLARE
   base bigint;
 BEGIN
   IF durable THEN
-    SET LOCAL synchronous_commit = on;
+    PERFORM {flushed(local=True)};
   END IF;
   UPDATE counters SET revision = revision + many RETURNING revision - many INTO base;
   IF json_array_length(bodies) > 0 THEN

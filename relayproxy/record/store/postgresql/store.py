@@ -32,7 +32,7 @@ class PostgresqlStore:
             ) from error
 
     def backend(self, *, sync: Sync = "normal", keep: Keep = KEEP_ALL, patience: float = PATIENCE) -> PostgresqlBackend:
-        """The writing end; one a process. `sync`: normal survives that the relay is killed, full also power loss of the server. Raises StoreError."""
+        """The writing end; one a process. `sync`: normal survives that the relay is killed, and what the database is set to; full power loss of the server in any case. Raises StoreError."""
         from relayproxy.record.store.postgresql.backend import PostgresqlBackend
 
         return PostgresqlBackend(self.url, self.bodies, sync=sync, keep=keep, patience=patience)
