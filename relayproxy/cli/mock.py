@@ -75,7 +75,7 @@ async def mock(
     strict
         what is recorded and does not come is a failure too
     lenient
-        what is not recorded is accepted, with 250, and is no failure
+        what is not recorded is accepted, with 250, and is no failure; default: it is refused with 554, and the exit status is 1
     repeats
         when all that is recorded of a kind was played, the last of it answers again
     latency
@@ -87,7 +87,7 @@ async def mock(
     password_file
         a file of one line, with the password of --user
     mode
-        what a .dialog file does not have: none: is refused; once: is refused, but a file that is not there yet is recorded; new_episodes: is asked of --upstream, and recorded; all: everything is
+        what becomes of what a .dialog file does not have: none: it is refused; once: likewise, but a file that is not there yet is recorded; new_episodes: --upstream is asked, and it is recorded; all: nothing is played, and all is recorded anew
     upstream
         the real server of those modes: smtp://host[:port], smtp+starttls://, smtps:// or lmtp://; or the name of an upstream of the configuration, with its TLS and credentials
     log
