@@ -111,7 +111,7 @@ async def mock(
         raise Failed(f"expected --until-used with a recording that is played alone, and {select} is recorded")
     front = Front(listen or ["127.0.0.1:2525"], tls, clients)
     _check_front(front)
-    loaded = mocking(whole, tape.sessions, front, behind if tape.records else None)
+    loaded = mocking(whole, tape.sessions, front, *(behind if behind and tape.records else ()))
     cassette = tape.cassette(lenient=lenient, repeats=repeats, tell=_tell)
     umask = os.umask(0o077)  # the log and what is recorded hold other people's mail
     try:
@@ -150,7 +150,7 @@ def _credentials(user: str | None, password_file: Path | None) -> Credentials | 
 
 def _configured(
     mode: str, upstream: str | None, log: str | None, log_format: str | None, store: str | None, config: Path | None
-) -> tuple[Config, tuple[str, Upstream] | None]:
+) -> tuple[Config, tuple[Upstream, str] | None]:
     """The configuration, and the real server with its name."""
     from relayproxy.cli.config import Flags, load
     from relayproxy.cli.server import server
@@ -171,8 +171,8 @@ def _configured(
         # Where a session goes on there, more recipients may have been taken than LMTP has one answer for.
         raise Failed(f"--upstream: expected an SMTP server with --mode new_episodes, got {upstream}")
     if isinstance(found, str):
-        return loaded, (found, loaded.upstream[found])
-    return loaded, (TARGET, Upstream.model_validate({"url": str(found)}))
+        return loaded, (loaded.upstream[found], found)
+    return loaded, (Upstream.model_validate({"url": str(found)}), TARGET)
 
 
 def _check_front(front: Front) -> None:
