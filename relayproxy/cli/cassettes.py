@@ -16,7 +16,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Literal
 
 from relayproxy.cli import Failed, in_words
 from relayproxy.cli.output import written
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from relayproxy.replay.recorded import RecordedSession
 
 Mode = Literal["once", "none", "new_episodes", "all"]
-MODES: Final[tuple[Mode, ...]] = ("once", "none", "new_episodes", "all")
 
 
 class Recordings:

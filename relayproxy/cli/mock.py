@@ -75,7 +75,7 @@ async def mock(
     strict
         what is recorded and does not come is a failure too
     lenient
-        what is not recorded is accepted, with 250, and is no failure
+        what is not recorded is accepted, with 250, and is no failure; default: it is refused with 554, and the exit status is 1
     repeats
         when all that is recorded of a kind was played, the last of it answers again
     latency
@@ -87,7 +87,7 @@ async def mock(
     password_file
         a file of one line, with the password of --user
     mode
-        what a .dialog file does not have: none: is refused; once: is refused, but a file that is not there yet is recorded; new_episodes: is asked of --upstream, and recorded; all: everything is
+        what becomes of what a .dialog file does not have: none: it is refused; once: likewise, but a file that is not there yet is recorded; new_episodes: --upstream is asked, and it is recorded; all: nothing is played, and all is recorded anew
     upstream
         the real server of those modes: smtp://host[:port], smtp+starttls://, smtps:// or lmtp://; or the name of an upstream of the configuration, with its TLS and credentials
     log
@@ -111,7 +111,7 @@ async def mock(
         raise Failed(f"expected --until-used with a recording that is played alone, and {select} is recorded")
     front = Front(listen or ["127.0.0.1:2525"], tls, clients)
     _check_front(front)
-    loaded = mocking(whole, tape.sessions, front, behind if tape.records else None)
+    loaded = mocking(whole, tape.sessions, front, *(behind if behind and tape.records else ()))
     cassette = tape.cassette(lenient=lenient, repeats=repeats, tell=_tell)
     umask = os.umask(0o077)  # the log and what is recorded hold other people's mail
     try:
@@ -150,7 +150,7 @@ def _credentials(user: str | None, password_file: Path | None) -> Credentials | 
 
 def _configured(
     mode: str, upstream: str | None, log: str | None, log_format: str | None, store: str | None, config: Path | None
-) -> tuple[Config, tuple[str, Upstream] | None]:
+) -> tuple[Config, tuple[Upstream, str] | None]:
     """The configuration, and the real server with its name."""
     from relayproxy.cli.config import Flags, load
     from relayproxy.cli.server import server
@@ -171,8 +171,8 @@ def _configured(
         # Where a session goes on there, more recipients may have been taken than LMTP has one answer for.
         raise Failed(f"--upstream: expected an SMTP server with --mode new_episodes, got {upstream}")
     if isinstance(found, str):
-        return loaded, (found, loaded.upstream[found])
-    return loaded, (TARGET, Upstream.model_validate({"url": str(found)}))
+        return loaded, (loaded.upstream[found], found)
+    return loaded, (Upstream.model_validate({"url": str(found)}), TARGET)
 
 
 def _check_front(front: Front) -> None:

@@ -26,6 +26,7 @@ from relayproxy.relay.service import Relay
 from relayproxy.relay.settings import Listener, Upstream
 from relayproxy.relay.values import Hostname
 from relayproxy.relay.workers import Workers
+from relayproxy.replay.between import TARGET
 from relayproxy.replay.conversation import converse
 from relayproxy.replay.stand_in import RECORDING, Behind, Manner, StandIn
 from relayproxy.rules.ruleset import RuleSet
@@ -60,14 +61,18 @@ def mocking(
     config: Config,
     sessions: Sequence[RecordedSession],
     front: Front | None = None,
-    behind: tuple[str, Upstream] | None = None,
+    behind: Upstream | None = None,
+    name: str = TARGET,
 ) -> Config:
     """The configuration of a relay in the place of the server that these were recorded of. Raises ValidationError for a `front` that there cannot be.
 
-    `behind`: the server for what was not recorded, and its name.
+    `behind`: the server for what was not recorded, in records under that `name`.
     """
     front = front or Front()
-    name, upstream = behind or (RECORDING, Upstream.model_validate({"url": _NOWHERE}))
+    if behind is None:
+        name, upstream = RECORDING, Upstream.model_validate({"url": _NOWHERE})
+    else:
+        upstream = behind
     listeners = [
         Listener.model_validate(
             {
@@ -86,7 +91,8 @@ def mocking(
     ]
     return config.model_copy(
         update={
-            "hostname": _hostname(sessions) or config.hostname,
+            # Our own where there is a server that hears it.
+            "hostname": (_hostname(sessions) if behind is None else None) or config.hostname,
             "trace": config.trace and behind is not None,
             "listener": tuple(listeners),
             "upstream": {name: upstream.model_copy(update={"ehlo": "client"})},  # so that EHLO is answered as it was

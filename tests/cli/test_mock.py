@@ -333,8 +333,10 @@ def test_a_mode_that_records_asks_for_what_is_not_there_and_keeps_what_was(capsy
     with real(2) as server:
         told = mocked(["twice.dialog", "--mode", "new_episodes", "--upstream", server.url], client)
     assert (told.status, heard) == (0, ["550 5.1.1 nobody", LATER, QUEUED, "250 2.0.0 queued as 42"])
-    assert [line for line in server.lines if line.startswith(b"RCPT")] == [
+    assert [line for line in server.lines if line.startswith((b"EHLO", b"RCPT"))] == [
+        b"EHLO relay.test\r\n",
         b"RCPT TO:<joe@x.test>\r\n",
+        b"EHLO relay.test\r\n",
         b"RCPT TO:<jane@x.test>\r\n",
     ]
     assert [one["upstream"]["name"] for one in told.transactions] == ["target", "recording", "recording", "target"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from relayproxy.record.dialog import parse
 from relayproxy.replay.cassette import Cassette, Unexpected
@@ -373,3 +375,37 @@ def test_a_message_that_came_to_no_end_is_for_the_server_behind() -> None:
     cut = "\n".join(["@ session one", *GREETED, *sent(A, "jane@x.test")[:-2]])
     one = connect(cassette(cut, otherwise="pass"))
     assert say(one, "MAIL FROM:<a@x.test>", "RCPT TO:<jane@x.test>", "DATA")[-1] is None
+
+
+ENVELOPES: Final = st.tuples(
+    st.sampled_from("ab"), st.frozensets(st.sampled_from("xyz"), min_size=1, max_size=3), st.booleans()
+)
+
+
+@pytest.mark.slow
+@settings(deadline=None)
+@given(st.lists(ENVELOPES, min_size=1, max_size=6), st.data())
+def test_what_was_recorded_is_found_however_connections_are_interleaved(
+    envelopes: list[tuple[str, frozenset[str], bool]], data: st.DataObject
+) -> None:
+    """Whoever says all that was recorded, in any order and at once, hears nothing that is unexpected, and leaves nothing over."""
+    parts = [
+        (sent if whole else tried)(f"{sender}@x.test", *[f"{one}@y.test" for one in sorted(recipients)])
+        for sender, recipients, whole in envelopes
+    ]
+    tape = cassette(*[session(str(number), part) for number, part in enumerate(parts)])
+    talks = []
+    for sender, recipients, whole in data.draw(st.permutations(envelopes)):
+        named = [f"RCPT TO:<{one}@y.test>" for one in data.draw(st.permutations(sorted(recipients)))]
+        ends = ["DATA", "."] if whole else [data.draw(st.sampled_from(["RSET", "close"]))]
+        talks.append((connect(tape), iter([f"MAIL FROM:<{sender}@x.test>", *named, *ends])))
+    while talks:
+        talk = data.draw(st.sampled_from(talks))
+        conversation, lines = talk
+        if (line := next(lines, None)) is None:
+            talks.remove(talk)
+        elif line == "close":
+            conversation.close()
+        else:
+            assert say(conversation, line)[0][:1] in ("2", "3"), line  # type: ignore[index]
+    assert ([one.said for one in tape.unexpected], [*tape.unused]) == ([], [])
