@@ -77,8 +77,8 @@ class CassetteFixture:
             raise Trouble(f"{error.filename}: {error.strerror}") from error
         if self._file.records and upstream.captures:
             raise Trouble(f"expected upstream= in @pytest.mark.smtp_cassette, the server that {path} is recorded of")
-        behind = (name, upstream) if self._file.records else None
-        self._config = mocking(config, self._file.sessions, Front(tls=asked.get("tls")), behind)
+        behind = upstream if self._file.records else None
+        self._config = mocking(config, self._file.sessions, Front(tls=asked.get("tls")), behind, name)
         self._cassette = self._file.cassette(repeats=bool(asked.get("repeats")))
         self._served = Served(self._serve, self._config)
         #: Where it listens.
