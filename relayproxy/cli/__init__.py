@@ -115,7 +115,7 @@ def _usage(error: CycloptsError) -> str:
     from cyclopts import MissingArgumentError
 
     if type(error) is MissingArgumentError and error.keyword is None and error.argument is not None:
-        return f"{' '.join(error.command_chain)}: {error.argument.name} is required"
+        return f"{' '.join(error.command_chain or ())}: {error.argument.name} is required"
     return str(error)
 
 
