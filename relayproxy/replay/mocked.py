@@ -86,10 +86,11 @@ def mocking(
     ]
     return config.model_copy(
         update={
-            "hostname": _hostname(sessions) or config.hostname,
+            # A server behind hears who we are: by the recorded one's name that may be itself.
+            "hostname": (_hostname(sessions) if behind is None else None) or config.hostname,
             "trace": config.trace and behind is not None,
             "listener": tuple(listeners),
-            "upstream": {name: upstream.model_copy(update={"ehlo": "client"})},  # so that EHLO is answered as it was
+            "upstream": {name: upstream},
         }
     )
 
@@ -127,7 +128,8 @@ class Mocked:
         self.conversations: dict[str, Conversation | None] = {}
         self._config = config
         self.manner = (manner or Manner())._replace(
-            logs_in=any(upstream.credentials is not None for upstream in config.upstream.values())
+            logs_in=any(upstream.credentials is not None for upstream in config.upstream.values()),
+            introduces=any(upstream.ehlo == "client" for upstream in config.upstream.values()),
         )
         self._used_up = trio.Event()
         adopt = TrioStream.of_socket

@@ -2,7 +2,8 @@
 
 Where the recording has no answer and there is a server behind, the session goes on there: what was said of the transaction so far is said again, and from then on that server answers.
 Invariants: what the recording answered is no promise of that server's: where it refuses afterwards what was taken, the refusal is the answer to all that follows, and nobody gets the message.
-No credentials of a client's go on that way. A reply takes as long as it did only where that is asked for, and no wait outlives `expire`.
+No credentials of a client's go on that way, and where credentials are given nobody sends without them, whoever answers. A server that lacks what its client was offered gets none of its mail
+(DESIGN §6). A reply takes as long as it did only where that is asked for, and no wait outlives `expire`.
 Which answer is whose does not belong here (conversation.py), nor listening (mocked.py).
 """
 
@@ -15,7 +16,7 @@ import trio
 
 from relayproxy.relay.capture import CAPABILITIES
 from relayproxy.relay.client_leg import Goodbye
-from relayproxy.relay.connect import UpstreamUnavailable
+from relayproxy.relay.connect import UpstreamUnavailable, greet_again
 from relayproxy.replay.login import CHECKED, Exchange
 from relayproxy.replay.recorded import Answer
 from relayproxy.smtp import local_replies, sasl
@@ -42,11 +43,15 @@ _ENDED: Final = "the recorded server ended the connection"
 
 
 class Manner(NamedTuple):
-    """How recordings are played. `latency`: replies take as long as they did; `credentials`: the only right ones, without which nobody may send; `logs_in`: we do, at the server behind."""
+    """How recordings are played. `latency`: replies take as long as they did; `credentials`: the only right ones, without which nobody may send.
+
+    `logs_in`: we do, at the server behind; `introduces`: that server hears the client's name in EHLO, and not ours.
+    """
 
     latency: bool = False
     credentials: Credentials | None = None
     logs_in: bool = False
+    introduces: bool = False
 
 
 class Behind:
@@ -55,14 +60,21 @@ class Behind:
     def __init__(self, connect: Connect, session: str, called: Callable[[], None]) -> None:
         """`called` hears that it was."""
         self.upstream: Upstream | None = None
+        #: What it is told in EHLO; None: our own name.
+        self.name: bytes | None = None
         self.doom: Reply | None = None
         self._connect = connect
         self._session = session
         self._called = called
 
-    async def call(self, said: Sequence[Command]) -> Upstream:
-        """Connect, and say what was said so far and taken. Raises UpstreamUnavailable."""
-        self.upstream = upstream = await self._connect(self._session, None, None)
+    async def call(self, said: Sequence[Command], offered: Capabilities | None = None) -> Upstream:
+        """Connect, and say what was said so far and taken, by a client that was `offered` this. Raises UpstreamUnavailable."""
+        upstream = await self._connect(self._session, self.name, None)
+        if lacking := [] if offered is None else _lacking(upstream, offered):
+            await upstream.leave()
+            what = f"the server behind does not offer what the recording does: {', '.join(lacking)}"
+            raise UpstreamUnavailable(what, local_replies.MISCONFIGURED)
+        self.upstream = upstream
         self._called()
         refused = [reply for reply in await upstream.exchange(said) if reply.severity != 2] if said else []
         self.doom = worst(refused) if refused else None
@@ -77,6 +89,12 @@ class Behind:
                 self.doom = None
             replies += await upstream.exchange([command]) if self.doom is None else [self.doom]
         return replies
+
+
+def _lacking(upstream: Upstream, offered: Capabilities) -> list[str]:
+    """Keywords that a client was offered and would not be in front of this server; but for SIZE, which it judges itself, and AUTH, which does not go on."""
+    there = upstream.capabilities.offer(message_bytes=1, margin=0, starttls=True)
+    return [one.decode("ascii") for one in offered.keywords if one not in there and one != b"AUTH"]
 
 
 class StandIn:
@@ -137,9 +155,13 @@ class StandIn:
 
     async def call_behind(self) -> StandIn:
         """The server behind, from the beginning; or again, when it was left. Raises UpstreamUnavailable."""
-        await self._behind.call([])
-        self._mirror()
+        self._take_over(await self._behind.call([]))
         return self
+
+    def _take_over(self, upstream: Upstream) -> None:
+        """From here on that server answers."""
+        self.capabilities = self._offered(upstream.capabilities)
+        self._mirror()
 
     def listen(self) -> None:
         if self._behind.upstream is not None:
@@ -151,7 +173,7 @@ class StandIn:
         replies: list[Reply] = []
         latency = 0.0
         for number, command in enumerate(commands):
-            if (answer := self._answer(command)) is None:
+            if (answer := await self._introduce(command) or self._answer(command)) is None:
                 return [*replies, *await self._ask_behind(commands[number:])]
             latency = max(latency, answer.latency)
             if answer.reply is None or answer.ends is not None:
@@ -167,15 +189,16 @@ class StandIn:
 
     def _answer(self, command: Command) -> Answer | None:  # noqa: PLR0911  a table of commands
         """Whatever the server behind need not be asked for."""
-        if isinstance(command, Ehlo | Helo):
-            return self._hello(command)
         conversation = None if self._behind.upstream is not None else self._conversation
-        if conversation is not None or self._manner.logs_in:
-            if isinstance(command, Auth | SaslResponse | SaslCancel):
-                return self._authenticate(command, conversation)
-            if isinstance(command, Mail) and not self._may_send:
-                return Answer(local_replies.LOGIN_REQUIRED)
         match command:
+            case Ehlo() | Helo():
+                return self._hello(command)
+            case Auth() | SaslResponse() | SaslCancel() if conversation is not None or self._judges_logins:
+                return self._authenticate(command, conversation)
+            case Auth() if self._conversation is not None:  # it was offered by the recording alone
+                return Answer(local_replies.BAD_SEQUENCE)
+            case Mail() if not self._may_send:
+                return Answer(local_replies.LOGIN_REQUIRED)
             case _ if conversation is None:
                 return None
             case Mail():
@@ -208,9 +231,22 @@ class StandIn:
 
     # The session's own.
 
+    async def _introduce(self, command: Command) -> Answer | None:
+        """Have the server behind hear its client's name, where it is to; its refusal of it."""
+        if not isinstance(command, Ehlo | Helo) or not self._manner.introduces:
+            return None
+        self._behind.name = command.name
+        if (upstream := self._behind.upstream) is None or (isinstance(command, Helo) and self._hello_refused):
+            return None
+        refusal = await greet_again(upstream, command.name)
+        self._mirror()
+        self._hello_refused = None if refusal is None else Answer(refusal)
+        return self._hello_refused
+
     def _hello(self, command: Ehlo | Helo) -> Answer:
-        """EHLO; HELO is what a relay says behind an EHLO that was refused (relay/connect.py)."""
-        if isinstance(command, Helo) and self._hello_refused is not None:
+        if (
+            isinstance(command, Helo) and self._hello_refused is not None
+        ):  # what a relay says behind an EHLO that was refused (relay/connect.py)
             return self._hello_refused
         if (upstream := self._behind.upstream) is not None or self._conversation is None:
             answer = Answer(local_replies.NOOP_OK)
@@ -222,16 +258,26 @@ class StandIn:
             self._hello_refused = answer
             return answer
         self._hello_refused = None
+        return Answer(self._offered(offered).to_reply(b"localhost"), answer.latency, then=answer.then)
+
+    @property
+    def _judges_logins(self) -> bool:
+        """Whether they are ours to judge even where a server behind answers."""
+        return self._manner.logs_in or self._manner.credentials is not None
+
+    def _offered(self, offered: Capabilities) -> Capabilities:
+        """The same with the mechanisms of AUTH that can be answered."""
         keywords = {**offered.keywords, b"AUTH": self._mechanisms(offered.mechanisms)}
         if not keywords[b"AUTH"]:
             del keywords[b"AUTH"]
-        return Answer(Capabilities(keywords).to_reply(b"localhost"), answer.latency, then=answer.then)
+        return Capabilities(keywords)
 
     def _mechanisms(self, offered: bytes) -> bytes:
-        """Of AUTH: of those that were offered those that can be answered."""
         known = sasl.ACCEPTED if self._manner.credentials is None else CHECKED
         if self._behind.upstream is not None:
-            return known if self._manner.logs_in else offered
+            if self._judges_logins:
+                return known
+            return offered if self._conversation is None else b""
         found = b" ".join([one for one in offered.split() if one in known.split()])
         return found if self._manner.credentials is None else found or CHECKED
 
@@ -262,7 +308,7 @@ class StandIn:
             self.progress = "begun" if reply.severity == 3 else "none"
             return reply
         if (upstream := await self._go_behind()) is None:
-            return local_replies.UPSTREAM_LOST
+            return self._lost
         reply = self._behind.doom or await upstream.start_data(transaction)
         self._mirror()
         return reply
@@ -329,20 +375,30 @@ class StandIn:
         upstream = None
         try:
             with trio.CancelScope() as self._pausing:
-                upstream = await self._behind.call(self._taken)
+                upstream = await self._behind.call(self._taken, self._client.protocol.offered)
         except UpstreamUnavailable as error:
-            self.failure, self.trouble = local_replies.UPSTREAM_GONE, error.what
+            is_ours = error.reply is local_replies.MISCONFIGURED
+            self.failure = error.reply if is_ours else local_replies.UPSTREAM_GONE
+            self.trouble = error.what
             return None
         finally:
             self._pausing = None
         if upstream is None:
             self.failure = local_replies.SHUTTING_DOWN
-        self._mirror()
+        else:
+            self._take_over(upstream)
         return upstream
+
+    @property
+    def _lost(self) -> Reply:
+        """What is heard to what the server behind was to be asked."""
+        return (
+            local_replies.MISCONFIGURED if self.failure is local_replies.MISCONFIGURED else local_replies.UPSTREAM_LOST
+        )
 
     async def _ask_behind(self, commands: Sequence[Command]) -> list[Reply]:
         if (upstream := await self._go_behind()) is None:
-            return [local_replies.UPSTREAM_LOST] * len(commands)
+            return [self._lost] * len(commands)
         replies = await self._behind.exchange(upstream, commands)
         self._mirror()
         return replies
