@@ -119,6 +119,8 @@ async def mock(
     finally:
         os.umask(umask)
     _sum_up(cassette, tape)
+    if cassette.failed(strict=strict) and (advice := tape.advice) is not None:
+        say(f"relayproxy: {advice}")
     return DIFFERENT if not served or cassette.failed(strict=strict) else 0
 
 
@@ -211,7 +213,7 @@ def _recordings(select: str, mode: Mode, store: str | None, config: Path | None)
 
 
 async def _run(config: Config, tape: Recordings, cassette: Cassette, manner: Manner, *, until_used: bool) -> bool:
-    """Be it until the end; False: it did not serve to its end, or could not tell of it."""
+    """Be it until the end; False: it did not serve to its end, could not tell of it, or could not ask the real server."""
     from relayproxy.record.log import open_log
 
     try:
@@ -244,7 +246,7 @@ async def _serve(
 
     served = False
     with tape.recording(config, reporter) as recorder:
-        mocked = Mocked(config, cassette, reporter, manner=manner, recorder=recorder)
+        mocked = Mocked(config, cassette, reporter, manner=manner, recorder=recorder, tell=_tell_of_server)
         for listener, address in mocked.bind():
             say(f"relayproxy: listening on {address} ({listener.name}, {TLS[listener.tls]}): {_what(cassette)}")
         async with trio.open_nursery() as nursery:
@@ -254,7 +256,7 @@ async def _serve(
             served = await mocked.run()
             nursery.cancel_scope.cancel()
         tape.keep(mocked)
-    return served and (recorder is None or recorder.complete)
+    return served and not mocked.troubles and (recorder is None or recorder.complete)
 
 
 async def _obey(mocked: Mocked, *, task_status: trio.TaskStatus[None]) -> None:
@@ -285,6 +287,10 @@ def _what(cassette: Cassette) -> str:
 def _tell(unexpected: Unexpected) -> None:
     for line in unexpected.lines():
         say(f"relayproxy: {line}")
+
+
+def _tell_of_server(trouble: str) -> None:
+    say(f"relayproxy: the real server was not to be had: {trouble}")
 
 
 def _tell_of_log(trouble: str | None) -> None:

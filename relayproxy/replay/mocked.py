@@ -26,13 +26,14 @@ from relayproxy.relay.service import Relay
 from relayproxy.relay.settings import Listener, Upstream
 from relayproxy.relay.values import Hostname
 from relayproxy.relay.workers import Workers
+from relayproxy.replay.behind import Behind
 from relayproxy.replay.conversation import converse
-from relayproxy.replay.stand_in import RECORDING, Behind, Manner, StandIn
+from relayproxy.replay.stand_in import RECORDING, Manner, StandIn
 from relayproxy.rules.ruleset import RuleSet
 from relayproxy.smtp import local_replies
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from relayproxy.record.log import Reporter
     from relayproxy.record.recorder import Recorder
@@ -112,7 +113,10 @@ def _hostname(sessions: Sequence[RecordedSession]) -> str | None:
 
 
 class Mocked:
-    """`conversations`: of the sessions that went on to the server behind, by their ids, what they had heard of the recording before."""
+    """`conversations`: of the sessions that went on to the server behind, by their ids, what they had heard of the recording before; `connected`: how many came.
+
+    `troubles`: why the server behind could not be had, each reason once.
+    """
 
     def __init__(
         self,
@@ -122,9 +126,14 @@ class Mocked:
         *,
         manner: Manner | None = None,
         recorder: Recorder | None = None,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`config` as `mocking` gives it. Raises TlsConfigError, OSError."""
+        """`config` as `mocking` gives it; `tell` hears at once of each trouble. Raises TlsConfigError, OSError."""
         self.cassette = cassette
+        self.connected = 0
+        self.troubles: list[str] = []
+        self._reporter = reporter
+        self._tell = tell
         self.conversations: dict[str, Conversation | None] = {}
         self._config = config
         self.manner = (manner or Manner())._replace(
@@ -170,7 +179,16 @@ class Mocked:
         return [one for one in self.cassette.sessions if one.transactions and again.issuperset(one.transactions)]
 
     def _stand_in(self, client: ClientLeg, connect: Connect) -> Connect:
+        self.connected += 1
         return _Session(self, client, connect).connect
+
+    def lost(self, session: str, error: UpstreamUnavailable, late: bool) -> None:
+        """The server behind is not to be had; `late`: nobody else tells the log."""
+        if late:
+            self._reporter.error("upstream", error.what, session=session)
+        if error.what not in self.troubles:
+            self.troubles.append(error.what)
+            self._tell(error.what)
 
     def look(self) -> None:
         """Something was played."""
@@ -194,7 +212,9 @@ class _Session:
             return await self._taker.call_behind()
         mocked = self._mocked
         conversation = converse(mocked.cassette)
-        behind = Behind(self._connect, session, partial(self._note, session, conversation))
+        behind = Behind(
+            self._connect, session, partial(self._note, session, conversation), partial(mocked.lost, session)
+        )
         self._taker = StandIn(conversation, behind, self._client, mocked.manner, mocked.look)
         try:
             await self._begin(self._taker, conversation)

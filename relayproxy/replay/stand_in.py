@@ -1,10 +1,8 @@
 """Takes the mail of one session as the recorded server did, in place of an upstream (relay/upstream.py `Upstream`; DESIGN §8).
 
-Where the recording has no answer and there is a server behind, the session goes on there: what was said of the transaction so far is said again, and from then on that server answers.
-Invariants: what the recording answered is no promise of that server's: where it refuses afterwards what was taken, the refusal is the answer to all that follows, and nobody gets the message.
-No credentials of a client's go on that way, and where credentials are given nobody sends without them, whoever answers. A server that lacks what its client was offered gets none of its mail
-(DESIGN §6). A reply takes as long as it did only where that is asked for, and no wait outlives `expire`.
-Which answer is whose does not belong here (conversation.py), nor listening (mocked.py).
+Where the recording has no answer and there is a server behind, the session goes on there, and from then on that server answers (behind.py).
+Invariants: no credentials of a client's go on that way, and where credentials are given nobody sends without them, whoever answers. A reply takes as long as it did only where that is asked
+for, and no wait outlives `expire`. Which answer is whose does not belong here (conversation.py), nor listening (mocked.py).
 """
 
 from __future__ import annotations
@@ -22,7 +20,6 @@ from relayproxy.replay.recorded import Answer
 from relayproxy.smtp import local_replies, sasl
 from relayproxy.smtp.capabilities import Capabilities
 from relayproxy.smtp.commands import Auth, Ehlo, Helo, Mail, Noop, Rcpt, Rset, SaslCancel, SaslResponse, Vrfy
-from relayproxy.smtp.replies import worst
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,7 +27,7 @@ if TYPE_CHECKING:
     from relayproxy.net.dial import Kind
     from relayproxy.relay.client_leg import ClientLeg
     from relayproxy.relay.upstream import Progress, Upstream, Violation
-    from relayproxy.relay.upstream_leg import Connect
+    from relayproxy.replay.behind import Behind
     from relayproxy.replay.conversation import Conversation
     from relayproxy.replay.login import Credentials
     from relayproxy.smtp.commands import Command
@@ -52,49 +49,6 @@ class Manner(NamedTuple):
     credentials: Credentials | None = None
     logs_in: bool = False
     introduces: bool = False
-
-
-class Behind:
-    """The server behind, for one session: `upstream` once it was called upon. `doom`: what it refused of what the recording had taken."""
-
-    def __init__(self, connect: Connect, session: str, called: Callable[[], None]) -> None:
-        """`called` hears that it was."""
-        self.upstream: Upstream | None = None
-        #: What it is told in EHLO; None: our own name.
-        self.name: bytes | None = None
-        self.doom: Reply | None = None
-        self._connect = connect
-        self._session = session
-        self._called = called
-
-    async def call(self, said: Sequence[Command], offered: Capabilities | None = None) -> Upstream:
-        """Connect, and say what was said so far and taken, by a client that was `offered` this. Raises UpstreamUnavailable."""
-        upstream = await self._connect(self._session, self.name, None)
-        if lacking := [] if offered is None else _lacking(upstream, offered):
-            await upstream.leave()
-            what = f"the server behind does not offer what the recording does: {', '.join(lacking)}"
-            raise UpstreamUnavailable(what, local_replies.MISCONFIGURED)
-        self.upstream = upstream
-        self._called()
-        refused = [reply for reply in await upstream.exchange(said) if reply.severity != 2] if said else []
-        self.doom = worst(refused) if refused else None
-        return upstream
-
-    async def exchange(self, upstream: Upstream, commands: Sequence[Command]) -> list[Reply]:
-        if self.doom is None:
-            return await upstream.exchange(commands)
-        replies: list[Reply] = []
-        for command in commands:
-            if isinstance(command, Mail | Rset):
-                self.doom = None
-            replies += await upstream.exchange([command]) if self.doom is None else [self.doom]
-        return replies
-
-
-def _lacking(upstream: Upstream, offered: Capabilities) -> list[str]:
-    """Keywords that a client was offered and would not be in front of this server; but for SIZE, which it judges itself, and AUTH, which does not go on."""
-    there = upstream.capabilities.offer(message_bytes=1, margin=0, starttls=True)
-    return [one.decode("ascii") for one in offered.keywords if one not in there and one != b"AUTH"]
 
 
 class StandIn:
@@ -308,7 +262,7 @@ class StandIn:
             self.progress = "begun" if reply.severity == 3 else "none"
             return reply
         if (upstream := await self._go_behind()) is None:
-            return self._lost
+            return self.failure or local_replies.UPSTREAM_LOST
         reply = self._behind.doom or await upstream.start_data(transaction)
         self._mirror()
         return reply
@@ -377,8 +331,8 @@ class StandIn:
             with trio.CancelScope() as self._pausing:
                 upstream = await self._behind.call(self._taken, self._client.protocol.offered)
         except UpstreamUnavailable as error:
-            is_ours = error.reply is local_replies.MISCONFIGURED
-            self.failure = error.reply if is_ours else local_replies.UPSTREAM_GONE
+            is_heard = error.reply.code == 421 or error.reply is local_replies.MISCONFIGURED
+            self.failure = error.reply if is_heard else local_replies.UPSTREAM_UNREACHABLE
             self.trouble = error.what
             return None
         finally:
@@ -389,16 +343,9 @@ class StandIn:
             self._take_over(upstream)
         return upstream
 
-    @property
-    def _lost(self) -> Reply:
-        """What is heard to what the server behind was to be asked."""
-        return (
-            local_replies.MISCONFIGURED if self.failure is local_replies.MISCONFIGURED else local_replies.UPSTREAM_LOST
-        )
-
     async def _ask_behind(self, commands: Sequence[Command]) -> list[Reply]:
         if (upstream := await self._go_behind()) is None:
-            return [self._lost] * len(commands)
+            return [self.failure or local_replies.UPSTREAM_LOST] * len(commands)
         replies = await self._behind.exchange(upstream, commands)
         self._mirror()
         return replies

@@ -108,15 +108,27 @@ def test_nobody_sends_without_the_one_login_whoever_answers(mode: str, upstream:
     ]
 
 
-@pytest.mark.parametrize("offers", ["250 server.test", "250-server.test\r\n250-8BITMIME\r\n250 SMTPUTF8"])
-def test_a_server_that_lacks_what_was_offered_gets_no_mail(offers: str) -> None:
+@pytest.mark.parametrize(
+    ("offers", "lacking"),
+    [
+        ("250 server.test", "8BITMIME, SMTPUTF8, DSN"),
+        ("250-server.test\r\n250-8BITMIME\r\n250 SMTPUTF8", "DSN"),
+    ],
+)
+def test_a_server_that_lacks_what_was_offered_gets_no_mail(
+    offers: str, lacking: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     heard: list[str] = []
     mail = "MAIL FROM:<b@x.test> BODY=8BITMIME SMTPUTF8 RET=HDRS"
     with scripted({"EHLO": offers}) as server:
-        mocked(
+        told = mocked(
             recording("--upstream", server.url, file="rich.dialog"),
             lambda port: heard.extend(said(port, mail, "NOOP")),
         )
+    assert told.status == 1
+    what = f"the server behind does not offer what the recording does: {lacking}"
+    assert [line["what"] for line in told.lines if line["event"] == "error"] == [what]
+    assert what in capsys.readouterr().err
     assert heard == 2 * ["451 4.3.5 This relay is not set up correctly; try again later"]
     assert [line.split()[0] for line in server.lines] == [b"EHLO", b"QUIT"]
 
