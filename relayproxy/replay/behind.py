@@ -32,8 +32,9 @@ class Behind:
         session: str,
         called: Callable[[], None],
         lost: Callable[[UpstreamUnavailable, bool], None],
+        doomed: Callable[[], None],
     ) -> None:
-        """`called` hears that it was; `lost` that it is not to be had, and whether that is while mail is taken, where the relay tells nobody."""
+        """`called` hears that it was; `lost` that it is not to be had, and whether that is while mail is taken, where the relay tells nobody; `doomed` that a refusal was the answer to something else."""
         self.upstream: Upstream | None = None
         #: What it is told in EHLO; None: our own name.
         self.name: bytes | None = None
@@ -42,6 +43,7 @@ class Behind:
         self._session = session
         self._called = called
         self._lost = lost
+        self._doomed = doomed
 
     async def call(self, said: Sequence[Command], offered: Capabilities | None = None) -> Upstream:
         """Connect, and say what was said so far and taken; `offered`: what the client was, where it was greeted before. Raises UpstreamUnavailable."""
@@ -70,8 +72,15 @@ class Behind:
         for command in commands:
             if isinstance(command, Mail | Rset):
                 self.doom = None
-            replies += await upstream.exchange([command]) if self.doom is None else [self.doom]
+            replies += await upstream.exchange([command]) if self.doom is None else [self._refuse(self.doom)]
         return replies
+
+    async def start_data(self, upstream: Upstream, transaction: str) -> Reply:
+        return await upstream.start_data(transaction) if self.doom is None else self._refuse(self.doom)
+
+    def _refuse(self, doom: Reply) -> Reply:
+        self._doomed()
+        return doom
 
 
 def _lacking(upstream: Upstream, offered: Capabilities) -> list[str]:

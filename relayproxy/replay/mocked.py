@@ -33,7 +33,7 @@ from relayproxy.rules.ruleset import RuleSet
 from relayproxy.smtp import local_replies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from relayproxy.record.log import Reporter
     from relayproxy.record.recorder import Recorder
@@ -115,7 +115,7 @@ def _hostname(sessions: Sequence[RecordedSession]) -> str | None:
 class Mocked:
     """`conversations`: of the sessions that went on to the server behind, by their ids, what they had heard of the recording before; `connected`: how many came.
 
-    `troubles`: why the server behind could not be had, each reason once.
+    `troubles`: why the server behind could not be had, each reason once; `doomed`: the sessions that heard its refusal of something else than they had said.
     """
 
     def __init__(
@@ -132,6 +132,7 @@ class Mocked:
         self.cassette = cassette
         self.connected = 0
         self.troubles: list[str] = []
+        self.doomed: set[str] = set()
         self._reporter = reporter
         self._tell = tell
         self.conversations: dict[str, Conversation | None] = {}
@@ -173,9 +174,10 @@ class Mocked:
         await self._used_up.wait()
         await self._relay.all_gone(self._config.drain)
 
-    def replaced(self) -> list[RecordedSession]:
-        """Those whose transactions were all played in sessions that went on to the server behind, and stand in their recordings now."""
-        again = {one for conversation in self.conversations.values() if conversation for one in conversation.played}
+    def replaced(self, by: Iterable[str]) -> list[RecordedSession]:
+        """Those whose transactions were all played in these sessions that went on to the server behind, and stand in their recordings now."""
+        conversations = [self.conversations[session] for session in by]
+        again = {one for conversation in conversations if conversation for one in conversation.played}
         return [one for one in self.cassette.sessions if one.transactions and again.issuperset(one.transactions)]
 
     def _stand_in(self, client: ClientLeg, connect: Connect) -> Connect:
@@ -213,7 +215,11 @@ class _Session:
         mocked = self._mocked
         conversation = converse(mocked.cassette)
         behind = Behind(
-            self._connect, session, partial(self._note, session, conversation), partial(mocked.lost, session)
+            self._connect,
+            session,
+            partial(self._note, session, conversation),
+            partial(mocked.lost, session),
+            partial(mocked.doomed.add, session),
         )
         self._taker = StandIn(conversation, behind, self._client, mocked.manner, mocked.look)
         try:

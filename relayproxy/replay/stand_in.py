@@ -263,7 +263,7 @@ class StandIn:
             return reply
         if (upstream := await self._go_behind()) is None:
             return self.failure or local_replies.UPSTREAM_LOST
-        reply = self._behind.doom or await upstream.start_data(transaction)
+        reply = await self._behind.start_data(upstream, transaction)
         self._mirror()
         return reply
 
