@@ -1,4 +1,4 @@
-"""`relayproxy mock SELECT`: be the recorded server (DESIGN §4, §8), until a signal, or until all of it was played.
+"""`relayproxy mock SELECT`: be the recorded server (DESIGN §4, §8), until a signal, or until all of it was played or something else came.
 
 Theory of operation: what SELECT names is read whole before anything listens, without its mail; then a relay of this process, whose upstream is the recording, is the server
 (replay/mocked.py). What a .dialog file does not have may be asked of a real server and recorded (cassettes.py).
@@ -81,7 +81,7 @@ async def mock(
     latency
         replies take as long as they did, but 5 minutes at most
     until_used
-        end when all that is recorded was played, and its clients have left
+        end when all that is recorded was played, or something came that is not and was refused, and clients have left
     user
         nobody may send mail who does not log in under this name; default: any credentials are right, and are answered as they were
     password_file
@@ -252,7 +252,7 @@ async def _serve(
         async with trio.open_nursery() as nursery:
             await nursery.start(_obey, mocked)
             if until_used:
-                nursery.start_soon(_end_when_used, mocked)
+                nursery.start_soon(_end_when_over, mocked)
             served = await mocked.run()
             nursery.cancel_scope.cancel()
         tape.keep(mocked)
@@ -270,8 +270,8 @@ async def _obey(mocked: Mocked, *, task_status: trio.TaskStatus[None]) -> None:
             mocked.shut_down()
 
 
-async def _end_when_used(mocked: Mocked) -> None:
-    await mocked.used_up()
+async def _end_when_over(mocked: Mocked) -> None:
+    await mocked.over()
     mocked.shut_down()
 
 

@@ -141,7 +141,7 @@ class Mocked:
             logs_in=any(upstream.credentials is not None for upstream in config.upstream.values()),
             introduces=any(upstream.ehlo == "client" for upstream in config.upstream.values()),
         )
-        self._used_up = trio.Event()
+        self._over = trio.Event()
         adopt = TrioStream.of_socket
         self._relay = Relay(
             config,
@@ -168,10 +168,10 @@ class Mocked:
         """Begin the orderly end; again, and all that waits ends now."""
         self._relay.shut_down()
 
-    async def used_up(self) -> None:
-        """Wait until all that is recorded was played and its sessions have ended, but not for long for clients that stay."""
+    async def over(self) -> None:
+        """Wait until all that is recorded was played, or something came that is not and is refused, and sessions have ended; but not for long for clients that stay."""
         self.look()
-        await self._used_up.wait()
+        await self._over.wait()
         await self._relay.all_gone(self._config.drain)
 
     def replaced(self, by: Iterable[str]) -> list[RecordedSession]:
@@ -193,9 +193,9 @@ class Mocked:
             self._tell(error.what)
 
     def look(self) -> None:
-        """Something was played."""
-        if self.cassette.used_up:
-            self._used_up.set()
+        """Something was played, or refused."""
+        if self.cassette.used_up or self.cassette.failed(strict=False):
+            self._over.set()
 
 
 class _Session:

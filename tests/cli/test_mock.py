@@ -168,6 +168,11 @@ def test_it_ends_when_all_was_played() -> None:
     assert (told.status, len(told.transactions)) == (0, 2)
 
 
+def test_it_ends_too_when_something_else_came() -> None:
+    told = mocked(["twice.dialog", "--until-used"], lambda port: send(port, "b@x.test"), ends=True)
+    assert told.status == 1
+
+
 def test_what_is_stored_is_what_a_server_was(capsys: pytest.CaptureFixture[str]) -> None:
     for number in (1, 2):
         id_, transaction = f"01S{number}", f"01T{number}"
