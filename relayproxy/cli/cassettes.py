@@ -30,7 +30,7 @@ from relayproxy.record.store.opening import open_store
 from relayproxy.record.wire import WireOctets
 from relayproxy.relay.settings import Record
 from relayproxy.replay.cassette import Cassette
-from relayproxy.replay.recorded import recorded_of
+from relayproxy.replay.recorded import is_of_form, recorded_of
 from relayproxy.replay.script import ScriptError, script_of
 from relayproxy.replay.untrue import untrue
 
@@ -234,10 +234,16 @@ def recordings(reader: Reader, named: Named) -> Recordings:
 
 def playable(session: Session, where: str) -> RecordedSession:
     """What of it is played. Raises Failed."""
+    who = f"{where}: {session.id or 'the session'}"
     try:
-        return recorded_of(script_of(session, needs_messages=False))
+        script = script_of(session, needs_messages=False)
+        recorded = recorded_of(script)
     except ScriptError as error:
-        raise Failed(f"{where}: {session.id or 'the session'} cannot be played: {error}") from error
+        raise Failed(f"{who} cannot be played: {error}") from error
+    for left in script.left_out:
+        if not is_of_form(left.reply):
+            raise Failed(f"{who}: {left.line} cannot be played: {left.why}")
+    return recorded
 
 
 def _lines(session: Session) -> Iterator[str]:

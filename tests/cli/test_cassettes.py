@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from scripted_server import scripted
-from test_mock import LATER, PATIENCE, TWICE, configured, mocked, send, sent, told_of
+from test_mock import LATER, PATIENCE, QUEUED, TWICE, configured, mocked, send, sent, told_of
+
+from relayproxy.cli import main
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -172,7 +174,6 @@ def test_old_mail_is_recorded_too() -> None:
 
 
 def test_without_addresses_nothing_could_be_played(capsys: pytest.CaptureFixture[str]) -> None:
-    from relayproxy.cli import main
 
     configured("[record]", 'redact = ["addresses"]')
     arguments = ["mock", "new.dialog", "--mode", "once", "--upstream", "smtp://127.0.0.1:1", "--listen", "127.0.0.1:0"]
@@ -194,7 +195,6 @@ def test_links_and_modes_stay() -> None:
 
 @pytest.mark.parametrize("length", [252, 300])
 def test_names_may_be_long_but_not_too_long(length: int, capsys: pytest.CaptureFixture[str]) -> None:
-    from relayproxy.cli import main
 
     name = "x" * (length - 7) + ".dialog"
     if length > 255:
@@ -204,3 +204,34 @@ def test_names_may_be_long_but_not_too_long(length: int, capsys: pytest.CaptureF
     with scripted() as server:
         assert mocked([name, "--mode", "once", "--upstream", server.url], send).status == 0
     assert told_of(name) == TAKEN
+
+
+@pytest.mark.parametrize(
+    ("line", "reply", "status"),
+    [
+        ("RCPT TO:<jane@@x.test>", "250 2.1.5 ok", 2),
+        ("RCPT TO:<jane@@x.test>", "550 5.1.1 nobody", 2),
+        ("MAIL FROM:<<redacted 8>>", "250 2.1.0 ok", 2),
+        ("RCPT TO:<jane@@x.test>", "501 5.5.2 Syntax error", 0),
+        ("FROB", "500 5.5.2 Command not recognized", 0),
+    ],
+)
+def test_what_cannot_be_played_is_told(line: str, reply: str, status: int, capsys: pytest.CaptureFixture[str]) -> None:
+    text = f"relayproxy dialog 1\nC< 220 mx.test\nC> EHLO app-1\nC< 250 mx.test\nC> {line}\nC< {reply}\n"
+    Path("odd.dialog").write_text(text, encoding="ascii")
+    if status == 0:
+        assert mocked(["odd.dialog"], probe).status == 0
+    else:
+        assert main(["mock", "odd.dialog"]) == status
+        assert capsys.readouterr().err.startswith(
+            f"relayproxy: odd.dialog: the session: {line.split('<<', maxsplit=1)[0]}"
+        )
+
+
+def test_stars_in_domains_are_played() -> None:
+    Path("star.dialog").write_text(
+        TWICE.replace("jane@x.test", "*@*").replace("a@x.test", "a@*.test"), encoding="utf-8"
+    )
+    heard: list[str] = []
+    assert mocked(["star.dialog", "--strict"], lambda port: heard.extend(send(port) for _ in range(2))).status == 0
+    assert heard == [LATER, QUEUED]
