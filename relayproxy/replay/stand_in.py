@@ -2,7 +2,7 @@
 
 Where the recording has no answer and there is a server behind, the session goes on there, and from then on that server answers (behind.py).
 Invariants: no credentials of a client's go on that way, and where credentials are given nobody sends without them, whoever answers. A reply takes as long as it did only where that is asked
-for, and no wait outlives `expire`. Which answer is whose does not belong here (conversation.py), nor listening (mocked.py).
+for, and no wait outlives `expire`, the end of the mock, or for long its client. Which answer is whose does not belong here (conversation.py), nor listening (mocked.py).
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 #: Its name in records.
 RECORDING: Final = "recording"
+#: Seconds between two looks at a client that is to wait for its reply.
+_LOOK: Final = 1.0
 _ENDED: Final = "the recorded server ended the connection"
 
 
@@ -61,8 +63,9 @@ class StandIn:
         client: ClientLeg,
         manner: Manner,
         left: Callable[[], None],
+        ending: trio.Event,
     ) -> None:
-        """`conversation` None: all of it is for the server behind, which was called then; `left` hears that the session is over."""
+        """`conversation` None: all of it is for the server behind, which was called then; `left` hears that the session is over; `ending`: nothing takes its time any more."""
         self.name = RECORDING
         self.kind: Kind = "smtp"
         self.host: str | None = None
@@ -81,6 +84,7 @@ class StandIn:
         self._client = client
         self._manner = manner
         self._left = left
+        self._ending = ending
         self._taken: list[Command] = []  # of the open transaction: what was answered 2yz
         self._login: Exchange | None = None
         self._may_send = manner.credentials is None
@@ -314,8 +318,10 @@ class StandIn:
     async def _pause(self, seconds: float) -> None:
         if not self._manner.latency or self._expired or seconds <= 0:
             return
-        with trio.CancelScope() as self._pausing:
-            await trio.sleep(seconds)
+        with trio.move_on_after(seconds) as self._pausing:
+            while not self._ending.is_set() and not self._client.peer.gone:
+                with trio.move_on_after(_LOOK):
+                    await self._ending.wait()
         self._pausing = None
 
     # The server behind.
