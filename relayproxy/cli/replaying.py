@@ -131,7 +131,7 @@ class Stopped(Exception):  # noqa: N818  it is a fact, and reads as one
 
 
 async def with_relay(between: Between, play: Callable[[], Awaitable[None]]) -> None:
-    """Play, with the relay in between, unless a signal ends it: what is under way is given up then. Raises Stopped; BrokenPipeError where who reads what is told has had enough."""
+    """Play, with the relay in between, unless a signal ends it: what is under way is given up then. Raises Stopped; OSError where what is told cannot be written."""
     players = trio.CancelScope()
     stopped, over = 0, False
 
@@ -155,11 +155,16 @@ async def with_relay(between: Between, play: Callable[[], Awaitable[None]]) -> N
             await between.end()
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        if group.subgroup(BrokenPipeError) is None:
+        if (unwritten := group.subgroup(OSError)) is None:
             raise
-        raise BrokenPipeError from group
+        raise _first(unwritten) from group
     if stopped:
         raise Stopped(stopped)
+
+
+def _first(group: BaseExceptionGroup[OSError]) -> OSError:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def read_script(source: Callable[[], Session], id_: str | None, ehlo: str | None) -> Script:

@@ -17,7 +17,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from itertools import islice
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from relayproxy.record.text import printable
 
@@ -80,6 +80,14 @@ class Transaction:
         if recorded.is_refused:
             return True
         return not recorded.takes_message and self.is_named_by(recorded)
+
+
+class Admission(NamedTuple):
+    """Whether a connection is let in, and the recorded session that is its own, where there is one; whether it is the first that has it."""
+
+    is_let_in: bool
+    session: RecordedSession | None
+    is_first: bool
 
 
 class Cassette:
@@ -145,17 +153,23 @@ class Cassette:
 
     # A connection.
 
-    def admit(self) -> tuple[bool, RecordedSession | None]:
-        """A new connection: whether it is let in, and the recorded session that is its own, where there is one."""
+    def admit(self) -> Admission:
+        """A new connection."""
         session = self._next_session()
-        if session is not None:
+        if (is_first := session is not None) and session is not None:
             self._opened.add(session)
         elif self.repeats and not self._left:
             session = next(reversed(self.sessions), None)
         elif self._left or self.otherwise == "take":
             session = next((one for one in reversed(self.sessions) if one.lets_in), None)
         self.played_sessions += session is not None
-        return session is not None or self.otherwise == "take", session
+        return Admission(session is not None or self.otherwise == "take", session, is_first=is_first)
+
+    def take_back(self, session: RecordedSession) -> None:
+        """Its first connection said nothing, as that of a probe: the session waits for one that does."""
+        self._opened.discard(session)
+        self._next = 0
+        self.played_sessions -= 1
 
     def _next_session(self) -> RecordedSession | None:
         while self._next < len(self.sessions) and not self._is_open(self.sessions[self._next]):
