@@ -32,6 +32,9 @@ _LOOKED_AT: Final = 200
 #: Characters of a transaction that are told.
 _QUOTED: Final = 300
 
+#: Behind what is recorded and was used.
+_PLAYED: Final = "played already (--repeats, repeats=True: it answers again)"
+
 #: What becomes of what was not recorded.
 Otherwise = Literal["refuse", "take", "pass"]
 
@@ -59,6 +62,7 @@ class Transaction:
     named: list[str] = field(default_factory=list)
     turns: Counter[str] = field(default_factory=Counter)
     begun: bool = False  # DATA was answered 354
+    told: bool = False  # one of its recipients was, as unexpected: what follows of that is nothing new
 
     @property
     def said(self) -> str:
@@ -100,7 +104,8 @@ class Cassette:
         self.played_transactions = 0
         self._tell = tell
         self._opened: set[RecordedSession] = set()
-        self._used: set[RecordedTransaction] = set()
+        self._used: dict[RecordedTransaction, None] = {}  # in the order of use
+        self._played: dict[str | None, list[RecordedTransaction]] = {}  # the same, by sender; None: by a pattern
         self._holders: dict[RecordedTransaction, Transaction] = {}
         self._by_sender: dict[str, dict[RecordedTransaction, None]] = {}  # in order, and soon without what is used
         self._by_pattern: dict[RecordedTransaction, None] = {}
@@ -215,7 +220,10 @@ class Cassette:
         """It was played to its end."""
         self._holders.pop(recorded, None)
         self._left -= recorded not in self._used and recorded not in self._unasked
-        self._used.add(recorded)
+        if recorded not in self._used:
+            self._used[recorded] = None
+            sender = recorded.sender
+            self._played.setdefault(sender.address if sender.pattern is None else None, []).append(recorded)
         if not self.repeats:
             self._alike(recorded).pop(recorded, None)
         self.played_transactions += 1
@@ -227,17 +235,42 @@ class Cassette:
         if self._tell is not None:
             self._tell(unexpected)
 
-    def nearest(self, said: str, among: Sequence[RecordedTransaction]) -> RecordedTransaction | None:
-        """What was recorded that is most like it: of these, of what is left, of all."""
-        left: Iterable[RecordedTransaction] = (one for one in self._order if one not in self._used)
-        looked_at = [*islice(among or left, _LOOKED_AT)] or [*islice(self._order, _LOOKED_AT)]
+    def nearest(self, said: str, among: Sequence[RecordedTransaction]) -> str | None:
+        """What was recorded that is most like it, of these, or of all; what is left goes before what was played, which is told."""
+        left = [*islice(among or (one for one in self._order if one not in self._used), _LOOKED_AT)]
+        played = [] if among else [*islice(self._used, _LOOKED_AT)]
         matcher = SequenceMatcher(b=said[:_LOOKED_AT], autojunk=False)
 
         def likeness(one: RecordedTransaction) -> float:
             matcher.set_seq1(one.said[:_LOOKED_AT])
             return matcher.ratio()
 
-        return max(looked_at, key=likeness, default=None)
+        if (found := max([*left, *played], key=likeness, default=None)) is None:
+            return None
+        return f"{shown(found.said)}, {_PLAYED}" if found in self._used else shown(found.said)
+
+    def played_already(self, transaction: Transaction, address: str | None, *, whole: bool) -> str | None:
+        """Where what came, with this recipient, is recorded and was used: so, and how often. `whole`: it names no others."""
+        named = [*transaction.named, *([] if address is None else [address])]
+        found = [
+            one
+            for one in [*self._played.get(transaction.sender, ()), *self._played.get(None, ())]
+            if one.sender.is_for(transaction.sender)
+            and all(one.recipient(each) for each in named)
+            and (not whole or transaction.is_named_by(one))
+        ]
+        if not found:
+            return None
+        first = min(found, key=self._order.__getitem__)
+        times = sum(one.said == first.said for one in found)
+        what = "the same" if len(first.recipients) == len(named) else shown(first.said)
+        return f"{what}, {times} time{'' if times == 1 else 's'}, and {_PLAYED}"
+
+    def played_up(self) -> str | None:
+        """What there was for connections, where none is left."""
+        if not (number := len(self.sessions)):
+            return None
+        return f"{number} session{'' if number == 1 else 's'}, {_PLAYED}"
 
 
 def shown(said: str) -> str:

@@ -109,7 +109,7 @@ class Conversation:
             return _in_turn(recipient.answers, transaction.turns, address, _OK["RCPT"])
         if transaction.current is not None and transaction.current.is_refused:
             return _OUT_OF_PLACE  # said behind MAIL before its refusal could be known
-        return self._unexpected("RCPT", f"RCPT TO:<{address}>")
+        return self._unexpected("RCPT", f"RCPT TO:<{address}>", address)
 
     def data(self) -> Answer | None:
         transaction = self._open
@@ -182,17 +182,19 @@ class Conversation:
         if self._open is not None:
             self._open.current = None
 
-    def _unexpected(self, key: str, said: str) -> Answer | None:
-        """What is not recorded, told once for a transaction where all is taken."""
+    def _unexpected(self, key: str, said: str, address: str | None = None) -> Answer | None:
+        """What is not recorded; `address`: the recipient that is named. Told once for a transaction where all is taken; where a recipient was told, what his absence brings with it is not."""
         transaction, otherwise = self._open, self._cassette.otherwise
         if otherwise == "pass" or transaction is None:
             return None
         if otherwise == "take" and transaction.current is None and key != "MAIL":
             return _OK[key]
         whole = f"{transaction.said} {said}".rstrip()
-        found = self._cassette.nearest(whole, transaction.candidates)
-        nearest = None if found is None else shown(found.said)
-        self._cassette.tell(Unexpected(shown(whole), nearest))
+        played = self._cassette.played_already(transaction, address, whole=key in ("DATA", "."))
+        nearest = None if played else self._cassette.nearest(whole, transaction.candidates)
+        if not transaction.told or key == "RCPT":
+            self._cassette.tell(Unexpected(shown(whole), played or nearest))
+        transaction.told |= key == "RCPT"
         if otherwise == "refuse":
             return Answer(local_replies.not_recorded(nearest))
         self._cassette.give_back(transaction)
@@ -206,7 +208,7 @@ def converse(cassette: Cassette) -> Conversation | None:
     if is_let_in:
         return Conversation(cassette, session)
     if cassette.otherwise == "refuse":
-        cassette.tell(Unexpected("a connection"))
+        cassette.tell(Unexpected("a connection", cassette.played_up()))
     return None
 
 

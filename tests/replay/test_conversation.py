@@ -306,10 +306,47 @@ def test_what_is_refused_says_what_is_nearest() -> None:
     assert send(one, A, "jane@x.test") == TAKEN
     assert [[*what.lines()] for what in told] == [
         [f"unexpected: {said}", "  recorded: MAIL FROM:<a@x.test> RCPT TO:<jane@x.test>"]
-        for said in ("MAIL FROM:<b@x.test>", "MAIL FROM:<a@x.test> RCPT TO:<joe@x.test>", "MAIL FROM:<a@x.test> DATA")
+        for said in ("MAIL FROM:<b@x.test>", "MAIL FROM:<a@x.test> RCPT TO:<joe@x.test>")
     ]
     assert told == tape.unexpected
-    assert (tape.count_unexpected, tape.failed(strict=False)) == (3, True)
+    assert (tape.count_unexpected, tape.failed(strict=False)) == (2, True)  # that DATA has no recipient follows of that
+
+
+AGAIN: Final = "played already (--repeats, repeats=True: it answers again)"
+
+
+@pytest.mark.parametrize(
+    ("recorded", "said", "nearest"),
+    [
+        (["b@x.test"], ["b@x.test"], f"MAIL FROM:<a@x.test> RCPT TO:<b@x.test>, 1 time, and {AGAIN}"),
+        (["b@x.test", "c@x.test"], ["b@x.test"], f"the same, 1 time, and {AGAIN}"),
+        (["b@x.test", "b@x.test", "c@x.test"], ["b@x.test"], f"the same, 2 times, and {AGAIN}"),
+        (["b@x.test", "c@x.test"], ["d@x.test"], "MAIL FROM:<a@x.test> RCPT TO:<c@x.test>"),
+    ],
+)
+def test_what_was_played_already_is_told_so(recorded: list[str], said: list[str], nearest: str) -> None:
+    tape = cassette(*[session(str(number), sent(A, one)) for number, one in enumerate(recorded)], session("s", []))
+    for one in recorded:
+        if one == "b@x.test":
+            assert send(connect(tape), A, one) == TAKEN
+    refused = send(connect(tape), A, *said)
+    assert [one.nearest for one in tape.unexpected] == [nearest]
+    assert refused is not None
+    assert ("nothing is left of it" in refused) is (AGAIN in nearest)
+
+
+def test_what_is_like_something_that_was_played_is_told_so() -> None:
+    tape = cassette(session("one", sent(A, "b@x.test")), session("two", []))
+    send(connect(tape), A, "b@x.test")
+    say(connect(tape), "MAIL FROM:<c@x.test>")
+    assert [one.nearest for one in tape.unexpected] == [f"MAIL FROM:<a@x.test> RCPT TO:<b@x.test>, {AGAIN}"]
+
+
+def test_a_connection_more_is_told_what_there_was() -> None:
+    tape = cassette(session("one", sent(A, "b@x.test")))
+    send(connect(tape), A, "b@x.test")
+    assert converse(tape) is None
+    assert [one.nearest for one in tape.unexpected] == [f"1 session, {AGAIN}"]
 
 
 def test_one_recipient_less_is_unexpected() -> None:
