@@ -179,11 +179,11 @@ def test_connections_at_once_each_hear_their_own_session() -> None:
 
 
 def test_what_is_a_connection_s_own_is_its_only_as_long_as_it_is_there() -> None:
-    tape = cassette(session("A", sent(A, "b@x.test", text="250 A")), session("B", sent(A, "c@x.test", text="250 B")))
+    tape = cassette(session("A", tried(A, "b@x.test=451 4.7.1 later")), session("B", sent(A, "b@x.test", "c@x.test")))
     first, second = connect(tape), connect(tape)
     first.close()
     first.close()
-    assert say(second, "MAIL FROM:<a@x.test>", "RCPT TO:<b@x.test>", "DATA", ".")[-1] == "250 A"
+    assert send(second, A, "b@x.test") == "451 4.7.1 later"
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
@@ -451,10 +451,12 @@ def test_where_the_next_is_not_to_be_had_what_was_held_stays_so() -> None:
         ("MAIL FROM:<jane.do@x.test>", "jane.doe@x.test"),
         ("MAIL FROM:<jim@x.test>", "joe@x.test"),
         ("MAIL FROM:<bounces@y.test>", "bounce@y.test"),
+        ("MAIL FROM:<abcdefghi@x.test>", "abcdefXXX@x.test"),
     ],
 )
 def test_the_nearest_is_the_one_that_is_most_alike(said: str, nearest: str) -> None:
-    senders = ["joe@x.test", "jane.doe@x.test", "bounce@y.test", *[f"{number}@z.test" for number in range(20)]]
+    senders = [*[f"{number}@z.test" for number in range(20)], "joe@x.test", "jane.doe@x.test", "bounce@y.test"]
+    senders += ["ihgfedcba@x.test", "abcdefXXX@x.test"]  # the same letters, and the same beginning
     tape = cassette(*[session(one, sent(one, "b@x.test")) for one in senders])
     assert say(connect(tape), said) != ["250 2.1.0 ok"]
     assert [one.nearest for one in tape.unexpected] == [f"MAIL FROM:<{nearest}> RCPT TO:<b@x.test>"]
