@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import smtplib
 import subprocess
 import sys
+import textwrap
 import time
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -87,6 +89,32 @@ def test_the_examples_of_tests_are_run() -> None:
     assert [text for text in blocks(README, "python") if text not in example] == []
 
 
+RECORDED = """relayproxy dialog 1
+C< 220 mx.test ESMTP
+C> EHLO app
+C< 250 mx.test
+C> MAIL FROM:<a@example.com>
+C< 250 2.1.0 ok
+C> RCPT TO:<jane@customer.example>
+C< 250 2.1.5 ok
+C> DATA
+C< 354 go
+C> |.
+C< 250 2.0.0 queued
+C> QUIT
+C< 221 2.0.0 bye
+"""
+CLIENT = """import json, smtplib
+port = int(json.loads(open("mock.log").readline())["address"].rpartition(":")[2])
+with smtplib.SMTP("127.0.0.1", port, timeout=20) as smtp:
+    try:
+        smtp.sendmail("a@example.com", "{to}", "Subject: hi")
+    except smtplib.SMTPException:
+        pass
+raise SystemExit({status})
+"""
+
+
 class Taking:
     """What aiosmtpd asks."""
 
@@ -134,6 +162,39 @@ def test_the_recorded_server_is_what_it_says(number: int, to: str, status: int, 
     assert mock.returncode == status
     assert (blocks(section, "text")[0] in said) == (status == 1)
     assert (tmp_path / "signup.dialog").exists() == (number == 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("to", "tests", "status"),
+    [("jane@customer.example", 0, 0), ("joe@customer.example", 0, 1), ("jane@customer.example", 1, 1), (None, 0, 1)],
+)
+def test_the_step_for_ci_of_a_mock_has_the_status_of_both(
+    to: str | None, tests: int, status: int, tmp_path: Path
+) -> None:
+    (section,) = re.findall(r"^## Be the recorded server\n(.*?)^## ", README, re.MULTILINE | re.DOTALL)
+    (step,) = blocks(section, "yaml")
+    script = textwrap.dedent(step.partition("run: |\n")[2])
+    (tmp_path / "relayproxy.toml").write_text('state = "state"\n', encoding="ascii")
+    (tmp_path / "session.dialog").write_text(RECORDED, encoding="ascii")
+    client = CLIENT.format(to=to, status=tests) if to else "raise SystemExit(0)"
+    (tmp_path / "client.py").write_text(client, encoding="ascii")
+    for name, what in (("relayproxy", "-m relayproxy"), ("pytest", "client.py")):
+        (tmp_path / name).write_text(f'#!/bin/sh\nexec {sys.executable} {what} "$@"\n', encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-e", "-c", script.replace(":2526 >", ":0 >")],  # as CI runs it
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == status, done.stderr
+    assert "relayproxy: played: " in done.stderr
+    if to is None:
+        assert "relayproxy: unused: " in done.stderr
 
 
 def test_the_record_fits_its_schema() -> None:

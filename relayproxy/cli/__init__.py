@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from cyclopts import App
+    from cyclopts import App, CycloptsError
 
     from relayproxy.smtp.commands import Path as MailPath
 
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911  one a
         say(str(error))
         return error.status
     except CycloptsError as error:
-        say(f"relayproxy: {error}\nrelayproxy --help shows what there is.")
+        say(f"relayproxy: {_usage(error)}\nrelayproxy --help shows what there is.")
         return USAGE
     except KeyboardInterrupt:
         return 130  # as a shell has it: 128 and SIGINT
@@ -108,6 +108,15 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911  one a
         say(f"relayproxy: a fault in relayproxy, please report it: {_where(error)}")
         return 1
     return status if isinstance(status, int) else 0
+
+
+def _usage(error: CycloptsError) -> str:
+    """What is wrong with the arguments: one that is not there is something else than one that has no value."""
+    from cyclopts import MissingArgumentError
+
+    if type(error) is MissingArgumentError and error.keyword is None and error.argument is not None:
+        return f"{' '.join(error.command_chain or ())}: {error.argument.name} is required"
+    return str(error)
 
 
 def _outlive_hangups() -> None:

@@ -54,6 +54,8 @@ class Recordings:
     records = False
     #: How many sessions the file was given.
     recorded = 0
+    #: What to do where what comes is right, and what is recorded is not (any more).
+    advice: str | None = None
 
     def __init__(self, sessions: Sequence[RecordedSession]) -> None:
         self.sessions = sessions
@@ -87,12 +89,14 @@ class CassetteFile(Recordings):
         if not path.absolute().parent.is_dir():
             raise Failed(f"{path}: there is no folder {path.absolute().parent}")
         self.records = mode in ("new_episodes", "all") or not is_there
+        self.advice = f"if what came is right: --mode all (or new_episodes) --upstream URL records it, or delete {path} and record it with --mode once"
         self._kept = parsed(path) if is_there and mode != "all" else []
         self._recorded: dict[RecordedSession, Session] = {}
         for session in self._kept:
             if any(isinstance(entry, Line) for entry in session.entries):  # and not comments alone
                 self._recorded[playable(session, str(path))] = session
         self._told: tuple[Collection[str], Collection[RecordedSession]] = (), ()
+        self._empty = False
         super().__init__([*self._recorded])
 
     @contextmanager
@@ -111,9 +115,13 @@ class CassetteFile(Recordings):
     def keep(self, served: Mocked) -> None:
         self._told = [*served.conversations], served.replaced()
 
+    def keep_nothing(self) -> None:
+        """That nobody came is what is recorded: the file is there, with no session; one that keeps old ones is left alone."""
+        self._empty = not self._kept
+
     def _write(self, url: str) -> None:
         ids, replaced = self._told
-        if not ids:
+        if not ids and not self._empty:
             return
         gone = [self._recorded[one] for one in replaced]
         with in_words(), open_store(url).reader() as reader, written(self.path) as write:

@@ -38,6 +38,8 @@ INTERACTIVE: Final = "interactive"
 _LONGEST: Final = 1 << 20
 _BLOCK: Final = 1 << 16
 _IDS: Final = 5
+#: What the server does not hear, as it would without a relay.
+_OURS: Final = "the relay in between answers EHLO, RSET without a MAIL, and what is no command"
 
 
 def fork_of(until: int | None, then: str | None, manner: Manner, *, json: bool) -> Callable[[Sequence[Source]], Fork]:
@@ -142,7 +144,9 @@ class Fork:
         """To whoever is at standard input."""
         last = played.heard[-1]
         mail = asks_for_mail(self._script.steps[-1], last)
-        lines = "the message, up to a line that is a dot alone" if mail else "said to the server, a line each"
+        lines = (
+            "the message, up to a line that is a dot alone" if mail else f"said to the server, a line each ({_OURS})"
+        )
         end = "without sending it" if mail else "with QUIT"
         say(f"relayproxy: handed over behind {self._step}: what you type is {lines}; Ctrl-D ends {end}")
         if last is not None:

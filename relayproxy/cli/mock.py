@@ -1,4 +1,4 @@
-"""`relayproxy mock SELECT`: be the recorded server (DESIGN §4, §8), until a signal, or until all of it was played.
+"""`relayproxy mock SELECT`: be the recorded server (DESIGN §4, §8), until a signal, or until all of it was played or something else came.
 
 Theory of operation: what SELECT names is read whole before anything listens, without its mail; then a relay of this process, whose upstream is the recording, is the server
 (replay/mocked.py). What a .dialog file does not have may be asked of a real server and recorded (cassettes.py).
@@ -81,7 +81,7 @@ async def mock(
     latency
         replies take as long as they did, but 5 minutes at most
     until_used
-        end when all that is recorded was played, and its clients have left
+        end when all that is recorded was played, or something came that is not and was refused, and clients have left
     user
         nobody may send mail who does not log in under this name; default: any credentials are right, and are answered as they were
     password_file
@@ -119,6 +119,8 @@ async def mock(
     finally:
         os.umask(umask)
     _sum_up(cassette, tape)
+    if cassette.failed(strict=strict) and (advice := tape.advice) is not None:
+        say(f"relayproxy: {advice}")
     return DIFFERENT if not served or cassette.failed(strict=strict) else 0
 
 
@@ -211,7 +213,7 @@ def _recordings(select: str, mode: Mode, store: str | None, config: Path | None)
 
 
 async def _run(config: Config, tape: Recordings, cassette: Cassette, manner: Manner, *, until_used: bool) -> bool:
-    """Be it until the end; False: it did not serve to its end, or could not tell of it."""
+    """Be it until the end; False: it did not serve to its end, could not tell of it, or could not ask the real server."""
     from relayproxy.record.log import open_log
 
     try:
@@ -244,17 +246,17 @@ async def _serve(
 
     served = False
     with tape.recording(config, reporter) as recorder:
-        mocked = Mocked(config, cassette, reporter, manner=manner, recorder=recorder)
+        mocked = Mocked(config, cassette, reporter, manner=manner, recorder=recorder, tell=_tell_of_server)
         for listener, address in mocked.bind():
             say(f"relayproxy: listening on {address} ({listener.name}, {TLS[listener.tls]}): {_what(cassette)}")
         async with trio.open_nursery() as nursery:
             await nursery.start(_obey, mocked)
             if until_used:
-                nursery.start_soon(_end_when_used, mocked)
+                nursery.start_soon(_end_when_over, mocked)
             served = await mocked.run()
             nursery.cancel_scope.cancel()
         tape.keep(mocked)
-    return served and (recorder is None or recorder.complete)
+    return served and not mocked.troubles and (recorder is None or recorder.complete)
 
 
 async def _obey(mocked: Mocked, *, task_status: trio.TaskStatus[None]) -> None:
@@ -267,8 +269,8 @@ async def _obey(mocked: Mocked, *, task_status: trio.TaskStatus[None]) -> None:
             mocked.shut_down()
 
 
-async def _end_when_used(mocked: Mocked) -> None:
-    await mocked.used_up()
+async def _end_when_over(mocked: Mocked) -> None:
+    await mocked.over()
     mocked.shut_down()
 
 
@@ -285,6 +287,10 @@ def _what(cassette: Cassette) -> str:
 def _tell(unexpected: Unexpected) -> None:
     for line in unexpected.lines():
         say(f"relayproxy: {line}")
+
+
+def _tell_of_server(trouble: str) -> None:
+    say(f"relayproxy: the real server was not to be had: {trouble}")
 
 
 def _tell_of_log(trouble: str | None) -> None:

@@ -54,8 +54,8 @@ async def replay(
 
     What a client said is said again, as it was pipelined, but for AUTH and STARTTLS: TLS and credentials are the target's. On the way rules and guard of the configuration apply.
 
-    With --until and --then one session is played up to a command, and then it is yours: what you type is said, a line each; behind DATA it is the message, up to a line
-    that is a dot alone (other dots are doubled for you). Ctrl-D ends with QUIT, or, in the middle of a message, without sending it.
+    With --until and --then one session is played up to a command, and then it is yours: what you type is said, a line each, but for EHLO, RSET without a MAIL, and what is no command,
+    which the relay in between answers; behind DATA it is the message, up to a line that is a dot alone (other dots are doubled for you). Ctrl-D ends with QUIT, or, in the middle of a message, without sending it.
 
     Parameters
     ----------

@@ -32,7 +32,7 @@ from relayproxy.rules.ruleset import RuleSet
 from relayproxy.smtp import local_replies
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from relayproxy.record.log import Reporter
     from relayproxy.record.recorder import Recorder
@@ -111,7 +111,10 @@ def _hostname(sessions: Sequence[RecordedSession]) -> str | None:
 
 
 class Mocked:
-    """`conversations`: of the sessions that went on to the server behind, by their ids, what they had heard of the recording before."""
+    """`conversations`: of the sessions that went on to the server behind, by their ids, what they had heard of the recording before; `connected`: how many came.
+
+    `troubles`: why the server behind could not be had, each reason once.
+    """
 
     def __init__(
         self,
@@ -121,15 +124,20 @@ class Mocked:
         *,
         manner: Manner | None = None,
         recorder: Recorder | None = None,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`config` as `mocking` gives it. Raises TlsConfigError, OSError."""
+        """`config` as `mocking` gives it; `tell` hears at once of each trouble. Raises TlsConfigError, OSError."""
         self.cassette = cassette
+        self.connected = 0
+        self.troubles: list[str] = []
+        self._reporter = reporter
+        self._tell = tell
         self.conversations: dict[str, Conversation | None] = {}
         self._config = config
         self.manner = (manner or Manner())._replace(
             logs_in=any(upstream.credentials is not None for upstream in config.upstream.values())
         )
-        self._used_up = trio.Event()
+        self._over = trio.Event()
         adopt = TrioStream.of_socket
         self._relay = Relay(
             config,
@@ -156,10 +164,10 @@ class Mocked:
         """Begin the orderly end; again, and all that waits ends now."""
         self._relay.shut_down()
 
-    async def used_up(self) -> None:
-        """Wait until all that is recorded was played and its sessions have ended, but not for long for clients that stay."""
+    async def over(self) -> None:
+        """Wait until all that is recorded was played, or something came that is not and is refused, and sessions have ended; but not for long for clients that stay."""
         self.look()
-        await self._used_up.wait()
+        await self._over.wait()
         await self._relay.all_gone(self._config.drain)
 
     def replaced(self) -> list[RecordedSession]:
@@ -168,12 +176,21 @@ class Mocked:
         return [one for one in self.cassette.sessions if one.transactions and again.issuperset(one.transactions)]
 
     def _stand_in(self, client: ClientLeg, connect: Connect) -> Connect:
+        self.connected += 1
         return _Session(self, client, connect).connect
 
+    def lost(self, session: str, error: UpstreamUnavailable, late: bool) -> None:
+        """The server behind is not to be had; `late`: nobody else tells the log."""
+        if late:
+            self._reporter.error("upstream", error.what, session=session)
+        if error.what not in self.troubles:
+            self.troubles.append(error.what)
+            self._tell(error.what)
+
     def look(self) -> None:
-        """Something was played."""
-        if self.cassette.used_up:
-            self._used_up.set()
+        """Something was played, or refused."""
+        if self.cassette.used_up or self.cassette.failed(strict=False):
+            self._over.set()
 
 
 class _Session:
@@ -192,7 +209,9 @@ class _Session:
             return await self._taker.call_behind()
         mocked = self._mocked
         conversation = converse(mocked.cassette)
-        behind = Behind(self._connect, session, partial(self._note, session, conversation))
+        behind = Behind(
+            self._connect, session, partial(self._note, session, conversation), partial(mocked.lost, session)
+        )
         self._taker = StandIn(conversation, behind, self._client, mocked.manner, mocked.look)
         try:
             await self._begin(self._taker, conversation)

@@ -52,17 +52,28 @@ class Manner(NamedTuple):
 class Behind:
     """The server behind, for one session: `upstream` once it was called upon. `doom`: what it refused of what the recording had taken."""
 
-    def __init__(self, connect: Connect, session: str, called: Callable[[], None]) -> None:
-        """`called` hears that it was."""
+    def __init__(
+        self,
+        connect: Connect,
+        session: str,
+        called: Callable[[], None],
+        lost: Callable[[UpstreamUnavailable, bool], None],
+    ) -> None:
+        """`called` hears that it was; `lost` that it is not to be had, and whether that is while mail is taken, where the relay tells nobody."""
         self.upstream: Upstream | None = None
         self.doom: Reply | None = None
         self._connect = connect
         self._session = session
         self._called = called
+        self._lost = lost
 
-    async def call(self, said: Sequence[Command]) -> Upstream:
-        """Connect, and say what was said so far and taken. Raises UpstreamUnavailable."""
-        self.upstream = upstream = await self._connect(self._session, None, None)
+    async def call(self, said: Sequence[Command], *, late: bool = False) -> Upstream:
+        """Connect, and say what was said so far and taken; `late`: the client was greeted before. Raises UpstreamUnavailable."""
+        try:
+            self.upstream = upstream = await self._connect(self._session, None, None)
+        except UpstreamUnavailable as error:
+            self._lost(error, late)
+            raise
         self._called()
         refused = [reply for reply in await upstream.exchange(said) if reply.severity != 2] if said else []
         self.doom = worst(refused) if refused else None
@@ -262,7 +273,7 @@ class StandIn:
             self.progress = "begun" if reply.severity == 3 else "none"
             return reply
         if (upstream := await self._go_behind()) is None:
-            return local_replies.UPSTREAM_LOST
+            return self.failure or local_replies.UPSTREAM_LOST
         reply = self._behind.doom or await upstream.start_data(transaction)
         self._mirror()
         return reply
@@ -329,9 +340,10 @@ class StandIn:
         upstream = None
         try:
             with trio.CancelScope() as self._pausing:
-                upstream = await self._behind.call(self._taken)
+                upstream = await self._behind.call(self._taken, late=True)
         except UpstreamUnavailable as error:
-            self.failure, self.trouble = local_replies.UPSTREAM_GONE, error.what
+            self.failure = error.reply if error.reply.code == 421 else local_replies.UPSTREAM_UNREACHABLE
+            self.trouble = error.what
             return None
         finally:
             self._pausing = None
@@ -342,7 +354,7 @@ class StandIn:
 
     async def _ask_behind(self, commands: Sequence[Command]) -> list[Reply]:
         if (upstream := await self._go_behind()) is None:
-            return [local_replies.UPSTREAM_LOST] * len(commands)
+            return [self.failure or local_replies.UPSTREAM_LOST] * len(commands)
         replies = await self._behind.exchange(upstream, commands)
         self._mirror()
         return replies

@@ -80,9 +80,9 @@ def _settings(asked: Mapping[str, Any], folder: Path, state: Path) -> dict[str, 
             raise _Wrong("config: expected no record.store, since each test has its own")
         settings["record"] = {**record, "store": f"sqlite:{folder / 'relayproxy.db'}"}
     settings["listener"] = _listeners(asked, given.get("listener", [{}]))
-    if (upstream := asked.get("upstream")) is not None:
-        of_it = upstream if isinstance(upstream, dict) else {"url": upstream}
-        settings["upstream"] = {"capture" if of_it.get("url") == "capture:" else "default": of_it}
+    if (upstream := asked.get("upstream")) is not None and isinstance(known := given.get("upstream", {}), dict):
+        name, settings["upstream"] = _upstreams(upstream, known)
+        settings["listener"][0]["upstream"] = name
     for keyword, table, key in (
         ("rules", "rules", "files"),
         ("redirect_all", "rules", "redirect_all"),
@@ -91,6 +91,18 @@ def _settings(asked: Mapping[str, Any], folder: Path, state: Path) -> dict[str, 
         if (value := asked.get(keyword)) is not None and isinstance(before := settings.get(table, {}), dict):
             settings[table] = {**before, key: value if key == keyword == "redirect_all" else _listed(value)}
     return settings
+
+
+def _upstreams(asked: Any, known: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The one that is asked for: one of the configuration's, by name; or one more, with what that says of it. Its name, and all there are."""
+    if isinstance(asked, str) and asked in known:
+        return asked, {**known}
+    if isinstance(asked, str) and known and ":" not in asked:
+        raise _Wrong(f"upstream: expected a URL, or an upstream of config, got {asked!r}; {nearest(asked, known)}")
+    of_it = asked if isinstance(asked, dict) else {"url": asked}
+    name = "capture" if of_it.get("url") == "capture:" else "default"
+    before = known.get(name, {})
+    return name, {**known, name: {**before, **of_it} if isinstance(before, dict) else before}
 
 
 def _listeners(asked: Mapping[str, Any], given: Any) -> Any:

@@ -13,6 +13,7 @@ The only place that knows of asyncio: a relay never does, and a test of an appli
 
 from __future__ import annotations
 
+import sys
 import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
@@ -76,6 +77,19 @@ class AsyncEar(Protocol):
 def async_ear() -> AsyncEar:
     """For the task that calls."""
     return _TrioEar() if trio.lowlevel.in_trio_run() else _AsyncioEar()
+
+
+def in_loop() -> bool:
+    """Whether the thread that calls runs an event loop, which stands still until it returns."""
+    if trio.lowlevel.in_trio_run():
+        return True
+    if (asyncio := sys.modules.get("asyncio")) is None:
+        return False
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 class _TrioEar:

@@ -10,7 +10,7 @@
         ...
 
 Invariants: to load it costs no more than pytest's own hooks do: what relays and speaks TLS is imported when the first test asks for it; each test has a server and a store of its own, on a free port of 127.0.0.1;
-the authority for TLS is made once a run. What went wrong within is its test's error, in words. What is asked for does not belong here (marker.py), nor how it runs (relay.py, cassette.py).
+the authority for TLS is made once a run. What went wrong within is its test's error, in words; where the test fails by itself, it is told beside. What is asked for does not belong here (marker.py), nor how it runs (relay.py, cassette.py).
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from relayproxy.testing.cassette import CassetteFixture
     from relayproxy.testing.relay import RelayFixture
 
+#: What a test has open, by its fixture's name; and whether its own code has passed.
+_OPEN = pytest.StashKey["dict[str, RelayFixture | CassetteFixture]"]()
+_PASSED = pytest.StashKey[bool]()
 _MARKERS = (
     "relayproxy(upstream=, rules=, redirect_all=, allow=, tls=, auth=, config=): what the test's relay is like, in the words of relayproxy's configuration",
     "smtp_cassette(path=, mode=, upstream=, strict=, repeats=, tls=, allow=, config=): what the test's recorded server plays, and of which real one it is recorded",
@@ -45,6 +48,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     for marker in _MARKERS:
         config.addinivalue_line("markers", marker)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Note whether the test passes, for its cassette; where it does not, tell what went wrong between a server of it and others."""
+    if (opened := item.stash.get(_OPEN, None)) is None:
+        return
+    item.stash[_PASSED] = call.when == "call" and call.excinfo is None
+    if call.excinfo is not None and call.when != "teardown":
+        for name, one in opened.items():
+            if troubles := one.troubles():
+                item.add_report_section(call.when, name, "\n".join(troubles))
+
+
+@pytest.fixture(scope="session", name="_relayproxy_cassettes")
+def _cassettes() -> dict[Path, str]:
+    """Which test of the run had which."""
+    return {}
 
 
 @pytest.fixture(scope="session", name="_relayproxy_state")
@@ -71,7 +92,9 @@ def _relay(
         wrong = str(error)
     if wrong is not None:
         _fail(wrong)
+    request.node.stash.setdefault(_OPEN, {})["relayproxy"] = relay
     yield relay
+    del request.node.stash[_OPEN]["relayproxy"]
     try:
         relay.close()
     except Trouble as error:
@@ -82,31 +105,45 @@ def _relay(
 
 @pytest.fixture
 def smtp_cassette(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _relayproxy_state: Path
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    _relayproxy_state: Path,
+    _relayproxy_cassettes: dict[Path, str],
 ) -> Iterator[CassetteFixture]:
     """The server that a .dialog file was recorded of, on a free port of 127.0.0.1: what comes and is not in it fails the test."""
-    from relayproxy.testing.cassette import CassetteFixture, mode_of, path_of  # noqa: PLC0415 - nobody else needs it
+    from relayproxy.testing.cassette import (  # noqa: PLC0415 - nobody else needs it
+        CassetteFixture,
+        claim,
+        mode_of,
+        path_of,
+        real_server,
+    )
     from relayproxy.testing.marker import MarkerError, asked_for, loaded  # noqa: PLC0415
     from relayproxy.testing.thread import Trouble  # noqa: PLC0415
 
     wrong = None
     try:
         asked = asked_for("smtp_cassette", _marks(request.node, "smtp_cassette"))
-        name = ".".join([*([request.cls.__name__] if request.cls else []), request.node.name])
-        path = path_of(asked, request.path, name)
-        mode = mode_of(asked, request.config.getoption("--smtp-cassette-mode"), os.environ)
+        path = path_of(asked, request.path, request.node.nodeid)
         folder = tmp_path_factory.mktemp("smtp_cassette")
         config, _ = loaded(asked, folder, _relayproxy_state, request.path.parent, "smtp_cassette")
-        cassette = CassetteFixture(path, mode, config, asked)
+        option = request.config.getoption("--smtp-cassette-mode")
+        mode, in_ci = mode_of(asked, option, os.environ, real=real_server(config) is not None)
+        claim(_relayproxy_cassettes, path, request.node.nodeid, asked, mode)
+        cassette = CassetteFixture(path, mode, config, asked, in_ci=in_ci)
     except (MarkerError, Trouble) as error:
         wrong = str(error)
     if wrong is not None:
         _fail(wrong)
+    request.node.stash.setdefault(_OPEN, {})["smtp_cassette"] = cassette
     yield cassette
+    del request.node.stash[_OPEN]["smtp_cassette"]
     try:
-        wrong = cassette.close()
+        wrong = cassette.close(passed=request.node.stash.get(_PASSED, False))
     except Trouble as error:
         wrong = str(error)
+    if cassette.note is not None:
+        request.node.add_report_section("teardown", "smtp_cassette", cassette.note)
     if wrong is not None:
         _fail(wrong)
 

@@ -25,7 +25,7 @@ from relayproxy.record.store.interface import RecordError
 from relayproxy.record.store.opening import store_at
 from relayproxy.relay.service import Relay
 from relayproxy.testing.mail import Mail
-from relayproxy.testing.news import Ear, News, async_ear
+from relayproxy.testing.news import Ear, News, async_ear, in_loop
 from relayproxy.testing.served import TOLD, Listening, Served
 from relayproxy.testing.thread import Trouble
 
@@ -65,6 +65,7 @@ class RelayFixture:
     @property
     def ca(self) -> Path:
         """The certificate, in PEM, of who signed the relay's: what a client that verifies has to trust. Raises Trouble where there is no TLS."""
+        __tracebackhide__ = True
         return self._served.ca("relayproxy")
 
     def wait_for(self, select: str | None = None, timeout: float = PATIENCE) -> Mail:
@@ -73,19 +74,19 @@ class RelayFixture:
         Each is given once, in the order in which it came; `timeout` is in seconds. Raises AssertionError, which tells what came instead.
         """
         __tracebackhide__ = True
-        parsed, until = _parsed(select), time.monotonic() + timeout
+        parsed, until = _parsed(select), time.monotonic() + _seconds(timeout)
         with self._news.told_to(ear := Ear()):
             while True:
                 ear.clear()
                 if (mail := self._take(parsed)) is not None:
                     return mail
                 if not ear.wait(until - time.monotonic()):
-                    raise AssertionError(self._missing(parsed, timeout))
+                    raise AssertionError(self._missing(parsed, timeout, blocks=in_loop()))
 
     async def arrives(self, select: str | None = None, timeout: float = PATIENCE) -> Mail:  # noqa: ASYNC109 - the same as wait_for
         """The same in a task, of trio or of asyncio."""
         __tracebackhide__ = True
-        parsed, until = _parsed(select), time.monotonic() + timeout
+        parsed, until = _parsed(select), time.monotonic() + _seconds(timeout)
         with self._news.told_to(ear := async_ear()):
             while True:
                 ear.clear()
@@ -96,7 +97,13 @@ class RelayFixture:
 
     def transactions(self, select: str | None = None) -> list[Mail]:
         """All so far that `select` names, given or not, in the order in which they came."""
+        __tracebackhide__ = True
         return self._find(_parsed(select))
+
+    def troubles(self) -> list[str]:
+        """What went wrong between it and others, so far: a server that is not there, a rule that failed."""
+        self._served.catch_up()
+        return [*self._served.told.troubles]
 
     def _take(self, select: Select | None) -> Mail | None:
         """The first that was not given."""
@@ -110,8 +117,8 @@ class RelayFixture:
         with self._store.reader() as reader:
             return [Mail(stored, self._store) for stored in reader.transactions(select) if stored.final]
 
-    def _missing(self, select: Select | None, timeout: float) -> str:
-        """What is there instead of what was waited for."""
+    def _missing(self, select: Select | None, timeout: float, *, blocks: bool = False) -> str:
+        """What is there instead of what was waited for; `blocks`: nobody else could do anything meanwhile."""
         what = "no mail" if select is None else f"no mail that is {select.text}"
         lines = [f"{what} within {timeout:g} s"]
         came = self._find(None)
@@ -121,9 +128,12 @@ class RelayFixture:
         if len(came) > TOLD:
             lines.append(f"  ... and {len(came) - TOLD} more")
         if not came:
+            self._served.catch_up()
             sessions = self._served.told.sessions
             lines.append(f"  {sessions} connected, and sent none" if sessions else "  nobody connected")
-        lines += [f"  trouble: {what}" for what in self._served.told.troubles]
+        lines += [f"  trouble: {what}" for what in self.troubles()]
+        if blocks:
+            lines.append("  wait_for stops this event loop: await relayproxy.arrives(...)")
         return "\n".join(lines)
 
     def close(self) -> None:
@@ -168,7 +178,17 @@ class RelayFixture:
 
 def _parsed(select: str | None) -> Select | None:
     """Raises ValueError where it is no expression."""
+    __tracebackhide__ = True
+    if select is not None and not isinstance(select, str):
+        raise TypeError(f"select: expected an expression such as 'recipient:jane@customer.example', got {select!r}")
     try:
         return None if select is None else parse(select, now=time.time_ns())
     except SelectError as error:
-        raise ValueError(f"this is no SELECT:\n{error}") from error
+        raise ValueError(f"this is no SELECT:\n{error}") from None
+
+
+def _seconds(timeout: float) -> float:
+    __tracebackhide__ = True
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise TypeError(f"timeout: expected seconds, got {timeout!r}")
+    return timeout

@@ -11,6 +11,7 @@ What is served does not belong here (relay.py, cassette.py).
 from __future__ import annotations
 
 import json
+import threading
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from relayproxy.cli import Failed, in_words
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 #: Seconds that it has to end once it is cut off, and its log.
 _LAST_WORDS: Final = 10.0
+#: Seconds that its log has to tell what it knows.
+_HEARD: Final = 2.0
 #: Of what went wrong, how much is told.
 TOLD: Final = 20
 
@@ -58,6 +61,13 @@ class Served:
             raise Trouble(str(error)) from error
         self.port = parse_address(self._listening.address).port
 
+    def catch_up(self) -> None:
+        """Have `told` all that the log was told so far."""
+        asked = threading.Event()
+        self.told.asked.append(asked)
+        self.thread.call(lambda: self._reporter.reloaded("what is told"))
+        asked.wait(_HEARD if self.thread.is_there else 0)
+
     def close(self) -> None:
         """End it in good order. Raises Trouble: what went wrong within."""
         wrong: list[str] = []
@@ -82,6 +92,7 @@ class Served:
 
     def ca(self, marker: str) -> Path:
         """The certificate, in PEM, of who signed the one that clients see. Raises Trouble where there is no TLS."""
+        __tracebackhide__ = True
         if self._config.listener[0].tls == "off":
             raise Trouble(
                 f'expected @pytest.mark.{marker}(tls="starttls") or "implicit" for a test that asks for {marker}.ca'
@@ -97,6 +108,8 @@ class Told:
         self.sessions = 0
         self.troubles: list[str] = []
         self.faults: list[str] = []
+        #: Who waits for all that is told before (a line of the kind that nobody else asks for).
+        self.asked: list[threading.Event] = []
 
     def write(self, data: bytes, /) -> int:
         for line in data.splitlines():
@@ -107,6 +120,9 @@ class Told:
         match told["event"]:
             case "transaction":
                 self._over()
+            case "reload":
+                for one in self.asked:
+                    one.set()
             case "session" if told["state"] == "opened":
                 self.sessions += 1
             case "error" if told.get("faults"):

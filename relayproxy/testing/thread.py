@@ -48,6 +48,10 @@ class TrioThread(Generic[Ready]):
             with suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(function)
 
+    @property
+    def is_there(self) -> bool:
+        return self._thread.is_alive()
+
     def join(self, seconds: float) -> bool:
         """Whether it has ended within so many seconds."""
         self._thread.join(seconds)

@@ -101,6 +101,7 @@ def test_what_is_piped_in_is_said_where_the_session_stood(capsys: pytest.Capture
         "C< 221 2.0.0 Closing connection",
     ]
     assert "handed over behind 3 (RCPT TO:<jane@customer.example>)" in told.err
+    assert "a line each (the relay in between answers EHLO, RSET without a MAIL, and what is no command)" in told.err
     assert [line for line in server.lines if line.startswith(b"RCPT")] == [
         b"RCPT TO:<jane@customer.example>\r\n",
         b"RCPT TO:<joe@customer.example>\r\n",

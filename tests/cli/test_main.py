@@ -54,10 +54,12 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "--log", "missing/log"], "the log cannot be opened: "),
         (["run", "--log", "--listen", "x"], 'expected a file or "-", got --listen'),
         (["schema", "rule"], 'Choose from: "config", "rules", "record".'),
-        (["schema"], "requires an argument"),
-        (["ca"], "requires an argument"),
+        (["schema"], "schema: WHAT is required"),
+        (["ca"], "ca: WHAT is required"),
+        (["replay", "latest"], "replay: --to is required"),
+        (["replay", "latest", "--to"], '"replay" parameter --to requires an argument'),
         (["ca", "show", "--output", "x"], "expected --output with export, got it with show"),
-        (["send", "--server", "smtp://x", "--from", "a@x"], "parameter --to requires an argument"),
+        (["send", "--server", "smtp://x", "--from", "a@x"], "send: --to is required"),
     ],
 )  # fmt: skip
 def test_wrong_usage_is_told_in_a_line_and_is_status_2(

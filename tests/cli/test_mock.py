@@ -168,6 +168,11 @@ def test_it_ends_when_all_was_played() -> None:
     assert (told.status, len(told.transactions)) == (0, 2)
 
 
+def test_it_ends_too_when_something_else_came() -> None:
+    told = mocked(["twice.dialog", "--until-used"], lambda port: send(port, "b@x.test"), ends=True)
+    assert told.status == 1
+
+
 def test_what_is_stored_is_what_a_server_was(capsys: pytest.CaptureFixture[str]) -> None:
     for number in (1, 2):
         id_, transaction = f"01S{number}", f"01T{number}"
@@ -183,6 +188,9 @@ def test_what_is_stored_is_what_a_server_was(capsys: pytest.CaptureFixture[str])
     assert "2 sessions with 2 transactions" in capsys.readouterr().err
     with open_store("sqlite:relayproxy.db").reader() as reader:
         assert len(reader.ids("", limit=99)) == 4  # a mock is no recording
+
+
+ADVICE: Final = "if what came is right: --mode all (or new_episodes) --upstream URL records it, or delete twice.dialog and record it with --mode once"
 
 
 @pytest.mark.parametrize(
@@ -205,6 +213,7 @@ def test_what_is_unexpected(flags: list[str], status: int, heard: str, capsys: p
         "relayproxy: unused: one: MAIL FROM:<a@x.test> RCPT TO:<jane@x.test>",
         "relayproxy: unused: two: MAIL FROM:<a@x.test> RCPT TO:<jane@x.test>",
         "relayproxy: played: 1 session, 0 transactions; unexpected: 1; unused: 2",
+        *([f"relayproxy: {ADVICE}"] if status else []),
     ]
 
 
@@ -447,17 +456,35 @@ def test_an_upstream_of_the_configuration_is_logged_in_at_and_no_password_is_rec
     assert "Q2xpZW50" not in text
 
 
-def test_a_server_that_is_not_there() -> None:
-    codes: list[int] = []
+NOBODY: Final = "smtp://127.0.0.1:1"
+NOT_THERE: Final = f"relayproxy: the real server was not to be had: {NOBODY}: connection refused"
+
+
+def test_a_server_that_is_not_there_is_told_once_and_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    heard: list[str] = []
 
     def client(port: int) -> None:
-        with smtplib.SMTP("127.0.0.1", port, timeout=PATIENCE) as smtp:
-            smtp.ehlo("app-1")
-            codes.extend(code for code, _ in (smtp.mail("b@x.test"), smtp.noop()))
+        for _ in range(2):
+            with smtplib.SMTP("127.0.0.1", port, timeout=PATIENCE) as smtp:
+                smtp.ehlo("app-1")
+                heard.append(f"{smtp.mail('b@x.test')}")
 
-    mocked(["twice.dialog", "--mode", "new_episodes", "--upstream", "smtp://127.0.0.1:1"], client)
-    assert codes == [451, 421]
+    told = mocked(["twice.dialog", "--mode", "new_episodes", "--upstream", NOBODY], client)
+    assert all("421" in one and "cannot be reached" in one for one in heard)
+    assert told.status == 1
+    assert [line["what"] for line in told.lines if line["event"] == "error"] == 2 * [f"{NOBODY}: connection refused"]
+    assert capsys.readouterr().err.splitlines().count(NOT_THERE) == 1
     assert Path("twice.dialog").read_text(encoding="utf-8") == TWICE
+
+
+def test_a_server_that_is_not_there_to_be_recorded_is_a_failure_too(capsys: pytest.CaptureFixture[str]) -> None:
+    def client(port: int) -> None:
+        with pytest.raises(smtplib.SMTPConnectError):
+            send(port)
+
+    assert mocked(["new.dialog", "--mode", "once", "--upstream", NOBODY], client).status == 1
+    assert capsys.readouterr().err.splitlines().count(NOT_THERE) == 1
+    assert not Path("new.dialog").exists()
 
 
 # What is no use.

@@ -483,7 +483,7 @@ def test_what_is_not_held_or_not_whole(changed: dict[str, Any], told: str, capsy
 @pytest.mark.parametrize(
     ("arguments", "status", "told"),
     [
-        ([], 2, "requires an argument"),
+        ([], 2, "release: SELECT is required"),
         (["01X"], 1, "there is no transaction or session whose id begins with 01X"),
         (["subject:none"], 1, "nothing matched that is held and was not released"),
         (["heldd:true"], 2, "the nearest known is held"),

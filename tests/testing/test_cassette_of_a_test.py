@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import smtplib
 import ssl
 import threading
 from base64 import b64encode
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,7 +15,7 @@ import pytest
 from real_aiosmtpd import aiosmtpd
 
 from relayproxy.record.dialog import Line, parse
-from relayproxy.testing.cassette import CassetteFixture, mode_of, path_of
+from relayproxy.testing.cassette import CassetteFixture, claim, mode_of, path_of, real_server
 from relayproxy.testing.marker import MarkerError, asked_for, loaded
 from relayproxy.testing.thread import Trouble
 
@@ -114,6 +115,10 @@ def test_what_is_not_recorded_is_refused_and_told(path: Path) -> None:
     assert first == f"not as in the cassette {path} (mode none):"
     assert rest[0].startswith("unexpected: MAIL FROM:<app@example.test> RCPT TO:<joe@customer.example>")
     assert rest[1].startswith("  recorded: MAIL FROM:<app@example.test> RCPT TO:<jane@customer.example>")
+    assert rest[2] == (
+        "if the application is right now: --smtp-cassette-mode all (or new_episodes) with the server there, "
+        'and with upstream="smtp://..." in the marker, or delete the file'
+    )
 
 
 def test_where_it_is_strict_what_does_not_come_fails_too(path: Path) -> None:
@@ -124,7 +129,7 @@ def test_where_it_is_strict_what_does_not_come_fails_too(path: Path) -> None:
         send(server)
         wrong = server.close()
     assert wrong is not None
-    assert wrong.splitlines()[1:] == ["unused: one: MAIL FROM:<app@example.test> RCPT TO:<jane@customer.example>"]
+    assert wrong.splitlines()[1:-1] == ["unused: one: MAIL FROM:<app@example.test> RCPT TO:<jane@customer.example>"]
 
 
 def test_where_it_repeats_the_last_answers_again(path: Path) -> None:
@@ -166,6 +171,53 @@ def test_all_is_recorded_anew(path: Path) -> None:
         assert server.close() is None
     assert real.asked == told(path) == ["jane@customer.example"]
     assert "452 4.2.2" not in path.read_text(encoding="utf-8")
+
+
+# What is not recorded, and what is all the same.
+
+NOBODY: Final = "smtp://127.0.0.1:1"
+
+
+@pytest.mark.parametrize("mode", ["once", "new_episodes", "all"])
+def test_a_server_that_is_not_there_fails_a_test_that_takes_no_notice(mode: str, path: Path) -> None:
+    if mode == "once":
+        path.unlink()
+    with playing(path, mode, upstream=NOBODY) as server:
+        with suppress(smtplib.SMTPException):
+            assert send(server, "joe@customer.example").startswith("421 ")
+        assert server.troubles() == [f"{NOBODY}: connection refused"]
+        wrong = server.close()
+    assert wrong is not None
+    assert wrong.splitlines() == [
+        f"{path} is not written (mode {mode}), since the server was not to be had:",
+        f"{NOBODY}: connection refused",
+    ]
+    assert (path.read_text(encoding="utf-8") if mode != "once" else path.exists()) == (mode != "once" and DIALOG)
+
+
+@pytest.mark.parametrize("mode", ["once", "new_episodes", "all"])
+def test_what_a_test_recorded_that_did_not_pass_is_not_kept(mode: str, path: Path) -> None:
+    if mode == "once":
+        path.unlink()
+    with aiosmtpd(Server()) as url, playing(path, mode, upstream=url) as server:
+        assert send(server, "joe@customer.example") == "taken"
+        assert server.close(passed=False) is None
+    assert server.note == f"{path} is not written, since the test did not pass"
+    assert (path.read_text(encoding="utf-8") if mode != "once" else path.exists()) == (mode != "once" and DIALOG)
+
+
+@pytest.mark.parametrize(
+    ("mode", "there", "kept"),
+    [("once", False, ""), ("new_episodes", False, ""), ("new_episodes", True, DIALOG), ("all", True, "")],
+)
+def test_that_no_mail_is_sent_is_recorded_too(mode: str, there: bool, kept: str, path: Path) -> None:
+    if not there:
+        path.unlink()
+    with playing(path, mode, upstream=NOBODY) as server:
+        assert server.close() is None
+    assert path.read_text(encoding="utf-8") == (kept or "relayproxy dialog 1\n")
+    with playing(path, strict=not kept) as server:
+        assert server.close() is None
 
 
 def test_no_password_is_recorded(tmp_path: Path) -> None:
@@ -236,13 +288,18 @@ def test_nothing_is_left_behind(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mode", "asked", "why"),
     [
-        ("none", {}, r"there is no cassette \S+none\.dialog; --smtp-cassette-mode once records it"),
         (
-            "once",
+            "none",
             {},
-            r"expected upstream= in @pytest\.mark\.smtp_cassette, the server that \S+none\.dialog is recorded of",
+            r'there is no cassette \S+none\.dialog; to record it of a real server give the marker upstream="smtp',
         ),
-        ("all", {"upstream": "capture:"}, r"expected upstream= in"),
+        (
+            "none",
+            {"upstream": NOBODY},
+            r"there is no cassette \S+none\.dialog; --smtp-cassette-mode once records it of smtp://127\.0\.0\.1:1$",
+        ),
+        ("once", {}, r'cassette \S+none\.dialog is to be recorded; to record it .* give the marker upstream="smtp'),
+        ("all", {"upstream": "capture:"}, r'give the marker upstream="smtp'),
     ],
 )
 def test_a_cassette_that_is_not_there(mode: str, asked: dict[str, Any], why: str, tmp_path: Path) -> None:
@@ -259,33 +316,89 @@ def test_a_cassette_that_is_none(path: Path) -> None:
 # What is asked for.
 
 
+PROVIDER: Final = {"upstream": {"provider": {"url": "smtps://x", "verify": "none"}, "mine": {"url": "capture:"}}}
+
+
 @pytest.mark.parametrize(
     ("asked", "option", "environ", "mode"),
     [
-        ({}, None, {}, "none"),
-        ({"upstream": "smtp://x"}, None, {}, "once"),
-        ({"upstream": "smtp://x", "mode": "all"}, None, {}, "all"),
-        ({"mode": "new_episodes"}, None, {"CI": "false"}, "new_episodes"),
-        ({"upstream": "smtp://x"}, None, {"CI": "true"}, "none"),
-        ({"mode": "all"}, None, {"CI": "1"}, "none"),
-        ({"mode": "none"}, "all", {"CI": "true"}, "all"),
+        ({}, None, {}, ("none", False)),
+        ({"upstream": "smtp://x"}, None, {}, ("once", False)),
+        ({"upstream": "capture:"}, None, {}, ("none", False)),
+        ({"config": {"upstream": {"provider": {"url": "smtp://x"}}}}, None, {}, ("once", False)),
+        ({"upstream": "provider", "config": PROVIDER}, None, {}, ("once", False)),
+        ({"upstream": "mine", "config": PROVIDER}, None, {}, ("none", False)),
+        ({"upstream": "smtp://x", "mode": "all"}, None, {}, ("all", False)),
+        ({"mode": "new_episodes"}, None, {"CI": "false"}, ("new_episodes", False)),
+        ({"upstream": "smtp://x"}, None, {"CI": "true"}, ("none", True)),
+        ({}, None, {"CI": "true"}, ("none", False)),
+        ({"mode": "all"}, None, {"CI": "1"}, ("none", True)),
+        ({"mode": "none"}, "all", {"CI": "true"}, ("all", False)),
     ],
 )
-def test_modes(asked: dict[str, Any], option: Any, environ: dict[str, str], mode: str) -> None:
-    assert mode_of(asked, option, environ) == mode
+def test_modes(
+    asked: dict[str, Any], option: Any, environ: dict[str, str], mode: tuple[str, bool], tmp_path: Path
+) -> None:
+    config, _ = loaded(asked, tmp_path, tmp_path, tmp_path, "smtp_cassette")
+    assert mode_of(asked, option, environ, real=real_server(config) is not None) == mode
+
+
+def test_in_ci_a_cassette_that_is_not_there_says_that_ci_is_the_reason(tmp_path: Path) -> None:
+    config, _ = loaded({"upstream": NOBODY}, tmp_path, tmp_path / "state", tmp_path, "smtp_cassette")
+    with pytest.raises(Trouble) as raised:
+        CassetteFixture(tmp_path / "none.dialog", "none", config, {}, in_ci=True)
+    assert str(raised.value).endswith(
+        "none.dialog; nothing is recorded here, since CI is set: run the test once without it, and commit the file"
+    )
 
 
 @pytest.mark.parametrize(
-    ("asked", "name", "path"),
+    ("asked", "node", "path"),
     [
-        ({}, "test_it", "/t/cassettes/test_app/test_it.dialog"),
-        ({}, "TestIt.test_it[a/../b-ü 1]", "/t/cassettes/test_app/TestIt.test_it-a-..-b--1.dialog"),
-        ({"path": "one.dialog"}, "test_it", "/t/one.dialog"),
-        ({"path": Path("/a/one.dialog")}, "test_it", "/a/one.dialog"),
+        ({}, "test_it", r"/t/cassettes/test_app/test_it\.dialog"),
+        ({}, "TestIt::TestIn::test_it", r"/t/cassettes/test_app/TestIt\.TestIn\.test_it\.dialog"),
+        ({}, "TestIt::test_it[a-1]", r"/t/cassettes/test_app/TestIt\.test_it-a-1\.dialog"),
+        ({}, "test_it[a/../b 1]", r"/t/cassettes/test_app/test_it-a-\.\.-b-1-[0-9a-f]{8}\.dialog"),
+        ({}, f"test_it[{'x' * 300}]", r"/t/cassettes/test_app/test_it-x{142}-[0-9a-f]{8}\.dialog"),
+        ({"path": "one.dialog"}, "test_it", r"/t/one\.dialog"),
+        ({"path": Path("/a/one.dialog")}, "test_it", r"/a/one\.dialog"),
     ],
 )
-def test_paths(asked: dict[str, Any], name: str, path: str) -> None:
-    assert path_of(asked, Path("/t/test_app.py"), name) == Path(path)
+def test_paths(asked: dict[str, Any], node: str, path: str) -> None:
+    assert re.fullmatch(path, str(path_of(asked, Path("/t/test_app.py"), f"t/test_app.py::{node}")))
+
+
+def test_two_tests_have_two_files(tmp_path: Path) -> None:
+    nodes = ["test_x[a b]", "test_x[a+b]", "test_x[a-b]", "test_x[A-B]", "test_x[]", "TestA::TestIn::test_x"]
+    nodes += ["TestB::TestIn::test_x", "TestIn::test_x", "test_x[a::b]", "test_x[a.b]"]
+    paths = [str(path_of({}, tmp_path / "test_app.py", f"test_app.py::{node}")).lower() for node in nodes]
+    assert len(set(paths)) == len(nodes)
+
+
+@pytest.mark.parametrize(
+    ("asked", "there", "modes", "why"),
+    [
+        ({}, True, ("none", "none"), "and b::y has the same: give one of them a path= of its own"),
+        ({"path": "x"}, True, ("none", "once"), None),
+        ({"path": "x"}, True, ("none", "all"), "and b::y would be recorded to it: give one of them"),
+        ({"path": "x"}, True, ("all", "new_episodes"), "and b::y would be recorded to it: give one of them"),
+        ({"path": "x"}, False, ("once", "once"), "and b::y would be recorded to it: give one of them"),
+    ],
+)
+def test_a_file_is_of_one_test_unless_several_play_it(
+    asked: dict[str, Any], there: bool, modes: tuple[Any, Any], why: str | None, path: Path
+) -> None:
+    used: dict[Path, str] = {}
+    if not there:
+        path.unlink()
+    for _ in range(2):  # once more, as where tests run again
+        claim(used, path, "a::x", asked, modes[0])
+    if why is None:
+        claim(used, path, "b::y", asked, modes[1])
+    else:
+        with pytest.raises(Trouble) as raised:
+            claim(used, path.parent / "new" / ".." / path.name, "b::y", asked, modes[1])
+        assert f"one.dialog is the cassette of a::x, {why}" in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -295,13 +408,21 @@ def test_paths(asked: dict[str, Any], name: str, path: str) -> None:
         ({"path": "one.yaml"}, "path: expected a .dialog file, got 'one.yaml'"),
         ({"upstream": "smtp:/x"}, "upstream.default.url[0]: expected smtp://"),
         ({"rules": []}, "rules: unknown keyword; known are allow, config, mode,"),
+        (
+            {"upstream": "provder", "config": PROVIDER},
+            "upstream: expected a URL, or an upstream of config, got 'provder'; the nearest known is provider",
+        ),
+        (
+            {"upstream": NOBODY, "config": {"upstream": {"default": {"verfy": "none"}}}},
+            "upstream.default.verfy: unknown key; the nearest known is verify",
+        ),
     ],
 )
 def test_what_a_marker_has_wrong(asked: dict[str, Any], line: str, tmp_path: Path) -> None:
     def take() -> None:
         asked_for("smtp_cassette", [((), asked)])
-        path_of(asked, tmp_path, "x")
-        mode_of(asked, None, {})
+        path_of(asked, tmp_path, "test_it.py::test_x")
+        mode_of(asked, None, {}, real=False)
         loaded(asked, tmp_path, tmp_path, tmp_path, "smtp_cassette")
 
     with pytest.raises(MarkerError) as raised:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from real_aiosmtpd import aiosmtpd
 
 from relayproxy.testing.marker import KEYWORDS
 
@@ -70,6 +71,13 @@ def test_that_is_recorded_otherwise(smtp_cassette):
 def test_that_has_no_cassette(smtp_cassette):
     raise AssertionError("never")
 
+@pytest.mark.relayproxy(upstream="smtp://127.0.0.1:1")
+def test_that_fails_before_it_waits(relayproxy):
+    smtplib.SMTP(relayproxy.host, relayproxy.port)
+
+def test_wrong_select(relayproxy):
+    relayproxy.wait_for("subjct:x")
+
 def test_that_passes(relayproxy):
     assert [one.name for one in threading.enumerate() if one.name.startswith("relayproxy-")] == ["relayproxy-log", "relayproxy-store"]
 
@@ -104,7 +112,7 @@ def test_what_is_told_where_tests_fail(tmp_path: Path) -> None:
     (tmp_path / "one.dialog").write_text(CASSETTE)
     done = run(tmp_path, CI="true")
     assert done.returncode == 1
-    assert re.search(r"^=+ 1 failed, 4 passed, 5 errors in ", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^=+ 3 failed, 4 passed, 5 errors in ", done.stdout, re.MULTILINE), done.stdout
     assert "E   AssertionError: no mail that is subject:x within 0.01 s\nE     nobody connected\n" in done.stdout
     setup = done.stdout.partition("ERROR at setup of test_wrong_settings ")[2].split("\n____")[0]
     assert setup.splitlines()[1:] == [
@@ -121,10 +129,79 @@ def test_what_is_told_where_tests_fail(tmp_path: Path) -> None:
         "unexpected: MAIL FROM:<a@x.test> RCPT TO:<other@x.test>",
         "  recorded: MAIL FROM:<a@x.test> RCPT TO:<jane@x.test>",
         "unused: one: MAIL FROM:<a@x.test> RCPT TO:<jane@x.test>",
+        'if the application is right now: --smtp-cassette-mode all (or new_episodes) with the server there, and with upstream="smtp://..." in the marker, or delete the file',
     ]
-    assert "there is no cassette" in done.stdout  # in CI nothing is recorded, whatever the default is elsewhere
+    missing = done.stdout.partition("ERROR at setup of test_that_has_no_cassette ")[2].splitlines()[1]
+    assert missing.endswith(
+        "nothing is recorded here, since CI is set: run the test once without it, and commit the file"
+    )
+    beside = done.stdout.partition("Captured relayproxy call ")[2].splitlines()[1]
+    assert beside == "smtp://127.0.0.1:1: connection refused"
+    select = done.stdout.partition("____ test_wrong_select ____")[2].split("\n____")[0]
+    assert len([line for line in select.splitlines() if line.startswith("test_failing.py:")]) == 1
+    assert "relay.py" not in select
     assert "Traceback" not in done.stdout
     assert not (tmp_path / "cassettes").exists()
+
+
+TWO: Final = """
+import smtplib
+import pytest
+
+def send(server, to):
+    with smtplib.SMTP(server.host, server.port) as client:
+        client.sendmail("a@x.test", to, "Subject: hi\\r\\n\\r\\nhello\\r\\n")
+
+@pytest.mark.smtp_cassette(upstream="{url}")
+class TestA:
+    class TestIn:
+        def test_x(self, smtp_cassette):
+            send(smtp_cassette, "a@x.test")
+
+@pytest.mark.smtp_cassette(upstream="{url}")
+class TestB:
+    class TestIn:
+        def test_x(self, smtp_cassette):
+            send(smtp_cassette, "b@x.test")
+
+    def test_no_mail(self, smtp_cassette):
+        pass
+
+    def test_that_fails(self, smtp_cassette):
+        send(smtp_cassette, "c@x.test")
+        assert not {fails}
+
+    @pytest.mark.smtp_cassette(path="one.dialog")
+    @pytest.mark.parametrize("number", [1, 2])
+    def test_two_of_one(self, smtp_cassette, number):
+        send(smtp_cassette, "d@x.test")
+"""
+
+
+class Taking:
+    """A server."""
+
+    async def handle_DATA(self, _server: object, _session: object, _envelope: object) -> str:  # noqa: N802
+        return "250 2.0.0 taken"
+
+
+@pytest.mark.slow
+def test_what_is_recorded_by_a_run_is_played_by_the_next(tmp_path: Path) -> None:
+    with aiosmtpd(Taking()) as url:
+        (tmp_path / "test_two.py").write_text(TWO.format(url=url, fails=True))
+        done = run(tmp_path)
+    assert re.search(r"^=+ 1 failed, 5 passed in ", done.stdout, re.MULTILINE), done.stdout
+    folder = tmp_path / "cassettes" / "test_two"
+    note = done.stdout.partition("Captured smtp_cassette teardown ")[2].splitlines()[1]
+    assert note == f"{folder / 'TestB.test_that_fails.dialog'} is not written, since the test did not pass"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "TestA.TestIn.test_x.dialog",
+        "TestB.TestIn.test_x.dialog",
+        "TestB.test_no_mail.dialog",
+    ]
+    (tmp_path / "test_two.py").write_text(TWO.format(url=url, fails=False))
+    done = run(tmp_path, CI="true")
+    assert re.search(r"^=+ 5 passed, 1 error in ", done.stdout, re.MULTILINE), done.stdout
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import smtplib
 import socket
 import ssl
@@ -37,14 +38,11 @@ def send(relay: RelayFixture, subject: str = "Welcome", *to: str, text: str = "h
         server.send_message(mail, to_addrs=to or ["jane@customer.example"])
 
 
-def tells_soon(relay: RelayFixture, what: str) -> None:
-    """A wait in vain tells that: the log comes a moment behind the mail."""
-    told, until = "", time.monotonic() + PATIENCE
-    while what not in told and time.monotonic() < until:
-        with pytest.raises(AssertionError) as raised:
-            relay.wait_for(timeout=SOON)
-        told = str(raised.value)
-    assert what in told
+def tells(relay: RelayFixture, what: str) -> None:
+    """A wait in vain does, at once."""
+    with pytest.raises(AssertionError) as raised:
+        relay.wait_for(timeout=0)
+    assert what in str(raised.value)
 
 
 def test_mail_is_found_and_read(relayproxy: RelayFixture) -> None:
@@ -120,13 +118,50 @@ def test_it_tells_what_came_instead(relayproxy: RelayFixture) -> None:
 
 def test_who_connects_and_sends_nothing_is_told(relayproxy: RelayFixture) -> None:
     smtplib.SMTP(relayproxy.host, relayproxy.port).quit()
-    tells_soon(relayproxy, "no mail within 0.03 s\n  1 connected, and sent none")
+    tells(relayproxy, "no mail within 0 s\n  1 connected, and sent none")
 
 
 @pytest.mark.parametrize("select", ["recipient", "nosuch:field", "latest", "size:big"])
 def test_what_is_no_expression_is_told_at_once(relayproxy: RelayFixture, select: str) -> None:
-    with pytest.raises(ValueError, match="this is no SELECT"):
+    with pytest.raises(ValueError, match="this is no SELECT") as raised:
         relayproxy.wait_for(select)
+    assert raised.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ((5,), "select: expected an expression such as 'recipient:jane@customer.example', got 5"),
+        (("subject:x", "5"), "timeout: expected seconds, got '5'"),
+        (("subject:x", None), "timeout: expected seconds, got None"),
+    ],
+)
+async def test_what_is_of_another_kind_is_told_at_once(relayproxy: RelayFixture, asked: Any, why: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(why)):
+        relayproxy.wait_for(*asked)
+    with pytest.raises(TypeError, match=re.escape(why)):
+        await relayproxy.arrives(*asked)
+
+
+BLOCKS: Final = "  wait_for stops this event loop: await relayproxy.arrives(...)"
+
+
+async def test_a_wait_that_stops_the_loop_says_so_under_trio(relayproxy: RelayFixture) -> None:
+    with pytest.raises(AssertionError) as raised:
+        relayproxy.wait_for(timeout=0)
+    assert str(raised.value).splitlines()[-1] == BLOCKS
+
+
+def test_a_wait_that_stops_the_loop_says_so_under_asyncio(relayproxy: RelayFixture) -> None:
+    async def run() -> None:
+        relayproxy.wait_for(timeout=0)
+
+    with pytest.raises(AssertionError) as raised:
+        asyncio.run(run())
+    assert str(raised.value).splitlines()[-1] == BLOCKS
+    with pytest.raises(AssertionError) as raised:
+        relayproxy.wait_for(timeout=0)
+    assert BLOCKS not in str(raised.value)
 
 
 def test_what_was_not_sent_to_its_end(relayproxy: RelayFixture) -> None:
@@ -237,7 +272,23 @@ def test_trouble_with_a_server_is_told(relayproxy_of: Callable[..., RelayFixture
     relay = relayproxy_of(upstream={"url": "smtp://127.0.0.1:1"})
     with pytest.raises(smtplib.SMTPException):
         send(relay)
-    tells_soon(relay, "  trouble: smtp://127.0.0.1:1: connection refused")
+    assert relay.troubles() == ["smtp://127.0.0.1:1: connection refused"]
+    tells(relay, "  trouble: smtp://127.0.0.1:1: connection refused")
+
+
+def test_an_upstream_of_the_configuration_and_what_it_has_besides(tmp_path: Path) -> None:
+    given = {"default": {"url": "smtp://old:25", "ehlo": "client"}, "other": {"url": "smtps://x:465", "verify": "none"}}
+    for asked, name, url in (
+        ("other", "other", "smtps://x:465"),
+        ("smtp://new:25", "default", "smtp://new:25"),
+        ({"url": "smtp://new:25"}, "default", "smtp://new:25"),
+        ("capture:", "capture", "capture:"),
+    ):
+        config, _ = loaded({"upstream": asked, "config": {"upstream": given}}, tmp_path, tmp_path, tmp_path)
+        assert config.upstream_of(config.listener[0]) == name
+        assert [str(one) for one in config.upstream[name].url] == [url]
+        assert config.upstream["default"].ehlo == "client"
+        assert config.upstream["other"].verify == "none"
 
 
 @pytest.mark.parametrize(
@@ -253,6 +304,11 @@ def test_trouble_with_a_server_is_told(relayproxy_of: Callable[..., RelayFixture
         ({"config": {"listener": [{"address": "0.0.0.0:25"}]}}, ["config: expected no listener[0].address"]),
         ({"config": {"listener": [{}, {}]}}, ["config: expected one listener"]),
         ({"config": []}, ["config: expected a dictionary"]),
+        ({"upstream": "smtp://x", "config": {"upstream": 3}}, ["upstream: expected"]),
+        (
+            {"upstream": "smtp://x", "config": {"upstream": {"default": {"caa": "x"}}}},
+            ["upstream.default.caa: unknown"],
+        ),
         ({"config": {"limits": 3, "rules": 3, "record": 3}, "rules": []}, ["limits: expected", "record: ", "rules: "]),
     ],
 )

@@ -43,3 +43,15 @@ def test_under_tls(relayproxy):
 def test_a_customer_who_does_not_exist(smtp_cassette):
     with pytest.raises(smtplib.SMTPRecipientsRefused, match="nobody of that name"):
         sign_up("nobody@customer.example", smtp=(smtp_cassette.host, smtp_cassette.port))
+
+
+@pytest.mark.smtp_cassette(
+    upstream={
+        "url": "smtp+starttls://smtp.example.com:587",
+        "ca": "provider-ca.pem",
+        "credentials": {"user": "app", "password_env": "PROVIDER_PASSWORD"},
+    }
+)
+def test_a_customer_of_a_provider(smtp_cassette):
+    with pytest.raises(smtplib.SMTPRecipientsRefused, match="nobody of that name"):
+        sign_up("nobody@customer.example", smtp=(smtp_cassette.host, smtp_cassette.port))
