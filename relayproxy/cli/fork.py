@@ -17,7 +17,7 @@ import trio
 
 from relayproxy.cli import Failed, say
 from relayproxy.cli.recordings import parsed
-from relayproxy.cli.replaying import DIFFERENT, Stopped, read_script, tell_one, with_relay
+from relayproxy.cli.replaying import DIFFERENT, read_script, tell_one, with_relay
 from relayproxy.record.store.interface import StoreError
 from relayproxy.replay.compare import compare
 from relayproxy.replay.fork import NoSuchPlace, asks_for_mail, astray, going_on, joined, listed, upto
@@ -113,10 +113,7 @@ class Fork:
             async with stream:
                 await self._play(stream)
 
-        try:
-            await with_relay(between, play)
-        except Stopped as stopped:
-            self._stopped = stopped.number
+        self._stopped = await with_relay(between, play)
 
     async def _play(self, stream: trio.abc.Stream) -> None:
         player = Player(stream, self._speed)

@@ -122,16 +122,8 @@ def shown(total: int, *, json: bool) -> Iterator[Callable[[Comparison], None]]:
         yield advance
 
 
-class Stopped(Exception):  # noqa: N818  it is a fact, and reads as one
-    """A signal ended it: `number`."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
-async def with_relay(between: Between, play: Callable[[], Awaitable[None]]) -> None:
-    """Play, with the relay in between, unless a signal ends it: what is under way is given up then. Raises Stopped; BrokenPipeError where who reads what is told has had enough."""
+async def with_relay(between: Between, play: Callable[[], Awaitable[None]]) -> int:
+    """Play, with the relay in between, unless a signal ends it: what is under way is given up then. The signal, or 0. Raises BrokenPipeError where who reads what is told has had enough."""
     players = trio.CancelScope()
     stopped, over = 0, False
 
@@ -158,8 +150,7 @@ async def with_relay(between: Between, play: Callable[[], Awaitable[None]]) -> N
         if group.subgroup(BrokenPipeError) is None:
             raise
         raise BrokenPipeError from group
-    if stopped:
-        raise Stopped(stopped)
+    return stopped
 
 
 def read_script(source: Callable[[], Session], id_: str | None, ehlo: str | None) -> Script:
@@ -189,10 +180,7 @@ class Replays:
                 for _ in range(min(self._manner.concurrency, self._total)):
                     playing.start_soon(self._play, between)
 
-        try:
-            await with_relay(between, play_all)
-        except Stopped as stopped:
-            self._stopped = stopped.number
+        self._stopped = await with_relay(between, play_all)
 
     async def _play(self, between: Between) -> None:
         """One after another, until there are none."""

@@ -1,6 +1,7 @@
 """The recorded server (DESIGN §8): a relay whose upstream is a recording.
 
-    served = Mocked(mocking(config, sessions), Cassette(sessions), reporter)
+    cassette = Cassette(sessions)
+    served = Mocked(mocking(config, cassette), cassette, reporter)
     addresses = await nursery.start(served.run)       # what it listens at
     ...
     served.shut_down()                                # in good order
@@ -58,15 +59,17 @@ class Front(NamedTuple):
 
 def mocking(
     config: Config,
-    sessions: Sequence[RecordedSession],
+    cassette: Cassette,
     front: Front | None = None,
     behind: tuple[str, Upstream] | None = None,
 ) -> Config:
-    """The configuration of a relay in the place of the server that these were recorded of. Raises ValidationError for a `front` that there cannot be.
+    """The configuration of a relay in the place of the server that this was recorded of. Raises ValidationError for a `front` that there cannot be.
 
-    `behind`: the server for what was not recorded, and its name.
+    `behind`: the server for what was not recorded, and its name; nobody asks it but where the cassette passes that on.
     """
-    front = front or Front()
+    front, sessions = front or Front(), cassette.sessions
+    if cassette.otherwise != "pass":
+        behind = None
     name, upstream = behind or (RECORDING, Upstream.model_validate({"url": _NOWHERE}))
     listeners = [
         Listener.model_validate(
@@ -159,6 +162,10 @@ class Mocked:
         bound = self._relay.bound or self.bind()
         task_status.started([address for _, address in bound])
         return await self._relay.serve()
+
+    def warnings(self) -> list[str]:
+        """What whoever started it should hear. Known once `bind` was called."""
+        return self._relay.warnings()
 
     def shut_down(self) -> None:
         """Begin the orderly end; again, and all that waits ends now."""

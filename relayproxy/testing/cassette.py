@@ -117,9 +117,8 @@ class CassetteFixture:
             raise Trouble(f"{error.filename}: {error.strerror}") from error
         if self._file.records and self._real is None:
             raise Trouble(f"the cassette {path} is to be recorded; {self._how_to_record()}")
-        behind = self._real if self._file.records else None
-        self._config = mocking(config, self._file.sessions, Front(tls=asked.get("tls")), behind)
         self._cassette = self._file.cassette(repeats=bool(asked.get("repeats")))
+        self._config = mocking(config, self._cassette, Front(tls=asked.get("tls")), self._real)
         self._passed = False
         self._mocked: Mocked | None = None
         self._served = Served(self._serve, self._config)

@@ -163,6 +163,14 @@ def test_what_was_recorded_comes_again(capsys: pytest.CaptureFixture[str]) -> No
     assert said[1:] == ["relayproxy: played: 3 sessions, 2 transactions; unexpected: 0; unused: 0"]
 
 
+def test_what_weakens_tls_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    configured("[tls]", 'keylog = "keys.log"')
+    mocked(["twice.dialog"], lambda _: None)
+    keys = Path("keys.log").absolute()
+    told = f"relayproxy: warning: tls: keylog: whoever can read {keys} can read all that TLS protects"
+    assert told in capsys.readouterr().err.splitlines()
+
+
 def test_it_ends_when_all_was_played() -> None:
     told = mocked(["twice.dialog", "--until-used"], lambda port: [send(port) for _ in range(2)], ends=True)
     assert (told.status, len(told.transactions)) == (0, 2)
@@ -520,11 +528,13 @@ def test_a_server_that_is_not_there_to_be_recorded_is_a_failure_too(capsys: pyte
         (["twice.dialog", "--listen", "nowhere"], "--listen: expected"),
         (["twice.dialog", "--listen", "0.0.0.0:0"], "--listen: expected --clients beside it"),
         (["twice.dialog", "--listen", "127.0.0.1:0", "--clients", "everybody"], "--clients: expected"),
+        (["empty.dialog"], "empty.dialog: there is no session in it to be played"),
         (["odd.dialog"], "odd.dialog: the session cannot be played: its client heard 354 to NOOP"),
         (["x:y:z"], "this is no SELECT"),
     ],
 )
 def test_what_was_asked_for_is_no_use(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("empty.dialog").write_text("relayproxy dialog 1\n# Nothing yet.\n", encoding="utf-8")
     Path("odd.dialog").write_text("relayproxy dialog 1\nC< 220 x\nC> NOOP\nC< 354 no\n", encoding="utf-8")
     assert main(["mock", *arguments]) == 2
     assert capsys.readouterr().err.startswith(f"relayproxy: {said}")

@@ -74,9 +74,10 @@ async def mocked(
     """The server that these were recorded of, and where it listens."""
     sessions = [recorded_of(script) for script in scripts]
     config = Config.model_validate({"hostname": "mock.test", "state": str(folder)})
-    config = mocking(config, sessions, Front(tls="off"))
+    cassette = Cassette(sessions, **more)
+    config = mocking(config, cassette, Front(tls="off"))
     reporter = Reporter(dialog_relay.MemoryTarget(), format_="json")
-    served = Mocked(config, Cassette(sessions, **more), reporter, manner=manner)
+    served = Mocked(config, cassette, reporter, manner=manner)
     try:
         with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as nursery:
