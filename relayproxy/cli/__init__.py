@@ -124,7 +124,8 @@ def _outlive_hangups() -> None:
 
     Heard and not ignored, so that no child inherits that. From when it serves, `run` hears it itself.
     """
-    signal.signal(signal.SIGHUP, lambda _number, _frame: None)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, lambda _number, _frame: None)
 
 
 def say(text: str) -> None:

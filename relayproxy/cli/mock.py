@@ -125,7 +125,7 @@ async def mock(
     _sum_up(cassette, tape)
     if cassette.failed(strict=strict) and (advice := tape.advice) is not None:
         say(f"relayproxy: {advice}")
-    return DIFFERENT if not served or cassette.failed(strict=strict) else 0
+    return DIFFERENT if not served or tape.left_out or cassette.failed(strict=strict) else 0
 
 
 # What was asked for.
@@ -259,14 +259,15 @@ async def _serve(
             served = await mocked.run()
             nursery.cancel_scope.cancel()
         tape.keep(mocked)
-    return served and not mocked.troubles and (recorder is None or recorder.complete)
+    return served and not mocked.troubles
 
 
 async def _obey(mocked: Mocked, *, task_status: trio.TaskStatus[None]) -> None:
-    """SIGTERM and SIGINT: the orderly end; a second one cuts it short."""
+    """SIGTERM and SIGINT, and that the terminal was closed: the orderly end, at which what was recorded is written; a second one cuts it short."""
     import trio
 
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    hangup = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)  # nohup
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *hangup) as signals:
         task_status.started()
         async for _ in signals:
             mocked.shut_down()
@@ -302,6 +303,8 @@ def _sum_up(cassette: Cassette, tape: Recordings) -> None:
         say(f"relayproxy: unused: {line}")
     if len(unused) > _TOLD:
         say(f"relayproxy: unused: {len(unused) - _TOLD} more")
+    for line in tape.left_out[:_TOLD]:
+        say(f"relayproxy: not recorded: {line}")
     played = f"{_count(cassette.played_sessions, 'session')}, {_count(cassette.played_transactions, 'transaction')}"
     recorded = f"; recorded: {_count(tape.recorded, 'session')}" if tape.records else ""
     say(f"relayproxy: played: {played}; unexpected: {cassette.count_unexpected}; unused: {len(unused)}{recorded}")

@@ -1,15 +1,18 @@
-"""Files that verbs write: there whole or not at all, and the owner's alone, for they hold mail."""
+"""Files that verbs write: there whole or not at all, and the owner's alone, for they hold mail; but one that is there keeps its mode."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import stat
 import sys
+import tempfile
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 
 @contextmanager
@@ -18,14 +21,29 @@ def written(path: Path | None) -> Iterator[Callable[[bytes], object]]:
     if path is None:
         yield sys.stdout.buffer.write
         return
-    waiting = path.with_name(f".{path.name}.{os.getpid()}")
+    path = path.resolve()  # a link stays one
+    descriptor, name = tempfile.mkstemp(prefix=".relayproxy-", dir=path.parent)
+    waiting = Path(name)
     try:
-        with os.fdopen(os.open(waiting, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        with os.fdopen(descriptor, "wb") as file:
+            with suppress(FileNotFoundError):
+                os.fchmod(descriptor, stat.S_IMODE(path.stat().st_mode))
             yield file.write
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(descriptor)
         waiting.replace(path)
     except BaseException:
         with suppress(OSError):
             waiting.unlink()
         raise
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process is that asks for the same. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -27,13 +27,14 @@ from relayproxy.relay.service import Relay
 from relayproxy.relay.settings import Listener, Upstream
 from relayproxy.relay.values import Hostname
 from relayproxy.relay.workers import Workers
+from relayproxy.replay.behind import Behind
 from relayproxy.replay.conversation import converse
-from relayproxy.replay.stand_in import RECORDING, Behind, Manner, StandIn
+from relayproxy.replay.stand_in import RECORDING, Manner, StandIn
 from relayproxy.rules.ruleset import RuleSet
 from relayproxy.smtp import local_replies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from relayproxy.record.log import Reporter
     from relayproxy.record.recorder import Recorder
@@ -89,10 +90,11 @@ def mocking(
     ]
     return config.model_copy(
         update={
-            "hostname": _hostname(sessions) or config.hostname,
+            # A server behind hears who we are: by the recorded one's name that may be itself.
+            "hostname": (_hostname(sessions) if behind is None else None) or config.hostname,
             "trace": config.trace and behind is not None,
             "listener": tuple(listeners),
-            "upstream": {name: upstream.model_copy(update={"ehlo": "client"})},  # so that EHLO is answered as it was
+            "upstream": {name: upstream},
         }
     )
 
@@ -116,7 +118,7 @@ def _hostname(sessions: Sequence[RecordedSession]) -> str | None:
 class Mocked:
     """`conversations`: of the sessions that went on to the server behind, by their ids, what they had heard of the recording before; `connected`: how many came.
 
-    `troubles`: why the server behind could not be had, each reason once.
+    `troubles`: why the server behind could not be had, each reason once; `doomed`: the sessions that heard its refusal of something else than they had said.
     """
 
     def __init__(
@@ -133,12 +135,14 @@ class Mocked:
         self.cassette = cassette
         self.connected = 0
         self.troubles: list[str] = []
+        self.doomed: set[str] = set()
         self._reporter = reporter
         self._tell = tell
         self.conversations: dict[str, Conversation | None] = {}
         self._config = config
         self.manner = (manner or Manner())._replace(
-            logs_in=any(upstream.credentials is not None for upstream in config.upstream.values())
+            logs_in=any(upstream.credentials is not None for upstream in config.upstream.values()),
+            introduces=any(upstream.ehlo == "client" for upstream in config.upstream.values()),
         )
         self._over = trio.Event()
         adopt = TrioStream.of_socket
@@ -177,9 +181,10 @@ class Mocked:
         await self._over.wait()
         await self._relay.all_gone(self._config.drain)
 
-    def replaced(self) -> list[RecordedSession]:
-        """Those whose transactions were all played in sessions that went on to the server behind, and stand in their recordings now."""
-        again = {one for conversation in self.conversations.values() if conversation for one in conversation.played}
+    def replaced(self, by: Iterable[str]) -> list[RecordedSession]:
+        """Those whose transactions were all played in these sessions that went on to the server behind, and stand in their recordings now."""
+        conversations = [self.conversations[session] for session in by]
+        again = {one for conversation in conversations if conversation for one in conversation.played}
         return [one for one in self.cassette.sessions if one.transactions and again.issuperset(one.transactions)]
 
     def _stand_in(self, client: ClientLeg, connect: Connect) -> Connect:
@@ -217,7 +222,11 @@ class _Session:
         mocked = self._mocked
         conversation = converse(mocked.cassette)
         behind = Behind(
-            self._connect, session, partial(self._note, session, conversation), partial(mocked.lost, session)
+            self._connect,
+            session,
+            partial(self._note, session, conversation),
+            partial(mocked.lost, session),
+            partial(mocked.doomed.add, session),
         )
         self._taker = StandIn(conversation, behind, self._client, mocked.manner, mocked.look)
         try:

@@ -41,13 +41,17 @@ _OURS: Final = frozenset(
         local_replies.PARAMETER_SYNTAX,
         local_replies.UNKNOWN_PARAMETER,
         local_replies.BAD_SEQUENCE,
+        local_replies.LOGIN_REQUIRED,
         local_replies.MESSAGE_TOO_BIG,
         local_replies.UTF8_SENDER_REFUSED,
         local_replies.UTF8_RECIPIENT_REFUSED,
+        local_replies.SYNC_VIOLATION,
     )
 )
-#: Replies to AUTH that judge its form, and not who it was.
-_OF_FORM: Final = frozenset({500, 501, 503, 504, 538})
+#: Replies that judge the form of a command, or that it has no place, and not who it was.
+_OF_FORM: Final = frozenset({421, 500, 501, 502, 503, 504, 530, 538, 555})
+#: The same of AUTH.
+_OF_LOGIN: Final = frozenset({500, 501, 503, 504, 538})
 
 
 @dataclass(slots=True, eq=False)
@@ -208,7 +212,7 @@ class _Reading:
 
     def _logins(self) -> Iterator[tuple[bytes, Answer]]:
         for login in self._script.logins:
-            if login.reply.code not in _OF_FORM:
+            if login.reply.code not in _OF_LOGIN:
                 _check(login.reply, "AUTH", (2, 4, 5))
                 yield login.mechanism, Answer(login.reply, min(login.latency, LONGEST))
 
@@ -284,6 +288,11 @@ class _Reading:
         transaction.verdict = answer or (Answer(local_replies.UNRECORDED_OK) if ended else None)
         self._open = None
         return True
+
+
+def is_of_form(reply: Reply | None) -> bool:
+    """Whether it judges what was said for its form alone, as any relay does by itself; or there is none."""
+    return reply is None or reply.code in _OF_FORM or (reply.code, reply.lines) in _OURS
 
 
 def key_of(command: Command) -> tuple[str, bytes]:

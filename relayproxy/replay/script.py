@@ -25,9 +25,11 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from relayproxy.record.dialog import Event, Line, Note
 from relayproxy.record.text import printable, text
-from relayproxy.smtp.commands import Auth, Bdat, Command, Data, Ehlo, Helo, Mail, Quit, StartTls, parse_command
+from relayproxy.replay.patterns import parse_pattern
+from relayproxy.smtp.commands import Auth, Bdat, Command, Data, Ehlo, Helo, Mail, Quit, Rcpt, StartTls, parse_command
 from relayproxy.smtp.data import DataReader
 from relayproxy.smtp.errors import RemoteProtocolError
+from relayproxy.smtp.parameters import written
 from relayproxy.smtp.replies import Reply, ReplyReader
 
 if TYPE_CHECKING:
@@ -93,16 +95,20 @@ class Step:
                 return "the connection"
             case Message(wire, ended):
                 return f"the message ({len(wire)} octets{'' if ended else ', without its end'})"
+            case Mail(path, parameters) | Rcpt(path, parameters):  # which may be a pattern
+                verb = "MAIL FROM" if isinstance(self.what, Mail) else "RCPT TO"
+                return printable(f"{verb}:<{text(path.address)}>{text(written(parameters))}")
             case Chunk(command, _) | (Command() as command):
                 return printable(text(command.wire().removesuffix(b"\r\n")))
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A line of the client's that is not said again, and why."""
+    """A line of the client's that is not said again, and why; `reply`: what it heard to it."""
 
     line: str
     why: str
+    reply: Reply | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +148,7 @@ class Script:
 def script_of(session: Session, behind: Step | None = None, *, needs_messages: bool = True) -> Script:
     """`behind`: what another session said last, where this one goes on: then it has no `Opening`, and a greeting that it begins with counts for nothing.
 
-    `needs_messages`: one that was not kept is no hindrance where nobody says it again; it is empty then. Raises ScriptError.
+    `needs_messages`: one that was not kept is no hindrance where nobody says it again; it is empty then, and `*` in a domain is what it is in a pattern. Raises ScriptError.
     """
     reading = _Reading(needs_messages=needs_messages)
     if behind is not None:
@@ -158,8 +164,8 @@ def script_of(session: Session, behind: Step | None = None, *, needs_messages: b
     elif len(steps) == 1 and steps[0].reply is None and reading.ended is None:
         raise ScriptError("nothing is kept of what its client said and heard")
     listener = dict(session.attributes).get("listener")
-    left_out, logins = tuple(reading.left_out), tuple(reading.logins)
-    return Script(session.id, listener, reading.client, steps, left_out, logins, reading.ended)
+    left_out = tuple([LeftOut(one.line, one.why, one.reply) for one in reading.left_out])
+    return Script(session.id, listener, reading.client, steps, left_out, tuple(reading.logins), reading.ended)
 
 
 def _is_greeted(session: Session) -> bool:
@@ -181,9 +187,12 @@ class _Step:
 
 @dataclass(slots=True)
 class _Unsaid:
-    """What will be answered and is not said again; `sasl`: of an AUTH by this mechanism, so that behind 334 a response follows."""
+    """What will be answered and is not said again; `sasl`: of an AUTH by this mechanism, so that behind 334 a response follows; `line`: one that is left out, and `why`."""
 
     sasl: bytes | None = None
+    line: str = ""
+    why: str = ""
+    reply: Reply | None = None
 
 
 @dataclass(slots=True)
@@ -192,7 +201,7 @@ class _Reading:
 
     needs_messages: bool = True
     steps: list[_Step] = field(default_factory=lambda: [_Step(Opening())])
-    left_out: list[LeftOut] = field(default_factory=list)
+    left_out: list[_Unsaid] = field(default_factory=list)
     logins: list[Login] = field(default_factory=list)
     ended: Ending | None = None
     client: tuple[str, int | None] = ("127.0.0.1", None)
@@ -289,7 +298,9 @@ class _Reading:
         latency = (self._now - self._said) / 1e6
         if isinstance(asked, _Step):
             asked.reply, asked.latency = reply, latency
-        elif asked.sasl is not None:
+        elif asked.sasl is None:
+            asked.reply = reply
+        else:
             self._sasl = asked.sasl if reply.code == 334 else None
             if self._sasl is None:
                 self.logins.append(Login(asked.sasl, reply, latency))
@@ -320,12 +331,12 @@ class _Reading:
 
     def _leave_out(self, line: bytes, why: str) -> None:
         shown = printable(text(line[:_QUOTED])) + ("..." if len(line) > _QUOTED else "")
-        self.left_out.append(LeftOut(shown, why))
-        self._asked.append(_Unsaid())
+        self.left_out.append(_Unsaid(line=shown, why=why))
+        self._asked.append(self.left_out[-1])
 
     def _take_command(self, line: bytes) -> None:
         try:
-            command = parse_command(line)
+            command = parse_command(line) if self.needs_messages else parse_pattern(line)
         except RemoteProtocolError as error:
             self._leave_out(line, error.what)
             return

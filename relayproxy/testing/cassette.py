@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 import trio
 
 from relayproxy.cli import Failed
-from relayproxy.cli.cassettes import CassetteFile, Mode
+from relayproxy.cli.cassettes import CassetteFile, Mode, there_is
 from relayproxy.replay.mocked import Front, Mocked, mocking
 from relayproxy.testing.marker import MarkerError
 from relayproxy.testing.served import TOLD, Listening, Served
@@ -84,7 +84,10 @@ def real_server(config: Config) -> tuple[str, Upstream] | None:
 def claim(used: dict[Path, str], path: Path, node: str, asked: Mapping[str, Any], mode: Mode) -> None:
     """Have the file for this test of the run; `used`: who had which. One that markers name may be played by several. Raises Trouble."""
     other = used.setdefault(path.resolve(), node)
-    records = mode in ("all", "new_episodes") or (mode == "once" and not path.exists())
+    try:
+        records = mode in ("all", "new_episodes") or (mode == "once" and not there_is(path))
+    except Failed as error:
+        raise Trouble(str(error)) from error
     if other != node and (records or "path" not in asked):
         what = "would be recorded to it" if records else "has the same"
         raise Trouble(f"{path} is the cassette of {other}, and {node} {what}: give one of them a path= of its own")
@@ -105,9 +108,9 @@ class CassetteFixture:
         self.note: str | None = None
         self._strict = bool(asked.get("strict"))
         self._real = real_server(config)
-        if mode == "none" and not path.exists():
-            raise Trouble(f"there is no cassette {path}; {self._how_to_record(in_ci=in_ci)}")
         try:
+            if mode == "none" and not there_is(path):
+                raise Trouble(f"there is no cassette {path}; {self._how_to_record(in_ci=in_ci)}")
             if mode != "none":
                 path.parent.mkdir(parents=True, exist_ok=True)
             self._file = CassetteFile(path, mode)
@@ -151,6 +154,9 @@ class CassetteFixture:
         elif self._file.records and (troubles := self.troubles()):
             lines = [f"{self.path} is not written (mode {self.mode}), since the server was not to be had:", *troubles]
             return "\n".join(lines)
+        elif self._file.left_out:
+            how = "is given no such session" if self.mode == "new_episodes" else "is not written"
+            return "\n".join([f"{self.path} {how} (mode {self.mode}):", *self._file.left_out[:TOLD]])
         if not self._cassette.failed(strict=self._strict):
             return None
         lines = [f"not as in the cassette {self.path} (mode {self.mode}):"]

@@ -196,3 +196,26 @@ def test_what_no_server_could_say(lines: tuple[str, ...], why: str) -> None:
     with pytest.raises(ScriptError) as raised:
         read(*lines)
     assert why in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "address", "fits"),
+    [
+        ("*@*", "jane@x.test", True),
+        ("j@*", "j@sub.x.test", True),
+        ("j@*", "k@x.test", False),
+        ("*@*.TEST", "jane@x.test", True),
+        ("*@*.test", "jane@x.example", False),
+    ],
+)
+def test_a_star_stands_for_anything_in_a_domain_too(written: str, address: str, fits: bool) -> None:
+    said = f"C> MAIL FROM:<{written}> SIZE=1", "C< 250 ok", f"C> RCPT TO:<{written}>", "C< 550 5.1.1 no"
+    (one,) = read(*GREETED, *said).transactions
+    assert (one.sender.is_for(address), one.recipient(address) is not None) == (fits, fits)
+
+
+def test_only_in_an_address() -> None:
+    script = script_of(
+        parse("\n".join(["relayproxy dialog 1", *GREETED, "C> R*T", "C< 500 what?", ""]))[0], needs_messages=False
+    )
+    assert [(one.line, one.reply.code if one.reply else None) for one in script.left_out] == [("R*T", 500)]
