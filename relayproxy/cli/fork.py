@@ -9,6 +9,7 @@ Invariants: nobody goes on with a session that stands elsewhere than it stood th
 from __future__ import annotations
 
 import os
+import select
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -150,9 +151,19 @@ class Fork:
             show_reply(_show, last)
         typed = Typed(None if sys.stdin is None else 0)
         conversation = Conversation(stream, player.replies, typed.line, _show, echo=not typed.is_terminal, mail=mail)
-        for trouble in (await conversation.run(), typed.trouble):
+        troubles = [await conversation.run(), typed.trouble]
+        if conversation.withheld:
+            troubles.append(
+                f"DATA was refused; of what was to be its message, {_lines(conversation.withheld)} not said"
+            )
+        unsaid = typed.left()
+        if conversation.cut_off or unsaid:
+            troubles.append(f"the server ended it{f'; {_lines(unsaid)} not said' if unsaid else ''}")
+        for trouble in troubles:
             if trouble is not None:
                 say(f"relayproxy: {trouble}")
+        if not typed.is_terminal and (unsaid or conversation.withheld):
+            self._holds = False
 
     def tell(self) -> int:
         """The exit status."""
@@ -165,6 +176,10 @@ class Fork:
 def _show(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
+
+
+def _lines(number: int) -> str:
+    return "1 line was" if number == 1 else f"{number} lines were"
 
 
 class Typed:
@@ -190,6 +205,20 @@ class Typed:
         line = bytes(self._octets[:end] if end >= 0 else self._octets)
         del self._octets[: len(line) + 1]
         return line.removesuffix(b"\r")
+
+    def left(self) -> int:
+        """How many lines have come that nobody asked for, where they are counted: what is typed at a terminal is not."""
+        count, rest = self._octets.count(b"\n"), not self._octets.endswith(b"\n") and bool(self._octets)
+        total = 0
+        while self._descriptor is not None and not self.is_terminal and not self._ended and total < _LONGEST:
+            if not select.select([self._descriptor], [], [], 0)[0]:
+                break
+            octets = os.read(self._descriptor, _BLOCK)
+            self._ended = not octets
+            count += octets.count(b"\n")
+            rest = not octets.endswith(b"\n") if octets else rest
+            total += len(octets)
+        return count + rest
 
     async def _read(self, descriptor: int) -> None:
         try:

@@ -329,3 +329,40 @@ def test_a_signal_gives_it_up() -> None:
         _, err = process.communicate(timeout=30)
     assert process.returncode in {128 + signal.SIGINT, 128 + signal.SIGTERM}
     assert re.search(rb"^relayproxy: stopped; the session was given up$", err, re.MULTILINE)
+
+
+def test_what_is_not_said_since_the_server_ended_it_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with scripted({"NOOP": "421 4.3.2 bye"}) as server, typed(b"NOOP\nRCPT TO:<joe@x.test>\nRSET\nDATA"):
+        assert forked(server.url, TO_MESSAGE) == 1
+    assert "relayproxy: the server ended it; 3 lines were not said\n" in capsys.readouterr().err
+    assert not [line for line in server.lines if line.startswith(b"RCPT TO:<joe")]
+
+
+def test_a_message_behind_a_refused_data_is_not_said_as_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    message = b"Subject: hi\n\nQUIT\nRCPT TO:<joe@x.test>\n.\n"
+    with scripted({"DATA": "451 4.3.0 later"}) as server, typed(b"DATA\n" + message + b"RSET\n"):
+        assert forked(server.url, TO_RCPT) == 1
+    told = capsys.readouterr()
+    assert "relayproxy: DATA was refused; of what was to be its message, 5 lines were not said\n" in told.err
+    assert told.out.splitlines()[-5:] == [
+        "C< 451 4.3.0 later",
+        "C> RSET",
+        "C< 250 2.0.0 ok",
+        "C> QUIT",
+        "C< 221 2.0.0 Closing connection",
+    ]
+
+
+def test_a_command_behind_a_refused_data_is_one() -> None:
+    with scripted({"DATA": "451 4.3.0 later"}) as server, typed(b"DATA\nRSET\nFROB\n"):
+        assert forked(server.url, TO_RCPT) == 0
+    assert b"RSET\r\n" in server.lines
+
+
+@pytest.mark.parametrize("login", ["AUTH PLAIN AGFwcABPcGVuLlNlc2FtZQ==", "auht plain AGFwcABPcGVuLlNlc2FtZQ=="])
+def test_no_secret_of_a_login_is_shown(login: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with scripted() as server, typed(f"{login}\n".encode()):
+        forked(server.url, TO_MESSAGE)
+    told = capsys.readouterr()
+    assert f"C> {login[:11]}<redacted 24>" in told.out.splitlines()
+    assert "AGFwc" not in told.out + told.err

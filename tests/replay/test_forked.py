@@ -225,10 +225,41 @@ async def test_behind_354_lines_are_the_message_and_dots_are_doubled() -> None:
     assert undone is None
 
 
-async def test_a_data_that_is_refused_is_followed_by_commands() -> None:
+async def test_a_data_that_is_refused_is_followed_by_commands_where_somebody_sees_it() -> None:
     await talked(
-        Typist([b"DATA", b".", b"."]), (b"DATA\r\n", b"503 no\r\n"), (b".\r\n", b"500 no\r\n"), (b".\r\n", b"500 no\r\n"), *GOODBYE
+        Typist([b"DATA", b".", b"."]), (b"DATA\r\n", b"503 no\r\n"), (b".\r\n", b"500 no\r\n"), (b".\r\n", b"500 no\r\n"), *GOODBYE, echo=False
     )  # fmt: skip
+
+
+async def test_and_from_a_pipe_not_by_its_message() -> None:
+    typed = [b"DATA", b"Subject: hi", b"RSET", b".", b"NOOP", b"DATA", b"RSET", b"what"]
+    await talked(
+        Typist(typed),
+        (b"DATA\r\n", b"451 no\r\n"),
+        (b"NOOP\r\n", b"250 ok\r\n"),
+        (b"DATA\r\n", b"451 no\r\n"),
+        (b"RSET\r\n", b"250 ok\r\n"),
+        (b"what\r\n", b"500 no\r\n"),
+        *GOODBYE,
+    )
+
+
+async def test_what_follows_a_challenge_is_no_command_and_not_shown() -> None:
+    shown, _ = await talked(
+        Typist([b"AUTH LOGIN", b"BDAT 1", b"REFUQQ==", b"NOOP"]),
+        (b"AUTH LOGIN\r\n", b"334 \r\n"),
+        (b"BDAT 1\r\n", b"334 \r\n"),
+        (b"REFUQQ==\r\n", b"235 ok\r\n"),
+        (b"NOOP\r\n", b"250 ok\r\n"),
+        *GOODBYE,
+    )
+    assert [line for line in shown if line.startswith("C>")] == [
+        "C> AUTH LOGIN",
+        "C> <redacted 6>",
+        "C> <redacted 8>",
+        "C> NOOP",
+        "C> QUIT",
+    ]
 
 
 async def test_who_ends_in_the_middle_of_a_message_sends_none() -> None:
