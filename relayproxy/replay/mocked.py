@@ -29,7 +29,8 @@ from relayproxy.relay.values import Hostname
 from relayproxy.relay.workers import Workers
 from relayproxy.replay.behind import Behind
 from relayproxy.replay.conversation import converse
-from relayproxy.replay.stand_in import RECORDING, Manner, StandIn
+from relayproxy.replay.face import RECORDING
+from relayproxy.replay.stand_in import Manner, StandIn
 from relayproxy.rules.ruleset import RuleSet
 from relayproxy.smtp import local_replies
 
