@@ -7,6 +7,8 @@ is called, so that help is quick. What a verb does does not belong here.
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import signal
 import sys
@@ -86,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911  one a
         _outlive_hangups()
     from cyclopts import CycloptsError
 
+    if sys.stdout is None:  # it was closed for us
+        sys.stdout = io.TextIOWrapper(_Closed(), write_through=True)
     try:
         status = build()(given)
         sys.stdout.flush()
@@ -108,6 +112,16 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911  one a
         say(f"relayproxy: a fault in relayproxy, please report it: {_where(error)}")
         return 1
     return status if isinstance(status, int) else 0
+
+
+class _Closed(io.RawIOBase):
+    """Standard output where there is none: who writes to it hears so in words."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, _octets: object, /) -> int:
+        raise OSError(errno.EBADF, "standard output is closed")
 
 
 def _usage(error: CycloptsError) -> str:

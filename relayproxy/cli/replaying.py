@@ -123,7 +123,7 @@ def shown(total: int, *, json: bool) -> Iterator[Callable[[Comparison], None]]:
 
 
 async def with_relay(between: Between, play: Callable[[], Awaitable[None]]) -> int:
-    """Play, with the relay in between, unless a signal ends it: what is under way is given up then. The signal, or 0. Raises BrokenPipeError where who reads what is told has had enough."""
+    """Play, with the relay in between, unless a signal ends it: what is under way is given up then. The signal, or 0. Raises OSError where what is told cannot be written."""
     players = trio.CancelScope()
     stopped, over = 0, False
 
@@ -147,10 +147,15 @@ async def with_relay(between: Between, play: Callable[[], Awaitable[None]]) -> i
             await between.end()
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        if group.subgroup(BrokenPipeError) is None:
+        if (unwritten := group.subgroup(OSError)) is None:
             raise
-        raise BrokenPipeError from group
+        raise _first(unwritten) from group
     return stopped
+
+
+def _first(group: BaseExceptionGroup[OSError]) -> OSError:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def read_script(source: Callable[[], Session], id_: str | None, ehlo: str | None) -> Script:

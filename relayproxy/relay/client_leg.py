@@ -182,7 +182,7 @@ class ClientLeg:
         return self.protocol.dialogue.channel == "closing"
 
     async def pause(self, seconds: float) -> None:
-        """Wait so long because a rule wants it, or a recording; not behind `expire`, nor for a client that is gone."""
+        """Wait so long because a rule wants it; not behind `expire`, nor for a client that is gone."""
         with trio.CancelScope() as self._pausing:
             if not self.peer.expired:
                 await trio.sleep(seconds)

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from relayproxy.record.text import printable
 from relayproxy.replay.likeness import most_like
@@ -117,6 +117,14 @@ class Transaction:
         return not recorded.takes_message and self.is_named_by(recorded)
 
 
+class Admission(NamedTuple):
+    """Whether a connection is let in, and the recorded session that is its own, where there is one; whether it is the first that has it."""
+
+    is_let_in: bool
+    session: RecordedSession | None
+    is_first: bool
+
+
 class Cassette:
     """Recorded sessions, and what of them is used. `count_unexpected`: all there were; of `unexpected`, the first."""
 
@@ -170,10 +178,10 @@ class Cassette:
 
     # A connection.
 
-    def admit(self) -> tuple[bool, RecordedSession | None]:
-        """A new connection: whether it is let in, and the recorded session that is its own, where there is one."""
+    def admit(self) -> Admission:
+        """A new connection."""
         session = self._next_session()
-        if session is not None:
+        if (is_first := session is not None) and session is not None:
             self._opened.add(session)
         elif self.repeats and not self._shelf.left:
             session = next(reversed(self.sessions), None)
@@ -182,7 +190,13 @@ class Cassette:
         if session is not None:
             self.played_sessions += 1
             self._connected[session] += 1
-        return session is not None or self.otherwise == "take", session
+        return Admission(session is not None or self.otherwise == "take", session, is_first=is_first)
+
+    def take_back(self, session: RecordedSession) -> None:
+        """Its first connection said nothing, as that of a probe: the session waits for one that does."""
+        self._opened.discard(session)
+        self._next = 0
+        self.played_sessions -= 1
 
     def part(self, session: RecordedSession | None) -> None:
         """A connection whose own this was has ended."""

@@ -21,8 +21,8 @@ from relayproxy.smtp import local_replies
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from relayproxy.replay.cassette import Cassette, Wanted
-    from relayproxy.replay.recorded import RecordedSession, RecordedTransaction
+    from relayproxy.replay.cassette import Admission, Cassette, Wanted
+    from relayproxy.replay.recorded import RecordedTransaction
     from relayproxy.smtp.commands import Mail, Noop, Rcpt, Vrfy
 
 #: What is answered where nothing else was recorded.
@@ -41,13 +41,14 @@ _OUT_OF_PLACE: Final = Answer(local_replies.BAD_SEQUENCE)
 
 
 class Conversation:
-    """One connection's. `session`: the recorded one whose own things it hears; None: there is none. `played`: the transactions that answered it.
+    """One connection's. `session`: the recorded one whose own things it hears; None: there is none, or it is given back. `played`: the transactions that answered it.
 
     An answer that is None is for the server behind to give.
     """
 
-    def __init__(self, cassette: Cassette, session: RecordedSession | None) -> None:
-        self.session = session
+    def __init__(self, cassette: Cassette, admission: Admission) -> None:
+        self.session = session = admission.session
+        self._is_probe = admission.is_first and session is not None and session.lets_in and session.speaks  # so far
         self.played: list[RecordedTransaction] = []
         self._cassette = cassette
         self._open: Transaction | None = None
@@ -62,6 +63,7 @@ class Conversation:
 
     def hello(self, *, under_tls: bool) -> Answer:
         """To EHLO or HELO: where the server had STARTTLS, what it said before that or behind it."""
+        self._is_probe = False
         hellos = [] if self.session is None else self.session.hellos
         before = [one for one in hellos if one.offers_tls or not one.accepts]
         behind = [one for one in hellos if not one.offers_tls]
@@ -77,6 +79,7 @@ class Conversation:
 
     def asked(self, command: Noop | Vrfy) -> Answer:
         """To what belongs to no transaction."""
+        self._is_probe = False
         recorded = {} if self.session is None else self.session.asked
         key = key_of(command)
         if key not in recorded:
@@ -92,6 +95,7 @@ class Conversation:
     # A transaction.
 
     def mail(self, command: Mail) -> Answer | None:
+        self._is_probe = False
         self.reset()
         self._open = transaction = Transaction(compared(command.path), parameters(command), self.session)
         if self._choose() is not None:
@@ -177,6 +181,9 @@ class Conversation:
         if not self._closed:
             self._closed = True
             self._cassette.part(self.session)
+        if self._is_probe and self.session is not None:
+            self._cassette.take_back(self.session)
+            self.session = None
 
     def _choose(self, wanted: Wanted = lambda _: True, recipient: str | None = None) -> RecordedTransaction | None:
         """Go on with one that is `wanted`, where one of those can be had."""
@@ -210,9 +217,9 @@ class Conversation:
 
 def converse(cassette: Cassette) -> Conversation | None:
     """With a new connection; None: nothing is left for it, which is told, or it is for the server behind."""
-    is_let_in, session = cassette.admit()
-    if is_let_in:
-        return Conversation(cassette, session)
+    admission = cassette.admit()
+    if admission.is_let_in:
+        return Conversation(cassette, admission)
     if cassette.otherwise == "refuse":
         cassette.tell(Unexpected("a connection", cassette.played_up()))
     return None

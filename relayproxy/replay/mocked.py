@@ -137,6 +137,7 @@ class Mocked:
         self.connected = 0
         self.troubles: list[str] = []
         self.doomed: set[str] = set()
+        self.ending = trio.Event()
         self._reporter = reporter
         self._tell = tell
         self.conversations: dict[str, Conversation | None] = {}
@@ -174,6 +175,7 @@ class Mocked:
 
     def shut_down(self) -> None:
         """Begin the orderly end; again, and all that waits ends now."""
+        self.ending.set()
         self._relay.shut_down()
 
     async def over(self) -> None:
@@ -229,7 +231,7 @@ class _Session:
             partial(mocked.lost, session),
             partial(mocked.doomed.add, session),
         )
-        self._taker = StandIn(conversation, behind, self._client, mocked.manner, mocked.look)
+        self._taker = StandIn(conversation, behind, self._client, mocked.manner, mocked.look, mocked.ending)
         try:
             await self._begin(self._taker, conversation)
         except BaseException:

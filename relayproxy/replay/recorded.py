@@ -166,6 +166,11 @@ class RecordedSession:
     transactions: list[RecordedTransaction]
 
     @property
+    def speaks(self) -> bool:
+        """Whether its client said something that is answered here."""
+        return bool(self.hellos or self.asked or self.transactions)
+
+    @property
     def lets_in(self) -> bool:
         return self.greeting.accepts
 

@@ -2,7 +2,7 @@
 
 Where the recording has no answer and there is a server behind, the session goes on there, and from then on that server answers (behind.py).
 Invariants: no credentials of a client's go on that way, and where credentials are given nobody sends without them, whoever answers. A reply takes as long as it did only where that is asked
-for, and no wait outlives `expire`. Which answer is whose does not belong here (conversation.py), nor listening (mocked.py).
+for, and no wait outlives `expire`, the end of the mock, or for long its client. Which answer is whose does not belong here (conversation.py), nor listening (mocked.py).
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from relayproxy.smtp.commands import Command
     from relayproxy.smtp.replies import Reply
 
+#: Seconds between two looks at a client that is to wait for its reply.
+_LOOK: Final = 1.0
 _ENDED: Final = "the recorded server ended the connection"
 
 
@@ -58,14 +60,16 @@ class StandIn(Face):
         client: ClientLeg,
         manner: Manner,
         left: Callable[[], None],
+        ending: trio.Event,
     ) -> None:
-        """`conversation` None: all of it is for the server behind, which was called then; `left` hears that the session is over."""
+        """`conversation` None: all of it is for the server behind, which was called then; `left` hears that the session is over; `ending`: nothing takes its time any more."""
         super().__init__(behind)
         self.capabilities: Capabilities = CAPABILITIES
         self._conversation = conversation
         self._client = client
         self._manner = manner
         self._left = left
+        self._ending = ending
         self._taken: list[Command] = []  # of the open transaction: what was answered 2yz
         self._login: Exchange | None = None
         self._may_send = manner.credentials is None
@@ -261,9 +265,13 @@ class StandIn(Face):
         return self._reply(answer)
 
     async def _pause(self, seconds: float) -> None:
-        """Not for a client that is gone."""
-        if self._manner.latency and seconds > 0:
-            await self._client.pause(seconds)
+        """No longer than the client is there, and the mock."""
+        if not self._manner.latency or seconds <= 0:
+            return
+        with trio.move_on_after(seconds):
+            while not self._ending.is_set() and not self._client.peer.gone:
+                with trio.move_on_after(_LOOK):
+                    await self._ending.wait()
 
     # The server behind.
 

@@ -116,3 +116,11 @@ def test_a_reader_that_goes_away_is_no_fault() -> None:
     shell = f"{sys.executable} -m relayproxy schema record | true"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
     assert done.stderr == ""
+
+
+def test_a_standard_output_that_was_closed_is_told_in_words(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout", None)
+    assert main(["schema", "config"]) == 1
+    assert capsys.readouterr().err == "relayproxy: standard output is closed\n"

@@ -316,3 +316,14 @@ def test_a_reader_that_has_had_enough_is_no_failure() -> None:
         shell = f"{sys.executable} -m relayproxy replay one.dialog --to {server.url} | true; exit ${{PIPESTATUS[0]}}"
         done = subprocess.run(["bash", "-c", shell], capture_output=True, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(("flags", "status"), [([], 2), (["--json"], 2)])
+def test_a_standard_output_that_was_closed_is_told_in_words(
+    flags: list[str], status: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("one.dialog").write_text("relayproxy dialog 1\nC< 220 x\nC> NOOP\nC< 250 ok\n", encoding="ascii")
+    monkeypatch.setattr("sys.stdout", None)
+    with scripted({"NOOP": "250 ok"}) as server:
+        assert main(["replay", "one.dialog", "--to", server.url, *flags]) == status
+    assert capsys.readouterr().err == "relayproxy: standard output is closed\n"

@@ -551,3 +551,20 @@ def test_a_message_that_came_to_no_end_is_for_the_server_behind() -> None:
     cut = "\n".join(["@ session one", *GREETED, *sent(A, "jane@x.test")[:-2]])
     one = connect(cassette(cut, otherwise="pass"))
     assert say(one, "MAIL FROM:<a@x.test>", "RCPT TO:<jane@x.test>", "DATA")[-1] is None
+
+
+def test_a_connection_that_says_nothing_uses_nothing_up() -> None:
+    tape = cassette(session("one", sent(A, "jane@x.test")))
+    connect(tape).close()
+    assert (tape.played_sessions, [*tape.unused]) == (0, ["one: MAIL FROM:<a@x.test> RCPT TO:<jane@x.test>"])
+    one, two = connect(tape), connect(tape)
+    one.close()
+    assert send(two, A, "jane@x.test") == TAKEN
+    assert not tape.failed(strict=True)
+
+
+def test_unless_that_is_what_was_recorded() -> None:
+    script = script_of(parse("relayproxy dialog 1\nC< 220 x\nC> QUIT\nC< 221 bye\n")[0])
+    tape = Cassette([recorded_of(script)])
+    connect(tape).close()
+    assert tape.used_up

@@ -225,6 +225,9 @@ class Talk:
             await self._stream.send_all("\r\n".join([*said, ""]).encode())
         return [await self._hear() for _ in lines]
 
+    async def send(self, line: str) -> None:
+        await self._stream.send_all(f"{line}\r\n".encode())
+
     async def _hear(self) -> str:
         lines: list[str] = []
         while not lines or lines[-1][3:4] == "-":
@@ -377,15 +380,28 @@ async def test_replies_take_as_long_as_they_did_where_that_is_asked_for(
         assert least <= time.monotonic() - began <= most
 
 
-async def test_no_latency_outlasts_the_end(tmp_path: Path) -> None:
-    script = read("+0 C< 220 mx.test", "+1 C> EHLO app-1", "+1 C< 250 mx.test", "+2 C> NOOP", "+299 C< 250 ok")
-    async with mocked([script], tmp_path, Manner(latency=True)) as (served, address), talking(address) as client:
+SLOW: Final = ("+0 C< 220 mx.test", "+1 C> EHLO app-1", "+1 C< 250 mx.test", "+2 C> NOOP", "+299 C< 250 ok")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_no_latency_outlasts_the_end(tmp_path: Path, times: int) -> None:
+    async with mocked([read(*SLOW)], tmp_path, Manner(latency=True)) as (served, address), talking(address) as client:
         await client.say(*SAID[:2])
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.say, "NOOP")
             await trio.testing.wait_all_tasks_blocked()
-            served.shut_down()
-            served.shut_down()
+            for _ in range(times):
+                served.shut_down()
+
+
+@pytest.mark.slow
+async def test_no_latency_outlasts_its_client(tmp_path: Path) -> None:
+    async with mocked([read(*SLOW)], tmp_path, Manner(latency=True)) as (served, address):
+        async with talking(address) as client:
+            await client.say(*SAID[:2])
+            await client.send("NOOP")
+            await trio.testing.wait_all_tasks_blocked()
+        await served.over()
 
 
 # Logging in.
