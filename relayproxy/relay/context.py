@@ -54,6 +54,7 @@ class Context:
         instance: str,
         trace: bool,
         says_client_name: bool,
+        adds: bool = True,
         upstream: str,
         forwarding: frozenset[str],
         auth: Auth,
@@ -77,6 +78,8 @@ class Context:
         #: Where TLS with clients begins.
         self.tls = tls
         self.says_client_name = says_client_name
+        #: Clients are offered what we can keep by ourselves, too.
+        self._adds = adds
         #: The listener's own, by its name.
         self.upstream = upstream
         #: Those that are told with each transaction who the client is (XFORWARD).
@@ -114,6 +117,7 @@ class Context:
             margin=margin,
             mechanisms=mechanisms,
             starttls=self.tls == "starttls" and not under_tls,
+            adds=self._adds,
         )
         offer = Offer(
             capabilities, capabilities.to_reply(self.ehlo_name), capabilities.size or self.limits.message_bytes

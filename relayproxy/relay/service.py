@@ -77,7 +77,7 @@ class Relay:
         rulebook: Rulebook | None = None,
         stand_in: StandIn | None = None,
     ) -> None:
-        """`dial` opens connections to upstreams, `adopt` makes a stream of a socket that was accepted; `stand_in`: what takes the mail in place of upstreams, and hears each EHLO.
+        """`dial` opens connections to upstreams, `adopt` makes a stream of a socket that was accepted; `stand_in`: what takes the mail in place of upstreams, hears each EHLO, and answers it alone.
 
         Raises TlsConfigError, OSError.
         Without a `recorder` nothing is kept, and there can be no `capture:`.
@@ -119,6 +119,7 @@ class Relay:
             instance=identity,
             trace=config.trace,
             says_client_name=upstream.ehlo == "client" or self._stand_in is not None,
+            adds=self._stand_in is None,
             upstream=config.upstream_of(listener),
             forwarding=frozenset(name for name, one in config.upstream.items() if one.identity == "xforward"),
             auth=config.auth_of(listener),

@@ -35,7 +35,7 @@ _OK: Final = {
     "NOOP": Answer(local_replies.NOOP_OK),
     "VRFY": Answer(local_replies.CANNOT_VERIFY),
     "AUTH": Answer(local_replies.AUTHENTICATED),
-    "EHLO": Answer(local_replies.NOOP_OK),
+    "EHLO": Answer(Reply(250, (b"localhost", b"PIPELINING", b"SIZE", b"CHUNKING"))),
 }
 _OUT_OF_PLACE: Final = Answer(local_replies.BAD_SEQUENCE)
 

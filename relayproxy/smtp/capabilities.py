@@ -87,12 +87,13 @@ class Capabilities(msgspec.Struct, frozen=True, gc=False):
         return self.keywords.get(b"AUTH", b"")
 
     def offer(
-        self, *, message_bytes: int, margin: int, mechanisms: bytes = b"", starttls: bool = False
+        self, *, message_bytes: int, margin: int, mechanisms: bytes = b"", starttls: bool = False, adds: bool = True
     ) -> Capabilities:
         """What a client may be offered in front of a server with these (PROTOCOL §1.4).
 
         `message_bytes` is our own limit, `margin` the octets that a message may grow on its way through us; `mechanisms` are AUTH's: they
-        depend on more than the server (relay/auth.py). `starttls` is ours, whatever the server has: TLS ends here.
+        depend on more than the server (relay/auth.py). `starttls` is ours, whatever the server has: TLS ends here. `adds`: so is what we can keep by
+        ourselves; else nothing is offered that this server has not.
         """
         # PIPELINING and SIZE are ours to keep, whatever the server has. A SIZE of 0 would mean "no limit".
         size = message_bytes if self.size is None else max(1, min(message_bytes, self.size - margin))
@@ -109,6 +110,10 @@ class Capabilities(msgspec.Struct, frozen=True, gc=False):
         if mechanisms:
             offered[b"AUTH"] = mechanisms
         offered[b"CHUNKING"] = b""  # chunks become mail data here, so that it needs nothing of the server (RFC 3030)
+        if not adds:
+            for keyword in (b"PIPELINING", b"SIZE", b"CHUNKING"):
+                if keyword not in self:
+                    del offered[keyword]
         if starttls:
             offered[b"STARTTLS"] = b""
         return Capabilities(offered)

@@ -152,7 +152,7 @@ def test_what_was_recorded_comes_again(capsys: pytest.CaptureFixture[str]) -> No
         heard.extend(send(port) for _ in range(2))
 
     told = mocked(["twice.dialog", "--until-used"], client, ends=True)
-    assert heard == ["mx.test\nPIPELINING\nSIZE 100000\nCHUNKING", LATER, QUEUED]
+    assert heard == ["mx.test\nSIZE 100000", LATER, QUEUED]
     assert told.status == 0
     assert [(one["outcome"], one["upstream"]["name"]) for one in told.transactions] == [
         ("tempfailed", "recording"),

@@ -251,6 +251,7 @@ GREETED: Final = (
     "C< 250-AUTH PLAIN SCRAM-SHA-1 LOGIN",
     "C< 250 DSN",
 )
+CHUNKING: Final = (*GREETED[:3], "C< 250 CHUNKING")
 MAIL: Final = ("C> MAIL FROM:<a@x.test>", "C< 250 2.1.0 ok", "C> RCPT TO:<b@x.test>", "C< 250 2.1.5 ok")
 SAID: Final = ("", "EHLO me.test", "MAIL FROM:<a@x.test>", "RCPT TO:<b@x.test>")
 
@@ -269,7 +270,7 @@ SAID: Final = ("", "EHLO me.test", "MAIL FROM:<a@x.test>", "RCPT TO:<b@x.test>")
         ((*GREETED, MAIL[0], "C< 451 4.4.2 lost", "C> RSET", "C< 421 4.4.2 gone"), (SAID[2], "NOOP"), ["451 4.4.2 lost", "421 4.4.2 gone"]),
         ((*GREETED, *MAIL, "C> DATA", "C reset by us"), (*SAID[2:], "DATA"), ["250 2.1.0 ok", "250 2.1.5 ok", "<reset>"]),
         ((*GREETED, *MAIL, "C> DATA", "C< 354 go", "C> |.", "C close by us"), (*SAID[2:], "DATA", ".", "NOOP"), ["250 2.1.0 ok", "250 2.1.5 ok", "354 go", "<end>", "<end>"]),
-        ((*GREETED, *MAIL, "C> DATA", "C< 354 go", "C> |.", "C< 250 ok"), (*SAID[2:], "BDAT 0 LAST"), ["250 2.1.0 ok", "250 2.1.5 ok", "250 ok"]),
+        ((*CHUNKING, *MAIL, "C> DATA", "C< 354 go", "C> |.", "C< 250 ok"), (*SAID[2:], "BDAT 0 LAST"), ["250 2.1.0 ok", "250 2.1.5 ok", "250 ok"]),
     ],
 )  # fmt: skip
 async def test_how_a_server_ends_it(
@@ -404,6 +405,23 @@ async def test_no_latency_outlasts_its_client(tmp_path: Path) -> None:
         await served.over()
 
 
+@pytest.mark.parametrize(
+    ("recorded", "offered"),
+    [
+        (("C< 250 mx.test",), "250 mx.test"),
+        (("C< 250-mx.test", "C< 250 PIPELINING"), "250-mx.test|250 PIPELINING"),
+        (("C< 250-mx.test", "C< 250-SIZE 100", "C< 250 CHUNKING"), "250-mx.test|250-SIZE 100|250 CHUNKING"),
+        (("C< 250-mx.test", "C< 250-XCLIENT NAME", "C< 250 HELP"), "250 mx.test"),
+    ],
+)
+async def test_what_is_offered_is_what_was(tmp_path: Path, recorded: tuple[str, ...], offered: str) -> None:
+    script = read("C< 220 mx.test", "C> EHLO app-1", *recorded)
+    async with mocked([script], tmp_path) as (_, address), talking(address) as client:
+        assert (await client.say(*SAID[:2]))[1] == offered
+        refused = await client.say("BDAT 0 LAST") if "CHUNKING" not in offered else ["503 5.5.1"]
+        assert refused[0][:3] in ("502", "503")
+
+
 # Logging in.
 
 
@@ -414,9 +432,7 @@ def encoded(*parts: str) -> str:
 async def test_any_login_is_answered_as_it_was(tmp_path: Path) -> None:
     script = read(*GREETED, "C> AUTH PLAIN <redacted 5>", "C< 535 5.7.8 no", "C> AUTH PLAIN <redacted 5>", "C< 235 yes")
     async with mocked([script], tmp_path) as (_, address), talking(address) as client:
-        assert (await client.say(*SAID[:2]))[1] == (
-            "250-mx.test|250-PIPELINING|250-SIZE 104857600|250-DSN|250-AUTH PLAIN LOGIN|250 CHUNKING"
-        )
+        assert (await client.say(*SAID[:2]))[1] == ("250-mx.test|250-DSN|250 AUTH PLAIN LOGIN")
         plain = f"AUTH PLAIN {encoded('', 'app', 'x')}"
         assert [await client.say(line) for line in (plain, "AUTH PLAIN", "AA", "AUTH PLAIN", "*", plain)] == [
             ["535 5.7.8 no"],
@@ -438,7 +454,7 @@ async def test_one_user_s_credentials(tmp_path: Path, password: str, code: str) 
     script = read("C< 220 mx.test", *GREETED[1:3], "C< 250 DSN", *MAIL, "C> DATA", "C< 354 go", "C> |.", "C< 250 ok")
     async with mocked([script], tmp_path, manner) as (_, address):
         async with talking(address) as client:
-            assert "250-AUTH PLAIN LOGIN CRAM-MD5" in (await client.say(*SAID[:2]))[1]
+            assert "250 AUTH PLAIN LOGIN CRAM-MD5" in (await client.say(*SAID[:2]))[1]
             assert (await client.say(SAID[2]))[0] == "530 5.7.0 Authentication required"
             assert (await client.say(f"AUTH PLAIN {encoded('', 'app', password)}"))[0][:3] == code
             assert (await client.say(SAID[2]))[0][:3] == {"235": "250", "535": "530"}[code]
