@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from relayproxy.replay.cassette import Transaction, Unexpected, in_turn, shown
 from relayproxy.replay.recorded import Answer, compared, key_of, parameters, welcome
 from relayproxy.smtp import local_replies
+from relayproxy.smtp.replies import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
