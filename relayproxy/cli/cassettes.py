@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from relayproxy.replay.recorded import RecordedSession
 
 Mode = Literal["once", "none", "new_episodes", "all"]
-MODES: Final[tuple[Mode, ...]] = ("once", "none", "new_episodes", "all")
 #: The exit status where a file could not be recorded.
 FAILED: Final = 1
 

@@ -29,7 +29,7 @@ from relayproxy.replay.script import Script, ScriptError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from relayproxy.cli.replaying import Manner, Source
+    from relayproxy.cli.replaying import Pace, Source
     from relayproxy.record.dialog import Session
     from relayproxy.replay.between import Between
     from relayproxy.replay.compare import Played
@@ -43,11 +43,11 @@ _IDS: Final = 5
 _OURS: Final = "the relay in between answers EHLO, RSET without a MAIL, and what is no command"
 
 
-def fork_of(until: int | None, then: str | None, manner: Manner, *, json: bool) -> Callable[[Sequence[Source]], Fork]:
+def fork_of(until: int | None, then: str | None, pace: Pace, *, json: bool) -> Callable[[Sequence[Source]], Fork]:
     """What makes the fork, once it is known of which sessions. Raises Failed where what was asked for does not fit."""
     if then is None:
         raise Failed("expected --then with --until: interactive, or a .dialog file that goes on there")
-    if manner.loop > 1 or manner.concurrency > 1:
+    if pace.loop > 1 or pace.concurrency > 1:
         raise Failed("expected one session with --until, got --loop or --concurrency, which play several")
     dialog = None
     if then == INTERACTIVE:
@@ -62,12 +62,12 @@ def fork_of(until: int | None, then: str | None, manner: Manner, *, json: bool) 
         dialog = sessions[0]
 
     def made(sources: Sequence[Source]) -> Fork:
-        return Fork(_script(sources, manner), until, dialog, then, manner.speed, json=json)
+        return Fork(_script(sources, pace), until, dialog, then, pace.speed, json=json)
 
     return made
 
 
-def _script(sources: Sequence[Source], manner: Manner) -> Script:
+def _script(sources: Sequence[Source], pace: Pace) -> Script:
     """Of the one session."""
     if len(sources) > 1:
         more = ", ..." if len(sources) > _IDS else ""
@@ -76,7 +76,7 @@ def _script(sources: Sequence[Source], manner: Manner) -> Script:
         )
     ((id_, source),) = sources
     try:
-        return read_script(source, id_, manner.ehlo)
+        return read_script(source, id_, pace.ehlo)
     except (ScriptError, StoreError) as error:
         raise Failed(f"{id_}: not replayed: {error}", DIFFERENT) from error
 

@@ -41,7 +41,7 @@ _MOST_TROUBLES: Final = 20
 _LAST_WORDS: Final = 5.0
 
 
-class Manner(NamedTuple):
+class Pace(NamedTuple):
     """How sessions are played. `speed`: None without their pauses; `ehlo`: None: the name that the client said."""
 
     speed: float | None
@@ -167,10 +167,10 @@ def read_script(source: Callable[[], Session], id_: str | None, ehlo: str | None
 class Replays:
     """All of it, and what came of it. `stopped`: the signal that ended it, or 0."""
 
-    def __init__(self, sources: Sequence[Source], manner: Manner, told: Callable[[Comparison], None]) -> None:
-        self._queue = (source for _ in range(manner.loop) for source in sources)
-        self._total = len(sources) * manner.loop
-        self._manner = manner
+    def __init__(self, sources: Sequence[Source], pace: Pace, told: Callable[[Comparison], None]) -> None:
+        self._queue = (source for _ in range(pace.loop) for source in sources)
+        self._total = len(sources) * pace.loop
+        self._pace = pace
         self._told = told
         self._begun = 0
         self._done = 0
@@ -182,7 +182,7 @@ class Replays:
 
         async def play_all() -> None:
             async with trio.open_nursery() as playing:
-                for _ in range(min(self._manner.concurrency, self._total)):
+                for _ in range(min(self._pace.concurrency, self._total)):
                     playing.start_soon(self._play, between)
 
         self._stopped = await with_relay(between, play_all)
@@ -198,11 +198,11 @@ class Replays:
 
     async def _one(self, between: Between, id_: str | None, source: Callable[[], Session]) -> Comparison:
         try:
-            script = read_script(source, id_, self._manner.ehlo)
+            script = read_script(source, id_, self._pace.ehlo)
         except (ScriptError, StoreError) as error:
             return not_replayed(id_, str(error))
         stream = between.connect(script.client, script.listener)
-        return compare(script, await play(script, stream, speed=self._manner.speed))
+        return compare(script, await play(script, stream, speed=self._pace.speed))
 
     def tell(self) -> int:
         """What came of it, for people; the exit status."""

@@ -180,7 +180,7 @@ class Mocked:
 
     async def over(self) -> None:
         """Wait until all that is recorded was played, or something came that is not and is refused, and sessions have ended; but not for long for clients that stay."""
-        self.look()
+        self.note_played()
         await self._over.wait()
         await self._relay.all_gone(self._config.drain)
 
@@ -202,7 +202,7 @@ class Mocked:
             self.troubles.append(error.what)
             self._tell(error.what)
 
-    def look(self) -> None:
+    def note_played(self) -> None:
         """Something was played, or refused."""
         if self.cassette.used_up or self.cassette.failed(strict=False):
             self._over.set()
@@ -231,11 +231,11 @@ class _Session:
             partial(mocked.lost, session),
             partial(mocked.doomed.add, session),
         )
-        self._taker = StandIn(conversation, behind, self._client, mocked.manner, mocked.look, mocked.ending)
+        self._taker = StandIn(conversation, behind, self._client, mocked.manner, mocked.note_played, mocked.ending)
         try:
             await self._begin(self._taker, conversation)
         except BaseException:
-            mocked.look()
+            mocked.note_played()
             raise
         return self._taker
 
