@@ -59,8 +59,9 @@ class Recordings:
     records = False
     #: How many sessions the file was given.
     recorded = 0
-    #: What it was not given, and why, in words.
+    #: What it was not given, and why, in words; and where it is therefore left as it was.
     left_out: Sequence[str] = ()
+    unwritten: str | None = None
     #: What to do where what comes is right, and what is recorded is not (any more).
     advice: str | None = None
 
@@ -143,10 +144,13 @@ class CassetteFile(Recordings):
         """Raises Failed, and StoreError."""
         served = self._served
         if served is None or served.troubles:
+            self.unwritten = f"{self.path} is not written"
             return
         with open_store(f"sqlite:{store}").reader() as reader:
             new = [session for id_ in served.conversations if (session := self._true(reader, id_, served)) is not None]
-            if (not new and not self._empty) or (self.left_out and self._mode != "new_episodes"):
+            if self.left_out and self._mode != "new_episodes":
+                self.unwritten = f"{self.path} is not written, since it would not have all that came"
+            if self.unwritten is not None or not (new or self._empty):
                 return
             gone = [self._recorded[one] for one in served.replaced([session.id for session in new])]
             try:

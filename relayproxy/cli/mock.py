@@ -305,6 +305,8 @@ def _sum_up(cassette: Cassette, tape: Recordings) -> None:
         say(f"relayproxy: unused: {len(unused) - _TOLD} more")
     for line in tape.left_out[:_TOLD]:
         say(f"relayproxy: not recorded: {line}")
+    if tape.unwritten is not None:
+        say(f"relayproxy: {tape.unwritten}")
     played = f"{_count(cassette.played_sessions, 'session')}, {_count(cassette.played_transactions, 'transaction')}"
     recorded = f"; recorded: {_count(tape.recorded, 'session')}" if tape.records else ""
     say(f"relayproxy: played: {played}; unexpected: {cassette.count_unexpected}; unused: {len(unused)}{recorded}")

@@ -70,7 +70,9 @@ def test_a_server_that_dies_leaves_what_was_recorded(mode: str, at: str, capsys:
 
     with scripted({at: ""}) as server:
         assert mocked([file, "--mode", mode, "--upstream", server.url], client).status == 1
-    assert "451 4.4.2 The connection to the mail server behind this relay was lost" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "451 4.4.2 The connection to the mail server behind this relay was lost" in said
+    assert f"relayproxy: {file} is not written, since it would not have all that came\n" in said
     assert Path("twice.dialog").read_text(encoding="utf-8") == TWICE
     assert not Path("new.dialog").exists()
 
