@@ -8,13 +8,14 @@ import signal
 import smtplib
 import ssl
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from scripted_server import scripted
+from scripted_server import SILENCE, scripted
 from stored import BEGAN, kept_in, message, record, session, wire
 
 from relayproxy.cli import main
@@ -174,6 +175,39 @@ def test_what_weakens_tls_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 def test_it_ends_when_all_was_played() -> None:
     told = mocked(["twice.dialog", "--until-used"], lambda port: [send(port) for _ in range(2)], ends=True)
     assert (told.status, len(told.transactions)) == (0, 2)
+
+
+def test_it_waits_for_its_clients_then() -> None:
+    heard: list[int] = []
+
+    def client(port: int) -> None:
+        with smtplib.SMTP("127.0.0.1", port, timeout=PATIENCE) as stays:
+            stays.ehlo("app-1")
+            heard.extend([int(send(port)[:3]) for _ in range(2)])
+            heard.extend([stays.noop()[0] for _ in range(50)])
+
+    assert mocked(["twice.dialog", "--until-used"], client, ends=True).status == 0
+    assert heard == [451, 250, *[250] * 50]
+
+
+def test_a_second_signal_ends_what_waits_for_the_real_server() -> None:
+    configured('drain = "1m"')
+    began: list[float] = []
+
+    def client(port: int) -> None:
+        with smtplib.SMTP("127.0.0.1", port, timeout=PATIENCE) as smtp:
+            smtp.ehlo("app-1")
+            smtp.putcmd("mail", "FROM:<other@x.test>")
+            assert server.silent.wait(PATIENCE)
+            began.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+            with suppress(smtplib.SMTPServerDisconnected):
+                smtp.getreply()
+
+    with real(1, {"MAIL": SILENCE}) as server:
+        mocked(["twice.dialog", "--mode", "new_episodes", "--upstream", server.url], client, ends=True)
+    assert time.monotonic() - began[0] < 1
 
 
 def test_it_ends_too_when_something_else_came() -> None:
