@@ -26,6 +26,7 @@ from relayproxy.cli.recording import recording
 from relayproxy.cli.recordings import NOTHING, parsed, session_ids, stored_dialog
 from relayproxy.record.dialog import HEADING, Line, print_entries, print_session
 from relayproxy.record.playback import dialog_lines, dialog_of
+from relayproxy.record.store.interface import StoreError
 from relayproxy.record.store.opening import open_store
 from relayproxy.record.wire import WireOctets
 from relayproxy.relay.settings import Record
@@ -119,9 +120,8 @@ class CassetteFile(Recordings):
         if config.record.privacy.addresses:
             raise Failed(f'[record] redact: expected no "addresses" for {self.path}, which could not be played then')
         folder = Path(mkdtemp(prefix="relayproxy-"))
-        keeps = False
+        store, keeps = folder / "cassette.db", False
         try:
-            store = folder / "cassette.db"
             with recording(config.model_copy(update={"record": _record(config.record, store)}), reporter) as recorder:
                 yield recorder
             if recorder is None or not recorder.complete:
@@ -129,6 +129,11 @@ class CassetteFile(Recordings):
             keeps = True
             self._write(store)
             keeps = False
+        except (OSError, StoreError) as error:
+            if not keeps:
+                raise
+            why = error.strerror if isinstance(error, OSError) else error
+            raise Failed(f"{self.path} cannot be written: {why}; what was recorded is in {store}", FAILED) from error
         finally:
             if not keeps:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -141,7 +146,7 @@ class CassetteFile(Recordings):
         self._empty = not self._kept
 
     def _write(self, store: Path) -> None:
-        """Raises Failed, and StoreError."""
+        """Raises Failed, OSError and StoreError."""
         served = self._served
         if served is None or served.troubles:
             self.unwritten = f"{self.path} is not written"
@@ -153,14 +158,9 @@ class CassetteFile(Recordings):
             if self.unwritten is not None or not (new or self._empty):
                 return
             gone = [self._recorded[one] for one in served.replaced([session.id for session in new])]
-            try:
-                with alone_in(self.path.resolve().parent):
-                    self._check_unchanged(store)
-                    self._write_all([one for one in self._kept if not any(one is other for other in gone)], new, reader)
-            except OSError as error:
-                raise Failed(
-                    f"{self.path} cannot be written: {error.strerror}; what was recorded is in {store}", FAILED
-                ) from error
+            with alone_in(self.path.resolve().parent):
+                self._check_unchanged(store)
+                self._write_all([one for one in self._kept if not any(one is other for other in gone)], new, reader)
             self.recorded = len(new)
 
     def _true(self, reader: Reader, id_: str, served: Mocked) -> StoredSession | None:

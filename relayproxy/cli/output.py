@@ -22,7 +22,10 @@ def written(path: Path | None) -> Iterator[Callable[[bytes], object]]:
         yield sys.stdout.buffer.write
         return
     path = path.resolve()  # a link stays one
-    descriptor, name = tempfile.mkstemp(prefix=".relayproxy-", dir=path.parent)
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=".relayproxy-", dir=path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     waiting = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -40,10 +43,11 @@ def written(path: Path | None) -> Iterator[Callable[[bytes], object]]:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Wait until no other process is that asks for the same. Raises OSError."""
+    """Wait until no other process is that asks for the same, where the file system has locks. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with suppress(OSError):  # NFS locks no folders
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)

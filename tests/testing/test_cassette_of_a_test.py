@@ -240,8 +240,14 @@ def test_what_is_recorded_passes_the_guard(tmp_path: Path) -> None:
     real = Server()
     with aiosmtpd(real) as url, playing(tmp_path / "a.dialog", "once", upstream=url, allow="*@example.test") as server:
         assert send(server).startswith("550 5.7.1")
-        server.close()
+        wrong = server.close()
     assert real.asked == []
+    assert wrong is not None
+    assert wrong.startswith(f"{tmp_path / 'a.dialog'} is not written (mode once):\n")
+    assert wrong.endswith(
+        "550 5.7.1 This relay sends no mail to that address to RCPT TO:<jane@customer.example> is the relay's, not the server's"
+    )
+    assert not (tmp_path / "a.dialog").exists()
 
 
 def test_a_client_that_stays_loses_nothing_that_was_recorded(tmp_path: Path) -> None:
@@ -305,6 +311,15 @@ def test_nothing_is_left_behind(path: Path, tmp_path: Path) -> None:
 def test_a_cassette_that_is_not_there(mode: str, asked: dict[str, Any], why: str, tmp_path: Path) -> None:
     with pytest.raises(Trouble, match=why), playing(tmp_path / "none.dialog", mode, **asked):
         pass
+
+
+@pytest.mark.parametrize("mode", ["none", "once", "all"])
+def test_a_name_that_is_too_long(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{'x' * 293}.dialog"
+    with pytest.raises(Trouble, match="dialog: File name too long"), playing(path, mode, upstream=NOBODY):
+        pass
+    with pytest.raises(Trouble, match="dialog: File name too long"):
+        claim({}, path, "test.py::test_x", {}, "once")
 
 
 def test_a_cassette_that_is_none(path: Path) -> None:
