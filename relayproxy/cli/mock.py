@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from relayproxy.cli.cassettes import Mode, Recordings
     from relayproxy.record.log import Reporter
+    from relayproxy.record.recorder import Recorder
     from relayproxy.relay.settings import Config, Upstream
     from relayproxy.replay.cassette import Cassette, Unexpected
     from relayproxy.replay.login import Credentials
@@ -246,8 +247,11 @@ async def _serve(
     from relayproxy.replay.mocked import Mocked
 
     served = False
-    with tape.recording(config, reporter) as recorder:
-        mocked = Mocked(config, cassette, reporter, manner=manner, recorder=recorder, tell=_tell_of_server)
+
+    def make(recorder: Recorder | None) -> Mocked:
+        return Mocked(config, cassette, reporter, manner=manner, recorder=recorder, tell=_tell_of_server)
+
+    with tape.serving(config, reporter, make) as mocked:
         for listener, address in mocked.bind():
             say(f"relayproxy: listening on {address} ({listener.name}, {TLS[listener.tls]}): {_what(cassette)}")
         for warning in mocked.warnings():
@@ -258,7 +262,6 @@ async def _serve(
                 nursery.start_soon(_end_when_over, mocked)
             served = await mocked.run()
             nursery.cancel_scope.cancel()
-        tape.keep(mocked)
     return served and not mocked.troubles
 
 

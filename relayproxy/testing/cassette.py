@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from relayproxy.record.log import Reporter
+    from relayproxy.record.recorder import Recorder
     from relayproxy.relay.settings import Config, Upstream
 
 #: In a test's name, what a file's had better not have.
@@ -177,13 +178,16 @@ class CassetteFixture:
     # In the thread.
 
     async def _serve(self, reporter: Reporter, ready: Callable[[Listening], None]) -> None:
-        with self._file.recording(self._config, reporter) as recorder:
-            served = self._mocked = Mocked(self._config, self._cassette, reporter, recorder=recorder)
+        def make(recorder: Recorder | None) -> Mocked:
+            return Mocked(self._config, self._cassette, reporter, recorder=recorder)
+
+        with self._file.serving(self._config, reporter, make) as served:
+            self._mocked = served
             ((_, address),) = served.bind()
             with trio.CancelScope() as scope:
                 ready(Listening(address, served.shut_down, scope.cancel))
                 await served.run()
-            if self._passed and not served.troubles:
-                self._file.keep(served)
-                if not served.connected:
-                    self._file.keep_nothing()
+            if not self._passed:
+                self._file.discard()
+            elif not served.connected:
+                self._file.keep_nothing()
