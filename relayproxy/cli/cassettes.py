@@ -2,10 +2,9 @@
 
     file = CassetteFile(path, "new_episodes")          # raises Failed
     cassette = file.cassette(...)                       # what is played
-    with file.recording(config, reporter) as recorder:  # what is recorded; None: nothing is
-        served = Mocked(..., recorder=recorder)
+    with file.serving(config, reporter, make) as served:  # make(recorder): a Mocked, with what records its sessions
         ...
-        file.keep(served)                               # behind it, the file has what was recorded
+    # and the file has what was recorded, unless file.discard() was called
 
 Invariants: a file that is not to be recorded is never touched; one that is, is there whole or not at all, and the owner's alone; what somebody else wrote
 to it meanwhile is never lost, and what no server said is never in it. What is recorded goes through a store, as all that is: secrets
@@ -48,6 +47,8 @@ if TYPE_CHECKING:
     from relayproxy.replay.mocked import Mocked
     from relayproxy.replay.recorded import RecordedSession
 
+    Make = Callable[[Recorder | None], Mocked]
+
 Mode = Literal["once", "none", "new_episodes", "all"]
 #: The exit status where a file could not be recorded.
 FAILED: Final = 1
@@ -77,13 +78,10 @@ class Recordings:
         return Cassette(self.sessions, otherwise="pass" if self.records else otherwise, repeats=repeats, tell=tell)
 
     @contextmanager
-    def recording(self, config: Config, reporter: Reporter) -> Iterator[Recorder | None]:
-        """What records the sessions, as long as the mock runs."""
+    def serving(self, config: Config, reporter: Reporter, make: Make) -> Iterator[Mocked]:
+        """The server, made with what records its sessions, or with None: nobody records them here."""
         del config, reporter
-        yield None
-
-    def keep(self, served: Mocked) -> None:
-        """What this one has recorded takes the place of what it was said again for."""
+        yield make(None)
 
 
 class CassetteFile(Recordings):
@@ -107,15 +105,14 @@ class CassetteFile(Recordings):
         for session in self._kept:
             if any(isinstance(entry, Line) for entry in session.entries):  # and not comments alone
                 self._recorded[playable(session, str(path))] = session
-        self._served: Mocked | None = None
-        self._empty = False
+        self._discards = self._empty = False
         super().__init__([*self._recorded])
 
     @contextmanager
-    def recording(self, config: Config, reporter: Reporter) -> Iterator[Recorder | None]:
-        """The same; behind it the file is written. Raises StoreError, and Failed where it cannot be."""
+    def serving(self, config: Config, reporter: Reporter, make: Make) -> Iterator[Mocked]:
+        """The same; behind it the file has what was recorded, in place of what that was said again for. Raises StoreError, and Failed where it cannot be."""
         if not self.records:
-            yield None
+            yield make(None)
             return
         if config.record.privacy.addresses:
             raise Failed(f'[record] redact: expected no "addresses" for {self.path}, which could not be played then')
@@ -123,11 +120,11 @@ class CassetteFile(Recordings):
         store, keeps = folder / "cassette.db", False
         try:
             with recording(config.model_copy(update={"record": _record(config.record, store)}), reporter) as recorder:
-                yield recorder
+                yield (served := make(recorder))
             if recorder is None or not recorder.complete:
                 raise Failed(f"{self.path} is not written, since not all could be recorded", FAILED)
             keeps = True
-            self._write(store)
+            self._write(served, store)
             keeps = False
         except (OSError, StoreError) as error:
             if not keeps:
@@ -138,17 +135,17 @@ class CassetteFile(Recordings):
             if not keeps:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def keep(self, served: Mocked) -> None:
-        self._served = served
+    def discard(self) -> None:
+        """What is recorded is not wanted: the file stays as it is."""
+        self._discards = True
 
     def keep_nothing(self) -> None:
         """That nobody came is what is recorded: the file is there, with no session; one that keeps old ones is left alone."""
         self._empty = not self._kept
 
-    def _write(self, store: Path) -> None:
+    def _write(self, served: Mocked, store: Path) -> None:
         """Raises Failed, OSError and StoreError."""
-        served = self._served
-        if served is None or served.troubles:
+        if self._discards or served.troubles:
             self.unwritten = f"{self.path} is not written"
             return
         with open_store(f"sqlite:{store}").reader() as reader:

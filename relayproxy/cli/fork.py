@@ -18,7 +18,7 @@ import trio
 
 from relayproxy.cli import Failed, say
 from relayproxy.cli.recordings import parsed
-from relayproxy.cli.replaying import DIFFERENT, Stopped, read_script, tell_one, with_relay
+from relayproxy.cli.replaying import DIFFERENT, read_script, tell_one, with_relay
 from relayproxy.record.store.interface import StoreError
 from relayproxy.replay.compare import compare
 from relayproxy.replay.fork import NoSuchPlace, asks_for_mail, astray, going_on, joined, listed, upto
@@ -29,7 +29,7 @@ from relayproxy.replay.script import Script, ScriptError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from relayproxy.cli.replaying import Manner, Source
+    from relayproxy.cli.replaying import Pace, Source
     from relayproxy.record.dialog import Session
     from relayproxy.replay.between import Between
     from relayproxy.replay.compare import Played
@@ -43,11 +43,11 @@ _IDS: Final = 5
 _OURS: Final = "the relay in between answers EHLO, RSET without a MAIL, and what is no command"
 
 
-def fork_of(until: int | None, then: str | None, manner: Manner, *, json: bool) -> Callable[[Sequence[Source]], Fork]:
+def fork_of(until: int | None, then: str | None, pace: Pace, *, json: bool) -> Callable[[Sequence[Source]], Fork]:
     """What makes the fork, once it is known of which sessions. Raises Failed where what was asked for does not fit."""
     if then is None:
         raise Failed("expected --then with --until: interactive, or a .dialog file that goes on there")
-    if manner.loop > 1 or manner.concurrency > 1:
+    if pace.loop > 1 or pace.concurrency > 1:
         raise Failed("expected one session with --until, got --loop or --concurrency, which play several")
     dialog = None
     if then == INTERACTIVE:
@@ -62,12 +62,12 @@ def fork_of(until: int | None, then: str | None, manner: Manner, *, json: bool) 
         dialog = sessions[0]
 
     def made(sources: Sequence[Source]) -> Fork:
-        return Fork(_script(sources, manner), until, dialog, then, manner.speed, json=json)
+        return Fork(_script(sources, pace), until, dialog, then, pace.speed, json=json)
 
     return made
 
 
-def _script(sources: Sequence[Source], manner: Manner) -> Script:
+def _script(sources: Sequence[Source], pace: Pace) -> Script:
     """Of the one session."""
     if len(sources) > 1:
         more = ", ..." if len(sources) > _IDS else ""
@@ -76,7 +76,7 @@ def _script(sources: Sequence[Source], manner: Manner) -> Script:
         )
     ((id_, source),) = sources
     try:
-        return read_script(source, id_, manner.ehlo)
+        return read_script(source, id_, pace.ehlo)
     except (ScriptError, StoreError) as error:
         raise Failed(f"{id_}: not replayed: {error}", DIFFERENT) from error
 
@@ -114,10 +114,7 @@ class Fork:
             async with stream:
                 await self._play(stream)
 
-        try:
-            await with_relay(between, play)
-        except Stopped as stopped:
-            self._stopped = stopped.number
+        self._stopped = await with_relay(between, play)
 
     async def _play(self, stream: trio.abc.Stream) -> None:
         player = Player(stream, self._speed)

@@ -2,38 +2,40 @@
 
 Theory of operation: what SELECT names is read whole before anything listens, without its mail; then a relay of this process, whose upstream is the recording, is the server
 (replay/mocked.py). What a .dialog file does not have may be asked of a real server and recorded (cassettes.py).
-Invariants: without --upstream nothing is ever connected to; what is unexpected is told when it comes. A mock's sessions are not recorded in the store.
+Invariants: with --mode none nothing is ever connected to, nor with once where the file is there; what is unexpected is told when it comes. A mock's sessions are not recorded in the store.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+from contextlib import contextmanager
 from pathlib import Path  # noqa: TC003 - cyclopts reads annotations when it runs
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from cyclopts import Parameter
 
-from relayproxy.cli import TLS, Failed, file_or_dash, in_words, say
+from relayproxy.cli import TLS, Failed, file_or_dash, say
 from relayproxy.cli.recordings import StoreUrl  # noqa: TC001 - as Path
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import trio
 
     from relayproxy.cli.cassettes import Mode, Recordings
     from relayproxy.record.log import Reporter
+    from relayproxy.record.recorder import Recorder
     from relayproxy.relay.settings import Config, Upstream
     from relayproxy.replay.cassette import Cassette, Unexpected
     from relayproxy.replay.login import Credentials
-    from relayproxy.replay.mocked import Front, Mocked
+    from relayproxy.replay.mocked import Mocked
     from relayproxy.replay.stand_in import Manner
 
 #: The exit status where something was not as it is recorded.
 DIFFERENT: Final = 1
 #: Recordings that were not used, of which it is told.
 _TOLD: Final = 20
-#: Seconds that the log has to write what waits.
-_LAST_LINES: Final = 10.0
 
 
 async def mock(
@@ -109,10 +111,13 @@ async def mock(
     tape = _recordings(select, mode, store, config)
     if until_used and tape.records:
         raise Failed(f"expected --until-used with a recording that is played alone, and {select} is recorded")
-    front = Front(listen or ["127.0.0.1:2525"], tls, clients)
-    _check_front(front)
-    loaded = mocking(whole, tape.sessions, front, *(behind if behind and tape.records else ()))
+    if not (tape.sessions or tape.records):
+        raise Failed(f"{select}: there is no session in it to be played")
     cassette = tape.cassette(lenient=lenient, repeats=repeats, tell=_tell)
+    front = Front(listen or ["127.0.0.1:2525"], tls, clients)
+    with _of_flags():
+        loaded = mocking(whole, cassette, front, behind)
+    _check_clients(loaded)
     umask = os.umask(0o077)  # the log and what is recorded hold other people's mail
     try:
         served = await _run(loaded, tape, cassette, manner, until_used=until_used)
@@ -152,7 +157,7 @@ def _credentials(user: str | None, password_file: Path | None) -> Credentials | 
 
 def _configured(
     mode: str, upstream: str | None, log: str | None, log_format: str | None, store: str | None, config: Path | None
-) -> tuple[Config, tuple[Upstream, str] | None]:
+) -> tuple[Config, tuple[str, Upstream] | None]:
     """The configuration, and the real server with its name."""
     from relayproxy.cli.config import Flags, load
     from relayproxy.cli.server import server
@@ -173,27 +178,33 @@ def _configured(
         # Where a session goes on there, more recipients may have been taken than LMTP has one answer for.
         raise Failed(f"--upstream: expected an SMTP server with --mode new_episodes, got {upstream}")
     if isinstance(found, str):
-        return loaded, (loaded.upstream[found], found)
-    return loaded, (Upstream.model_validate({"url": str(found)}), TARGET)
+        return loaded, (found, loaded.upstream[found])
+    return loaded, (TARGET, Upstream.model_validate({"url": str(found)}))
 
 
-def _check_front(front: Front) -> None:
-    """Raises Failed where nobody could listen so."""
+@contextmanager
+def _of_flags() -> Iterator[None]:
+    """Nobody could listen so: Failed."""
     from pydantic import ValidationError
 
     from relayproxy.cli.config_errors import expected
-    from relayproxy.net.address import parse_address
     from relayproxy.relay.settings import Listener
 
-    for address in front.addresses:
-        try:
-            Listener.model_validate({"address": address, "clients": front.clients})
-        except ValidationError as error:
-            (wrong, *_) = error.errors(include_url=False)
-            flag = "--clients" if wrong["loc"][:1] == ("clients",) else "--listen"
-            raise Failed(f"{flag}: {expected(Listener, wrong)}") from error
-        if front.clients is None and not parse_address(address).is_loopback:
-            raise Failed(f"--listen: expected --clients beside it (who may connect), as {address} is not loopback")
+    try:
+        yield
+    except ValidationError as error:
+        (wrong, *_) = error.errors(include_url=False)
+        flag = "--clients" if wrong["loc"][:1] == ("clients",) else "--listen"
+        raise Failed(f"{flag}: {expected(Listener, wrong)}") from error
+
+
+def _check_clients(config: Config) -> None:
+    """An open server is never an oversight. Raises Failed."""
+    for listener in config.listener:
+        if listener.clients is None and not listener.address.is_loopback:
+            raise Failed(
+                f"--listen: expected --clients beside it (who may connect), as {listener.address} is not loopback"
+            )
 
 
 def _recordings(select: str, mode: Mode, store: str | None, config: Path | None) -> Recordings:
@@ -214,20 +225,11 @@ def _recordings(select: str, mode: Mode, store: str | None, config: Path | None)
 
 async def _run(config: Config, tape: Recordings, cassette: Cassette, manner: Manner, *, until_used: bool) -> bool:
     """Be it until the end; False: it did not serve to its end, could not tell of it, or could not ask the real server."""
-    from relayproxy.record.log import open_log
+    from relayproxy.cli.logged import logged
 
-    try:
-        reporter = open_log(config.log.file, config.log.format, config.log.level, _tell_of_log, config.record.privacy)
-    except OSError as error:
-        raise Failed(f"the log cannot be opened: {error.filename}: {error.strerror}") from error
-    told = served = False
-    try:
-        with in_words():
-            served = await _serve(config, tape, cassette, reporter, manner, until_used=until_used)
-    finally:
-        if not (told := reporter.close(_LAST_LINES)):
-            say("relayproxy: the log could not be written to its end")
-    return served and told
+    with logged(config, refuses=not tape.records) as log:
+        served = await _serve(config, tape, cassette, log.reporter, manner, until_used=until_used)
+    return served and log.told
 
 
 async def _serve(
@@ -245,17 +247,21 @@ async def _serve(
     from relayproxy.replay.mocked import Mocked
 
     served = False
-    with tape.recording(config, reporter) as recorder:
-        mocked = Mocked(config, cassette, reporter, manner=manner, recorder=recorder, tell=_tell_of_server)
+
+    def make(recorder: Recorder | None) -> Mocked:
+        return Mocked(config, cassette, reporter, manner=manner, recorder=recorder, tell=_tell_of_server)
+
+    with tape.serving(config, reporter, make) as mocked:
         for listener, address in mocked.bind():
             say(f"relayproxy: listening on {address} ({listener.name}, {TLS[listener.tls]}): {_what(cassette)}")
+        for warning in mocked.warnings():
+            say(f"relayproxy: warning: {warning}")
         async with trio.open_nursery() as nursery:
             await nursery.start(_obey, mocked)
             if until_used:
                 nursery.start_soon(_end_when_over, mocked)
             served = await mocked.run()
             nursery.cancel_scope.cancel()
-        tape.keep(mocked)
     return served and not mocked.troubles
 
 
@@ -292,15 +298,6 @@ def _tell(unexpected: Unexpected) -> None:
 
 def _tell_of_server(trouble: str) -> None:
     say(f"relayproxy: the real server was not to be had: {trouble}")
-
-
-def _tell_of_log(trouble: str | None) -> None:
-    """Where the log itself cannot say it; the log's thread does."""
-    say(
-        "relayproxy: the log can be written again"
-        if trouble is None
-        else f"relayproxy: the log cannot be written: {trouble}"
-    )
 
 
 def _sum_up(cassette: Cassette, tape: Recordings) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from relayproxy.cli.recordings import Named
-    from relayproxy.cli.replaying import Manner, Source
+    from relayproxy.cli.replaying import Pace, Source
     from relayproxy.record.dialog import Session
     from relayproxy.record.store.interface import Reader
     from relayproxy.relay.rulebook import Rulebook
@@ -91,16 +91,16 @@ async def replay(
     """
     from relayproxy.cli import in_words
     from relayproxy.cli.recordings import NOTHING, dialog_file, reading, selected
-    from relayproxy.cli.replaying import Manner, Replays, reporting, shown
+    from relayproxy.cli.replaying import Pace, Replays, reporting, shown
 
-    manner = Manner(_speed(timing, speed), _count("--concurrency", concurrency), _count("--loop", loop), _name(ehlo))
+    pace = Pace(_speed(timing, speed), _count("--concurrency", concurrency), _count("--loop", loop), _name(ehlo))
     fork = None
     if until is not None or then is not None:
         from relayproxy.cli.fork import fork_of
 
-        fork = fork_of(until, then, manner, json=json)
+        fork = fork_of(until, then, pace, json=json)
     named = selected(select)
-    loaded, book, keeps = _between(to, manner, rules, store, config, new_message_id=new_message_id)
+    loaded, book, keeps = _between(to, pace, rules, store, config, new_message_id=new_message_id)
     with ExitStack() as stack:
         if (file := dialog_file(named)) is not None:
             sources = _of_file(file)
@@ -111,7 +111,7 @@ async def replay(
         playing = (
             fork(sources)
             if fork
-            else Replays(sources, manner, stack.enter_context(shown(len(sources) * loop, json=json)))
+            else Replays(sources, pace, stack.enter_context(shown(len(sources) * loop, json=json)))
         )
         reporter = stack.enter_context(reporting())
         stack.enter_context(in_words())
@@ -158,7 +158,7 @@ def _name(ehlo: str | None) -> str | None:
 
 
 def _between(
-    to: str, manner: Manner, rules: list[str] | None, store: str | None, config: Path | None, *, new_message_id: bool
+    to: str, pace: Pace, rules: list[str] | None, store: str | None, config: Path | None, *, new_message_id: bool
 ) -> tuple[Config, Rulebook, bool]:
     """The configuration of the relay in between, its rules and guard, and whether they keep mail."""
     import msgspec
@@ -173,7 +173,7 @@ def _between(
     from relayproxy.rules.ruleset import RuleSet
 
     whole, read = load_with_rules(config, Flags(rules=tuple(rules) if rules else None, store=store))
-    loaded = aimed(whole, server("--to", to, whole), manner.concurrency, manner.ehlo)
+    loaded = aimed(whole, server("--to", to, whole), pace.concurrency, pace.ehlo)
     try:
         read = fitted(read, loaded)  # again, since no rule may route elsewhere
     except RuleError as error:

@@ -41,7 +41,7 @@ _MOST_TROUBLES: Final = 20
 _LAST_WORDS: Final = 5.0
 
 
-class Manner(NamedTuple):
+class Pace(NamedTuple):
     """How sessions are played. `speed`: None without their pauses; `ehlo`: None: the name that the client said."""
 
     speed: float | None
@@ -122,16 +122,8 @@ def shown(total: int, *, json: bool) -> Iterator[Callable[[Comparison], None]]:
         yield advance
 
 
-class Stopped(Exception):  # noqa: N818  it is a fact, and reads as one
-    """A signal ended it: `number`."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
-async def with_relay(between: Between, play: Callable[[], Awaitable[None]]) -> None:
-    """Play, with the relay in between, unless a signal ends it: what is under way is given up then. Raises Stopped; OSError where what is told cannot be written."""
+async def with_relay(between: Between, play: Callable[[], Awaitable[None]]) -> int:
+    """Play, with the relay in between, unless a signal ends it: what is under way is given up then. The signal, or 0. Raises OSError where what is told cannot be written."""
     players = trio.CancelScope()
     stopped, over = 0, False
 
@@ -158,8 +150,7 @@ async def with_relay(between: Between, play: Callable[[], Awaitable[None]]) -> N
         if (unwritten := group.subgroup(OSError)) is None:
             raise
         raise _first(unwritten) from group
-    if stopped:
-        raise Stopped(stopped)
+    return stopped
 
 
 def _first(group: BaseExceptionGroup[OSError]) -> OSError:
@@ -176,10 +167,10 @@ def read_script(source: Callable[[], Session], id_: str | None, ehlo: str | None
 class Replays:
     """All of it, and what came of it. `stopped`: the signal that ended it, or 0."""
 
-    def __init__(self, sources: Sequence[Source], manner: Manner, told: Callable[[Comparison], None]) -> None:
-        self._queue = (source for _ in range(manner.loop) for source in sources)
-        self._total = len(sources) * manner.loop
-        self._manner = manner
+    def __init__(self, sources: Sequence[Source], pace: Pace, told: Callable[[Comparison], None]) -> None:
+        self._queue = (source for _ in range(pace.loop) for source in sources)
+        self._total = len(sources) * pace.loop
+        self._pace = pace
         self._told = told
         self._begun = 0
         self._done = 0
@@ -191,13 +182,10 @@ class Replays:
 
         async def play_all() -> None:
             async with trio.open_nursery() as playing:
-                for _ in range(min(self._manner.concurrency, self._total)):
+                for _ in range(min(self._pace.concurrency, self._total)):
                     playing.start_soon(self._play, between)
 
-        try:
-            await with_relay(between, play_all)
-        except Stopped as stopped:
-            self._stopped = stopped.number
+        self._stopped = await with_relay(between, play_all)
 
     async def _play(self, between: Between) -> None:
         """One after another, until there are none."""
@@ -210,11 +198,11 @@ class Replays:
 
     async def _one(self, between: Between, id_: str | None, source: Callable[[], Session]) -> Comparison:
         try:
-            script = read_script(source, id_, self._manner.ehlo)
+            script = read_script(source, id_, self._pace.ehlo)
         except (ScriptError, StoreError) as error:
             return not_replayed(id_, str(error))
         stream = between.connect(script.client, script.listener)
-        return compare(script, await play(script, stream, speed=self._manner.speed))
+        return compare(script, await play(script, stream, speed=self._pace.speed))
 
     def tell(self) -> int:
         """What came of it, for people; the exit status."""

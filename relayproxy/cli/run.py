@@ -14,7 +14,7 @@ import signal
 from contextlib import suppress
 from functools import partial
 from pathlib import Path  # noqa: TC003 - cyclopts reads annotations when it runs
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from relayproxy.relay.rulebook import Rulebook
     from relayproxy.relay.service import Relay
     from relayproxy.relay.settings import Config, Listener
-
-#: Seconds that the log has to write what waits when everything else has ended.
-LAST_LINES: Final = 10.0
 
 
 async def run(
@@ -107,34 +104,11 @@ async def run(
 
 async def _run(loaded: Config, path: Path | None, book: Rulebook) -> int:
     """Relay, with a log; the exit status."""
-    from relayproxy.cli import Failed, in_words, say
-    from relayproxy.record.log import open_log
+    from relayproxy.cli.logged import logged
 
-    try:
-        alarm = partial(_tell_of_log, refused=loaded.record.store is None)
-        reporter = open_log(loaded.log.file, loaded.log.format, loaded.log.level, alarm, loaded.record.privacy)
-    except OSError as error:
-        raise Failed(f"the log cannot be opened: {error.filename}: {error.strerror}") from error
-    told = False
-    try:
-        with in_words():
-            status = await _serve(loaded, path, book, reporter)
-    finally:
-        # Nothing else runs any more, so that it may block.
-        told = reporter.close(LAST_LINES)
-        if not told:
-            say("relayproxy: the log could not be written to its end")
-    return status if told else 1
-
-
-def _tell_of_log(trouble: str | None, *, refused: bool) -> None:
-    """Where the log itself cannot say it; the log's thread does. `refused`: without a store mail is, meanwhile."""
-    from relayproxy.cli import say
-
-    if trouble is None:
-        say("relayproxy: the log can be written again")
-    else:
-        say(f"relayproxy: the log cannot be written: {trouble}{'; mail is refused until it can' if refused else ''}")
+    with logged(loaded, refuses=loaded.record.store is None) as log:
+        status = await _serve(loaded, path, book, log.reporter)
+    return status if log.told else 1
 
 
 def _raise_descriptor_limit() -> None:

@@ -75,7 +75,7 @@ class Authentication:
             return b""
         if mode == "any":
             return sasl.ACCEPTED
-        return _passable(upstream.capabilities.mechanisms) if is_private(upstream.tls, upstream.address) else b""
+        return _passable(upstream.capabilities.mechanisms) if upstream.private else b""
 
     @property
     def _client_may(self) -> bool:

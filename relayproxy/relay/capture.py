@@ -36,6 +36,7 @@ class CaptureUpstream:
     host = None
     address = None
     port = None
+    private = True
     failure: Reply | None = None
     trouble: str | None = None
     violation: Violation | None = None

@@ -14,6 +14,7 @@ from relayproxy.net.peer import PeerLost, PeerStalled
 from relayproxy.record.report import ClientRecord
 from relayproxy.record.text import text
 from relayproxy.relay.tls_records import client_record
+from relayproxy.smtp import local_replies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,6 +59,7 @@ class ClientLeg:
         "faults",
         "peer",
         "protocol",
+        "resets",
         "tls",
         "why",
     )
@@ -81,6 +83,8 @@ class ClientLeg:
         self.faults: Callable[[], Faults | None] | None = None
         #: Why nothing more is said; None as long as it is.
         self.why: str | None = None
+        #: Whether the connection ends harder than by closing it.
+        self.resets = False
         self._timeouts = timeouts
         self._server_tls = server_tls
         self._tape = tape
@@ -143,19 +147,25 @@ class ClientLeg:
             self._tape.event("tls", self.tls.version, self.tls.cipher)
 
     async def answer(self, replies: Sequence[Reply]) -> bool:
-        """Write replies to the oldest commands, in one go; nothing follows a 421, which promises to close (RFC 5321 §3.8). False: a rule had them not written."""
+        """Write replies to the oldest commands, in one go; nothing follows a 421, which promises to close (RFC 5321 §3.8). False: the last is not written, as a rule or a recording has it."""
         faults = None if self.faults is None else self.faults()
         if faults is not None and not await self._befall(faults):
             for reply in replies:
                 self.protocol.pass_over(reply)
             return False
-        octets = b""
+        octets, hung_up = b"", False
         for reply in replies:
+            if hung_up := reply is local_replies.HUNG_UP:
+                self.protocol.pass_over(reply)
+                break
             octets += self.protocol.send(reply)
             if reply.code == 421:
                 break
-        await self.peer.send(octets, self._timeouts.write)
-        return True
+        if octets:
+            await self.peer.send(octets, self._timeouts.write)
+        if self.resets:
+            self.peer.reset()
+        return not hung_up
 
     async def _befall(self, faults: Faults) -> bool:
         """The trouble that rules ask for (DESIGN §6 "delay", "disconnect", "drop_reply"); whether what is to be said is said."""

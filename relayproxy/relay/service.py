@@ -60,7 +60,7 @@ LOOK = 5.0
 
 
 #: From a session's client and its way to connect with upstream to another way (replay/mocked.py).
-StandIn = Callable[[ClientLeg, "Connect"], "Connect"]
+Instead = Callable[[ClientLeg, "Connect"], "Connect"]
 
 
 class Relay:
@@ -75,7 +75,7 @@ class Relay:
         adopt: Callable[[socket.socket], DeadlineStream],
         recorder: Recorder | None = None,
         rulebook: Rulebook | None = None,
-        stand_in: StandIn | None = None,
+        stand_in: Instead | None = None,
     ) -> None:
         """`dial` opens connections to upstreams, `adopt` makes a stream of a socket that was accepted; `stand_in`: what takes the mail in place of upstreams, hears each EHLO, and answers it alone.
 

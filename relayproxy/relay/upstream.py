@@ -17,6 +17,7 @@ from relayproxy.net.peer import PeerLost, PeerStalled
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.commands import Data, Quit, Rcpt, Rset
 from relayproxy.smtp.errors import RemoteProtocolError
+from relayproxy.tls.facts import is_private
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -62,22 +63,10 @@ class Violation(NamedTuple):
 class Upstream(Protocol):
     """Who takes the mail. All replies are final for their command; nothing raises for trouble on the far side."""
 
-    name: str
     capabilities: Capabilities
-    #: What the client hears at its next command because this connection is dead; None while it lives.
-    failure: Reply | None
-    #: In words, for the log.
-    trouble: str | None
-    #: Where that is the trouble.
-    violation: Violation | None
-    progress: Progress
-    #: None in clear.
-    tls: TlsFacts | None
-    #: Of the commands of the last exchange, those that never left.
-    withheld: Sequence[Command]
-    #: Closed without a dot, the client having its verdict: nothing is wrong, but there is no connection.
-    spent: bool
 
+    @property
+    def name(self) -> str: ...
     @property
     def kind(self) -> Kind: ...
     @property
@@ -86,6 +75,36 @@ class Upstream(Protocol):
     def port(self) -> int | None: ...
     @property
     def host(self) -> str | None: ...
+    @property
+    def tls(self) -> TlsFacts | None:
+        """None in clear."""
+
+    @property
+    def private(self) -> bool:
+        """Whether nobody else can hear what it is told."""
+
+    @property
+    def failure(self) -> Reply | None:
+        """What the client hears at its next command because this connection is dead; None while it lives."""
+
+    @property
+    def trouble(self) -> str | None:
+        """In words, for the log."""
+
+    @property
+    def violation(self) -> Violation | None:
+        """Where that is the trouble."""
+
+    @property
+    def progress(self) -> Progress: ...
+    @property
+    def withheld(self) -> Sequence[Command]:
+        """Of the commands of the last exchange, those that never left."""
+
+    @property
+    def spent(self) -> bool:
+        """Closed without a dot, the client having its verdict: nothing is wrong, but there is no connection."""
+
     def listen(self) -> None:
         """Notice what came or ended while nothing was asked; sets `failure`."""
 
@@ -175,6 +194,10 @@ class SmtpUpstream:
     @property
     def port(self) -> int | None:
         return self._peer.port
+
+    @property
+    def private(self) -> bool:
+        return is_private(self.tls, self.address)
 
     def _fail(self, what: str, reply: Reply) -> None:
         self.failure = self.failure or reply

@@ -5,29 +5,34 @@
     cassette.unexpected, cassette.unused, cassette.failed(strict=True)
 
 Theory of operation: a connection has the next recorded session that is not used up for its own. Transactions are taken from all of them, so that a client which shares connections
-otherwise still finds its own, in the order in which they were recorded: so "refused, then accepted" is what happens to a client that tries twice. While one answers it is held, for no other
-connection. Where used ones may answer again (`repeats`) they come last, the latest of them first.
-What is in none is unexpected, and `otherwise` says what becomes of it: refused, or taken as by a server that is glad of it, or passed to the server behind.
-Invariants: pure; nothing is used twice unless it `repeats`. What a recording means does not belong here (recorded.py), nor which answer follows which (conversation.py).
+otherwise still finds its own, in the order in which they were recorded: so "refused, then accepted" is what happens to a client that tries twice. But what another open connection has for its
+own is left to it, where this one's own session has what fits as well and another envelope. While one answers it is held, for no other connection; where a client goes on as that one does
+not, another answers that said the same so far. Where used ones may answer again (`repeats`) they come last, the latest of them first.
+Invariants: pure; nothing is used twice unless it `repeats`; nobody hears of a transaction what no single recording says. What a recording means does not belong here (recorded.py), nor how
+one is found (shelf.py), nor which answer follows which (conversation.py).
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
-from difflib import SequenceMatcher
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from relayproxy.record.text import printable
+from relayproxy.replay.likeness import most_like
+from relayproxy.replay.shelf import Shelf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from relayproxy.replay.recorded import RecordedSession, RecordedTransaction
+    from relayproxy.replay.recorded import Answer, RecordedSession, RecordedTransaction
 
-#: Of what is unexpected, so much is remembered; and of what is recorded so much is looked at to find what is nearest to it.
+    Wanted = Callable[[RecordedTransaction], bool]
+
+#: Of what is unexpected, so much is remembered.
 MOST_REMEMBERED: Final = 1000
+#: Of what is recorded, so much is looked at to find what is nearest to it.
 _LOOKED_AT: Final = 200
 #: Characters of a transaction that are told.
 _QUOTED: Final = 300
@@ -54,15 +59,45 @@ class Unexpected:
 
 @dataclass(slots=True, eq=False)
 class Transaction:
-    """The one that is open in a connection. `candidates`: those that fit so far; `current`: of these the one that answers; None: it is none of the recording's."""
+    """The one that is open in a connection. `own`: the connection's session; `current`: the recorded one that answers; None: it is none of the recording's."""
 
     sender: str
-    candidates: list[RecordedTransaction]
+    parameters: frozenset[tuple[bytes, bytes]]
+    own: RecordedSession | None = None
     current: RecordedTransaction | None = None
     named: list[str] = field(default_factory=list)
-    turns: Counter[str] = field(default_factory=Counter)
+    heard: list[tuple[str, str, int, int | None]] = field(default_factory=list)  # verb, recipient, which time, code
+    turns: Counter[tuple[str, str]] = field(default_factory=Counter)
+    wants: Wanted | None = None  # what DATA asked for besides
     begun: bool = False  # DATA was answered 354
+    lost: bool = False  # no recording has it
     told: bool = False  # one of its recipients was, as unexpected: what follows of that is nothing new
+
+    def hear(self, verb: str, address: str, otherwise: Answer) -> Answer:
+        """The next that the current one has to it; `otherwise`: where it has none."""
+        answers = () if self.current is None else self.current.answers(verb, address)
+        turn = self.turns[verb, address]
+        self.turns[verb, address] += 1
+        answer = in_turn(answers, turn) or otherwise
+        self.heard.append((verb, address, turn, _code(answer)))
+        return answer
+
+    @property
+    def state(self) -> tuple[object, ...]:
+        """What decides what fits, as long as it is held."""
+        return self.sender, self.parameters, tuple(self.heard)
+
+    def fits(self, recorded: RecordedTransaction) -> bool:
+        """Whether that one began like this, and said the same so far, in so far as it is known."""
+        if self.lost or recorded.parameters != self.parameters or (self.wants is not None and not self.wants(recorded)):
+            return False
+        for verb, address, turn, code in self.heard:
+            if verb == "RCPT" and recorded.recipient(address) is None:
+                return False
+            known = in_turn(recorded.answers(verb, address), turn)
+            if known is not None and _code(known) != code:
+                return False
+        return True
 
     @property
     def said(self) -> str:
@@ -70,8 +105,8 @@ class Transaction:
 
     def is_named_by(self, recorded: RecordedTransaction) -> bool:
         """Whether those are its recipients, all of them and no others."""
-        found = [recorded.recipient(one) for one in self.named]
-        return all(known.unasked or any(one is known for one in found) for known in recorded.recipients)
+        found = {known.address for one in self.named if (known := recorded.recipient(one)) is not None}
+        return all(address in found or known.unasked for address, known in recorded.recipients.items())
 
     def ended_like(self, recorded: RecordedTransaction) -> bool:
         """Whether that one came no further than this has."""
@@ -112,39 +147,29 @@ class Cassette:
         self.played_transactions = 0
         self._tell = tell
         self._opened: set[RecordedSession] = set()
-        self._used: dict[RecordedTransaction, None] = {}  # in the order of use
-        self._played: dict[str | None, list[RecordedTransaction]] = {}  # the same, by sender; None: by a pattern
+        self._connected: Counter[RecordedSession] = Counter()  # open connections, by the session that is their own
+        self._shelf = Shelf(self.sessions, repeats=repeats)
+        self._played: dict[
+            str | None, list[RecordedTransaction]
+        ] = {}  # in the order of use, by sender; None: by a pattern
         self._holders: dict[RecordedTransaction, Transaction] = {}
-        self._by_sender: dict[str, dict[RecordedTransaction, None]] = {}  # in order, and soon without what is used
-        self._by_pattern: dict[RecordedTransaction, None] = {}
-        self._order: dict[RecordedTransaction, int] = {}
-        for session in self.sessions:
-            for one in session.transactions:
-                self._order[one] = len(self._order)
-                self._alike(one)[one] = None
-        self._unasked = frozenset(one for one in self._order if one.unasked)
-        self._left = len(self._order) - len(self._unasked)
         self._next = 0  # of the sessions, the first that may still be unused
-
-    def _alike(self, one: RecordedTransaction) -> dict[RecordedTransaction, None]:
-        """Those that are found as this one is."""
-        return self._by_sender.setdefault(one.sender.address, {}) if one.sender.pattern is None else self._by_pattern
 
     # What became of it.
 
     @property
     def used_up(self) -> bool:
         """Whether all that is recorded was played."""
-        return not self._left and self._next_session() is None
+        return not self._shelf.left and self._next_session() is None
 
     @property
     def unused(self) -> Iterator[str]:
         """What was recorded and not played, in words, a line each."""
         for session in self.sessions:
-            if session not in self._opened and self._unasked.issuperset(session.transactions):
+            if session not in self._opened and self._shelf.unasked.issuperset(session.transactions):
                 yield f"{session.id}: a session without a transaction"
             for one in session.transactions:
-                if one not in self._used and one not in self._unasked:
+                if one not in self._shelf.used and one not in self._shelf.unasked:
                     yield f"{session.id}: {shown(one.said)}"
 
     def failed(self, *, strict: bool) -> bool:
@@ -158,11 +183,13 @@ class Cassette:
         session = self._next_session()
         if (is_first := session is not None) and session is not None:
             self._opened.add(session)
-        elif self.repeats and not self._left:
+        elif self.repeats and not self._shelf.left:
             session = next(reversed(self.sessions), None)
-        elif self._left or self.otherwise == "take":
+        elif self._shelf.left or self.otherwise == "take":
             session = next((one for one in reversed(self.sessions) if one.lets_in), None)
-        self.played_sessions += session is not None
+        if session is not None:
+            self.played_sessions += 1
+            self._connected[session] += 1
         return Admission(session is not None or self.otherwise == "take", session, is_first=is_first)
 
     def take_back(self, session: RecordedSession) -> None:
@@ -171,6 +198,11 @@ class Cassette:
         self._next = 0
         self.played_sessions -= 1
 
+    def part(self, session: RecordedSession | None) -> None:
+        """A connection whose own this was has ended."""
+        if session is not None:
+            self._connected[session] -= 1
+
     def _next_session(self) -> RecordedSession | None:
         while self._next < len(self.sessions) and not self._is_open(self.sessions[self._next]):
             self._next += 1
@@ -178,51 +210,84 @@ class Cassette:
 
     def _is_open(self, session: RecordedSession) -> bool:
         """Whether a connection may still have it for its own."""
-        asked = [one for one in session.transactions if one not in self._unasked]
-        return session not in self._opened and (not asked or any(one not in self._used for one in asked))
+        asked = [one for one in session.transactions if one not in self._shelf.unasked]
+        return session not in self._opened and (not asked or any(one not in self._shelf.used for one in asked))
 
     # Transactions.
 
-    def candidates(self, sender: str, parameters: frozenset[tuple[bytes, bytes]]) -> list[RecordedTransaction]:
-        """Those that began with such a MAIL, in the order in which they may answer."""
-        found: Iterable[RecordedTransaction] = self._by_sender.get(sender, {})
-        if self._by_pattern:
-            patterns = [one for one in self._by_pattern if one.sender.is_for(sender)]
-            found = sorted([*found, *patterns], key=self._order.__getitem__)
-        fitting = [one for one in found if one.parameters == parameters]
-        unused = [one for one in fitting if one not in self._used]
-        # What no server was asked for is asked for only where the recorded relay judged otherwise than this one.
-        asked = [one for one in unused if one not in self._unasked]
-        if len(asked) < len(unused):
-            asked += [one for one in unused if one in self._unasked]
-        return asked if not self.repeats else [*asked, *reversed([one for one in fitting if one in self._used])]
+    def choose(
+        self, transaction: Transaction, wanted: Wanted = lambda _: True, recipient: str | None = None
+    ) -> RecordedTransaction | None:
+        """What answers from here on, for no other connection meanwhile: of what fits so far one that is `wanted`, and has this recipient too; None, and all is as it was, where there is none.
 
-    def choose(self, transaction: Transaction, candidates: list[RecordedTransaction]) -> RecordedTransaction | None:
-        """Of these the one that answers from here on, for no other connection meanwhile; None, and all is as it was, where there is none."""
-        before = transaction.candidates, transaction.current
+        What answered before goes on to if it can.
+        """
+        before = transaction.current
+        if before is not None and wanted(before):
+            return before
         self.give_back(transaction)
-        transaction.candidates = candidates
-        if self._assign(transaction, set()):
-            return transaction.current
-        transaction.candidates, transaction.current = before
-        if transaction.current is not None:
-            self._holders[transaction.current] = transaction
-        return None
+        recipients = [*transaction.named, *([] if recipient is None else [recipient])]
+        if (free := self._free(transaction, recipients, wanted)) is not None:
+            self._hold(transaction, free)
+        elif not self._make_room(transaction, recipients, wanted):
+            if before is not None:
+                self._hold(transaction, before)
+            return None
+        return transaction.current
 
-    def _assign(self, transaction: Transaction, tried: set[RecordedTransaction]) -> bool:
-        """The first that is free; else one whose holder can do with another (Kuhn's way to match): which of two that began alike is whose shows later."""
-        for held in (False, True):
-            for one in transaction.candidates:
-                holder = self._holders.get(one)
-                if one in tried or held is (holder is None) or (one in self._used and not self.repeats):
+    def fitting(self, transaction: Transaction) -> Iterator[RecordedTransaction]:
+        """All that fit so far, held or not, in the order in which they may answer."""
+        return (one for one in self._shelf.found(transaction.sender, transaction.named) if transaction.fits(one))
+
+    def _free(self, transaction: Transaction, recipients: list[str], wanted: Wanted) -> RecordedTransaction | None:
+        """The first that nobody holds; but what is another open connection's own is left to it for another envelope of this one's own."""
+
+        def first(whose: RecordedSession | None) -> RecordedTransaction | None:
+            for one in self._shelf.found(transaction.sender, recipients, whose):
+                if one not in self._holders and transaction.fits(one) and wanted(one):
+                    return one
+            return None
+
+        found, own, owner = first(None), transaction.own, self._shelf.owner
+        if found is None or own is None or owner[found] is own or not self._connected[owner[found]]:
+            return found
+        ours = first(own)
+        if ours is None or ours in self._shelf.used or ours.recipients.keys() == found.recipients.keys():
+            return found
+        return ours
+
+    def _make_room(self, transaction: Transaction, recipients: list[str], wanted: Wanted) -> bool:
+        """Have others go on with what they can do with as well, until one is free (Kuhn's way to match): which of two that began alike is whose shows later."""
+        asked: dict[RecordedTransaction, Transaction] = {}  # and who asked for it
+        asking, states = (
+            deque([transaction]),
+            set(),
+        )  # of two that are in the same state, the second can do with no more
+        while asking:
+            who = asking.popleft()
+            named = recipients if who is transaction else who.named
+            for one in self._shelf.found(who.sender, named):
+                if one in asked or not who.fits(one) or (who is transaction and not wanted(one)):
                     continue
-                tried.add(one)
-                if holder is None or self._assign(holder, tried):
-                    transaction.current = one
-                    if one not in self._used:
-                        self._holders[one] = transaction
-                    return True
+                asked[one] = who
+                if (holder := self._holders.get(one)) is not None:
+                    if holder.state not in states:
+                        states.add(holder.state)
+                        asking.append(holder)
+                    continue
+                move: RecordedTransaction | None = one
+                while move is not None:
+                    who = asked[move]
+                    before, who.current = who.current, None
+                    self._hold(who, move)
+                    move = before
+                return True
         return False
+
+    def _hold(self, transaction: Transaction, recorded: RecordedTransaction) -> None:
+        transaction.current = recorded
+        if recorded not in self._shelf.used:
+            self._holders[recorded] = transaction
 
     def give_back(self, transaction: Transaction) -> None:
         """It answers to nobody now."""
@@ -233,13 +298,10 @@ class Cassette:
     def use(self, recorded: RecordedTransaction) -> None:
         """It was played to its end."""
         self._holders.pop(recorded, None)
-        self._left -= recorded not in self._used and recorded not in self._unasked
-        if recorded not in self._used:
-            self._used[recorded] = None
+        if recorded not in self._shelf.used:
+            self._shelf.use(recorded)
             sender = recorded.sender
             self._played.setdefault(sender.address if sender.pattern is None else None, []).append(recorded)
-        if not self.repeats:
-            self._alike(recorded).pop(recorded, None)
         self.played_transactions += 1
 
     def tell(self, unexpected: Unexpected) -> None:
@@ -249,19 +311,15 @@ class Cassette:
         if self._tell is not None:
             self._tell(unexpected)
 
-    def nearest(self, said: str, among: Sequence[RecordedTransaction]) -> str | None:
-        """What was recorded that is most like it, of these, or of all; what is left goes before what was played, which is told."""
-        left = [*islice(among or (one for one in self._order if one not in self._used), _LOOKED_AT)]
-        played = [] if among else [*islice(self._used, _LOOKED_AT)]
-        matcher = SequenceMatcher(b=said[:_LOOKED_AT], autojunk=False)
-
-        def likeness(one: RecordedTransaction) -> float:
-            matcher.set_seq1(one.said[:_LOOKED_AT])
-            return matcher.ratio()
-
-        if (found := max([*left, *played], key=likeness, default=None)) is None:
+    def nearest(self, said: str, transaction: Transaction) -> str | None:
+        """What was recorded that is most like it, of what fits so far, or of all; what is left goes before what was played, which is told."""
+        among = [*islice(self.fitting(transaction), _LOOKED_AT)]
+        used = self._shelf.used
+        left = among or [*islice((one for one in self._shelf.order if one not in used), _LOOKED_AT)]
+        played = [] if among else [*islice(used, _LOOKED_AT)]
+        if (found := most_like(said, [*left, *played])) is None:
             return None
-        return f"{shown(found.said)}, {_PLAYED}" if found in self._used else shown(found.said)
+        return f"{shown(found.said)}, {_PLAYED}" if found in used else shown(found.said)
 
     def played_already(self, transaction: Transaction, address: str | None, *, whole: bool) -> str | None:
         """Where what came, with this recipient, is recorded and was used: so, and how often. `whole`: it names no others."""
@@ -275,7 +333,7 @@ class Cassette:
         ]
         if not found:
             return None
-        first = min(found, key=self._order.__getitem__)
+        first = min(found, key=self._shelf.order.__getitem__)
         times = sum(one.said == first.said for one in found)
         what = "the same" if len(first.recipients) == len(named) else shown(first.said)
         return f"{what}, {times} time{'' if times == 1 else 's'}, and {_PLAYED}"
@@ -289,3 +347,12 @@ class Cassette:
 
 def shown(said: str) -> str:
     return printable(said if len(said) <= _QUOTED else said[:_QUOTED] + "...")
+
+
+def in_turn(answers: Sequence[Answer], turn: int) -> Answer | None:
+    """That of them whose turn it is, from 0; behind the last, the last."""
+    return answers[min(turn, len(answers) - 1)] if answers else None
+
+
+def _code(answer: Answer) -> int | None:
+    return None if answer.reply is None else answer.reply.code

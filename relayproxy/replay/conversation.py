@@ -4,28 +4,27 @@
     conversation.greeting, .hello(under_tls=False), .mail(command), .rcpt(command), .data(), .verdict(), .reset(), .close()
 
 Theory of operation: greeting, EHLO, AUTH and what belongs to no transaction are those of the connection's recorded session. On MAIL the candidates are the transactions of its sender; each
-RCPT leaves those that named it; DATA those that named just these. The first of them answers; what ends the transaction uses it up, and leaves alone what would have gone on.
+RCPT leaves those that named it; DATA those that named just these; and each reply those that said the same. The first of them answers; what ends the transaction uses it up, and leaves alone
+what would have gone on.
 Invariants: pure; an answer that is None is for the server behind to give. Speaking SMTP does not belong here (mocked.py).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
-from relayproxy.replay.cassette import Transaction, Unexpected, shown
-from relayproxy.replay.recorded import Answer, compared, key_of, parameters
+from relayproxy.replay.cassette import Transaction, Unexpected, in_turn, shown
+from relayproxy.replay.recorded import Answer, compared, key_of, parameters, welcome
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.replies import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from relayproxy.replay.cassette import Admission, Cassette
+    from relayproxy.replay.cassette import Admission, Cassette, Wanted
     from relayproxy.replay.recorded import RecordedTransaction
     from relayproxy.smtp.commands import Mail, Noop, Rcpt, Vrfy
-
-Turn = TypeVar("Turn")
 
 #: What is answered where nothing else was recorded.
 _OK: Final = {
@@ -39,7 +38,6 @@ _OK: Final = {
     "AUTH": Answer(local_replies.AUTHENTICATED),
     "EHLO": Answer(Reply(250, (b"localhost", b"PIPELINING", b"SIZE", b"CHUNKING"))),
 }
-_WELCOME: Final = Answer(Reply(220))
 _OUT_OF_PLACE: Final = Answer(local_replies.BAD_SEQUENCE)
 
 
@@ -56,12 +54,13 @@ class Conversation:
         self._cassette = cassette
         self._open: Transaction | None = None
         self._turns: Counter[tuple[str, bytes]] = Counter()
+        self._closed = False
 
     # The session's own.
 
     @property
     def greeting(self) -> Answer:
-        return _WELCOME if self.session is None else self.session.greeting
+        return welcome() if self.session is None else self.session.greeting
 
     def hello(self, *, under_tls: bool) -> Answer:
         """To EHLO or HELO: where the server had STARTTLS, what it said before that or behind it."""
@@ -71,13 +70,13 @@ class Conversation:
         behind = [one for one in hellos if not one.offers_tls]
         if any(one.offers_tls for one in hellos):
             hellos = behind or hellos if under_tls else before
-        return _in_turn(hellos, self._turns, ("EHLO", b"TLS" if under_tls else b""), _OK["EHLO"])
+        return self._next(hellos, ("EHLO", b"TLS" if under_tls else b""))
 
     def login(self, mechanism: bytes) -> Answer:
         """To the end of an AUTH that has the form that it must have."""
         logins = [] if self.session is None else self.session.logins
         by_it = [answer for known, answer in logins if known == mechanism]
-        return _in_turn(by_it or [answer for _, answer in logins], self._turns, ("AUTH", mechanism), _OK["AUTH"])
+        return self._next(by_it or [answer for _, answer in logins], ("AUTH", mechanism))
 
     def asked(self, command: Noop | Vrfy) -> Answer:
         """To what belongs to no transaction."""
@@ -86,17 +85,22 @@ class Conversation:
         key = key_of(command)
         if key not in recorded:
             key = command.verb, b""
-        return _in_turn(recorded.get(key, ()), self._turns, key, _OK[command.verb])
+        return self._next(recorded.get(key, ()), key)
+
+    def _next(self, answers: Sequence[Answer], key: tuple[str, bytes]) -> Answer:
+        """Of these, to what is known by this verb, and by what is said with it."""
+        turn = self._turns[key]
+        self._turns[key] += 1
+        return in_turn(answers, turn) or _OK[key[0]]
 
     # A transaction.
 
     def mail(self, command: Mail) -> Answer | None:
         self._is_probe = False
         self.reset()
-        sender = compared(command.path)
-        self._open = transaction = Transaction(sender, self._cassette.candidates(sender, parameters(command)))
-        if (chosen := self._choose(transaction.candidates)) is not None:
-            return chosen.sender.answers[0] if chosen.sender.answers else _OK["MAIL"]
+        self._open = transaction = Transaction(compared(command.path), parameters(command), self.session)
+        if self._choose() is not None:
+            return transaction.hear("MAIL", "", _OK["MAIL"])
         answer = self._unexpected("MAIL", "")
         if self._cassette.otherwise == "refuse":
             self._open = None
@@ -107,10 +111,9 @@ class Conversation:
         if transaction is None:
             return _OUT_OF_PLACE
         address = compared(command.path)
-        fitting = [one for one in transaction.candidates if one.recipient(address) is not None]
-        if (chosen := self._choose(fitting)) is not None and (recipient := chosen.recipient(address)) is not None:
+        if self._choose(lambda one: one.recipient(address) is not None, address) is not None:
             transaction.named.append(address)
-            return _in_turn(recipient.answers, transaction.turns, address, _OK["RCPT"])
+            return transaction.hear("RCPT", address, _OK["RCPT"])
         if transaction.current is not None and transaction.current.is_refused:
             return _OUT_OF_PLACE  # said behind MAIL before its refusal could be known
         return self._unexpected("RCPT", f"RCPT TO:<{address}>", address)
@@ -119,25 +122,26 @@ class Conversation:
         transaction = self._open
         if transaction is None:
             return _OUT_OF_PLACE
-        fitting = [one for one in transaction.candidates if one.data and transaction.is_named_by(one)]
-        if (
-            self._cassette.otherwise == "pass"
-        ):  # a message that is taken here is not there any more for the server behind
-            fitting = [one for one in fitting if one.verdict is not None or not one.takes_message]
-        chosen = self._choose(fitting)
-        if chosen is None:
+        # Where it goes on there, a message that is taken here is not there any more for the server behind.
+        must_end = self._cassette.otherwise == "pass"
+
+        def wanted(one: RecordedTransaction) -> bool:
+            ends = one.verdict is not None or not (must_end and one.takes_message)
+            return bool(one.data) and ends and transaction.is_named_by(one)
+
+        if self._choose(wanted) is None:
             answer = self._unexpected("DATA", "DATA")
         else:
-            answer = _in_turn(chosen.data, transaction.turns, "DATA", _OK["DATA"])
+            transaction.wants = wanted
+            answer = transaction.hear("DATA", "", _OK["DATA"])
         transaction.begun = answer is not None and answer.reply is not None and answer.reply.severity == 3
         return answer
 
     def verdict(self) -> Answer | None:
         """On the message, whose end has come: the transaction is over."""
-        transaction = self._open
-        if transaction is None:
+        if self._open is None:
             return _OUT_OF_PLACE
-        chosen = self._choose([one for one in transaction.candidates if one.verdict is not None])
+        chosen = self._choose(lambda one: one.verdict is not None)
         if chosen is None:
             answer = self._unexpected(".", "DATA and all of a message")
         else:
@@ -150,7 +154,7 @@ class Conversation:
         """RSET, or what is like it: what was recorded up to there and no further is used."""
         answer = None
         if (transaction := self._open) is not None and transaction.current is not None:
-            chosen = self._choose([one for one in transaction.candidates if transaction.ended_like(one)])
+            chosen = self._choose(transaction.ended_like)
             if chosen is not None:
                 answer = chosen.reset
                 self._use(chosen)
@@ -160,10 +164,10 @@ class Conversation:
     def cut_short(self) -> None:
         """The message under way was left, or refused for itself: so one is used that came to no end either, or to a refusal."""
         if (transaction := self._open) is not None and transaction.begun:
-            unended = [one for one in transaction.candidates if one.verdict is None]
-            refused = [one for one in transaction.candidates if one.verdict is not None and not one.verdict.accepts]
-            if (chosen := self._choose(unended) or self._choose(refused)) is not None:
-                self._use(chosen)
+            unended = self._choose(lambda one: one.verdict is None)
+            refused = unended or self._choose(lambda one: one.verdict is not None and not one.verdict.accepts)
+            if refused is not None:
+                self._use(refused)
         self.leave()
 
     def leave(self) -> None:
@@ -175,13 +179,16 @@ class Conversation:
     def close(self) -> None:
         """The connection is over."""
         self.reset()
+        if not self._closed:
+            self._closed = True
+            self._cassette.part(self.session)
         if self._is_probe and self.session is not None:
             self._cassette.take_back(self.session)
             self.session = None
 
-    def _choose(self, candidates: list[RecordedTransaction]) -> RecordedTransaction | None:
-        """Go on with these alone, where one of them can be had."""
-        return None if self._open is None else self._cassette.choose(self._open, candidates)
+    def _choose(self, wanted: Wanted = lambda _: True, recipient: str | None = None) -> RecordedTransaction | None:
+        """Go on with one that is `wanted`, where one of those can be had."""
+        return None if self._open is None else self._cassette.choose(self._open, wanted, recipient)
 
     def _use(self, transaction: RecordedTransaction) -> None:
         self._cassette.use(transaction)
@@ -198,14 +205,14 @@ class Conversation:
             return _OK[key]
         whole = f"{transaction.said} {said}".rstrip()
         played = self._cassette.played_already(transaction, address, whole=key in ("DATA", "."))
-        nearest = None if played else self._cassette.nearest(whole, transaction.candidates)
+        nearest = None if played else self._cassette.nearest(whole, transaction)
         if not transaction.told or key == "RCPT":
             self._cassette.tell(Unexpected(shown(whole), played or nearest))
         transaction.told |= key == "RCPT"
         if otherwise == "refuse":
             return Answer(local_replies.not_recorded(nearest))
         self._cassette.give_back(transaction)
-        transaction.candidates = []
+        transaction.lost = True
         return _OK[key]
 
 
@@ -217,10 +224,3 @@ def converse(cassette: Cassette) -> Conversation | None:
     if cassette.otherwise == "refuse":
         cassette.tell(Unexpected("a connection", cassette.played_up()))
     return None
-
-
-def _in_turn(answers: Sequence[Answer], turns: Counter[Turn], key: Turn, otherwise: Answer) -> Answer:
-    """The next of them; behind the last, the last."""
-    number = turns[key]
-    turns[key] += 1
-    return answers[min(number, len(answers) - 1)] if answers else otherwise

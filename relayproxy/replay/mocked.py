@@ -1,6 +1,7 @@
 """The recorded server (DESIGN §8): a relay whose upstream is a recording.
 
-    served = Mocked(mocking(config, sessions), Cassette(sessions), reporter)
+    cassette = Cassette(sessions)
+    served = Mocked(mocking(config, cassette), cassette, reporter)
     addresses = await nursery.start(served.run)       # what it listens at
     ...
     served.shut_down()                                # in good order
@@ -27,9 +28,9 @@ from relayproxy.relay.settings import Listener, Upstream
 from relayproxy.relay.values import Hostname
 from relayproxy.relay.workers import Workers
 from relayproxy.replay.behind import Behind
-from relayproxy.replay.between import TARGET
 from relayproxy.replay.conversation import converse
-from relayproxy.replay.stand_in import RECORDING, Manner, StandIn
+from relayproxy.replay.face import RECORDING
+from relayproxy.replay.stand_in import Manner, StandIn
 from relayproxy.rules.ruleset import RuleSet
 from relayproxy.smtp import local_replies
 
@@ -60,20 +61,18 @@ class Front(NamedTuple):
 
 def mocking(
     config: Config,
-    sessions: Sequence[RecordedSession],
+    cassette: Cassette,
     front: Front | None = None,
-    behind: Upstream | None = None,
-    name: str = TARGET,
+    behind: tuple[str, Upstream] | None = None,
 ) -> Config:
-    """The configuration of a relay in the place of the server that these were recorded of. Raises ValidationError for a `front` that there cannot be.
+    """The configuration of a relay in the place of the server that this was recorded of. Raises ValidationError for a `front` that there cannot be.
 
-    `behind`: the server for what was not recorded, in records under that `name`.
+    `behind`: the server for what was not recorded, and its name; nobody asks it but where the cassette passes that on.
     """
-    front = front or Front()
-    if behind is None:
-        name, upstream = RECORDING, Upstream.model_validate({"url": _NOWHERE})
-    else:
-        upstream = behind
+    front, sessions = front or Front(), cassette.sessions
+    if cassette.otherwise != "pass":
+        behind = None
+    name, upstream = behind or (RECORDING, Upstream.model_validate({"url": _NOWHERE}))
     listeners = [
         Listener.model_validate(
             {
@@ -170,6 +169,10 @@ class Mocked:
         task_status.started([address for _, address in bound])
         return await self._relay.serve()
 
+    def warnings(self) -> list[str]:
+        """What whoever started it should hear. Known once `bind` was called."""
+        return self._relay.warnings()
+
     def shut_down(self) -> None:
         """Begin the orderly end; again, and all that waits ends now."""
         self.ending.set()
@@ -177,7 +180,7 @@ class Mocked:
 
     async def over(self) -> None:
         """Wait until all that is recorded was played, or something came that is not and is refused, and sessions have ended; but not for long for clients that stay."""
-        self.look()
+        self.note_played()
         await self._over.wait()
         await self._relay.all_gone(self._config.drain)
 
@@ -199,7 +202,7 @@ class Mocked:
             self.troubles.append(error.what)
             self._tell(error.what)
 
-    def look(self) -> None:
+    def note_played(self) -> None:
         """Something was played, or refused."""
         if self.cassette.used_up or self.cassette.failed(strict=False):
             self._over.set()
@@ -228,11 +231,11 @@ class _Session:
             partial(mocked.lost, session),
             partial(mocked.doomed.add, session),
         )
-        self._taker = StandIn(conversation, behind, self._client, mocked.manner, mocked.look, mocked.ending)
+        self._taker = StandIn(conversation, behind, self._client, mocked.manner, mocked.note_played, mocked.ending)
         try:
             await self._begin(self._taker, conversation)
         except BaseException:
-            mocked.look()
+            mocked.note_played()
             raise
         return self._taker
 

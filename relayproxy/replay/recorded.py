@@ -22,7 +22,7 @@ from relayproxy.smtp.commands import Data, Ehlo, Helo, Mail, Noop, Rcpt, Rset, V
 from relayproxy.smtp.replies import Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from relayproxy.replay.script import Ending, Script, Step
     from relayproxy.smtp.commands import Command, Path
@@ -78,8 +78,8 @@ class Answer:
         return self.reply is not None and (self.reply.code, self.reply.lines) in _OURS
 
 
-def _welcome() -> Answer:
-    """To whom did not wait for it."""
+def welcome() -> Answer:
+    """The greeting where none is recorded: to whom did not wait for it."""
     return Answer(Reply(220))
 
 
@@ -102,12 +102,12 @@ class Recipient:
 
 @dataclass(slots=True, eq=False)
 class RecordedTransaction:
-    """`parameters`: MAIL's, but for those that say nothing of whose mail it is; `data`: to each DATA; `verdict` None: it never came to the end of the message; `reset`: to the RSET that ended it."""
+    """`parameters`: MAIL's, but for those that say nothing of whose mail it is; `recipients`: by their addresses; `data`: to each DATA; `verdict` None: it never came to the end of the message; `reset`: to the RSET that ended it."""
 
     session: str
     parameters: frozenset[tuple[bytes, bytes]]
     sender: Recipient
-    recipients: list[Recipient] = field(default_factory=list)
+    recipients: dict[str, Recipient] = field(default_factory=dict)
     data: list[Answer] = field(default_factory=list)
     verdict: Answer | None = None
     reset: Answer | None = None
@@ -125,7 +125,7 @@ class RecordedTransaction:
     @property
     def takes_recipients(self) -> bool:
         """Whether one was taken, or may have been."""
-        return any(not one.answers or any(answer.accepts for answer in one.answers) for one in self.recipients)
+        return any(not one.answers or any(answer.accepts for answer in one.answers) for one in self.recipients.values())
 
     @property
     def unasked(self) -> bool:
@@ -134,14 +134,24 @@ class RecordedTransaction:
 
     def recipient(self, address: str) -> Recipient | None:
         """The one that this canonical address is."""
-        return next((one for one in self.recipients if one.is_for(address)), None)
+        if (known := self.recipients.get(address)) is not None:
+            return known
+        return next((one for one in self.recipients.values() if one.pattern and one.is_for(address)), None)
+
+    def answers(self, verb: str, address: str = "") -> Sequence[Answer]:
+        """To MAIL, to RCPT with this canonical address, or to DATA."""
+        match verb:
+            case "MAIL":
+                return self.sender.answers
+            case "RCPT":
+                return () if (known := self.recipient(address)) is None else known.answers
+            case _:
+                return self.data
 
     @property
     def said(self) -> str:
         """In words, on one line."""
-        return " ".join(
-            [f"MAIL FROM:<{self.sender.address}>", *[f"RCPT TO:<{one.address}>" for one in self.recipients]]
-        )
+        return " ".join([f"MAIL FROM:<{self.sender.address}>", *[f"RCPT TO:<{one}>" for one in self.recipients]])
 
 
 @dataclass(slots=True, eq=False)
@@ -186,7 +196,7 @@ class _Reading:
     def __init__(self, script: Script) -> None:
         self._script = script
         self._last = _last_said(script)
-        self._session = RecordedSession(script.id or "the dialog", _welcome(), [], [], {}, [])
+        self._session = RecordedSession(script.id or "the dialog", welcome(), [], [], {}, [])
         self._open: RecordedTransaction | None = None
         self._greeted = False  # EHLO or HELO was accepted
         self._helos: list[Answer] = []
@@ -225,7 +235,7 @@ class _Reading:
         transaction = self._open
         match step.what:
             case Opening():
-                self._session.greeting = answer or _welcome()
+                self._session.greeting = answer or welcome()
             case Message() | Chunk():
                 return self._take_message(step.what, answer)
             case Ehlo() | Helo():
@@ -263,12 +273,10 @@ class _Reading:
     @staticmethod
     def _take_recipient(transaction: RecordedTransaction, rcpt: Rcpt, answer: Answer | None) -> None:
         address = compared(rcpt.path)
-        known = next((one for one in transaction.recipients if one.address == address), None)
-        if known is None:
-            known = _recipient(rcpt.path, [])
-            transaction.recipients.append(known)
+        if address not in transaction.recipients:
+            transaction.recipients[address] = _recipient(rcpt.path, [])
         if answer is not None:
-            known.answers.append(answer)
+            transaction.recipients[address].answers.append(answer)
 
     def _take_message(self, what: Message | Chunk, answer: Answer | None) -> bool:
         """The end of a transaction, or a chunk of one that goes on."""

@@ -8,13 +8,14 @@ for, and no wait outlives `expire`, the end of the mock, or for long its client.
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
 from relayproxy.relay.capture import CAPABILITIES
 from relayproxy.relay.client_leg import Goodbye
 from relayproxy.relay.connect import UpstreamUnavailable, greet_again
+from relayproxy.replay.face import Face
 from relayproxy.replay.login import CHECKED, Exchange
 from relayproxy.replay.recorded import Answer
 from relayproxy.smtp import local_replies, sasl
@@ -24,18 +25,14 @@ from relayproxy.smtp.commands import Auth, Ehlo, Helo, Mail, Noop, Rcpt, Rset, S
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from relayproxy.net.dial import Kind
     from relayproxy.relay.client_leg import ClientLeg
-    from relayproxy.relay.upstream import Progress, Upstream, Violation
+    from relayproxy.relay.upstream import Upstream
     from relayproxy.replay.behind import Behind
     from relayproxy.replay.conversation import Conversation
     from relayproxy.replay.login import Credentials
     from relayproxy.smtp.commands import Command
     from relayproxy.smtp.replies import Reply
-    from relayproxy.tls.facts import TlsFacts
 
-#: Its name in records.
-RECORDING: Final = "recording"
 #: Seconds between two looks at a client that is to wait for its reply.
 _LOOK: Final = 1.0
 _ENDED: Final = "the recorded server ended the connection"
@@ -53,7 +50,7 @@ class Manner(NamedTuple):
     introduces: bool = False
 
 
-class StandIn:
+class StandIn(Face):
     """An `Upstream`."""
 
     def __init__(
@@ -66,21 +63,9 @@ class StandIn:
         ending: trio.Event,
     ) -> None:
         """`conversation` None: all of it is for the server behind, which was called then; `left` hears that the session is over; `ending`: nothing takes its time any more."""
-        self.name = RECORDING
-        self.kind: Kind = "smtp"
-        self.host: str | None = None
-        self.address: str | None = "localhost"  # nobody else hears what it is told
-        self.port: int | None = None
+        super().__init__(behind)
         self.capabilities: Capabilities = CAPABILITIES
-        self.failure: Reply | None = None
-        self.trouble: str | None = None
-        self.violation: Violation | None = None
-        self.progress: Progress = "none"
-        self.tls: TlsFacts | None = None
-        self.withheld: Sequence[Command] = ()
-        self.spent = False
         self._conversation = conversation
-        self._behind = behind
         self._client = client
         self._manner = manner
         self._left = left
@@ -89,42 +74,28 @@ class StandIn:
         self._login: Exchange | None = None
         self._may_send = manner.credentials is None
         self._hello_refused: Answer | None = None
-        self._expired = False
-        self._pausing: trio.CancelScope | None = None
-        self._mirror()
-
-    def _mirror(self) -> None:
-        """Be as the server behind, once there is one."""
-        if (upstream := self._behind.upstream) is None:
-            return
-        self.name, self.kind = upstream.name, upstream.kind
-        self.host, self.address, self.port = upstream.host, upstream.address, upstream.port
-        self.failure, self.trouble, self.violation = upstream.failure, upstream.trouble, upstream.violation
-        self.progress, self.withheld = upstream.progress, upstream.withheld
-        self.tls, self.spent = upstream.tls, upstream.spent
+        self._calling: trio.CancelScope | None = None
 
     async def greet(self, answer: Answer) -> None:
         """As the recorded server did. Raises Goodbye, and UpstreamUnavailable where it let nobody in."""
-        if answer.reply is None or answer.ends is not None:
-            await self._end(answer, answer.latency, [])
-        await self._pause(answer.latency)
-        if answer.reply.severity != 2:
-            raise UpstreamUnavailable("the recorded server refused the connection", answer.reply)
+        reply = await self._give(answer)
+        if self._client.why is not None:
+            raise Goodbye(self._client.why, reply)
+        if reply.severity != 2:
+            raise UpstreamUnavailable("the recorded server refused the connection", reply)
 
     async def call_behind(self) -> StandIn:
         """The server behind, from the beginning; or again, when it was left. Raises UpstreamUnavailable."""
-        self._take_over(await self._behind.call([]))
+        self._take_over(await self.behind.call([]))
         return self
 
     def _take_over(self, upstream: Upstream) -> None:
         """From here on that server answers."""
         self.capabilities = self._offered(upstream.capabilities)
-        self._mirror()
 
     def listen(self) -> None:
-        if self._behind.upstream is not None:
-            self._behind.upstream.listen()
-            self._mirror()
+        if self.behind.upstream is not None:
+            self.behind.upstream.listen()
 
     async def exchange(self, commands: Sequence[Command], *, deadline: float | None = None) -> list[Reply]:
         del deadline  # only `leave` has one, which asks the server behind itself
@@ -134,20 +105,18 @@ class StandIn:
             if (answer := await self._introduce(command) or self._answer(command)) is None:
                 return [*replies, *await self._ask_behind(commands[number:])]
             latency = max(latency, answer.latency)
-            if answer.reply is None or answer.ends is not None:
-                await self._end(answer, latency, replies)
-            replies.append(answer.reply)
-            self._note(command, answer.reply)
-            self._note_gone(answer)
-            if self.failure is not None:  # nothing behind it is done
-                replies += [self.failure] * (len(commands) - len(replies))
+            replies.append(self._reply(answer))
+            self._note(command, replies[-1])
+            if self._client.why is not None or self.failure is not None:  # nothing behind it is done
+                instead = self.failure if self._client.why is None else None
+                replies += [instead or local_replies.HUNG_UP] * (len(commands) - len(replies))
                 break
         await self._pause(latency)
         return replies
 
     def _answer(self, command: Command) -> Answer | None:  # noqa: PLR0911  a table of commands
         """Whatever the server behind need not be asked for."""
-        conversation = None if self._behind.upstream is not None else self._conversation
+        conversation = None if self.behind.upstream is not None else self._conversation
         match command:
             case Ehlo() | Helo():
                 return self._hello(command)
@@ -180,12 +149,15 @@ class StandIn:
             case _:
                 pass
 
-    def _note_gone(self, answer: Answer) -> None:
-        """Whether there is a server any more."""
-        if answer.reply is not None and answer.reply.code == 421:
-            self.failure = answer.reply
+    def _reply(self, answer: Answer) -> Reply:
+        """Its reply; and note where there is no server any more behind it, or in its place: the session ends then."""
+        if answer.reply is None or answer.ends is not None:
+            self._client.why, self._client.resets = _ENDED, answer.ends == "reset"
+        elif answer.reply.code == 421:
+            self.recorded.failure = answer.reply
         elif answer.then is not None:
-            self.failure = answer.then
+            self.recorded.failure = answer.then
+        return answer.reply or local_replies.HUNG_UP
 
     # The session's own.
 
@@ -193,11 +165,10 @@ class StandIn:
         """Have the server behind hear its client's name, where it is to; its refusal of it."""
         if not isinstance(command, Ehlo | Helo) or not self._manner.introduces:
             return None
-        self._behind.name = command.name
-        if (upstream := self._behind.upstream) is None or (isinstance(command, Helo) and self._hello_refused):
+        self.behind.name = command.name
+        if (upstream := self.behind.upstream) is None or (isinstance(command, Helo) and self._hello_refused):
             return None
         refusal = await greet_again(upstream, command.name)
-        self._mirror()
         self._hello_refused = None if refusal is None else Answer(refusal)
         return self._hello_refused
 
@@ -206,7 +177,7 @@ class StandIn:
             isinstance(command, Helo) and self._hello_refused is not None
         ):  # what a relay says behind an EHLO that was refused (relay/connect.py)
             return self._hello_refused
-        if (upstream := self._behind.upstream) is not None or self._conversation is None:
+        if (upstream := self.behind.upstream) is not None or self._conversation is None:
             answer = Answer(local_replies.NOOP_OK)
             offered = CAPABILITIES if upstream is None else upstream.capabilities
         else:
@@ -232,7 +203,7 @@ class StandIn:
 
     def _mechanisms(self, offered: bytes) -> bytes:
         known = sasl.ACCEPTED if self._manner.credentials is None else CHECKED
-        if self._behind.upstream is not None:
+        if self.behind.upstream is not None:
             if self._judges_logins:
                 return known
             return offered if self._conversation is None else b""
@@ -259,40 +230,30 @@ class StandIn:
 
     async def start_data(self, transaction: str) -> Reply:
         answer = None
-        if self._conversation is not None and self._behind.upstream is None:
+        if self._conversation is not None and self.behind.upstream is None:
             answer = self._conversation.data()
         if answer is not None:
             reply = await self._give(answer)
-            self.progress = "begun" if reply.severity == 3 else "none"
+            self.recorded.progress = "begun" if reply.severity == 3 else "none"
             return reply
         if (upstream := await self._go_behind()) is None:
             return self.failure or local_replies.UPSTREAM_LOST
-        reply = await self._behind.start_data(upstream, transaction)
-        self._mirror()
-        return reply
+        return await self.behind.start_data(upstream, transaction)
 
     async def send(self, data: bytes) -> Reply | None:
-        if (upstream := self._behind.upstream) is None:
-            return None
-        reply = await upstream.send(data)
-        self._mirror()
-        return reply
+        return None if self.behind.upstream is None else await self.behind.upstream.send(data)
 
     async def finish(self, data: bytes) -> Reply:
-        if (upstream := self._behind.upstream) is not None:
-            try:
-                return await upstream.finish(data)
-            finally:
-                self._mirror()  # how far it came counts most where it came to no end
+        if (upstream := self.behind.upstream) is not None:
+            return await upstream.finish(data)
         answer = None if self._conversation is None else self._conversation.verdict()
         self._taken = []
-        self.progress = "answered"
+        self.recorded.progress = "answered" if answer is None or answer.reply is not None else "committed"
         return local_replies.UPSTREAM_LOST if answer is None else await self._give(answer)
 
     def drop(self) -> None:
-        if self._behind.upstream is not None:
-            self._behind.upstream.drop()
-            self._mirror()
+        if self.behind.upstream is not None:
+            self.behind.upstream.drop()
         elif self._conversation is not None:
             self._conversation.cut_short()
             self._taken = []
@@ -300,51 +261,39 @@ class StandIn:
     # How answers are given.
 
     async def _give(self, answer: Answer) -> Reply:
-        if answer.reply is None or answer.ends is not None:
-            await self._end(answer, answer.latency, [])
         await self._pause(answer.latency)
-        self._note_gone(answer)
-        return answer.reply
-
-    async def _end(self, answer: Answer, latency: float, replies: Sequence[Reply]) -> NoReturn:
-        """As the recorded server did, behind what is said before. Raises Goodbye."""
-        await self._pause(latency)
-        if said := [*replies, *([] if answer.reply is None else [answer.reply])]:
-            await self._client.answer(said)
-        if answer.ends == "reset":
-            self._client.peer.reset()
-        raise Goodbye(_ENDED)
+        return self._reply(answer)
 
     async def _pause(self, seconds: float) -> None:
-        if not self._manner.latency or self._expired or seconds <= 0:
+        """No longer than the client is there, and the mock."""
+        if not self._manner.latency or seconds <= 0:
             return
-        with trio.move_on_after(seconds) as self._pausing:
+        with trio.move_on_after(seconds):
             while not self._ending.is_set() and not self._client.peer.gone:
                 with trio.move_on_after(_LOOK):
                     await self._ending.wait()
-        self._pausing = None
 
     # The server behind.
 
     async def _go_behind(self) -> Upstream | None:
         """Go on there, where the recording has no answer; None: it is not to be had."""
-        if self._behind.upstream is not None:
-            return self._behind.upstream
+        if self.behind.upstream is not None:
+            return self.behind.upstream
         if self._conversation is not None:
             self._conversation.leave()
         upstream = None
         try:
-            with trio.CancelScope() as self._pausing:
-                upstream = await self._behind.call(self._taken, self._client.protocol.offered)
+            with trio.CancelScope() as self._calling:
+                upstream = await self.behind.call(self._taken, self._client.protocol.offered)
         except UpstreamUnavailable as error:
             is_heard = error.reply.code == 421 or error.reply is local_replies.MISCONFIGURED
-            self.failure = error.reply if is_heard else local_replies.UPSTREAM_UNREACHABLE
-            self.trouble = error.what
+            self.recorded.failure = error.reply if is_heard else local_replies.UPSTREAM_UNREACHABLE
+            self.recorded.trouble = error.what
             return None
         finally:
-            self._pausing = None
+            self._calling = None
         if upstream is None:
-            self.failure = local_replies.SHUTTING_DOWN
+            self.recorded.failure = local_replies.SHUTTING_DOWN
         else:
             self._take_over(upstream)
         return upstream
@@ -352,25 +301,21 @@ class StandIn:
     async def _ask_behind(self, commands: Sequence[Command]) -> list[Reply]:
         if (upstream := await self._go_behind()) is None:
             return [self.failure or local_replies.UPSTREAM_LOST] * len(commands)
-        replies = await self._behind.exchange(upstream, commands)
-        self._mirror()
-        return replies
+        return await self.behind.exchange(upstream, commands)
 
     # The end.
 
     def expire(self) -> None:
-        self._expired = True
-        if self._pausing is not None:
-            self._pausing.cancel()
-        if self._behind.upstream is not None:
-            self._behind.upstream.expire()
+        if self._calling is not None:
+            self._calling.cancel()
+        if self.behind.upstream is not None:
+            self.behind.upstream.expire()
 
     async def leave(self) -> None:
         if self._conversation is not None:
             self._conversation.close()
         try:
-            if self._behind.upstream is not None:
-                await self._behind.upstream.leave()
-                self._mirror()
+            if self.behind.upstream is not None:
+                await self.behind.upstream.leave()
         finally:
             self._left()

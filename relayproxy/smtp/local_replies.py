@@ -78,6 +78,8 @@ def not_recorded(nearest: str | None) -> Reply:
 # fmt: off
 # 421: the service ends here; the connection is closed behind each of these (RFC 5321 §3.8, §4.2.3; PROTOCOL I6).
 
+#: Never written: it stands where the connection ends without a reply, since the recorded server's did (`relayproxy mock`).
+HUNG_UP: Final = _reply(421, b"4.4.2 The connection ended without a reply")
 SHUTTING_DOWN: Final = _reply(421, b"4.3.2 Service is shutting down; try again later")  # DESIGN §9.8
 TOO_MANY_SESSIONS: Final = _reply(421, b"4.3.2 Too many connections; try again later")  # §1.13, attack 18
 CANNOT_RECORD: Final = _reply(421, b"4.3.2 Nothing can be recorded now; try again later")  # §4 S0 DF

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from relayproxy.record.log import Reporter
+    from relayproxy.record.recorder import Recorder
     from relayproxy.relay.settings import Config, Upstream
 
 #: In a test's name, what a file's had better not have.
@@ -120,13 +121,8 @@ class CassetteFixture:
             raise Trouble(f"{error.filename}: {error.strerror}") from error
         if self._file.records and self._real is None:
             raise Trouble(f"the cassette {path} is to be recorded; {self._how_to_record()}")
-        front = Front(tls=asked.get("tls"))
-        if self._file.records and self._real is not None:
-            name, behind = self._real
-            self._config = mocking(config, self._file.sessions, front, behind, name)
-        else:
-            self._config = mocking(config, self._file.sessions, front)
         self._cassette = self._file.cassette(repeats=bool(asked.get("repeats")))
+        self._config = mocking(config, self._cassette, Front(tls=asked.get("tls")), self._real)
         self._passed = False
         self._mocked: Mocked | None = None
         self._served = Served(self._serve, self._config)
@@ -182,13 +178,16 @@ class CassetteFixture:
     # In the thread.
 
     async def _serve(self, reporter: Reporter, ready: Callable[[Listening], None]) -> None:
-        with self._file.recording(self._config, reporter) as recorder:
-            served = self._mocked = Mocked(self._config, self._cassette, reporter, recorder=recorder)
+        def make(recorder: Recorder | None) -> Mocked:
+            return Mocked(self._config, self._cassette, reporter, recorder=recorder)
+
+        with self._file.serving(self._config, reporter, make) as served:
+            self._mocked = served
             ((_, address),) = served.bind()
             with trio.CancelScope() as scope:
                 ready(Listening(address, served.shut_down, scope.cancel))
                 await served.run()
-            if self._passed and not served.troubles:
-                self._file.keep(served)
-                if not served.connected:
-                    self._file.keep_nothing()
+            if not self._passed:
+                self._file.discard()
+            elif not served.connected:
+                self._file.keep_nothing()

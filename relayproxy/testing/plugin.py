@@ -16,7 +16,8 @@ the authority for TLS is made once a run. What went wrong within is its test's e
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, NoReturn
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -83,24 +84,15 @@ def _relay(
     from relayproxy.testing.relay import RelayFixture  # noqa: PLC0415
     from relayproxy.testing.thread import Trouble  # noqa: PLC0415
 
-    wrong = None
-    try:
+    with _told(MarkerError, Trouble):
         asked = asked_for("relayproxy", _marks(request.node, "relayproxy"))
         folder = tmp_path_factory.mktemp("relayproxy")
         relay = RelayFixture(*loaded(asked, folder, _relayproxy_state, request.path.parent))
-    except (MarkerError, Trouble) as error:
-        wrong = str(error)
-    if wrong is not None:
-        _fail(wrong)
     request.node.stash.setdefault(_OPEN, {})["relayproxy"] = relay
     yield relay
     del request.node.stash[_OPEN]["relayproxy"]
-    try:
+    with _told(Trouble):
         relay.close()
-    except Trouble as error:
-        wrong = str(error)
-    if wrong is not None:
-        _fail(wrong)
 
 
 @pytest.fixture
@@ -121,8 +113,7 @@ def smtp_cassette(
     from relayproxy.testing.marker import MarkerError, asked_for, loaded  # noqa: PLC0415
     from relayproxy.testing.thread import Trouble  # noqa: PLC0415
 
-    wrong = None
-    try:
+    with _told(MarkerError, Trouble):
         asked = asked_for("smtp_cassette", _marks(request.node, "smtp_cassette"))
         path = path_of(asked, request.path, request.node.nodeid)
         folder = tmp_path_factory.mktemp("smtp_cassette")
@@ -131,21 +122,17 @@ def smtp_cassette(
         mode, in_ci = mode_of(asked, option, os.environ, real=real_server(config) is not None)
         claim(_relayproxy_cassettes, path, request.node.nodeid, asked, mode)
         cassette = CassetteFixture(path, mode, config, asked, in_ci=in_ci)
-    except (MarkerError, Trouble) as error:
-        wrong = str(error)
-    if wrong is not None:
-        _fail(wrong)
     request.node.stash.setdefault(_OPEN, {})["smtp_cassette"] = cassette
     yield cassette
     del request.node.stash[_OPEN]["smtp_cassette"]
-    try:
-        wrong = cassette.close(passed=request.node.stash.get(_PASSED, False))
-    except Trouble as error:
-        wrong = str(error)
-    if cassette.note is not None:
-        request.node.add_report_section("teardown", "smtp_cassette", cassette.note)
-    if wrong is not None:
-        _fail(wrong)
+    with _told(Trouble):
+        try:
+            wrong = cassette.close(passed=request.node.stash.get(_PASSED, False))
+        finally:
+            if cassette.note is not None:
+                request.node.add_report_section("teardown", "smtp_cassette", cassette.note)
+        if wrong is not None:
+            raise Trouble(wrong)
 
 
 def _marks(node: pytest.Item, name: str) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
@@ -153,6 +140,10 @@ def _marks(node: pytest.Item, name: str) -> list[tuple[tuple[Any, ...], dict[str
     return [(mark.args, dict(mark.kwargs)) for mark in node.iter_markers(name)]
 
 
-def _fail(why: str) -> NoReturn:
-    """Called where no exception is: it shows alone then, not behind what it came from."""
-    pytest.fail(why, pytrace=False)
+@contextmanager
+def _told(*troubles: type[Exception]) -> Iterator[None]:
+    """Each of these is its test's failure, in its own words alone."""
+    try:
+        yield
+    except troubles as error:
+        raise pytest.fail.Exception(str(error), pytrace=False) from None

@@ -58,7 +58,7 @@ class RelayFixture:
         self._news = News()
         self._given: set[str] = set()
         self._ask, self._asked = trio.open_memory_channel[None](1)
-        self._served = Served(self._serve, config, lambda: self._served.thread.call(self._catch_up_soon))
+        self._served = Served(self._serve, config, self._catch_up_soon)
         #: Where it listens.
         self.port = self._served.port
 

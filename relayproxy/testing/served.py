@@ -48,8 +48,8 @@ class Served:
     """`told`: what its log says."""
 
     def __init__(self, serve: Serve, config: Config, over: Callable[[], None] = lambda: None) -> None:
-        """It listens when this returns. `over` hears, in a thread of the log's, that a transaction is. Raises Trouble."""
-        self.told = Told(over)
+        """It listens when this returns. `over` hears, in the thread of what is served, that a transaction is. Raises Trouble."""
+        self.told = Told(lambda: self.thread.call(over))
         self._config = config
         self._reporter = reporter = Reporter(self.told)
         self.thread: TrioThread[Listening] = TrioThread(lambda ready: serve(reporter, ready), "relayproxy")

@@ -8,13 +8,14 @@ import signal
 import smtplib
 import ssl
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from scripted_server import scripted
+from scripted_server import SILENCE, scripted
 from stored import BEGAN, kept_in, message, record, session, wire
 
 from relayproxy.cli import main
@@ -163,9 +164,50 @@ def test_what_was_recorded_comes_again(capsys: pytest.CaptureFixture[str]) -> No
     assert said[1:] == ["relayproxy: played: 3 sessions, 2 transactions; unexpected: 0; unused: 0"]
 
 
+def test_what_weakens_tls_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    configured("[tls]", 'keylog = "keys.log"')
+    mocked(["twice.dialog"], lambda _: None)
+    keys = Path("keys.log").absolute()
+    told = f"relayproxy: warning: tls: keylog: whoever can read {keys} can read all that TLS protects"
+    assert told in capsys.readouterr().err.splitlines()
+
+
 def test_it_ends_when_all_was_played() -> None:
     told = mocked(["twice.dialog", "--until-used"], lambda port: [send(port) for _ in range(2)], ends=True)
     assert (told.status, len(told.transactions)) == (0, 2)
+
+
+def test_it_waits_for_its_clients_then() -> None:
+    heard: list[int] = []
+
+    def client(port: int) -> None:
+        with smtplib.SMTP("127.0.0.1", port, timeout=PATIENCE) as stays:
+            stays.ehlo("app-1")
+            heard.extend([int(send(port)[:3]) for _ in range(2)])
+            heard.extend([stays.noop()[0] for _ in range(50)])
+
+    assert mocked(["twice.dialog", "--until-used"], client, ends=True).status == 0
+    assert heard == [451, 250, *[250] * 50]
+
+
+def test_a_second_signal_ends_what_waits_for_the_real_server() -> None:
+    configured('drain = "1m"')
+    began: list[float] = []
+
+    def client(port: int) -> None:
+        with smtplib.SMTP("127.0.0.1", port, timeout=PATIENCE) as smtp:
+            smtp.ehlo("app-1")
+            smtp.putcmd("mail", "FROM:<other@x.test>")
+            assert server.silent.wait(PATIENCE)
+            began.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+            with suppress(smtplib.SMTPServerDisconnected):
+                smtp.getreply()
+
+    with real(1, {"MAIL": SILENCE}) as server:
+        mocked(["twice.dialog", "--mode", "new_episodes", "--upstream", server.url], client, ends=True)
+    assert time.monotonic() - began[0] < 1
 
 
 def test_it_ends_too_when_something_else_came() -> None:
@@ -522,11 +564,13 @@ def test_a_server_that_is_not_there_to_be_recorded_is_a_failure_too(capsys: pyte
         (["twice.dialog", "--listen", "nowhere"], "--listen: expected"),
         (["twice.dialog", "--listen", "0.0.0.0:0"], "--listen: expected --clients beside it"),
         (["twice.dialog", "--listen", "127.0.0.1:0", "--clients", "everybody"], "--clients: expected"),
+        (["empty.dialog"], "empty.dialog: there is no session in it to be played"),
         (["odd.dialog"], "odd.dialog: the session cannot be played: its client heard 354 to NOOP"),
         (["x:y:z"], "this is no SELECT"),
     ],
 )
 def test_what_was_asked_for_is_no_use(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("empty.dialog").write_text("relayproxy dialog 1\n# Nothing yet.\n", encoding="utf-8")
     Path("odd.dialog").write_text("relayproxy dialog 1\nC< 220 x\nC> NOOP\nC< 354 no\n", encoding="utf-8")
     assert main(["mock", *arguments]) == 2
     assert capsys.readouterr().err.startswith(f"relayproxy: {said}")

@@ -18,7 +18,7 @@ import pytest
 from kept_mail import kept
 from scripted_server import scripted
 
-from relayproxy.cli.run import LAST_LINES
+from relayproxy.cli.logged import LAST_LINES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relayproxy.record.dialog import parse
-from relayproxy.replay.cassette import Cassette, Unexpected
+from relayproxy.replay.cassette import MOST_REMEMBERED, Cassette, Unexpected
 from relayproxy.replay.conversation import Conversation, converse
 from relayproxy.replay.recorded import Answer, recorded_of
 from relayproxy.replay.script import script_of
@@ -161,6 +162,91 @@ def test_of_two_that_are_alike_each_is_played_once() -> None:
     say(two, *envelope)
     assert say(three, "MAIL FROM:<a@x.test>")[0] != "250 2.1.0 ok"
     assert say(two, ".") + say(one, ".") == ["250 2", "250 1"]
+
+
+B_AND_C: Final = session("A", sent(A, "b@x.test", "c@x.test", text="250 A"))
+NO_B: Final = session("B", tried(A, "b@x.test=550 5.1.1 no"))
+
+
+def test_connections_at_once_each_hear_their_own_session() -> None:
+    tape = cassette(B_AND_C, NO_B)
+    first, second = connect(tape), connect(tape)
+    assert say(second, "MAIL FROM:<a@x.test>", "RCPT TO:<b@x.test>")[1] == "550 5.1.1 no"
+    assert say(first, "MAIL FROM:<a@x.test>", "RCPT TO:<b@x.test>")[1] == "250 2.1.5 ok"
+    second.close()
+    assert say(first, "RCPT TO:<c@x.test>", "DATA", ".") == ["250 2.1.5 ok", "354 go", "250 A"]
+    assert (tape.used_up, tape.count_unexpected) == (True, 0)
+
+
+def test_what_is_a_connection_s_own_is_its_only_as_long_as_it_is_there() -> None:
+    tape = cassette(session("A", tried(A, "b@x.test=451 4.7.1 later")), session("B", sent(A, "b@x.test", "c@x.test")))
+    first, second = connect(tape), connect(tape)
+    first.close()
+    first.close()
+    assert send(second, A, "b@x.test") == "451 4.7.1 later"
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_of_the_same_envelope_the_order_is_that_of_the_recording(order: tuple[int, int]) -> None:
+    tape = cassette(session("one", tried(A, "b@x.test=451 4.7.1 later")), session("two", sent(A, "b@x.test")))
+    both = connect(tape), connect(tape)
+    assert [send(both[number], A, "b@x.test") for number in order] == ["451 4.7.1 later", TAKEN]
+
+
+def test_what_said_otherwise_before_does_not_answer() -> None:
+    """All that a client hears of a transaction is of one that was recorded."""
+    tape = cassette(B_AND_C, NO_B)
+    first, second = connect(tape), connect(tape)
+    say(second, "MAIL FROM:<a@x.test>", "RCPT TO:<b@x.test>")
+    refused = say(second, "RCPT TO:<c@x.test>")[0]
+    assert refused is not None
+    assert refused.startswith("554 5.5.0 Not in the recording")
+    assert send(first, A, "b@x.test", "c@x.test") == "250 A"
+
+
+REPLIES: Final = ("250 2.1.5 ok", "451 4.7.1 later", "550 5.1.1 no")
+#: Of each recorded transaction the recipients, with what they were answered.
+ENVELOPES: Final = st.dictionaries(st.sampled_from("bcd"), st.sampled_from(REPLIES), min_size=1)
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(ENVELOPES, min_size=1, max_size=5),
+    st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["b", "c", "d", "DATA", "RSET", "."])), max_size=30),
+)
+def test_what_is_heard_of_a_transaction_is_all_of_one(
+    recorded: list[dict[str, str]], said: list[tuple[int, str]]
+) -> None:
+    sent_ = [sent(A, *[f"{who}@x.test={reply}" for who, reply in to.items()]) for to in recorded]
+    tape = cassette(*[session(str(number), one) for number, one in enumerate(sent_)], otherwise="pass")
+    connections = [one for _ in range(3) if (one := converse(tape)) is not None]
+    heard: dict[int, dict[str, str]] = {}
+    for number, what in said:
+        if number >= len(connections):
+            continue
+        one = connections[number]
+        if number not in heard and say(one, "MAIL FROM:<a@x.test>") == ["250 2.1.0 ok"]:
+            heard[number] = {}
+        if number not in heard:
+            continue
+        (reply,) = say(one, f"RCPT TO:<{what}@x.test>" if what in "bcd" else what)
+        if what in ("RSET", "."):
+            del heard[number]
+        elif what in "bcd" and reply is not None:
+            heard[number][what] = reply
+            assert any(heard[number].items() <= to.items() for to in recorded)
+
+
+@pytest.mark.slow
+def test_many_at_once_and_many_in_turn() -> None:
+    """None of them is looked for among all, and no stack holds them."""
+    tape = cassette(session("one", *[sent(A, "b@x.test")] * 1200))
+    began = time.process_time()
+    at_once = [connect(tape) for _ in range(1200)]
+    assert {say(one, "MAIL FROM:<a@x.test>")[0] for one in at_once} == {"250 2.1.0 ok"}
+    assert say(connect(tape), "MAIL FROM:<a@x.test>")[0] != "250 2.1.0 ok"
+    assert {say(one, "RCPT TO:<b@x.test>", "DATA", ".")[-1] for one in at_once} == {TAKEN}
+    assert time.process_time() - began < 3  # a quarter of that on a slow machine
 
 
 @pytest.mark.parametrize("end", [("RSET",), ()])
@@ -351,6 +437,59 @@ def test_a_connection_more_is_told_what_there_was() -> None:
     assert [one.nearest for one in tape.unexpected] == [f"1 session, {AGAIN}"]
 
 
+def test_where_the_next_is_not_to_be_had_what_was_held_stays_so() -> None:
+    tape = cassette(session("one", sent(A, "b@x.test", text="250 1")))
+    one, two = connect(tape), connect(tape)
+    assert say(one, "MAIL FROM:<a@x.test>", "RCPT TO:<joe@x.test>")[1] != "250 2.1.5 ok"
+    assert say(two, "MAIL FROM:<a@x.test>")[0] != "250 2.1.0 ok"
+    assert say(one, "RCPT TO:<b@x.test>", "DATA", ".")[-1] == "250 1"
+
+
+@pytest.mark.parametrize(
+    ("said", "nearest"),
+    [
+        ("MAIL FROM:<jane.do@x.test>", "jane.doe@x.test"),
+        ("MAIL FROM:<jim@x.test>", "joe@x.test"),
+        ("MAIL FROM:<bounces@y.test>", "bounce@y.test"),
+        ("MAIL FROM:<abcdefghi@x.test>", "abcdefXXX@x.test"),
+    ],
+)
+def test_the_nearest_is_the_one_that_is_most_alike(said: str, nearest: str) -> None:
+    senders = [*[f"{number}@z.test" for number in range(20)], "joe@x.test", "jane.doe@x.test", "bounce@y.test"]
+    senders += ["ihgfedcba@x.test", "abcdefXXX@x.test"]  # the same letters, and the same beginning
+    tape = cassette(*[session(one, sent(one, "b@x.test")) for one in senders])
+    assert say(connect(tape), said) != ["250 2.1.0 ok"]
+    assert [one.nearest for one in tape.unexpected] == [f"MAIL FROM:<{nearest}> RCPT TO:<b@x.test>"]
+
+
+def test_the_nearest_is_one_that_fits_so_far() -> None:
+    tape = cassette(session("one", sent("z@x.test", "joe@x.test")), session("two", sent(A, "somebody.else@y.test")))
+    say(connect(tape), "MAIL FROM:<a@x.test>", "RCPT TO:<joe@x.test>")
+    assert [one.nearest for one in tape.unexpected] == ["MAIL FROM:<a@x.test> RCPT TO:<somebody.else@y.test>"]
+
+
+def test_the_nearest_of_those_with_many_recipients_differs_in_the_last() -> None:
+    many = [f"{number:03}@x.test" for number in range(100)]
+    tape = cassette(session("one", sent(A, "joe@y.test", *many)), session("two", sent(A, "jane@y.test", *many)))
+    say(connect(tape), "MAIL FROM:<a@x.test>", *[f"RCPT TO:<{one}>" for one in many], "RCPT TO:<janet@y.test>")
+    assert [(one.nearest or "")[:41] for one in tape.unexpected] == ["MAIL FROM:<a@x.test> RCPT TO:<jane@y.test>"[:41]]
+
+
+def test_what_is_told_is_cut() -> None:
+    tape = cassette(session("one", sent(A, *[f"{number:03}@x.test" for number in range(100)])))
+    say(connect(tape), "MAIL FROM:<a@x.test>", *[f"RCPT TO:<{number:03}@x.test>" for number in range(50)], "DATA")
+    (unexpected,) = tape.unexpected
+    assert (len(unexpected.said), len(unexpected.nearest or "")) == (303, 303)
+
+
+def test_of_what_is_unexpected_so_much_is_remembered_and_all_is_counted() -> None:
+    tape = cassette(session("one", sent(A, "jane@x.test")))
+    one = connect(tape)
+    for _ in range(MOST_REMEMBERED + 1):
+        say(one, "MAIL FROM:<b@x.test>")
+    assert (len(tape.unexpected), tape.count_unexpected) == (MOST_REMEMBERED, MOST_REMEMBERED + 1)
+
+
 def test_one_recipient_less_is_unexpected() -> None:
     tape = cassette(session("one", sent(A, "jane@x.test", "joe@x.test")))
     assert send(connect(tape), A, "jane@x.test") != TAKEN
@@ -414,14 +553,14 @@ def test_a_message_that_came_to_no_end_is_for_the_server_behind() -> None:
     assert say(one, "MAIL FROM:<a@x.test>", "RCPT TO:<jane@x.test>", "DATA")[-1] is None
 
 
-ENVELOPES: Final = st.tuples(
+RECORDED: Final = st.tuples(
     st.sampled_from("ab"), st.frozensets(st.sampled_from("xyz"), min_size=1, max_size=3), st.booleans()
 )
 
 
 @pytest.mark.slow
 @settings(deadline=None)
-@given(st.lists(ENVELOPES, min_size=1, max_size=6), st.data())
+@given(st.lists(RECORDED, min_size=1, max_size=6), st.data())
 def test_what_was_recorded_is_found_however_connections_are_interleaved(
     envelopes: list[tuple[str, frozenset[str], bool]], data: st.DataObject
 ) -> None:

@@ -279,6 +279,54 @@ async def test_a_server_that_hangs_up_ends_it_whoever_waits() -> None:
     assert shown == ["C> NOOP"]
 
 
+async def breaks() -> None:
+    raise trio.BrokenResourceError
+
+
+async def test_what_was_said_last_is_heard_though_nothing_can_be_said_any_more() -> None:
+    ours, _ = trio.testing.memory_stream_pair()
+    ours.send_stream.send_all_hook = breaks
+    ours.receive_stream.put_data(b"421 gone\r\n")
+    ours.receive_stream.put_eof()
+    shown: list[str] = []
+    with trio.fail_after(PATIENCE):
+        await Conversation(
+            ours, ReplyReader(4096, 99), Typist([b"NOOP"]).line, shown.append, echo=True, mail=False
+        ).run()
+    assert sorted(shown) == ["C< 421 gone", "C> NOOP"]
+
+
+@pytest.mark.parametrize(
+    ("octets", "shown"),
+    [(b"hello\r\n", "# "), (b"250 ok\r\nhello\r\n", "C< 250 ok")],
+)
+async def test_what_is_no_reply_ends_it_and_is_told(octets: bytes, shown: str) -> None:
+    told, _ = await talked(Typist([], stays=True), (b"", octets), (b"", b"close"))
+    assert told[0].startswith(shown)
+    assert told[-1].startswith("# ")
+
+
+async def test_a_connection_that_breaks_ends_it() -> None:
+    ours, _ = trio.testing.memory_stream_pair()
+    ours.receive_stream.receive_some_hook = breaks
+    shown: list[str] = []
+    with trio.fail_after(PATIENCE):
+        await Conversation(
+            ours, ReplyReader(4096, 99), Typist([], stays=True).line, shown.append, echo=True, mail=False
+        ).run()
+    assert shown == []
+
+
+async def test_what_had_come_before_is_shown_first() -> None:
+    ours, _ = trio.testing.memory_stream_pair()
+    replies, shown = ReplyReader(4096, 99), list[str]()
+    replies.feed(b"250 before\r\n")
+    ours.receive_stream.put_eof()
+    with trio.fail_after(PATIENCE):
+        await Conversation(ours, replies, Typist([], stays=True).line, shown.append, echo=True, mail=False).run()
+    assert shown == ["C< 250 before"]
+
+
 async def test_nothing_that_is_shown_is_obeyed() -> None:
     shown, _ = await talked(
         Typist(["a\x1b[5m\u202e".encode()]), ("a\x1b[5m\u202e\r\n".encode(), b"500 \xc2\x9b5m\xff\r\n"), *GOODBYE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from base64 import b64encode
@@ -69,14 +70,19 @@ def read(*lines: str) -> Script:
 
 @asynccontextmanager
 async def mocked(
-    scripts: Sequence[Script], folder: Path, manner: Manner | None = None, **more: Any
+    scripts: Sequence[Script],
+    folder: Path,
+    manner: Manner | None = None,
+    log: dialog_relay.MemoryTarget | None = None,
+    **more: Any,
 ) -> AsyncIterator[tuple[Mocked, str]]:
     """The server that these were recorded of, and where it listens."""
     sessions = [recorded_of(script) for script in scripts]
     config = Config.model_validate({"hostname": "mock.test", "state": str(folder)})
-    config = mocking(config, sessions, Front(tls="off"))
-    reporter = Reporter(dialog_relay.MemoryTarget(), format_="json")
-    served = Mocked(config, Cassette(sessions, **more), reporter, manner=manner)
+    cassette = Cassette(sessions, **more)
+    config = mocking(config, cassette, Front(tls="off"))
+    reporter = Reporter(log or dialog_relay.MemoryTarget(), format_="json")
+    served = Mocked(config, cassette, reporter, manner=manner)
     try:
         with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as nursery:
@@ -277,11 +283,54 @@ async def test_how_a_server_ends_it(
     assert served.cassette.failed(strict=True) is False
 
 
-async def test_in_a_group_what_was_answered_before_the_end_is_heard(tmp_path: Path) -> None:
-    script = read(*GREETED, *MAIL[:3], "C close by us")
+@pytest.mark.parametrize(
+    ("said", "heard"),
+    [
+        (SAID[2:], ["250 2.1.0 ok", "<end>"]),
+        (("RSET", *SAID[2:]), ["250 2.0.0 Reset", "250 2.1.0 ok", "<end>"]),
+        (("MAIL FROM:<bad", "NOOP", "RSET", *SAID[2:]), ["501 5.5.2", "250 2.0.0 OK", "250 2.0.0 Reset", "250 2.1.0 ok", "<end>"]),
+        (("HELP", *SAID[2:]), ["214 2.0.0", "250 2.1.0 ok", "<end>"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("last", [*MAIL[1:2], None])
+async def test_in_a_group_what_was_answered_before_the_end_is_heard(
+    tmp_path: Path, said: tuple[str, ...], heard: list[str], last: str | None
+) -> None:
+    """`last` None: MAIL itself is not answered."""
+    script = read(*GREETED, *MAIL[:1], *([] if last is None else [last]), "C close by us")
     async with mocked([script], tmp_path) as (_, address), talking(address) as client:
         await client.say(*SAID[:2])
-        assert await client.say(*SAID[2:]) == ["250 2.1.0 ok", "<end>"]
+        came = await client.say(*said)
+        heard = heard if last else [*heard[:-2], "<end>", "<end>"]
+        assert [one.startswith(other) for one, other in zip(came, heard, strict=True)] == [True] * len(heard), came
+
+
+TO_DOT: Final = (*GREETED, *MAIL, "C> DATA", "C< 354 go", "C> |.")
+
+
+@pytest.mark.parametrize(
+    ("lines", "said", "outcome", "code", "acknowledged"),
+    [
+        ((*TO_DOT, "C< 250 2.0.0 queued", "C close by us"), ("DATA", "."), "accepted", 250, True),
+        ((*TO_DOT, "C< 250 2.0.0 queued", "C reset by us"), ("DATA", "."), "accepted", 250, True),
+        ((*TO_DOT, "C< 554 5.7.1 no", "C close by us"), ("DATA", "."), "rejected", 554, True),
+        ((*TO_DOT, "C close by us"), ("DATA", "."), "unknown", 421, False),
+        ((*TO_DOT, "C reset by us"), ("DATA", "."), "unknown", 421, False),
+        ((*TO_DOT[:-2], "C close by us"), ("DATA",), "tempfailed", 421, False),
+        ((*GREETED, *MAIL, "C close by us"), (), "aborted", 250, True),
+        ((*GREETED, *MAIL[:3], "C close by us"), (), "tempfailed", 421, False),
+    ],
+)
+async def test_what_is_told_of_a_transaction_whose_server_ended_it(
+    tmp_path: Path, lines: tuple[str, ...], said: tuple[str, ...], outcome: str, code: int, acknowledged: bool
+) -> None:
+    log = dialog_relay.MemoryTarget()
+    async with mocked([read(*lines)], tmp_path, log=log) as (_, address), talking(address) as client:
+        for line in (*SAID, *said):
+            await client.say(line)
+    (record,) = [one for line in log.written.splitlines() if (one := json.loads(line))["event"] == "transaction"]
+    assert (record["outcome"], record["reply"]["code"], record["acknowledged"]) == (outcome, code, acknowledged)
+    assert record["upstream"] == {"name": "recording", "host": None, "address": None, "port": None, "tls": None}
 
 
 async def test_a_relay_s_own_refusals_are_what_they_are(tmp_path: Path) -> None:

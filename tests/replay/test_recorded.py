@@ -50,7 +50,7 @@ def test_a_session_and_its_transactions() -> None:
     }
     first, second = session.transactions
     assert first.said == "MAIL FROM:<a@x.test> RCPT TO:<b@x.test> RCPT TO:<Joe@x.test>"
-    assert [[code(answer) for answer in one.answers] for one in first.recipients] == [[250], [550]]
+    assert [[code(answer) for answer in one.answers] for one in first.recipients.values()] == [[250], [550]]
     assert ([code(one) for one in first.data], code(first.verdict), first.takes_message) == ([354], 250, True)
     assert (second.data, code(second.verdict), code(second.reset)) == ([], None, 250)
 
@@ -130,7 +130,9 @@ def test_how_long_replies_took() -> None:
     )
     (one,) = session.transactions
     assert session.hellos[0].latency == 0.5
-    assert [answer.latency for answer in (*one.sender.answers, *one.recipients[0].answers, *one.data)] == [
+    assert [
+        answer.latency for answer in (*one.sender.answers, *next(iter(one.recipients.values())).answers, *one.data)
+    ] == [
         0.125,
         0.5,
         0.5,

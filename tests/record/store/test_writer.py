@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -305,3 +306,31 @@ async def test_upkeep_comes_after_writes(ledger: Ledger, start: Start) -> None:
     await writer.commit([transaction("T1")])
     await until(ledger.kept_up)
     assert trio.current_time() - began < 5, "because of the write, and not when it is looked at again anyway"
+
+
+async def test_behind_a_write_it_dozes_shortly_and_what_is_put_does_not_wake_it(ledger: Ledger, start: Start) -> None:
+    """So that several go in together: each time that it is woken costs both threads their turn."""
+    writer = start()
+    await until(ledger.kept_up)
+    for number in range(3):
+        began = trio.current_time()
+        await writer.commit([transaction(f"T{number}")])
+        await until(ledger.tried)
+        writer.put(transaction(f"P{number}"))
+        await until(ledger.tried)
+        assert 0.04 < trio.current_time() - began < 5, "which is 50 ms behind the commit"
+
+
+async def test_of_what_is_written_nothing_is_kept(ledger: Ledger, start: Start) -> None:
+    class Writes(list[TransactionWrite]):
+        """A list that can be seen to go."""
+
+    writer, gone = start(), trio.Event()
+    await until(ledger.kept_up)
+    token = trio.lowlevel.current_trio_token()
+    writes = Writes([transaction("T1")])
+    weakref.finalize(writes, token.run_sync_soon, gone.set)
+    await writer.commit(writes)
+    del writes
+    with trio.fail_after(SOON):
+        await gone.wait()  # and not for the next write
