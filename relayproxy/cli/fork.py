@@ -22,7 +22,7 @@ from relayproxy.cli.replaying import DIFFERENT, read_script, tell_one, with_rela
 from relayproxy.record.store.interface import StoreError
 from relayproxy.replay.compare import compare
 from relayproxy.replay.fork import NoSuchPlace, asks_for_mail, astray, going_on, joined, listed, upto
-from relayproxy.replay.interactive import Conversation, show_reply
+from relayproxy.replay.interactive import Interaction, show_reply
 from relayproxy.replay.player import Player
 from relayproxy.replay.script import Script, ScriptError
 
@@ -150,19 +150,17 @@ class Fork:
         if last is not None:
             show_reply(_show, last)
         typed = Typed(None if sys.stdin is None else 0)
-        conversation = Conversation(stream, player.replies, typed.line, _show, echo=not typed.is_terminal, mail=mail)
-        troubles = [await conversation.run(), typed.trouble]
-        if conversation.withheld:
-            troubles.append(
-                f"DATA was refused; of what was to be its message, {_lines(conversation.withheld)} not said"
-            )
+        interaction = Interaction(stream, player.replies, typed.line, _show, echo=not typed.is_terminal, mail=mail)
+        troubles = [await interaction.run(), typed.trouble]
+        if interaction.withheld:
+            troubles.append(f"DATA was refused; of what was to be its message, {_lines(interaction.withheld)} not said")
         unsaid = typed.left()
-        if conversation.cut_off or unsaid:
+        if interaction.cut_off or unsaid:
             troubles.append(f"the server ended it{f'; {_lines(unsaid)} not said' if unsaid else ''}")
         for trouble in troubles:
             if trouble is not None:
                 say(f"relayproxy: {trouble}")
-        if not typed.is_terminal and (unsaid or conversation.withheld):
+        if not typed.is_terminal and (unsaid or interaction.withheld):
             self._holds = False
 
     def tell(self) -> int:

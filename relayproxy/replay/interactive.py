@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _CLOSING: Final = 421
 
 
-class Conversation:
+class Interaction:
     """`replies`: what reads what comes from `stream`; `typed` gives the next line without its end, None where there is none."""
 
     def __init__(

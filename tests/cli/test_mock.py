@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import smtplib
+import socket
 import ssl
 import threading
 import time
@@ -162,6 +163,30 @@ def test_what_was_recorded_comes_again(capsys: pytest.CaptureFixture[str]) -> No
     said = capsys.readouterr().err.splitlines()
     assert said[0].endswith(" (mock, no TLS): 2 sessions with 2 transactions to be played")
     assert said[1:] == ["relayproxy: played: 3 sessions, 2 transactions; unexpected: 0; unused: 0"]
+
+
+@pytest.mark.parametrize(("log", "status"), [("mock.log", 0), ("/dev/full", 1)])
+def test_its_socket_and_its_log_are_the_owner_s_alone_and_a_log_that_lacks_something_is_a_failure(
+    log: str, status: int
+) -> None:
+    Path("refused.dialog").write_text("relayproxy dialog 1\nC< 554 5.7.1 no\n", encoding="utf-8")
+
+    def client() -> None:
+        with socket.socket(socket.AF_UNIX) as stream:
+            while stream.connect_ex("mock.sock"):
+                gone.wait(0.01)  # until it listens
+            modes.append(Path("mock.sock").stat().st_mode)
+            stream.recv(1 << 12)
+
+    modes: list[int] = []
+    gone, thread = threading.Event(), threading.Thread(target=client, daemon=True)
+    thread.start()
+    listening = ["--until-used", "--listen", f"unix:{Path('mock.sock').absolute()}"]
+    assert main(["mock", "refused.dialog", *listening, "--log", log]) == status
+    thread.join(PATIENCE)
+    if log == "mock.log":
+        modes.append(Path(log).stat().st_mode)
+    assert {mode & 0o077 for mode in modes} == {0}
 
 
 def test_what_weakens_tls_is_told(capsys: pytest.CaptureFixture[str]) -> None:

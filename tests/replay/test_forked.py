@@ -11,7 +11,7 @@ import trio.testing
 from relayproxy.record.dialog import parse
 from relayproxy.replay.compare import Played
 from relayproxy.replay.fork import NoSuchPlace, astray, going_on, listed, upto
-from relayproxy.replay.interactive import Conversation
+from relayproxy.replay.interactive import Interaction
 from relayproxy.replay.script import Message, ScriptError, script_of
 from relayproxy.smtp.commands import Mail, Noop, Rset
 from relayproxy.smtp.replies import Reply, ReplyReader
@@ -175,7 +175,7 @@ async def talked(
 
     async def talk() -> None:
         async with ours:
-            conversation = Conversation(ours, ReplyReader(4096, 99), typist.line, shown.append, echo=echo, mail=mail)
+            conversation = Interaction(ours, ReplyReader(4096, 99), typist.line, shown.append, echo=echo, mail=mail)
             undone.append(await conversation.run())
 
     with trio.fail_after(PATIENCE):
@@ -290,7 +290,7 @@ async def test_what_was_said_last_is_heard_though_nothing_can_be_said_any_more()
     ours.receive_stream.put_eof()
     shown: list[str] = []
     with trio.fail_after(PATIENCE):
-        await Conversation(
+        await Interaction(
             ours, ReplyReader(4096, 99), Typist([b"NOOP"]).line, shown.append, echo=True, mail=False
         ).run()
     assert sorted(shown) == ["C< 421 gone", "C> NOOP"]
@@ -311,7 +311,7 @@ async def test_a_connection_that_breaks_ends_it() -> None:
     ours.receive_stream.receive_some_hook = breaks
     shown: list[str] = []
     with trio.fail_after(PATIENCE):
-        await Conversation(
+        await Interaction(
             ours, ReplyReader(4096, 99), Typist([], stays=True).line, shown.append, echo=True, mail=False
         ).run()
     assert shown == []
@@ -323,7 +323,7 @@ async def test_what_had_come_before_is_shown_first() -> None:
     replies.feed(b"250 before\r\n")
     ours.receive_stream.put_eof()
     with trio.fail_after(PATIENCE):
-        await Conversation(ours, replies, Typist([], stays=True).line, shown.append, echo=True, mail=False).run()
+        await Interaction(ours, replies, Typist([], stays=True).line, shown.append, echo=True, mail=False).run()
     assert shown == ["C< 250 before"]
 
 

@@ -189,6 +189,7 @@ def test_logins_without_what_was_said_in_them() -> None:
         (("C< 354 mx.test",), "its client heard 354 to the connection, where a server says 2yz, 4yz, 5yz"),
         ((*GREETED, *ENVELOPE, "C> DATA", "C< 250 ok"), "heard 250 to DATA, where a server says 3yz, 4yz, 5yz"),
         ((*GREETED, "C> MAIL FROM:<a@x.test>", "C< 334 ok"), "heard 334 to MAIL FROM:<a@x.test>"),
+        ((*GREETED, "C> AUTH PLAIN <redacted 8>", "C< 354 go"), "heard 354 to AUTH, where a server says 2yz, 4yz, 5yz"),
         ((*GREETED, "C> NOOP", *[f"C< 250-{'x' * 2000}"] * 40, "C< 250 ok"), "heard more than 65536 octets to NOOP"),
     ],
 )
