@@ -17,7 +17,7 @@ from test_mock import LATER, PATIENCE, QUEUED, TWICE, configured, mocked, send, 
 from relayproxy.cli import main
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 TAKEN = [("RCPT TO:<jane@x.test>", "250 2.1.5 ok"), ("the message (25 octets)", "250 2.0.0 queued as 42")]
 
@@ -158,6 +158,15 @@ def test_a_disk_that_is_full_is_told_with_the_file_and_where_the_recording_is(
     assert not [*Path().glob(".relayproxy-*")]
 
 
+@pytest.fixture
+def _hangs_up() -> Iterator[None]:
+    """Whoever runs the tests may be under nohup, which a mock honours."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("_hangs_up")
 def test_a_terminal_that_is_closed_is_the_end_and_all_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     kill: Callable[[int, int], None] = os.kill
     monkeypatch.setattr("os.kill", lambda process, _: kill(process, signal.SIGHUP))
