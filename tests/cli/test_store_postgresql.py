@@ -69,15 +69,23 @@ def test_it_is_no_path() -> None:
     assert store_url(None, None, {}) == NOWHERE
 
 
-@pytest.mark.parametrize(
-    "verb", [["run", "--listen", "127.0.0.1:0"], ["list"], ["show"], ["tail"], ["release", "latest"]]
-)
+@pytest.mark.parametrize("verb", [["list"], ["show"], ["tail"], ["release", "latest"], ["backtest", "x"]])
 def test_nobody_is_there(verb: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*verb, "--store", NOWHERE]) == 2
+    assert main([*verb, "--store", NOWHERE]) == 1
     told = capsys.readouterr().err
     assert told.startswith("relayproxy: postgresql://app:***@127.0.0.1:1/mail: ")
     assert "Connection refused" in told
     assert SECRET not in told
+
+
+@pytest.mark.interop
+def test_what_stays_wrong_ends_a_relay_for_good(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    start, _, host = url.partition("?")
+    for wrong in (f"{start}_not?{host}", url.replace("relay:", "nobody:")):
+        assert main(["run", "--listen", "127.0.0.1:0", "--store", wrong]) == 2
+        told = capsys.readouterr().err
+        assert "does not exist" in told
+        assert SECRET not in told
 
 
 @pytest.mark.interop
