@@ -21,6 +21,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from relayproxy.record.store.interface import PATIENCE, RecordError, StoreAwayError, StoreError
+from relayproxy.record.store.location import ESCAPED
 from relayproxy.record.store.postgresql.schema import ARRIVE, LOCK_TABLES, SCHEMA, STEPS, flushed
 
 if TYPE_CHECKING:
@@ -150,8 +151,7 @@ def connect(url: PostgresqlUrl, *, writing: bool, patience: float) -> Connection
         given = {name: str(value) for name, value in conninfo_to_dict(url.url).items()}
     except (psycopg.Error, UnicodeError):  # its words may have a piece of a password in them
         raise StoreError(
-            f"{url} cannot be read: expected postgresql://[USER[:PASSWORD]@]HOST[:PORT]/DATABASE[?NAME=VALUE&...];"
-            " in a user, a password or a path @ : / ? # and % are written %40 %3A %2F %3F %23 %25"
+            f"{url} cannot be read: expected postgresql://[USER[:PASSWORD]@]HOST[:PORT]/DATABASE[?NAME=VALUE&...]; {ESCAPED}"
         ) from None
     settings = _DEFAULTS | given
     if "PGCONNECT_TIMEOUT" not in os.environ:
