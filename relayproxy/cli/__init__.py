@@ -1,7 +1,7 @@
 """The command line: one module a verb, thin (DESIGN §4).
 
 `main` reads the arguments and gives the exit status: 0 done; 1 what was checked or sent did not hold; 2 wrong usage, bad
-configuration, cannot bind. Invariants: no traceback reaches a user; what is for people goes to standard error; a verb is imported when it
+configuration, cannot bind; 1 too where a store cannot be reached. Invariants: no traceback reaches a user; what is for people goes to standard error; a verb is imported when it
 is called, so that help is quick. What a verb does does not belong here.
 """
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from relayproxy.smtp.commands import Path as MailPath
 
 USAGE: Final = 2
+#: The exit status where a store cannot be reached: later it may be.
+AWAY: Final = 1
 
 #: Name and first line of help, which `--help` shows without importing the verb.
 VERBS: Final = {
@@ -162,11 +164,13 @@ def one_config(file: Path | None, config: Path | None) -> Path | None:
 @contextmanager
 def in_words() -> Iterator[None]:
     """What the system, or a file of certificates or keys, does not give is no fault of ours: Failed."""
-    from relayproxy.record.store.interface import StoreError
+    from relayproxy.record.store.interface import StoreAwayError, StoreError
     from relayproxy.tls.facts import TlsConfigError
 
     try:
         yield
+    except StoreAwayError as error:
+        raise Failed(str(error), AWAY) from error
     except (StoreError, TlsConfigError) as error:
         raise Failed(str(error)) from error
     except BrokenPipeError:

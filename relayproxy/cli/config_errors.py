@@ -43,7 +43,9 @@ def expected(root: type[Settings], details: ErrorDetails) -> str:
     # What stands in the place of credentials may be a secret.
     if "credentials" in place:
         return f"expected {wanted}, got something else"
-    return f"expected {wanted}, got {shown(without_password(given) if isinstance(given, str) else given)}"
+    if isinstance(given, str) and (place[-1:] == ("store",) or "//" in given):  # an address has a colon and an @, too
+        given = without_password(given)
+    return f"expected {wanted}, got {shown(given)}"
 
 
 _TYPES: Final = {

@@ -13,7 +13,7 @@ import trio
 
 from relayproxy.cli import say
 from relayproxy.record.recorder import Policy, Recorder
-from relayproxy.record.store.interface import Keep
+from relayproxy.record.store.interface import Keep, RecordError, StoreAwayError
 from relayproxy.record.store.opening import store_at
 from relayproxy.record.store.spool import Spool
 from relayproxy.record.store.writer import Writer
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from relayproxy.record.log import Reporter
-    from relayproxy.record.store.interface import RecordError
     from relayproxy.record.store.writer import Fails
     from relayproxy.relay.settings import Config, Record
 
@@ -37,15 +36,21 @@ def policy(record: Record) -> Policy:
 
 @contextmanager
 def recording(config: Config, reporter: Reporter) -> Iterator[Recorder | None]:
-    """What records, as long as the relay runs; None where nothing is to be recorded. Raises StoreError."""
+    """What records, as long as the relay runs; None where nothing is to be recorded. What cannot be reached yet is waited for meanwhile. Raises StoreError."""
     record = config.record
     if record.store is None:
         yield None
         return
     store = store_at(record.store, config.state / "waiting")
-    backend = store.backend(sync=record.sync, keep=Keep(record.keep.age, record.keep.bytes))
+    opened = partial(store.backend, sync=record.sync, keep=Keep(record.keep.age, record.keep.bytes))
+    away = None
+    try:
+        backend = opened()
+    except StoreAwayError as error:  # as if it went away later: a relay must not be down for that
+        backend, away = opened(later=True), RecordError(str(error))
     loop = trio.lowlevel.current_trio_token()
-    writer = Writer(backend, alarm=partial(_tell, loop, reporter, refused=record.on_failure == "refuse"))
+    alarm = partial(_tell, loop, reporter, refused=record.on_failure == "refuse")
+    writer = Writer(backend, alarm=alarm, trouble=away)
     recorder = Recorder(writer, policy(record), partial(Spool, store.bodies, config.limits.spool_memory))
     try:
         yield recorder

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from cyclopts import Parameter
 
-from relayproxy.cli import Failed
+from relayproxy.cli import AWAY, Failed
 from relayproxy.cli.store_url import store_url
 
 if TYPE_CHECKING:
@@ -39,12 +39,14 @@ StoreUrl = Annotated[str | None, Parameter(name="--store", metavar="URL")]
 @contextmanager
 def reading(store: str | None, config: Path | None) -> Iterator[Reader]:
     """The store, open to be read."""
-    from relayproxy.record.store.interface import StoreError
+    from relayproxy.record.store.interface import StoreAwayError, StoreError
     from relayproxy.record.store.opening import open_store
 
     try:
         with open_store(store_url(store, config)).reader() as reader:
             yield reader
+    except StoreAwayError as error:
+        raise Failed(str(error), AWAY) from error
     except StoreError as error:
         raise Failed(str(error)) from error
 

@@ -1,6 +1,7 @@
 """`relayproxy tail [SELECT]`: recorded transactions as they come, from every process that writes to the store, each once, when nothing more of it will come.
 
-Ends in good order at SIGINT and SIGTERM, and when nobody reads any more. What has been does not belong here (listing.py), but for the last few with -n.
+Ends in good order at SIGINT and SIGTERM, and when nobody reads any more. A store that is away is waited for, and one that has gone back (a standby that had not heard of all,
+a backup) is followed from where it is: what was told is looked through once more, and told no more. What has been does not belong here (listing.py), but for the last few with -n.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 PERIOD: Final = 10.0
 #: Ids of those that were told that are remembered: one may be written once more.
 REMEMBERED: Final = 10_000
+#: Seconds between tries to reach a store that is away.
+AGAIN: Final = 1.0
 
 
 def tail(
@@ -79,33 +82,71 @@ def tail(
 
 def _news(reader: Reader, named: Named, last: int) -> Iterator[list[Stored]]:
     """What is new and final, each once, oldest first; ends when nobody reads standard output."""
+    from relayproxy.cli import say
     from relayproxy.cli.recordings import only_id, prefix, transactions
+    from relayproxy.record.store.interface import StoreAwayError
+    from relayproxy.record.store.reading import is_read
 
     beginning = prefix(named)
     id_ = None if beginning is None else only_id(reader, beginning)  # what comes later with the like is not meant
-    told: dict[str, None] = {}
-    revision = reader.revision()
+    told = _Told(reader, named, id_)
     if last:
         earlier = transactions(reader, named, newest_first=True, limit=last)
-        yield _once([*earlier][::-1], told)
-    while reader.wait(PERIOD, sys.stdout.fileno()):
-        now = reader.revision()
-        if now != revision:
-            yield _once(_since(reader, named, id_, revision), told)
-            revision = now
+        yield told.once([*earlier][::-1])
+    output = sys.stdout.fileno()
+    away = False
+    while True:
+        try:
+            if not reader.wait(PERIOD, output):
+                return
+            news = told.news(anew=away)
+        except StoreAwayError as error:
+            if not away:
+                say(f"relayproxy: {error}; tried again each second")
+            away = True
+            if not is_read(output, AGAIN):
+                return
+            continue
+        if away:
+            say("relayproxy: the store is there again")
+            away = False
+        if news:
+            yield news
 
 
-def _since(reader: Reader, named: Named, id_: str | None, revision: int) -> Iterator[Stored]:
-    from relayproxy.cli.recordings import expression
+class _Told:
+    """What was told."""
 
-    for stored in reader.transactions(expression(named), after_revision=revision):
-        if id_ is None or id_ in (stored.record.transaction, stored.record.session):
-            yield stored
+    def __init__(self, reader: Reader, named: Named, id_: str | None) -> None:
+        self._reader = reader
+        self._named = named
+        self._id = id_
+        self._revision = reader.revision()
+        self._all_since = self._revision  # all that was told of later ones is remembered
+        self._told: dict[str, int] = {}
 
+    def news(self, *, anew: bool) -> list[Stored]:
+        """What has come since. `anew`: the store may be another than it was, or that of some time ago."""
+        now = self._reader.revision()
+        if anew or now < self._revision:
+            self._all_since = self._revision = min(now, self._all_since)
+        if now == self._revision:
+            return []
+        news = self.once(self._since(self._revision))
+        self._revision = now
+        return news
 
-def _once(found: Iterable[Stored], told: dict[str, None]) -> list[Stored]:
-    news = [stored for stored in found if stored.final and stored.record.transaction not in told]
-    told.update(dict.fromkeys(stored.record.transaction for stored in news))
-    while len(told) > REMEMBERED:
-        del told[next(iter(told))]
-    return news
+    def once(self, found: Iterable[Stored]) -> list[Stored]:
+        """Those of them that are final and were not told."""
+        news = [stored for stored in found if stored.final and stored.record.transaction not in self._told]
+        self._told.update((stored.record.transaction, stored.revision) for stored in news)
+        while len(self._told) > REMEMBERED:
+            self._all_since = max(self._all_since, self._told.pop(next(iter(self._told))))
+        return news
+
+    def _since(self, revision: int) -> Iterator[Stored]:
+        from relayproxy.cli.recordings import expression
+
+        for stored in self._reader.transactions(expression(self._named), after_revision=revision):
+            if self._id is None or self._id in (stored.record.transaction, stored.record.session):
+                yield stored

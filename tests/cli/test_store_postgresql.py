@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from postgresql import name_of, server
 from scripted_server import scripted
 from stored import BODY, HEADER, TRACED, message, record, session, wire
 
@@ -69,15 +70,23 @@ def test_it_is_no_path() -> None:
     assert store_url(None, None, {}) == NOWHERE
 
 
-@pytest.mark.parametrize(
-    "verb", [["run", "--listen", "127.0.0.1:0"], ["list"], ["show"], ["tail"], ["release", "latest"]]
-)
+@pytest.mark.parametrize("verb", [["list"], ["show"], ["tail"], ["release", "latest"], ["backtest", "x"]])
 def test_nobody_is_there(verb: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*verb, "--store", NOWHERE]) == 2
+    assert main([*verb, "--store", NOWHERE]) == 1
     told = capsys.readouterr().err
     assert told.startswith("relayproxy: postgresql://app:***@127.0.0.1:1/mail: ")
     assert "Connection refused" in told
     assert SECRET not in told
+
+
+@pytest.mark.interop
+def test_what_stays_wrong_ends_a_relay_for_good(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    start, _, host = url.partition("?")
+    for wrong in (f"{start}_not?{host}", url.replace("relay:", "nobody:")):
+        assert main(["run", "--listen", "127.0.0.1:0", "--store", wrong]) == 2
+        told = capsys.readouterr().err
+        assert "does not exist" in told
+        assert SECRET not in told
 
 
 @pytest.mark.interop
@@ -135,6 +144,11 @@ def noise(octets: int) -> bytes:
     return b"\r\n".join([os.urandom(35).hex().encode() for _ in range(octets // 72)])
 
 
+def next_id(process: subprocess.Popen[str]) -> str:
+    assert process.stdout
+    return str(json.loads(process.stdout.readline())["transaction"])
+
+
 @contextmanager
 def tailing(url: str) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
@@ -156,11 +170,6 @@ def tailing(url: str) -> Iterator[subprocess.Popen[str]]:
 def test_tail_follows_whoever_writes(url: str, postgresql: Server) -> None:
     ends = [open_store(url).backend() for _ in range(2)]
     ends[0].write([TransactionWrite(record("S1", "T0"), None, final=True)], durable=False)
-
-    def next_id(process: subprocess.Popen[str]) -> str:
-        assert process.stdout
-        return str(json.loads(process.stdout.readline())["transaction"])
-
     with tailing(url) as process:
         assert next_id(process) == "T0"
         for number in range(1, 7):
@@ -177,3 +186,32 @@ def test_tail_follows_whoever_writes(url: str, postgresql: Server) -> None:
         assert process.returncode == 0
     for end in ends:
         end.close()
+
+
+@pytest.mark.interop
+@pytest.mark.slow
+def test_tail_outlives_the_server_and_follows_it_back() -> None:
+    """As where a standby takes over that had not heard of all: what was told is told no more, and all that is new."""
+
+    def told(name: str) -> TransactionWrite:
+        return TransactionWrite(record("S1", name), None, final=True)
+
+    with server() as own, own.database() as made, closing(open_store(made.url).backend()) as backend:
+        backend.write([told(f"T{number}") for number in range(4)], durable=False)
+        with tailing(made.url) as process:
+            assert next_id(process) == "T3"
+            backend.write([told("T4"), told("T5")], durable=False)
+            assert [next_id(process), next_id(process)] == ["T4", "T5"]
+            own.ask("UPDATE relayproxy.counters SET revision = revision - 2", name_of(made))
+            backend.write([told("T6")], durable=False)
+            assert next_id(process) == "T6"
+            own.stop()
+            assert process.stderr
+            assert "tried again each second" in process.stderr.readline()
+            own.start()
+            assert "there again" in process.stderr.readline()
+            backend.write([told("T8")], durable=False)
+            assert next_id(process) == "T8"
+            process.send_signal(signal.SIGTERM)
+            assert process.communicate(timeout=20)[1] == ""
+            assert process.returncode == 0

@@ -459,10 +459,12 @@ async def relay_process(
         address, told = listen or "", b""
         if log is None:
             with trio.fail_after(PATIENCE):
-                told = bytes(await process.stdout.receive_some())
-            first = json.loads(told.splitlines()[0])
-            assert first["event"] == "listening"
-            address = first["address"]
+                while b'"event":"listening"' not in told or not told.endswith(b"\n"):
+                    more = bytes(await process.stdout.receive_some())
+                    assert more, "it listens before it ends"
+                    told += more
+            lines = [json.loads(line) for line in told.splitlines()]
+            address = next(line["address"] for line in lines if line["event"] == "listening")
         relay = Process(process, address, told)
         yield relay
         for client in relay.clients:

@@ -146,6 +146,32 @@ async def test_the_server_goes_and_comes_back(mode: str, sync: str, on_failure: 
                     assert name not in taken or whole == taken[name].replace(b"\r\n..", b"\r\n.")
 
 
+@pytest.mark.timeout(120)
+async def test_a_relay_that_starts_while_the_server_is_away(tmp_path: Path) -> None:
+    with server(free_port()) as own:
+        own.ask("CREATE DATABASE mail")
+        own.stop()
+        async with (
+            upstream_server() as upstream,
+            relay_process(tmp_path, upstream, toml=f'[record]\nstore = "{own.url("mail").url}"\n') as relay,
+        ):
+            patient = Patient(relay, "0")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(patient.send)
+                await some(lambda: bool(patient.refused))
+                assert not patient.taken
+                await trio.to_thread.run_sync(own.start)
+                await progress([patient], 3)
+                nursery.cancel_scope.cancel()
+            for client in relay.clients:
+                await client.stream.aclose()
+            relay.terminate()
+            assert await relay.ended() == 0
+        assert set(patient.refused) <= {421, 451}
+        with store_at(own.url("mail")).reader() as reader:
+            assert len([stored for stored in reader.transactions() if stored.record.outcome == "accepted"]) >= 3
+
+
 def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))

@@ -42,6 +42,10 @@ class StoreError(Exception):
     """A store cannot be opened or read, in words for the user: what, where, and what to do about it."""
 
 
+class StoreAwayError(StoreError):
+    """It cannot be reached now, and may be again, without anybody changing what was asked for."""
+
+
 class RecordError(Exception):
     """Something could not be written. `full`: for want of space (no space left, quota, file too large): 452, not 451."""
 

@@ -14,9 +14,12 @@ EXPECTED: Final = (
     "sqlite:PATH, such as sqlite:relayproxy.db or sqlite:/var/lib/relayproxy/relayproxy.db,"
     " or postgresql://[USER@]HOST[:PORT]/DATABASE"
 )
+ESCAPED: Final = "in a user, a password or a path @ : / ? # and % are written %40 %3A %2F %3F %23 %25"
 _SCHEME: Final = "postgresql://"
-# Up to the last @, since an @ in a password is easily left as it is.
-_PASSWORD: Final = re.compile(r"(?<=//)([^:/?#@]*):.*@")
+# Whatever the scheme, and whatever stands before it. Up to the last @, since an @ in a password is easily left as it is.
+_PASSWORD: Final = re.compile(r"(//[^:]*:|^[^:/]*:(?!//)(?:[^:/@]*:)?).*@", re.DOTALL)
+_NAME: Final = re.compile(r"([\w.%-]+)\s*=")
+_SECRET: Final = re.compile("pass(?!file)|secret|token", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -32,24 +35,25 @@ class PostgresqlUrl:
 
 
 def without_password(url: str) -> str:
-    """The same URL to be shown: `***` in the place of passwords. What is no URL of PostgreSQL's stays as it is."""
-    if not re.match("postgres(?:ql)?:", url, re.IGNORECASE):
-        return url
-    place, mark, query = _PASSWORD.sub(r"\1:***@", url).partition("?")
-    return place + mark + "&".join([_parameter(one) for one in query.split("&")])
+    """The same to be shown, be it a URL or not: `***` in the place of what may be a password."""
+    return "&".join([_parameter(one) for one in _PASSWORD.sub(r"\1***@", url).split("&")])
 
 
 def _parameter(written: str) -> str:
-    name, sign, _ = written.partition("=")
-    secret = re.search("password|secret|token", unquote(name), re.IGNORECASE)
-    return f"{name}=***" if sign and secret else written
+    for name in _NAME.finditer(written):
+        if _SECRET.search(unquote(name[1])):
+            return written[: name.end()] + "***"
+    return written
 
 
 def location(url: str) -> str | PostgresqlUrl | None:
     """A path, as written, to a file of SQLite's, or a database of PostgreSQL's; None: nothing is recorded. Raises ValueError, which says what was expected."""
     if url == "none":
         return None
-    if url.startswith(_SCHEME) and len(url) > len(_SCHEME) and not re.search(r"[\0-\x20\x7f]", url):
+    if url.startswith(_SCHEME) and len(url) > len(_SCHEME) and not re.search(r"[\0-\x20\x7f\ud800-\udfff]", url):
+        authority, _, path = url.removeprefix(_SCHEME).partition("?")[0].partition("/")
+        if authority.count("@") > 1 or "@" in path:  # libpq would take a piece of a password for a host, and say so
+            raise ValueError(f"{EXPECTED}; {ESCAPED}")
         return PostgresqlUrl(url)
     kind, colon, path = url.partition(":")
     if (

@@ -30,8 +30,10 @@ class Store(Protocol):
     def bodies(self) -> Bodies:
         """Where large bodies wait on their way in (spool.py); of this process."""
 
-    def backend(self, *, sync: Sync = "normal", keep: Keep = KEEP_ALL, patience: float = PATIENCE) -> WritingEnd:
-        """The writing end; one a process. Raises StoreError."""
+    def backend(
+        self, *, sync: Sync = "normal", keep: Keep = KEEP_ALL, patience: float = PATIENCE, later: bool = False
+    ) -> WritingEnd:
+        """The writing end; one a process. Raises StoreError, and StoreAwayError only where it is not to be reached `later`."""
 
     def reader(self) -> Reader:
         """A reading end. Raises StoreError."""

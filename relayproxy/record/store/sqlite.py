@@ -26,7 +26,14 @@ class SqliteStore:
         #: Where large bodies are, and wait on their way in (spool.py); of this process.
         self.bodies = Bodies(path.parent / f"{path.name}-bodies")
 
-    def backend(self, *, sync: Sync = "normal", keep: Keep = KEEP_ALL, patience: float = PATIENCE) -> SqliteBackend:
+    def backend(
+        self,
+        *,
+        sync: Sync = "normal",
+        keep: Keep = KEEP_ALL,
+        patience: float = PATIENCE,
+        later: bool = False,  # noqa: ARG002 - a file is there, or is made
+    ) -> SqliteBackend:
         """The writing end; one a process. `sync`: normal survives kill -9, full also power loss. Raises StoreError."""
         return SqliteBackend(self.path, self.bodies, sync=sync, keep=keep, patience=patience)
 

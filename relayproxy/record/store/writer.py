@@ -109,8 +109,9 @@ class Writer:
         *,
         alarm: Alarm | None = None,
         max_waiting: int = MAX_WAITING,
+        trouble: RecordError | None = None,
     ) -> None:
-        """`alarm` hears what fails, once, and when it goes on; from the thread that writes, or from the one that puts."""
+        """`alarm` hears what fails, once, and when it goes on; from the thread that writes, or from the one that puts. `trouble`: why nothing can be written to begin with."""
         self._backend = backend
         self._alarm = alarm or (lambda _what, _error: None)
         self._max_waiting = max_waiting
@@ -128,13 +129,15 @@ class Writer:
         self._waiting: deque[_Item] = deque()
         self._written_octets = 0
         self._spoilt = 0
-        self._trouble: RecordError | None = None
+        self._trouble = trouble
         self._neglect: RecordError | None = None
         self._next_try = 0.0
         self._next_upkeep = 0.0
         self._last_upkeep = 0.0
         self._last_write = 0.0
         self._more = True  # for upkeep to do
+        if trouble is not None:
+            self._tell("writing", trouble)
         self._thread = threading.Thread(target=self._run, name="relayproxy-store", daemon=True)
         self._thread.start()
 

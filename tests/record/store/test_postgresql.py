@@ -21,10 +21,18 @@ from postgresql import name_of
 from stored_things import HEADER, NOW, SECOND, SOON, held, ids, record, release, session, transaction, whole
 
 from relayproxy.record.select import parse
-from relayproxy.record.store.interface import Body, Keep, Message, RecordError, StoreError, TransactionWrite
+from relayproxy.record.store.interface import (
+    Body,
+    Keep,
+    Message,
+    RecordError,
+    StoreAwayError,
+    StoreError,
+    TransactionWrite,
+)
 from relayproxy.record.store.location import PostgresqlUrl, location, without_password
 from relayproxy.record.store.opening import open_store, store_at
-from relayproxy.record.store.postgresql.connection import connect, migrate
+from relayproxy.record.store.postgresql.connection import connect, end_peer, migrate
 from relayproxy.record.store.postgresql.schema import STEPS
 from relayproxy.record.store.postgresql.store import PostgresqlStore
 from relayproxy.record.store.spool import Spool
@@ -72,19 +80,28 @@ def ask(url: PostgresqlUrl, statement: str) -> list[tuple[Any, ...]]:
         ("postgresql://db/mail", "postgresql://db/mail"),
         ("postgresql://app@db:5433/mail?sslmode=require", "postgresql://app@db:5433/mail?sslmode=require"),
         ("postgresql://app:hunter2@db/mail", "postgresql://app:***@db/mail"),
-        ("postgresql://app:hun@ter:2@db/mail", "postgresql://app:***@db/mail"),
         ("postgresql://app:hunter2@a,b:2/mail", "postgresql://app:***@a,b:2/mail"),
         ("postgresql://:hunter2@/mail?host=/run", "postgresql://:***@/mail?host=/run"),
         ("postgresql://db/mail?user=app&password=hunter2&x=1", "postgresql://db/mail?user=app&password=***&x=1"),
         ("postgresql://db/mail?pass%77ord=hunter2", "postgresql://db/mail?pass%77ord=***"),
         ("postgresql://db/mail?sslpassword=hunter2", "postgresql://db/mail?sslpassword=***"),
         ("postgres://app:hunter2@db/mail", "postgres://app:***@db/mail"),
-        ("PostgreSQL:app:hunter2@db", "PostgreSQL:app:hunter2@db"),
+        ("postgresql://db/mail?pass=hunter2", "postgresql://db/mail?pass=***"),
+        ("postgresql://db/mail?passfile=/run/pass", "postgresql://db/mail?passfile=/run/pass"),
+        ("PostgreSQL:app:hunter2@db", "PostgreSQL:app:***@db"),
+        ("app:hunter2@db/mail", "app:***@db/mail"),
+        ("a@b:hunter2@db/mail", "a@b:***@db/mail"),
+        (' "postgresql://app:hunter2@db/mail"', ' "postgresql://app:***@db/mail"'),
+        ("postgresql+psycopg://app:hunter2@db/mail", "postgresql+psycopg://app:***@db/mail"),
+        ("jdbc:postgresql://db/mail?user=a&password=hunter2", "jdbc:postgresql://db/mail?user=a&password=***"),
+        ("host=db password = 'hunter 2' user=app", "host=db password =***"),
+        ("sqlite:relayproxy.db", "sqlite:relayproxy.db"),
+        ("smtp://mail.example.test:25", "smtp://mail.example.test:25"),
     ],
 )
 def test_a_password_is_never_shown(written: str, shown: str) -> None:
     assert without_password(written) == shown
-    if written.startswith("postgresql://"):
+    if written.startswith("postgresql://"):  # else it is none
         place = location(written)
         assert isinstance(place, PostgresqlUrl)
         assert (str(place), repr(place), f"{place}", place.url) == (shown, shown, shown, written)
@@ -92,12 +109,26 @@ def test_a_password_is_never_shown(written: str, shown: str) -> None:
 
 @pytest.mark.parametrize(
     "written",
-    ["postgresql://", "postgresql:mail", "postgres://app:hunter2@db/mail", "postgresql://a b", "postgresql://a\n"],
+    [
+        "postgresql://",
+        "postgresql:mail",
+        "postgres://app:hunter2@db/mail",
+        "postgresql://a b",
+        "postgresql://a\n",
+        "postgresql://app:hunter2\udcff@db/mail",
+        '"postgresql://app:hunter2@db/mail"',
+        "postgresql://app@srv:hunter2@db/mail",
+        "postgresql://app:x@hunter2@db/mail",
+        "postgresql://app:1/x@hunter2@db/mail",
+        "postgresql://app:hun/ter2@db/mail",
+        "postgresql+psycopg://app:hunter2@db/mail",
+        "jdbc:postgresql://db/mail?user=fred&password=hunter2",
+    ],
 )
 def test_what_is_no_url_of_a_database(written: str) -> None:
     with pytest.raises(StoreError, match=r"expected sqlite:PATH.*postgresql://\[USER@\]HOST") as raised:
         open_store(written)
-    assert "hunter2" not in str(raised.value)
+    assert "ter2" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -106,8 +137,9 @@ def test_what_is_no_url_of_a_database(written: str) -> None:
         "postgresql://app:hunter2@db:port/mail",
         "postgresql://app:hunter2@[::1/mail",
         "postgresql://app:hunter2@db/mail?nothing=1",
-        "postgresql://app:hun/ter2@db/mail",
         "postgresql://app:hunter2%@db/mail",
+        "postgresql://app:hunter2%FF@db/mail",
+        "postgresql://db/mail?pass=hunter2",
     ],
 )
 def test_what_libpq_cannot_read_is_told_in_our_words(written: str) -> None:
@@ -281,6 +313,80 @@ def together(*each: Callable[[], object]) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+
+
+@pytest.mark.parametrize("setting", ["datestyle = 'German'", "datestyle = 'SQL, DMY'", "timezone = 'UTC+3:17'"])
+def test_a_role_s_own_settings_are_no_matter(setting: str, url: PostgresqlUrl, tmp_path: Path) -> None:
+    ask(url, f"ALTER DATABASE {name_of(url)} SET {setting}")
+    store = PostgresqlStore(url, tmp_path)
+    with closing(store.backend()) as backend, store.reader() as reader:
+        backend.write([transaction("T1")], durable=False)
+        assert ids(reader) == ["T1"]
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+def test_who_writes_at_once_is_not_undone(level: str, url: PostgresqlUrl) -> None:
+    ask(url, f"ALTER DATABASE {name_of(url)} SET default_transaction_isolation = '{level}'")
+    failed: list[Exception] = []
+
+    def write(name: str) -> None:
+        with closing(store_at(url).backend()) as backend:
+            for number in range(20):
+                try:
+                    backend.write([transaction(f"{name}{number}", noise(300_000))], durable=False)
+                except RecordError as error:
+                    failed.append(error)
+
+    together(partial(write, "A"), partial(write, "B"))
+    assert failed == []
+
+
+def test_what_the_server_undoes_for_the_sake_of_others_is_done_again(store: PostgresqlStore) -> None:
+    with closing(store.backend()) as backend, store.reader() as reader:
+        ask(store.url, "CREATE SEQUENCE relayproxy.tries; CREATE FUNCTION relayproxy.undo() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF nextval('relayproxy.tries') = 1 THEN RAISE EXCEPTION 'no' USING ERRCODE = '40P01'; END IF; RETURN NEW; END $$; CREATE TRIGGER undo BEFORE UPDATE ON relayproxy.counters FOR EACH ROW EXECUTE FUNCTION relayproxy.undo()")  # fmt: skip
+        backend.write([transaction("T1")], durable=False)
+        assert ids(reader) == ["T1"]
+
+
+def test_a_role_that_may_make_no_temporary_function(empty: PostgresqlUrl, postgresql: Server) -> None:
+    ask(empty, "CREATE ROLE poor LOGIN; CREATE SCHEMA relayproxy AUTHORIZATION poor")
+    ask(empty, f"REVOKE ALL ON DATABASE {name_of(empty)} FROM public; GRANT CONNECT ON DATABASE {name_of(empty)} TO poor")  # fmt: skip
+    poor = postgresql.url(name_of(empty), "poor")
+    try:
+        with pytest.raises(StoreError, match="GRANT TEMPORARY ON DATABASE"):
+            store_at(poor).backend()
+        ask(empty, f"GRANT TEMPORARY ON DATABASE {name_of(empty)} TO poor")
+        store_at(poor).backend().close()
+    finally:
+        ask(empty, "DROP OWNED BY poor; DROP ROLE poor")
+
+
+def test_nobody_ends_himself_nor_who_has_the_same_process_by_now(url: PostgresqlUrl) -> None:
+    """As behind a pooler by session, where the new connection may be the lost one's process, or somebody else's."""
+    with (
+        closing(connect(url, writing=True, patience=5)) as ours,
+        closing(connect(url, writing=True, patience=5)) as lost,
+    ):
+        end_peer(ours, ours)
+        ask_of = "SELECT 1"
+        assert ours.value(ask_of) == 1
+        lost.ask("SET application_name = 'of somebody else'")
+        end_peer(ours, lost)
+        assert lost.value(ask_of) == 1
+        assert lost.peer is not None
+        lost.ask(f"SET application_name = 'x-{lost.peer[2]}'")
+        end_peer(ours, lost)
+        with pytest.raises(psycopg.OperationalError):
+            lost.value(ask_of)
+
+
+def test_of_several_hosts_each_is_told_once() -> None:
+    with pytest.raises(StoreAwayError) as raised:
+        open_store("postgresql://app@127.0.0.1:1,127.0.0.1:2/mail").backend()
+    assert str(raised.value) == (
+        'postgresql://app@127.0.0.1:1,127.0.0.1:2/mail: connection to server at "127.0.0.1", port 1 failed: Connection refused;'
+        ' connection to server at "127.0.0.1", port 2 failed: Connection refused'
+    )
 
 
 # What comes.

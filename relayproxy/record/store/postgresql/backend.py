@@ -22,7 +22,7 @@ from relayproxy.record.store.contents import RAW, ZSTD, Packer
 from relayproxy.record.store.interface import RecordError, StoreError
 from relayproxy.record.store.postgresql import chunks, releases
 from relayproxy.record.store.postgresql.batch import Batch, bodies_of, merged
-from relayproxy.record.store.postgresql.connection import end_peer, is_lost, open_to_write, record_error
+from relayproxy.record.store.postgresql.connection import end_peer, is_lost, is_undone, open_to_write, record_error
 from relayproxy.record.store.postgresql.schema import BODY_GONE, CALL, NO_DAY
 from relayproxy.record.store.postgresql.upkeep import Upkeep, make_days
 
@@ -46,13 +46,15 @@ _ROUNDS: Final = 3
 class PostgresqlBackend:
     """The writing end of a PostgreSQL store."""
 
-    def __init__(self, url: PostgresqlUrl, bodies: Bodies, *, sync: Sync, keep: Keep, patience: float) -> None:
-        """`patience`: seconds to wait for others who write. Raises StoreError."""
+    def __init__(
+        self, url: PostgresqlUrl, bodies: Bodies, *, sync: Sync, keep: Keep, patience: float, later: bool
+    ) -> None:
+        """`patience`: seconds to wait for others who write; `later`: it connects when it is first asked for something. Raises StoreError."""
         self._url = url
         self._packer = Packer()
         self._days: set[int] = set()
         self._open = partial(open_to_write, url, sync=sync, patience=patience)
-        self._connection: Connection | None = self._open()
+        self._connection: Connection | None = None if later else self._open()
         self._lost: Connection | None = None  # and not known to have ended at the other end
         self._bodies = bodies
         self._upkeep = Upkeep(bodies, keep)
@@ -62,13 +64,14 @@ class PostgresqlBackend:
             self._once_more(partial(self._write, writes, durable=durable))
 
     def _once_more(self, do: Callable[[], object]) -> None:
-        """Do what changes nothing where it was done already; where the connection is lost meanwhile, by another."""
+        """Do what changes nothing where it was done already; once more where it was undone, or the connection is lost meanwhile, then by another."""
         try:
             do()
         except psycopg.Error as error:
-            if not self._is_lost(error):
+            if self._is_lost(error):
+                self._drop()
+            elif not is_undone(error):
                 raise
-            self._drop()
             do()
 
     def _write(self, writes: Sequence[Write], *, durable: bool) -> None:

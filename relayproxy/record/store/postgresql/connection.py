@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import secrets
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -18,12 +20,12 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from relayproxy.record.store.interface import PATIENCE, RecordError, StoreError
+from relayproxy.record.store.interface import PATIENCE, RecordError, StoreAwayError, StoreError
+from relayproxy.record.store.location import ESCAPED
 from relayproxy.record.store.postgresql.schema import ARRIVE, LOCK_TABLES, SCHEMA, STEPS, flushed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from datetime import datetime
 
     from psycopg.abc import PQGen
     from psycopg.rows import TupleRow
@@ -42,7 +44,7 @@ _ANSWER: Final = 2.0
 _GIVEN_UP: Final = 1.6
 #: What a URL may say otherwise. A peer that does not answer for so long is gone.
 _DEFAULTS: Final = {
-    "application_name": "relayproxy",
+    "fallback_application_name": "relayproxy",
     "keepalives_idle": "10",
     "keepalives_interval": "3",
     "keepalives_count": "3",
@@ -52,12 +54,15 @@ _DEFAULTS: Final = {
 _SETTINGS: Final = {
     "search_path": SCHEMA,
     "client_encoding": "UTF8",
+    "default_transaction_isolation": "read committed",
     "idle_in_transaction_session_timeout": "3s",
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
     "jit": "off",
 }
+# Not as a time, which is written as the role is set to.
+_SINCE: Final = "(extract(epoch FROM backend_start) * 1000000)::bigint"
 #: Of SQLSTATE, the classes that say what is wrong with what was to be written: data, constraints, what is given twice or is too large. All else is the store's.
 _OF_THE_WRITE: Final = frozenset({"21", "22", "23", "54", "RP"})
 _DISK_FULL: Final = "53100"
@@ -65,6 +70,16 @@ _RIGHTS: Final = (
     f"expected a role that owns the database, or its schema {SCHEMA} (CREATE SCHEMA {SCHEMA} AUTHORIZATION ...),"
     f" or, to read alone, one that may (GRANT USAGE ON SCHEMA {SCHEMA}, GRANT SELECT ON ALL TABLES IN SCHEMA {SCHEMA})"
 )
+_TEMPORARY: Final = "expected a role that may make functions for a connection: GRANT TEMPORARY ON DATABASE ... TO ..."
+#: Of SQLSTATE, what passes by itself: connections, what is undone and may be done again, resources, others who hold it, a server that starts or ends, a standby.
+_PASSES: Final = ("08", "25006", "40", "53", "55", "57")
+# While connecting libpq gives no SQLSTATE. What it says in another language counts as what may pass: that is told, too, and tried again.
+_STAYS: Final = re.compile(
+    r"authentication failed|no password supplied|does not exist|not permitted to log in|pg_hba\.conf|permission denied|certificate|private key|not support SSL",
+    re.IGNORECASE,
+)
+# What psycopg says of one of several hosts.
+_ATTEMPT: Final = re.compile(r"^- host: '?(.*?)'?, port: .*?, hostaddr: .*?: ", re.MULTILINE)
 _SAID: Final = {
     "25006": " cannot be written: it is read-only, or a standby",
     "3F000": ": its tables are not there any more",
@@ -100,8 +115,8 @@ class Connection(psycopg.Connection["Row"]):
 
     #: Seconds; None: as long as the peer is there. Who reads may have asked for much.
     answer: float | None = _ANSWER * PATIENCE
-    #: Which process at the server's end, and since when.
-    peer: tuple[int, datetime] | None = None
+    #: Which process at the server's end, since when in microseconds, and how this connection of it is called: behind a pooler others may have the same.
+    peer: tuple[int, int, str] | None = None
 
     def wait(self, gen: PQGen[Any], interval: float = 0.1, timeout: float | None = None) -> Any:
         seconds = self.answer if timeout is None else timeout
@@ -134,25 +149,24 @@ def connect(url: PostgresqlUrl, *, writing: bool, patience: float) -> Connection
     """A connection to a database that may be a store. Raises StoreError."""
     try:
         given = {name: str(value) for name, value in conninfo_to_dict(url.url).items()}
-    except psycopg.Error:  # its words may have a piece of a password in them
+    except (psycopg.Error, UnicodeError):  # its words may have a piece of a password in them
         raise StoreError(
-            f"{url} cannot be read: expected postgresql://[USER[:PASSWORD]@]HOST[:PORT]/DATABASE[?NAME=VALUE&...];"
-            " in a user, a password or a path @ : / ? # and % are written %40 %3A %2F %3F %23 %25"
+            f"{url} cannot be read: expected postgresql://[USER[:PASSWORD]@]HOST[:PORT]/DATABASE[?NAME=VALUE&...]; {ESCAPED}"
         ) from None
     settings = _DEFAULTS | given
     if "PGCONNECT_TIMEOUT" not in os.environ:
         settings.setdefault("connect_timeout", str(CONNECT))
-    if writing and "," in settings.get("host", ""):
-        settings.setdefault("target_session_attrs", "read-write")
+    if writing and "PGTARGETSESSIONATTRS" not in os.environ:
+        settings.setdefault("target_session_attrs", "primary")  # of several hosts, wherever they are named
     try:
         connection = Connection.connect(make_conninfo("", **settings), autocommit=True)
     except psycopg.Error as error:
-        raise StoreError(f"{url}: {_words(error)}") from error
+        raise failed(error, url) from error
     try:
         _begin(connection, url, writing=writing, patience=patience)
     except psycopg.Error as error:
         connection.close()
-        raise StoreError(said(error, url)) from error
+        raise failed(error, url) from error
     except BaseException:
         connection.close()
         raise
@@ -166,13 +180,14 @@ def _begin(connection: Connection, url: PostgresqlUrl, *, writing: bool, patienc
         "statement_timeout": f"{_GIVEN_UP * patience * 1000:.0f}" if writing else "0",
         "default_transaction_read_only": "off" if writing else "on",
     }
+    mark = secrets.token_hex(4)
     asked = ", ".join([f"set_config('{name}', '{value}', false)" for name, value in settings.items()])
     row = connection.ask(
-        "SELECT current_setting('server_version_num')::integer, current_setting('server_version'), current_setting('server_encoding'), pid, backend_start,"
-        f" {asked} FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+        f"SELECT current_setting('server_version_num')::integer, current_setting('server_version'), current_setting('server_encoding'), pid, {_SINCE},"
+        f" set_config('application_name', left(current_setting('application_name'), 32) || '-{mark}', false), {asked} FROM pg_stat_activity WHERE pid = pg_backend_pid()"
     ).fetchone()
     number, version, encoding, pid, since = (0, "", "", 0, None) if row is None else row[:5]
-    connection.peer = None if since is None else (pid, since)
+    connection.peer = None if since is None else (pid, since, mark)
     if number < OLDEST * 10_000:
         raise StoreError(f"{url}: expected PostgreSQL {OLDEST} or newer, got {version}")
     if encoding != "UTF8":
@@ -207,14 +222,22 @@ def open_to_write(url: PostgresqlUrl, *, sync: Sync, patience: float) -> Connect
             migrate(connection, url)
         if sync == "full":
             connection.ask(f"SELECT {flushed(local=False)}")
-        connection.ask(ARRIVE)
+        _prepare(connection, url)
     except psycopg.Error as error:
         connection.close()
-        raise StoreError(said(error, url)) from error
+        raise failed(error, url) from error
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _prepare(connection: Connection, url: PostgresqlUrl) -> None:
+    """Make the connection's own function."""
+    try:
+        connection.ask(ARRIVE)
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise StoreError(f"{url}: {_words(error)}: {_TEMPORARY}") from error
 
 
 def migrate(connection: Connection, url: PostgresqlUrl, steps: Sequence[str] = STEPS) -> None:
@@ -236,7 +259,7 @@ def open_to_read(url: PostgresqlUrl, *, patience: float) -> Connection:
         made = version(connection, url)
     except psycopg.Error as error:
         connection.close()
-        raise StoreError(said(error, url)) from error
+        raise failed(error, url) from error
     except BaseException:
         connection.close()
         raise
@@ -254,7 +277,8 @@ def end_peer(connection: Connection, lost: Connection) -> None:
     """End what is left at the server's end of a connection that was given up: it may hold locks, or have more to do of ours. Raises psycopg.Error."""
     if lost.peer is not None:
         connection.ask(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start = $2 AND usename = current_user",
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND {_SINCE} = $2 AND right(application_name, 8) = $3"
+            " AND pid <> pg_backend_pid() AND usename = current_user",
             lost.peer,
         )
 
@@ -268,6 +292,21 @@ def is_lost(error: psycopg.Error, connection: Connection) -> bool:
         or state.startswith(("08", "57P"))
         or state in ("25006", "42P01", "42883", "3F000")
     )
+
+
+def is_undone(error: psycopg.Error) -> bool:
+    """Whether the server has undone it for the sake of others, and it may be done again as it was."""
+    return (error.sqlstate or "").startswith("40")
+
+
+def failed(error: psycopg.Error, url: PostgresqlUrl) -> StoreError:
+    """What opening or reading fails for; StoreAwayError where it may pass by itself."""
+    state = error.sqlstate
+    if state:
+        passes = state.startswith(_PASSES)
+    else:
+        passes = isinstance(error, psycopg.OperationalError) and not all(_STAYS.search(one) for one in _attempts(error))
+    return (StoreAwayError if passes else StoreError)(said(error, url))
 
 
 def said(error: psycopg.Error, url: PostgresqlUrl) -> str:
@@ -290,6 +329,21 @@ def record_error(error: psycopg.Error, url: PostgresqlUrl) -> RecordError | None
 
 
 def _words(error: psycopg.Error) -> str:
-    """What the server or libpq says, on one line."""
+    """What the server or libpq says, on one line; of several hosts, the first line of each, once."""
+    if error.diag.message_primary is None and len(each := _attempts(error)) > 1:
+        return "; ".join(dict.fromkeys(" ".join(one.partition("\n")[0].split()) for one in each))
     told = error.diag.message_primary or str(error)
     return " ".join(told.removeprefix("connection failed: ").split())
+
+
+def _attempts(error: psycopg.Error) -> list[str]:
+    """What it says of each host that was tried."""
+    told = str(error)
+    first, *rest = _ATTEMPT.split(told)
+    if not rest:
+        return [first]
+    each = zip(rest[::2], rest[1::2], strict=True)
+    return [
+        text if (text := what.removeprefix("connection failed: ")).startswith("connection to") else f"{host}: {text}"
+        for host, what in each
+    ]

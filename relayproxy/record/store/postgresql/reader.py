@@ -16,7 +16,7 @@ import psycopg
 from relayproxy.record.store.contents import pieces
 from relayproxy.record.store.interface import PATIENCE, StoreError
 from relayproxy.record.store.postgresql import chunks, releases
-from relayproxy.record.store.postgresql.connection import is_lost, open_to_read, said
+from relayproxy.record.store.postgresql.connection import failed, is_lost, open_to_read
 from relayproxy.record.store.postgresql.patterns import PostgresqlDialect
 from relayproxy.record.store.postgresql.schema import CHANNEL
 from relayproxy.record.store.reading import Row, RowReader, is_read
@@ -138,7 +138,7 @@ class PostgresqlReader(RowReader):
             except psycopg.Error as error:
                 self._lose(error, connection)
                 if self._connection is not None or not again:
-                    raise StoreError(said(error, self._url)) from error
+                    raise failed(error, self._url) from error
         return []
 
     def _open(self) -> Connection:

@@ -31,11 +31,13 @@ class PostgresqlStore:
                 f"{url} takes psycopg, PostgreSQL's library for Python: pip install 'relayproxy[postgresql]' ({error})"
             ) from error
 
-    def backend(self, *, sync: Sync = "normal", keep: Keep = KEEP_ALL, patience: float = PATIENCE) -> PostgresqlBackend:
-        """The writing end; one a process. `sync`: normal survives that the relay is killed, and what the database is set to; full power loss of the server in any case. Raises StoreError."""
+    def backend(
+        self, *, sync: Sync = "normal", keep: Keep = KEEP_ALL, patience: float = PATIENCE, later: bool = False
+    ) -> PostgresqlBackend:
+        """The writing end; one a process. `sync`: normal survives that the relay is killed, and what the database is set to; full power loss of the server in any case. `later`: it connects when it is first asked for something. Raises StoreError."""
         from relayproxy.record.store.postgresql.backend import PostgresqlBackend
 
-        return PostgresqlBackend(self.url, self.bodies, sync=sync, keep=keep, patience=patience)
+        return PostgresqlBackend(self.url, self.bodies, sync=sync, keep=keep, patience=patience, later=later)
 
     def reader(self) -> PostgresqlReader:
         """A reading end. Raises StoreError."""
