@@ -187,6 +187,12 @@ def make_day(day: int) -> str:
     return "; ".join(made)
 
 
+def lock_day(day: int) -> str:
+    """The statement that locks all that drop_day needs, so that it waits for nobody; the first that somebody uses ends it."""
+    tables = [f"ONLY {name}" for table in PARTED for name in (table, part_of(table, day))]
+    return f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE"
+
+
 def drop_day(day: int) -> str:
     """Statements that drop them, with all that is in them."""
     dropped = [f"DROP TABLE {part_of(table, day)}" for table in PARTED]
