@@ -237,6 +237,20 @@ def test_a_newer_store_is_left_alone(url: PostgresqlUrl) -> None:
             way()
 
 
+def test_a_newer_one_takes_over_from_one_that_runs(store: PostgresqlStore) -> None:
+    with closing(store.backend()) as backend, store.reader() as reader:
+        backend.write([transaction("T1"), held("T2")], durable=False)
+        ask(store.url, "UPDATE relayproxy.counters SET version = 99")
+        for way in (
+            partial(backend.write, [transaction("T3", noise(900_000))], durable=False),
+            backend.probe,
+            backend.upkeep,
+        ):
+            with pytest.raises(RecordError, match="a newer relayproxy has taken over"):
+                way()
+        assert ids(reader) == ["T1", "T2"]
+
+
 def test_who_reads_an_older_store_is_told_what_to_do(url: PostgresqlUrl) -> None:
     ask(url, "UPDATE relayproxy.counters SET version = 0")
     with pytest.raises(StoreError, match="older relayproxy"):
@@ -351,7 +365,7 @@ def test_a_body_that_was_altered_is_an_error(store: PostgresqlStore) -> None:
 def test_what_is_durable_is_asked_to_be_so(store: PostgresqlStore) -> None:
     """Of `synchronous_commit` as the batch's own function sees it; what database or role say is the least."""
     heard: dict[tuple[str, str, bool], str] = {}
-    ask(store.url, "CREATE TABLE relayproxy.seen(setting text); CREATE FUNCTION relayproxy.see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO relayproxy.seen VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$; CREATE CONSTRAINT TRIGGER see AFTER UPDATE ON relayproxy.counters DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION relayproxy.see()")  # fmt: skip
+    ask(store.url, "CREATE TABLE relayproxy.seen(setting text); CREATE FUNCTION relayproxy.see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO relayproxy.seen VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$; CREATE CONSTRAINT TRIGGER see AFTER INSERT ON relayproxy.revisions DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION relayproxy.see()")  # fmt: skip
     [(database,)] = ask(store.url, "SELECT quote_ident(current_database())")
     for said in ("off", "local", "on", "remote_apply"):
         ask(store.url, f"ALTER DATABASE {database} SET synchronous_commit = {said}")
@@ -540,9 +554,34 @@ def test_what_is_counted_is_what_is_there(store: PostgresqlStore) -> None:
             durable=False,
         )
         for _ in range(2):
-            counted = ask(store.url, "SELECT day, octets FROM relayproxy.days WHERE octets <> 0 ORDER BY day")
+            counted = ask(
+                store.url,
+                "SELECT day, sum(octets) FROM (SELECT day, octets FROM relayproxy.days UNION ALL SELECT day, octets FROM relayproxy.growth) AS counts GROUP BY day HAVING sum(octets) <> 0 ORDER BY day",
+            )
             assert counted == ask(store.url, f"SELECT day, sum(kept) FROM ({rows}) AS rows GROUP BY day ORDER BY day")  # noqa: S608
             done(backend)
+
+
+def test_no_row_is_changed_by_each_batch(store: PostgresqlStore) -> None:
+    """While somebody keeps a snapshot, as a backup does, each change of a row is gone through by who changes it next."""
+    changed = "SELECT relname, n_tup_upd, n_tup_ins FROM pg_stat_user_tables WHERE schemaname = 'relayproxy' AND relname IN ('counters', 'days', 'revisions', 'growth')"
+    with closing(store.backend()) as backend:
+        backend.upkeep()
+    before = {name: updated for name, updated, _ in ask(store.url, changed)}
+    with closing(store.backend()) as backend:
+        for number in range(20):
+            backend.write([transaction(f"T{number}"), session(f"S{number}", wire=b"abc")], durable=False)
+    by = time.monotonic() + SOON
+    while True:  # the server tells of it when the connection has gone
+        after = {name: (updated, inserted) for name, updated, inserted in ask(store.url, changed)}
+        if after["growth"][1] >= 20:
+            break
+        assert time.monotonic() < by
+    assert {name: updated for name, (updated, _) in after.items()} == before
+    with closing(store.backend()) as backend:
+        done(backend)
+        assert ask(store.url, "SELECT * FROM relayproxy.revisions") == [(20,)]
+        assert ask(store.url, "SELECT * FROM relayproxy.growth") == []
 
 
 def test_several_do_upkeep_and_one_at_a_time(store: PostgresqlStore) -> None:
@@ -744,10 +783,10 @@ def test_a_lock_that_another_holds_for_too_long(store: PostgresqlStore) -> None:
 
 def test_a_store_that_is_read_only_now(store: PostgresqlStore) -> None:
     with closing(store.backend()) as backend:
-        ask(store.url, "CREATE FUNCTION relayproxy.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '25006'; END $$; CREATE TRIGGER refuse BEFORE UPDATE ON relayproxy.counters EXECUTE FUNCTION relayproxy.refuse()")  # fmt: skip
+        ask(store.url, "CREATE FUNCTION relayproxy.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '25006'; END $$; CREATE TRIGGER refuse BEFORE INSERT ON relayproxy.revisions EXECUTE FUNCTION relayproxy.refuse()")  # fmt: skip
         with pytest.raises(RecordError, match="read-only, or a standby"):
             backend.write([transaction("T1")], durable=False)
-        ask(store.url, "DROP TRIGGER refuse ON relayproxy.counters")
+        ask(store.url, "DROP TRIGGER refuse ON relayproxy.revisions")
         backend.write([transaction("T1")], durable=False)
 
 

@@ -23,7 +23,7 @@ from relayproxy.record.store.interface import RecordError, StoreError
 from relayproxy.record.store.postgresql import chunks, releases
 from relayproxy.record.store.postgresql.batch import Batch, bodies_of, merged
 from relayproxy.record.store.postgresql.connection import end_peer, is_lost, open_to_write, record_error
-from relayproxy.record.store.postgresql.schema import BODY_GONE, CALL, NO_DAY
+from relayproxy.record.store.postgresql.schema import BODY_GONE, CALL, NEWER, NO_DAY, PROBE, TRY_ROOM
 from relayproxy.record.store.postgresql.upkeep import Upkeep, make_days
 
 if TYPE_CHECKING:
@@ -160,7 +160,11 @@ class PostgresqlBackend:
 
     def probe(self) -> None:
         with self._speaking():
-            self._connected().ask("UPDATE counters SET probes = probes + 1")
+            connection = self._connected()
+            with connection.transaction():
+                if not connection.ask(PROBE).rowcount:
+                    raise RecordError(f"{self._url}: {NEWER}")
+                connection.ask(TRY_ROOM)  # where the disk is full there may be room for a small row
 
     def upkeep(self, *, busy: bool = False) -> bool:
         with self._speaking():

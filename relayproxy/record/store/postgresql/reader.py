@@ -18,7 +18,7 @@ from relayproxy.record.store.interface import PATIENCE, StoreError
 from relayproxy.record.store.postgresql import chunks, releases
 from relayproxy.record.store.postgresql.connection import is_lost, open_to_read, said
 from relayproxy.record.store.postgresql.patterns import PostgresqlDialect
-from relayproxy.record.store.postgresql.schema import CHANNEL
+from relayproxy.record.store.postgresql.schema import CHANNEL, REVISION
 from relayproxy.record.store.reading import Row, RowReader, is_read
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class PostgresqlReader(RowReader):
 
     def revision(self) -> int:
         self._told = False
-        rows = self._ask("SELECT revision FROM counters")
+        rows = self._ask(REVISION)
         number: int = rows[0][0] if rows else 0
         return number
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from relayproxy.record.store.postgresql.schema import CHANNEL, flushed
+from relayproxy.record.store.postgresql.schema import CHANNEL, NEXT_REVISION, flushed
 from relayproxy.record.text import json_line
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def note(connection: Connection, statement: str, transaction: str, attempt: int,
         id_, document = transaction.upper(), json_line(release).decode()
         if not connection.ask(statement, (id_, attempt, document)).rowcount:
             return False
-        revision = connection.value("UPDATE counters SET revision = revision + 1 RETURNING revision")
+        revision = connection.value(NEXT_REVISION)
         connection.ask(_RELEASED, (id_, revision, release.outcome == "accepted"))
         connection.ask(f"NOTIFY {CHANNEL}")
     return True

@@ -20,13 +20,18 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import psycopg
 
+from relayproxy.record.store.interface import RecordError
 from relayproxy.record.store.postgresql.index import index_some
 from relayproxy.record.store.postgresql.schema import (
+    ADD_GROWTH,
     DAY,
+    FORGET_REVISIONS,
     FREE,
     LOCK_TABLES,
     LOCK_UPKEEP,
+    NEWER,
     OUTLIVES,
+    STEPS,
     drop_day,
     lock_day,
     make_day,
@@ -104,12 +109,15 @@ WITH gone AS (DELETE FROM loose RETURNING day, digest), went AS (
 )
 DELETE FROM chunks USING went WHERE chunks.day = went.day AND chunks.number = went.number
 """
-_TAKEN: Final = "SELECT coalesce(sum(octets), 0)::bigint FROM days"
+# $1: the last number of what has been added to `days`.
+_TAKEN: Final = """
+SELECT ((SELECT coalesce(sum(octets), 0) FROM days) + (SELECT coalesce(sum(octets), 0) FROM growth WHERE number > $1))::bigint
+"""
 _FOR_EVER: Final = 1 << 53  # microseconds
 
 
 class Upkeep:
-    """Upkeep of one store by one process. Raises psycopg.Error, OSError."""
+    """Upkeep of one store by one process. Raises psycopg.Error, OSError, RecordError."""
 
     def __init__(self, bodies: Bodies, keep: Keep) -> None:
         self._bodies = bodies
@@ -117,6 +125,8 @@ class Upkeep:
         self._left_behind: Iterator[Path | None] | None = None
         self._swept = False
         self._ready = 0  # the last day whose tables are known to be there
+        # The last numbers of `growth` and `revisions` that were dealt with: what is before is not gone through again.
+        self._added, self._forgotten = 0, -1
         self._in_vain_until = 0.0
         self._found_none = -_IN_VAIN  # when
 
@@ -127,7 +137,10 @@ class Upkeep:
         if not connection.value("SELECT pg_try_advisory_lock($1)", LOCK_UPKEEP):
             return False  # another relay is at it
         try:
+            if connection.value("SELECT version FROM counters") != len(STEPS):
+                raise RecordError(NEWER)
             self._make_ready(connection)
+            self._count(connection)
             if self._retention(connection):
                 return True
             self._found_none = time.monotonic()
@@ -145,6 +158,11 @@ class Upkeep:
             make_days(connection, {tomorrow - 1, tomorrow})
             self._ready = tomorrow
 
+    def _count(self, connection: Connection) -> None:
+        """Take in what batches have left to be counted."""
+        self._added = connection.value(ADD_GROWTH, self._added) or self._added
+        self._forgotten = connection.value(FORGET_REVISIONS, self._forgotten) or self._forgotten
+
     # Retention.
 
     def _retention(self, connection: Connection) -> bool:
@@ -154,7 +172,7 @@ class Upkeep:
             return False
         self._in_vain_until = 0.0
         age, limit = self._keep
-        too_much = limit is not None and connection.value(_TAKEN) > limit
+        too_much = limit is not None and connection.value(_TAKEN, self._added) > limit
         if age is not None and self._remove_old(connection, age):
             return True
         if limit is not None and too_much and not self._in_vain_until and self._remove_oldest(connection, limit):
@@ -198,7 +216,7 @@ class Upkeep:
         now = _now()
         removed = False
         with connection.alone():
-            while (excess := connection.value(_TAKEN) - limit) > 0:
+            while (excess := connection.value(_TAKEN, self._added) - limit) > 0:
                 oldest = connection.value(_OLDEST_TIME, _FOR_EVER, now)
                 before = _FOR_EVER if oldest is None else oldest
                 rows = connection.ask(_OLDEST_SESSIONS, (before, now, excess)).rowcount
