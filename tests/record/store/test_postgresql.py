@@ -799,6 +799,20 @@ def test_a_disk_that_is_full_is_told_as_such(store: PostgresqlStore) -> None:
         assert ids(reader) == []
 
 
+def test_a_disk_with_room_for_small_rows_alone_counts_as_full(store: PostgresqlStore) -> None:
+    """What is tried takes new pages, as a message may."""
+    with closing(store.backend()) as backend:
+        ask(store.url, "CREATE FUNCTION relayproxy.refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = '53100'; END $$; CREATE EVENT TRIGGER refuse ON ddl_command_start WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION relayproxy.refuse()")  # fmt: skip
+        backend.write([transaction("T1")], durable=False)
+        with pytest.raises(RecordError, match="could not extend file") as raised:
+            backend.probe()
+        assert raised.value.full
+        ask(store.url, "DROP EVENT TRIGGER refuse")
+        for _ in range(2):
+            backend.probe()
+        assert ask(store.url, "SELECT to_regclass('relayproxy.room')") == [(None,)], "nothing is left of it"
+
+
 def test_a_schema_that_was_dropped_is_not_missed_in_silence(store: PostgresqlStore) -> None:
     with closing(store.backend()) as backend:
         ask(store.url, "DROP SCHEMA relayproxy CASCADE")

@@ -139,10 +139,9 @@ class Upkeep:
         try:
             if connection.value("SELECT version FROM counters") != len(STEPS):
                 raise RecordError(NEWER)
-            self._make_ready(connection)
-            self._count(connection)
-            if self._retention(connection):
+            if self._retention(connection):  # first: where the disk is full all else fails
                 return True
+            self._make_ready(connection)
             self._found_none = time.monotonic()
             if busy:
                 return True
@@ -172,9 +171,10 @@ class Upkeep:
             return False
         self._in_vain_until = 0.0
         age, limit = self._keep
-        too_much = limit is not None and connection.value(_TAKEN, self._added) > limit
         if age is not None and self._remove_old(connection, age):
             return True
+        self._count(connection)
+        too_much = limit is not None and connection.value(_TAKEN, self._added) > limit
         if limit is not None and too_much and not self._in_vain_until and self._remove_oldest(connection, limit):
             return True
         if self._in_vain_until:
