@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 #: Octets that may wait behind, in memory, for a store that cannot be written.
 MAX_WAITING: Final = 64 << 20
-#: Writes, and octets, of one batch: so many go in together also when the store was away for long.
+#: Writes, and octets, of one batch: so many go in together also when the store was away for long, and behind a slow line.
 _BATCH: Final = 256
-_BATCH_OCTETS: Final = 8 << 20
+_BATCH_OCTETS: Final = 1 << 20
 #: Octets of a write besides its message and wire, roughly.
 _RECORD: Final = 2048
 #: Seconds that those who wait are waited for by others, on a loop that always has something else to do.

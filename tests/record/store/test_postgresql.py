@@ -28,6 +28,7 @@ from relayproxy.record.store.postgresql.connection import connect, migrate
 from relayproxy.record.store.postgresql.schema import STEPS
 from relayproxy.record.store.postgresql.store import PostgresqlStore
 from relayproxy.record.store.spool import Spool
+from relayproxy.record.store.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -672,13 +673,14 @@ def test_a_claim_whose_answer_is_lost_is_not_made_twice(store: PostgresqlStore, 
 
 
 class Between:
-    """A line to a server that can be cut. `cut`: behind the next answer, which is not passed on; `cut_at`: behind the answer to what has this in it; `closed`: nobody comes through; `silent`: nor does anything."""
+    """A line to a server that can be cut. `cut`: behind the next answer, which is not passed on; `cut_at`: behind the answer to what has this in it; `closed`: nobody comes through; `silent`: nor does anything; `rate`: octets a second that do, to the server."""
 
     def __init__(self, server: str, folder: Path) -> None:
         self.url = PostgresqlUrl("")
         self.cut = False
         self.cut_at = b""
         self.closed = self.silent = False
+        self.rate: float | None = None
         self._server = server
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(folder / ".s.PGSQL.5432"))
@@ -709,6 +711,8 @@ class Between:
                     continue
                 if not answers and self.cut_at and self.cut_at in octets:
                     self.cut, self.cut_at = True, b""
+                if self.rate is not None and not answers:
+                    time.sleep(len(octets) / self.rate)
                 target.sendall(octets)
         for end in (source, target):
             with suppress(OSError):
@@ -745,6 +749,23 @@ def test_a_server_that_does_not_answer_stops_nobody_for_long(store: PostgresqlSt
             assert time.monotonic() < by, "the one that was given up is ended"
         assert [one.record.outcome for one in reader.transactions()] == ["accepted"] * 2
         assert reader.revision() == 3, "and has not done in the end what it was sent"
+
+
+@pytest.mark.slow
+def test_a_slow_line_takes_what_is_large_and_what_is_much(store: PostgresqlStore, tmp_path: Path) -> None:
+    """For a patience of 5 seconds instead of 0.3 it were 180 KB a second."""
+    with between(store.url, tmp_path) as line:
+        backend = PostgresqlStore(line.url, tmp_path).backend(patience=0.3)
+        writer = Writer(backend)
+        with store.reader() as reader:
+            line.rate = 3_000_000
+            large = noise(2_000_000)
+            writer.put(transaction("T0", large))
+            for number in range(1, 31):
+                writer.put(transaction(f"T{number}", noise(100_000, number)))
+            assert writer.close(SOON)
+            assert len(ids(reader)) == 31
+            assert whole(reader, reader.transaction("T0")) == HEADER + b"\r\n" + large
 
 
 @pytest.mark.slow
