@@ -25,10 +25,11 @@ from relayproxy.record.store.interface import Body, Keep, Message, RecordError, 
 from relayproxy.record.store.location import PostgresqlUrl, location, without_password
 from relayproxy.record.store.opening import open_store, store_at
 from relayproxy.record.store.postgresql.connection import connect, migrate
-from relayproxy.record.store.postgresql.schema import STEPS
+from relayproxy.record.store.postgresql.schema import PARTED, STEPS, part_of
 from relayproxy.record.store.postgresql.store import PostgresqlStore
 from relayproxy.record.store.spool import Spool
 from relayproxy.record.store.writer import Writer
+from relayproxy.relay.identity import Ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -447,6 +448,32 @@ def test_who_waits_is_told_at_once(store: PostgresqlStore) -> None:
         os.close(ours)
         assert not reader.wait(20, theirs), "nobody reads any more"
     os.close(theirs)
+
+
+def test_what_has_an_id_of_its_day_touches_no_other_days(store: PostgresqlStore) -> None:
+    """Each table that is touched is locked, with its indexes: with a year of them the server has no room for the locks."""
+    made = Ids()
+    sent, kept, connected = (made.new() for _ in range(3))
+    with closing(store.backend(patience=0.3)) as backend, store.reader() as reader:
+        days = ask(store.url, "SELECT max(day) FROM relayproxy.days")
+        backend.write([transaction("old", at=NOW - 9 * DAY), session("old", began=NOW - 9 * DAY)], durable=False)
+        [(day,)] = ask(store.url, "SELECT min(day) FROM relayproxy.days")
+        assert [(day,)] != days
+        parts = [part_of(table, day) for table in PARTED]
+        with psycopg.connect(store.url.url) as other:
+            other.execute(f"SET search_path = relayproxy; LOCK TABLE {', '.join(parts)}".encode())
+            for number in range(12):  # also where the server has made up its mind how to go about it
+                again = transaction(sent, noise(300_000 + number % 2), session=connected)
+                backend.write([again, held(kept), transaction(f"T{number}", noise(9000))], durable=False)
+                backend.write([session(connected, wire=b"\x90")], durable=False)
+            assert backend.claim(kept, 0, release())
+            backend.released(kept, 0, release("accepted"))
+            assert reader.ids(sent.lower()) == [sent]
+            assert reader.transaction(sent) is not None
+            assert reader.session(connected) is not None
+            assert [one.record.transaction for one in reader.of_session(connected)] == [sent]
+            with pytest.raises(StoreError, match="locked"):
+                reader.transaction("T1")  # that is no id of ours
 
 
 # What goes.

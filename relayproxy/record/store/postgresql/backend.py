@@ -134,9 +134,10 @@ class PostgresqlBackend:
         places = [place for place, body in wanted.items() if body.octets is None or len(body.octets) >= _ASK_FROM]
         if not places:
             return set()
+        days = ", ".join(map(str, sorted({day for day, _ in places})))  # written out: no other day is locked
         rows = connection.ask(
-            "SELECT day, digest FROM contents WHERE day = ANY($1) AND digest = ANY($2)",
-            ([day for day, _ in places], [digest for _, digest in places]),
+            f"SELECT day, digest FROM contents WHERE day IN ({days}) AND digest = ANY($1)",
+            ([digest for _, digest in places],),
             often=True,
         )
         return {(day, digest) for day, digest in rows} & wanted.keys()

@@ -162,7 +162,7 @@ CREATE FUNCTION note_loose() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
   RETURN NULL;
 END $$;
 CREATE FUNCTION drop_wire() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-  DELETE FROM {SCHEMA}.wire WHERE session = OLD.id AND day = OLD.day;
+  EXECUTE format('DELETE FROM {SCHEMA}.wire WHERE session = $1 AND day = %s', OLD.day) USING OLD.id;
   RETURN NULL;
 END $$;
 CREATE TRIGGER session_went AFTER DELETE ON sessions FOR EACH ROW EXECUTE FUNCTION drop_wire();
@@ -274,12 +274,25 @@ def flushed(*, local: bool) -> str:
     return f"set_config('synchronous_commit', 'on', {local}) WHERE current_setting('synchronous_commit') IN ('off', 'local')"
 
 
+# Of a day, as a literal: the tables of all others are not even locked.
+# Whether a body of $1 that was taken for known is not there.
+_GONE: Final = f"""
+SELECT EXISTS (SELECT FROM {_recordset("$1", {"day": "integer", "digest": "text", "form": "smallint"})} WHERE form IS NULL AND given.day = %1$s
+  AND NOT EXISTS (SELECT FROM contents WHERE contents.day = %1$s AND contents.digest = decode(given.digest, ''hex'')))
+"""
+# The chunks of number $1, where another has brought the body $2 meanwhile.
+_NOT_NEEDED: Final = """
+DELETE FROM chunks WHERE day = %1$s AND number = $1 AND NOT EXISTS (SELECT FROM contents WHERE day = %1$s AND digest = $2 AND number = $1)
+"""
+
 ARRIVE: Final = f"""
 CREATE FUNCTION pg_temp.arrive(came json, bodies json, opened json, parts json, pieces bytea, durable boolean) RETURNS void LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
   many bigint := json_array_length(came);
   base bigint;
+  one record;
+  gone boolean;
 BEGIN
   IF durable THEN
     PERFORM {flushed(local=True)};
@@ -294,15 +307,15 @@ BEGIN
         FROM {_recordset("bodies", {"day": "integer", "digest": "text", "size": "bigint", "form": "smallint", "number": "bigint", "packed": "bigint", "body_at": "integer", "body_octets": "integer"})}
         WHERE form IS NOT NULL
       ON CONFLICT DO NOTHING;
-    IF EXISTS (
-      SELECT FROM {_recordset("bodies", {"day": "integer", "digest": "text", "form": "smallint"})}
-        WHERE form IS NULL AND NOT EXISTS (SELECT FROM contents WHERE contents.day = given.day AND contents.digest = decode(given.digest, 'hex'))
-    ) THEN
-      RAISE EXCEPTION 'a body is gone' USING ERRCODE = '{BODY_GONE}';
-    END IF;
-    DELETE FROM chunks USING {_recordset("bodies", {"day": "integer", "number": "bigint"})}
-      WHERE given.number IS NOT NULL AND chunks.day = given.day AND chunks.number = given.number
-        AND NOT EXISTS (SELECT FROM contents WHERE contents.day = given.day AND contents.number = given.number);
+    FOR one IN SELECT DISTINCT day FROM {_recordset("bodies", {"day": "integer", "form": "smallint"})} WHERE form IS NULL LOOP
+      EXECUTE format('{_GONE}', one.day) INTO gone USING bodies;
+      IF gone THEN
+        RAISE EXCEPTION 'a body is gone' USING ERRCODE = '{BODY_GONE}';
+      END IF;
+    END LOOP;
+    FOR one IN SELECT * FROM {_recordset("bodies", {"day": "integer", "digest": "text", "number": "bigint"})} WHERE number IS NOT NULL LOOP
+      EXECUTE format('{_NOT_NEEDED}', one.day) USING one.number, decode(one.digest, 'hex');
+    END LOOP;
   END IF;
   IF many > 0 THEN
     SELECT max(number) INTO base FROM revisions;
