@@ -10,4 +10,7 @@ from postgresql import postgresql
 __all__ = ["postgresql", "pytest_collect_file"]
 
 pytest.register_assert_rewrite("stream_contract", "conformance", "stored_things")
-settings.register_profile("long", max_examples=20_000)
+# How long an example takes says how busy the machine is.
+settings.register_profile("house", settings(), deadline=None)
+settings.register_profile("long", settings(), deadline=None, max_examples=20_000)
+settings.load_profile("house")

@@ -38,7 +38,7 @@ SETTINGS = {
     "timezone": "UTC",
 }
 ROLE = "relay"
-ZERO = "UPDATE counters SET revision = 0"
+ZERO = "DELETE FROM revisions WHERE number > 0; INSERT INTO revisions VALUES (0) ON CONFLICT DO NOTHING"
 
 
 def _missing(why: str) -> NoReturn:

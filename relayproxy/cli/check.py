@@ -92,6 +92,8 @@ def _check_config(path: Path | None, flags: Flags) -> bool:
     from relayproxy.cli.check_rules import of_guard, of_rules
     from relayproxy.cli.config import load_with_rules
     from relayproxy.cli.config_rules import guarded
+    from relayproxy.record.store.location import PostgresqlUrl
+    from relayproxy.record.store.postgresql.pruning import many_days
 
     config, loaded = load_with_rules(path, flags)
     found = of_rules(loaded.rules, config.rules.files)
@@ -100,7 +102,10 @@ def _check_config(path: Path | None, flags: Flags) -> bool:
     if told := [*([] if whom is None else [whom]), *found.said]:
         # Comments, so that all of it is a configuration again.
         sys.stdout.write("\n" + "".join(f"# {printable(line)}\n" for line in told))
-    return _weighed(found, [] if config.guard is None else of_guard(config.guard.allow))
+    doubtful = [] if config.guard is None else [*of_guard(config.guard.allow)]
+    if isinstance(config.record.store, PostgresqlUrl) and (many := many_days(config.record.keep.age)) is not None:
+        doubtful.append(many)
+    return _weighed(found, doubtful)
 
 
 def _check_rules(files: Sequence[str]) -> bool:

@@ -169,6 +169,20 @@ def test_what_is_doubtful_is_a_warning_and_no_failure(capsys: pytest.CaptureFixt
     ]
 
 
+def test_more_days_than_a_server_has_locks_for_are_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    store = "[record]\nstore = '{}'\n[record.keep]\nage = '{}'\n"
+    for url, age, warned in (
+        ("postgresql://db.example.test/mail", "365d", True),
+        ("postgresql://db.example.test/mail", "none", True),
+        ("postgresql://db.example.test/mail", "14d", False),
+        ("sqlite:x.db", "365d", False),
+    ):
+        Path("it.toml").write_text(store.format(url, age))
+        status, _, err = check("it.toml", capsys=capsys)
+        assert status == 0
+        assert ["max_locks_per_transaction" in line for line in err] == [True] * warned
+
+
 def test_a_signature_that_a_test_shows_to_break_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     signed = (
         "DKIM-Signature: v=1; a=rsa-sha256; d=app.test; s=k; h=From; bh=x; b=y; l=0\\nFrom: a@app.test\\n\\nhello\\n"

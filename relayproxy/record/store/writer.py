@@ -6,7 +6,7 @@ wait are woken with one call into trio a batch. What is `put` does not wake the 
 both threads their turn. Where nothing comes, the thread does the store's upkeep.
 
 When a batch cannot be written, those who wait for it hear so, and what they gave is never written; what was `put` stays, in order, and is tried again each half
-second, and whenever somebody wants to commit. Where a single write is at fault (a bug, a number that no column takes), the others are written without it.
+second, and whenever somebody wants to commit; where there is no space left, retention is tried before. Where a single write is at fault (a bug, a number that no column takes), the others are written without it.
 
 Invariants: `put` never waits, and what it was given is written once and whole, in order, as long as the process lives, unless it was counted as dropped:
 beyond `max_waiting` octets, and for what can never be written. `commit` returns only when all is in the store. Nothing is written after `commit` has said
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 #: Octets that may wait behind, in memory, for a store that cannot be written.
 MAX_WAITING: Final = 64 << 20
-#: Writes, and octets, of one batch: so many go in together also when the store was away for long.
+#: Writes, and octets, of one batch: so many go in together also when the store was away for long, and behind a slow line.
 _BATCH: Final = 256
-_BATCH_OCTETS: Final = 8 << 20
+_BATCH_OCTETS: Final = 1 << 20
 #: Octets of a write besides its message and wire, roughly.
 _RECORD: Final = 2048
 #: Seconds that those who wait are waited for by others, on a loop that always has something else to do.
@@ -231,10 +231,15 @@ class Writer:
         self._take(self._patience())
         closing_by = self._closing_by
         now = time.monotonic()
-        if self._waiting and (closing_by is not None or now >= self._next_try or self._is_awaited()):
+        again = self._trouble is not None and now >= self._next_try
+        if again:
+            self._next_try = now + _RETRY
+            if self._trouble is not None and self._trouble.full and closing_by is None:
+                self._upkeep(busy=True)  # it may make room
+        if self._waiting and (closing_by is not None or self._trouble is None or again or self._is_awaited()):
             self._write()
             self._keep_up()
-        elif self._trouble is not None and now >= self._next_try:
+        elif again:
             self._probe()
         elif self._trouble is None and closing_by is None and now >= self._next_upkeep:
             self._upkeep(busy=False)
@@ -336,9 +341,9 @@ class Writer:
     def _fail(self, error: RecordError) -> None:
         """Nothing can be written now: what was put stays, who waits hears it."""
         before, self._trouble = self._trouble, error
-        self._next_try = time.monotonic() + _RETRY
         self._refuse(error)
         if before is None:
+            self._next_try = time.monotonic() + _RETRY
             self._tell("writing", error)
 
     def _refuse(self, error: RecordError) -> None:

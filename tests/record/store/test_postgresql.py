@@ -33,9 +33,11 @@ from relayproxy.record.store.interface import (
 from relayproxy.record.store.location import PostgresqlUrl, location, without_password
 from relayproxy.record.store.opening import open_store, store_at
 from relayproxy.record.store.postgresql.connection import connect, end_peer, migrate
-from relayproxy.record.store.postgresql.schema import STEPS
+from relayproxy.record.store.postgresql.schema import PARTED, STEPS, part_of
 from relayproxy.record.store.postgresql.store import PostgresqlStore
 from relayproxy.record.store.spool import Spool
+from relayproxy.record.store.writer import Writer
+from relayproxy.relay.identity import Ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -269,6 +271,20 @@ def test_a_newer_store_is_left_alone(url: PostgresqlUrl) -> None:
             way()
 
 
+def test_a_newer_one_takes_over_from_one_that_runs(store: PostgresqlStore) -> None:
+    with closing(store.backend()) as backend, store.reader() as reader:
+        backend.write([transaction("T1"), held("T2")], durable=False)
+        ask(store.url, "UPDATE relayproxy.counters SET version = 99")
+        for way in (
+            partial(backend.write, [transaction("T3", noise(900_000))], durable=False),
+            backend.probe,
+            backend.upkeep,
+        ):
+            with pytest.raises(RecordError, match="a newer relayproxy has taken over"):
+                way()
+        assert ids(reader) == ["T1", "T2"]
+
+
 def test_who_reads_an_older_store_is_told_what_to_do(url: PostgresqlUrl) -> None:
     ask(url, "UPDATE relayproxy.counters SET version = 0")
     with pytest.raises(StoreError, match="older relayproxy"):
@@ -457,7 +473,7 @@ def test_a_body_that_was_altered_is_an_error(store: PostgresqlStore) -> None:
 def test_what_is_durable_is_asked_to_be_so(store: PostgresqlStore) -> None:
     """Of `synchronous_commit` as the batch's own function sees it; what database or role say is the least."""
     heard: dict[tuple[str, str, bool], str] = {}
-    ask(store.url, "CREATE TABLE relayproxy.seen(setting text); CREATE FUNCTION relayproxy.see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO relayproxy.seen VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$; CREATE CONSTRAINT TRIGGER see AFTER UPDATE ON relayproxy.counters DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION relayproxy.see()")  # fmt: skip
+    ask(store.url, "CREATE TABLE relayproxy.seen(setting text); CREATE FUNCTION relayproxy.see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO relayproxy.seen VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$; CREATE CONSTRAINT TRIGGER see AFTER INSERT ON relayproxy.revisions DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION relayproxy.see()")  # fmt: skip
     [(database,)] = ask(store.url, "SELECT quote_ident(current_database())")
     for said in ("off", "local", "on", "remote_apply"):
         ask(store.url, f"ALTER DATABASE {database} SET synchronous_commit = {said}")
@@ -540,6 +556,32 @@ def test_who_waits_is_told_at_once(store: PostgresqlStore) -> None:
     os.close(theirs)
 
 
+def test_what_has_an_id_of_its_day_touches_no_other_days(store: PostgresqlStore) -> None:
+    """Each table that is touched is locked, with its indexes: with a year of them the server has no room for the locks."""
+    made = Ids()
+    sent, kept, connected = (made.new() for _ in range(3))
+    with closing(store.backend(patience=0.3)) as backend, store.reader() as reader:
+        days = ask(store.url, "SELECT max(day) FROM relayproxy.days")
+        backend.write([transaction("old", at=NOW - 9 * DAY), session("old", began=NOW - 9 * DAY)], durable=False)
+        [(day,)] = ask(store.url, "SELECT min(day) FROM relayproxy.days")
+        assert [(day,)] != days
+        parts = [part_of(table, day) for table in PARTED]
+        with psycopg.connect(store.url.url) as other:
+            other.execute(f"SET search_path = relayproxy; LOCK TABLE {', '.join(parts)}".encode())
+            for number in range(12):  # also where the server has made up its mind how to go about it
+                again = transaction(sent, noise(300_000 + number % 2), session=connected)
+                backend.write([again, held(kept), transaction(f"T{number}", noise(9000))], durable=False)
+                backend.write([session(connected, wire=b"\x90")], durable=False)
+            assert backend.claim(kept, 0, release())
+            backend.released(kept, 0, release("accepted"))
+            assert reader.ids(sent.lower()) == [sent]
+            assert reader.transaction(sent) is not None
+            assert reader.session(connected) is not None
+            assert [one.record.transaction for one in reader.of_session(connected)] == [sent]
+            with pytest.raises(StoreError, match="locked"):
+                reader.transaction("T1")  # that is no id of ours
+
+
 # What goes.
 
 
@@ -601,18 +643,26 @@ def test_a_session_stays_for_its_transactions_of_the_next_day(store: PostgresqlS
         assert reader.session("S1") is not None
 
 
-def test_who_reads_a_day_keeps_it_from_being_dropped_and_nobody_from_writing(store: PostgresqlStore) -> None:
-    with closing(store.backend(keep=Keep(age=3 * DAY / SECOND))) as backend, store.reader() as reader:
-        backend.write([transaction("old", at=NOW - 5 * DAY), transaction("new")], durable=False)
+@pytest.mark.parametrize("keep", [Keep(age=3 * DAY / SECOND), Keep(bytes=130_000)])
+def test_who_reads_old_days_keeps_them_and_nobody_from_writing(store: PostgresqlStore, keep: Keep) -> None:
+    """As a backup does: its locks stay until it ends."""
+    at = NOW - 9 * DAY
+    old = [f"T{day}-{number}" for day in range(5) for number in range(5)]
+    with closing(store.backend(keep=keep)) as backend, store.reader() as reader:
+        writes = [transaction(id_, noise(900), at=at + int(id_[1]) * DAY + int(id_[3])) for id_ in old]
+        backend.write([*writes, transaction("new", noise(100_000))], durable=False)
         with psycopg.connect(store.url.url) as slow:
-            slow.execute("SELECT * FROM relayproxy.transactions")  # as a backup: its locks stay
-            began = time.monotonic()
-            done(backend)
-            assert time.monotonic() - began < 3, "those who write are kept waiting a fifth of a second"
-            assert ids(reader) == ["new"], "row by row"
+            slow.execute("SELECT * FROM relayproxy.transactions")
+            for _ in range(3):
+                began = time.monotonic()
+                backend.upkeep(busy=True)
+                assert time.monotonic() - began < 0.5, "one day is tried, and none again at once"
+            assert ids(reader) == [*old, "new"], "not row by row either"
             backend.write([transaction("more", at=NOW + 5 * DAY)], durable=False)
+    with closing(store.backend(keep=keep)) as backend, store.reader() as reader:
         done(backend)
-        assert ids(reader) == ["new", "more"]
+        assert {"new", "more"} <= set(ids(reader))
+        assert len(ids(reader)) <= (2 if keep.age else 22)
 
 
 def test_what_is_counted_is_what_is_there(store: PostgresqlStore) -> None:
@@ -638,9 +688,34 @@ def test_what_is_counted_is_what_is_there(store: PostgresqlStore) -> None:
             durable=False,
         )
         for _ in range(2):
-            counted = ask(store.url, "SELECT day, octets FROM relayproxy.days WHERE octets <> 0 ORDER BY day")
+            counted = ask(
+                store.url,
+                "SELECT day, sum(octets) FROM (SELECT day, octets FROM relayproxy.days UNION ALL SELECT day, octets FROM relayproxy.growth) AS counts GROUP BY day HAVING sum(octets) <> 0 ORDER BY day",
+            )
             assert counted == ask(store.url, f"SELECT day, sum(kept) FROM ({rows}) AS rows GROUP BY day ORDER BY day")  # noqa: S608
             done(backend)
+
+
+def test_no_row_is_changed_by_each_batch(store: PostgresqlStore) -> None:
+    """While somebody keeps a snapshot, as a backup does, each change of a row is gone through by who changes it next."""
+    changed = "SELECT relname, n_tup_upd, n_tup_ins FROM pg_stat_user_tables WHERE schemaname = 'relayproxy' AND relname IN ('counters', 'days', 'revisions', 'growth')"
+    with closing(store.backend()) as backend:
+        backend.upkeep()
+    before = {name: updated for name, updated, _ in ask(store.url, changed)}
+    with closing(store.backend()) as backend:
+        for number in range(20):
+            backend.write([transaction(f"T{number}"), session(f"S{number}", wire=b"abc")], durable=False)
+    by = time.monotonic() + SOON
+    while True:  # the server tells of it when the connection has gone
+        after = {name: (updated, inserted) for name, updated, inserted in ask(store.url, changed)}
+        if after["growth"][1] >= 20:
+            break
+        assert time.monotonic() < by
+    assert {name: updated for name, (updated, _) in after.items()} == before
+    with closing(store.backend()) as backend:
+        done(backend)
+        assert ask(store.url, "SELECT * FROM relayproxy.revisions") == [(20,)]
+        assert ask(store.url, "SELECT * FROM relayproxy.growth") == []
 
 
 def test_several_do_upkeep_and_one_at_a_time(store: PostgresqlStore) -> None:
@@ -731,13 +806,14 @@ def test_a_claim_whose_answer_is_lost_is_not_made_twice(store: PostgresqlStore, 
 
 
 class Between:
-    """A line to a server that can be cut. `cut`: behind the next answer, which is not passed on; `cut_at`: behind the answer to what has this in it; `closed`: nobody comes through; `silent`: nor does anything."""
+    """A line to a server that can be cut. `cut`: behind the next answer, which is not passed on; `cut_at`: behind the answer to what has this in it; `closed`: nobody comes through; `silent`: nor does anything; `rate`: octets a second that do, to the server."""
 
     def __init__(self, server: str, folder: Path) -> None:
         self.url = PostgresqlUrl("")
         self.cut = False
         self.cut_at = b""
         self.closed = self.silent = False
+        self.rate: float | None = None
         self._server = server
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(folder / ".s.PGSQL.5432"))
@@ -768,6 +844,8 @@ class Between:
                     continue
                 if not answers and self.cut_at and self.cut_at in octets:
                     self.cut, self.cut_at = True, b""
+                if self.rate is not None and not answers:
+                    time.sleep(len(octets) / self.rate)
                 target.sendall(octets)
         for end in (source, target):
             with suppress(OSError):
@@ -807,6 +885,23 @@ def test_a_server_that_does_not_answer_stops_nobody_for_long(store: PostgresqlSt
 
 
 @pytest.mark.slow
+def test_a_slow_line_takes_what_is_large_and_what_is_much(store: PostgresqlStore, tmp_path: Path) -> None:
+    """For a patience of 5 seconds instead of 0.3 it were 180 KB a second."""
+    with between(store.url, tmp_path) as line:
+        backend = PostgresqlStore(line.url, tmp_path).backend(patience=0.3)
+        writer = Writer(backend)
+        with store.reader() as reader:
+            line.rate = 3_000_000
+            large = noise(2_000_000)
+            writer.put(transaction("T0", large))
+            for number in range(1, 31):
+                writer.put(transaction(f"T{number}", noise(100_000, number)))
+            assert writer.close(SOON)
+            assert len(ids(reader)) == 31
+            assert whole(reader, reader.transaction("T0")) == HEADER + b"\r\n" + large
+
+
+@pytest.mark.slow
 def test_a_network_that_swallows_everything_is_not_waited_for(store: PostgresqlStore, tmp_path: Path) -> None:
     with between(store.url, tmp_path) as line:
         url = PostgresqlUrl(f"{line.url.url}&connect_timeout=2")
@@ -842,10 +937,10 @@ def test_a_lock_that_another_holds_for_too_long(store: PostgresqlStore) -> None:
 
 def test_a_store_that_is_read_only_now(store: PostgresqlStore) -> None:
     with closing(store.backend()) as backend:
-        ask(store.url, "CREATE FUNCTION relayproxy.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '25006'; END $$; CREATE TRIGGER refuse BEFORE UPDATE ON relayproxy.counters EXECUTE FUNCTION relayproxy.refuse()")  # fmt: skip
+        ask(store.url, "CREATE FUNCTION relayproxy.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '25006'; END $$; CREATE TRIGGER refuse BEFORE INSERT ON relayproxy.revisions EXECUTE FUNCTION relayproxy.refuse()")  # fmt: skip
         with pytest.raises(RecordError, match="read-only, or a standby"):
             backend.write([transaction("T1")], durable=False)
-        ask(store.url, "DROP TRIGGER refuse ON relayproxy.counters")
+        ask(store.url, "DROP TRIGGER refuse ON relayproxy.revisions")
         backend.write([transaction("T1")], durable=False)
 
 
@@ -856,6 +951,20 @@ def test_a_disk_that_is_full_is_told_as_such(store: PostgresqlStore) -> None:
             backend.write([transaction("T1")], durable=False)
         assert raised.value.full
         assert ids(reader) == []
+
+
+def test_a_disk_with_room_for_small_rows_alone_counts_as_full(store: PostgresqlStore) -> None:
+    """What is tried takes new pages, as a message may."""
+    with closing(store.backend()) as backend:
+        ask(store.url, "CREATE FUNCTION relayproxy.refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = '53100'; END $$; CREATE EVENT TRIGGER refuse ON ddl_command_start WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION relayproxy.refuse()")  # fmt: skip
+        backend.write([transaction("T1")], durable=False)
+        with pytest.raises(RecordError, match="could not extend file") as raised:
+            backend.probe()
+        assert raised.value.full
+        ask(store.url, "DROP EVENT TRIGGER refuse")
+        for _ in range(2):
+            backend.probe()
+        assert ask(store.url, "SELECT to_regclass('relayproxy.room')") == [(None,)], "nothing is left of it"
 
 
 def test_a_schema_that_was_dropped_is_not_missed_in_silence(store: PostgresqlStore) -> None:

@@ -30,6 +30,7 @@ class Ledger:
         self.durable: list[bool] = []
         self.fails: RecordError | None = None
         self.neglects: RecordError | None = None
+        self.makes_room = False  # upkeep removes what is in the way
         self.tried = threading.Semaphore(0)
         self.kept_up = threading.Semaphore(0)
         self.closed = False
@@ -63,6 +64,8 @@ class Ledger:
         self.kept_up.release()
         if self.neglects is not None:
             raise self.neglects
+        if self.makes_room:
+            self.fails = None
         return False
 
     def close(self) -> None:
@@ -149,6 +152,23 @@ async def test_who_commits_hears_that_it_could_not_be_and_then_it_never_is(ledge
     assert writer.trouble is None
     await writer.commit([transaction("T2")])
     assert ledger.names == ["T2"]
+    assert [error is None for error in alarm.told] == [False, True]
+
+
+async def test_where_it_is_full_what_is_old_goes_however_many_try_meanwhile(ledger: Ledger, start: Start) -> None:
+    alarm = Alarm()
+    writer = start(alarm=alarm)
+    await until(ledger.kept_up)
+    ledger.fails, ledger.makes_room = RecordError("no space left", full=True), True
+    written = False
+    with trio.fail_after(SOON):
+        while not written:
+            with suppress(RecordError):
+                await writer.commit([transaction("T1")])
+                written = True
+    for _ in range(2):
+        await alarm.wait()
+    assert alarm.fails == ["writing", "writing"]
     assert [error is None for error in alarm.told] == [False, True]
 
 

@@ -23,7 +23,7 @@ from relayproxy.record.store.interface import RecordError, StoreError
 from relayproxy.record.store.postgresql import chunks, releases
 from relayproxy.record.store.postgresql.batch import Batch, bodies_of, merged
 from relayproxy.record.store.postgresql.connection import end_peer, is_lost, is_undone, open_to_write, record_error
-from relayproxy.record.store.postgresql.schema import BODY_GONE, CALL, NO_DAY
+from relayproxy.record.store.postgresql.schema import BODY_GONE, CALL, NEWER, NO_DAY, PROBE, TRY_ROOM
 from relayproxy.record.store.postgresql.upkeep import Upkeep, make_days
 
 if TYPE_CHECKING:
@@ -137,9 +137,10 @@ class PostgresqlBackend:
         places = [place for place, body in wanted.items() if body.octets is None or len(body.octets) >= _ASK_FROM]
         if not places:
             return set()
+        days = ", ".join(map(str, sorted({day for day, _ in places})))  # written out: no other day is locked
         rows = connection.ask(
-            "SELECT day, digest FROM contents WHERE day = ANY($1) AND digest = ANY($2)",
-            ([day for day, _ in places], [digest for _, digest in places]),
+            f"SELECT day, digest FROM contents WHERE day IN ({days}) AND digest = ANY($1)",
+            ([digest for _, digest in places],),
             often=True,
         )
         return {(day, digest) for day, digest in rows} & wanted.keys()
@@ -163,7 +164,11 @@ class PostgresqlBackend:
 
     def probe(self) -> None:
         with self._speaking():
-            self._connected().ask("UPDATE counters SET probes = probes + 1")
+            connection = self._connected()
+            with connection.transaction():
+                if not connection.ask(PROBE).rowcount:
+                    raise RecordError(f"{self._url}: {NEWER}")
+                connection.ask(TRY_ROOM)  # where the disk is full there may be room for a small row
 
     def upkeep(self, *, busy: bool = False) -> bool:
         with self._speaking():

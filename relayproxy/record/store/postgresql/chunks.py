@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 #: Octets.
 CHUNK: Final = 1 << 18
 #: Chunks of one statement: it is short on a slow line, too.
-_MANY: Final = 16
+_MANY: Final = 2
 
 _COPY: Final = "COPY chunks(day, number, part, octets) FROM STDIN (FORMAT BINARY)"
 _ONE: Final = "SELECT octets FROM chunks WHERE number = $1 AND part = $2 AND day = $3"

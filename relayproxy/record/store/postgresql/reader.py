@@ -18,7 +18,8 @@ from relayproxy.record.store.interface import PATIENCE, StoreError
 from relayproxy.record.store.postgresql import chunks, releases
 from relayproxy.record.store.postgresql.connection import failed, is_lost, open_to_read
 from relayproxy.record.store.postgresql.patterns import PostgresqlDialect
-from relayproxy.record.store.postgresql.schema import CHANNEL
+from relayproxy.record.store.postgresql.pruning import near
+from relayproxy.record.store.postgresql.schema import CHANNEL, REVISION
 from relayproxy.record.store.reading import Row, RowReader, is_read
 
 if TYPE_CHECKING:
@@ -57,21 +58,19 @@ class PostgresqlReader(RowReader):
         return str(self._url)
 
     def ids(self, prefix: str, *, limit: int = 2) -> list[str]:
-        of = "SELECT id FROM {} WHERE upper(id) >= $1 AND upper(id) < $2"
-        query = (
-            f"SELECT id FROM ({of.format('transactions')} UNION {of.format('sessions')}) AS ids ORDER BY id LIMIT $3"
-        )
+        of = "SELECT id FROM {} WHERE {} AND upper(id) >= $1 AND upper(id) < $2"
+        query = f"SELECT id FROM ({of.format('transactions', near(prefix, 'time'))} UNION {of.format('sessions', near(prefix, 'day'))}) AS ids ORDER BY id LIMIT $3"
         upper = prefix.upper().replace("\0", "\ufffd")
         return [id_ for (id_,) in self._ask(query, (upper, upper + "\U0010ffff", limit))]
 
     def transaction(self, id_: str) -> Stored | None:
-        return self.one(self.rows("upper(id) = ?", (id_.upper(),)))
+        return self.one(self.rows(f"{near(id_, 'time')} AND upper(id) = ?", (id_.upper(),)))
 
     def of_session(self, id_: str) -> list[Stored]:
-        return self.all(self.rows("upper(session) = ?", (id_.upper(),)))
+        return self.all(self.rows(f"{near(id_, 'time', later=True)} AND upper(session) = ?", (id_.upper(),)))
 
     def session(self, id_: str) -> StoredSession | None:
-        query = "SELECT day, id, listener, client, began, ended, why FROM sessions WHERE upper(id) = $1"
+        query = f"SELECT day, id, listener, client, began, ended, why FROM sessions WHERE {near(id_, 'day')} AND upper(id) = $1"
         for day, *row in self._ask(query, (id_.upper(),)):
             parts = self._ask(
                 "SELECT form, octets FROM wire WHERE session = $1 AND day = $2 ORDER BY part", (row[0], day)
@@ -95,7 +94,7 @@ class PostgresqlReader(RowReader):
 
     def revision(self) -> int:
         self._told = False
-        rows = self._ask("SELECT revision FROM counters")
+        rows = self._ask(REVISION)
         number: int = rows[0][0] if rows else 0
         return number
 

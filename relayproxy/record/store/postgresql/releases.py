@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from relayproxy.record.store.postgresql.schema import CHANNEL, flushed
+from relayproxy.record.store.postgresql.pruning import near
+from relayproxy.record.store.postgresql.schema import CHANNEL, NEXT_REVISION, flushed
 from relayproxy.record.text import json_line
 
 if TYPE_CHECKING:
@@ -14,11 +15,11 @@ if TYPE_CHECKING:
 #: Both change one row, or none; with the id in capitals, the try, and what is told of it.
 CLAIM: Final = """
 INSERT INTO releases(id, attempt, day, document)
-  SELECT id, $2, day, $3 FROM transactions AS t WHERE upper(id) = $1 AND outcome = 'held' AND NOT released
+  SELECT id, $2, day, $3 FROM transactions AS t WHERE {near} AND upper(id) = $1 AND outcome = 'held' AND NOT released
     AND $2 = (SELECT count(*) FROM releases WHERE id = t.id)
 """
 SETTLE: Final = "UPDATE releases SET document = $3 WHERE upper(id) = $1 AND attempt = $2"
-_RELEASED: Final = "UPDATE transactions SET revision = $2, released = released OR $3 WHERE upper(id) = $1"
+_RELEASED: Final = "UPDATE transactions SET revision = $2, released = released OR $3 WHERE {near} AND upper(id) = $1"
 #: All of transaction `t`, divided by commas; null where there are none.
 OF_TRANSACTION: Final = """
   CASE WHEN t.outcome = 'held' THEN (SELECT string_agg(document, ',' ORDER BY attempt) FROM releases WHERE id = t.id) END
@@ -29,10 +30,11 @@ def note(connection: Connection, statement: str, transaction: str, attempt: int,
     """CLAIM or SETTLE, durably, and what follows from it; whether there was anything to change."""
     with connection.alone():
         connection.ask(f"SELECT {flushed(local=True)}")
+        days = near(transaction, "time")
         id_, document = transaction.upper(), json_line(release).decode()
-        if not connection.ask(statement, (id_, attempt, document)).rowcount:
+        if not connection.ask(statement.format(near=days), (id_, attempt, document)).rowcount:
             return False
-        revision = connection.value("UPDATE counters SET revision = revision + 1 RETURNING revision")
-        connection.ask(_RELEASED, (id_, revision, release.outcome == "accepted"))
+        revision = connection.value(NEXT_REVISION)
+        connection.ask(_RELEASED.format(near=days), (id_, revision, release.outcome == "accepted"))
         connection.ask(f"NOTIFY {CHANNEL}")
     return True

@@ -2,12 +2,14 @@
 
 Theory of operation: what is big is parted by days (UTC, of MAIL; of a session, of its beginning): a day's tables are made before anything of it is written, and dropped
 together when all of it may go. Nothing refers from one day into another but a transaction to its session, so bodies are kept once a day. `days` says what there
-is of each, and how many octets; triggers keep that true, and note in `loose` the bodies that may have lost their last reference.
+is of each, and how many octets, together with `growth`, to which triggers add; they also note in `loose` the bodies that may have lost their last reference.
 
 A batch is one statement, `SELECT pg_temp.arrive(...)`: four lists in JSON, and the octets of all of them in one piece, into which the lists point. That is faster than COPY
 and than a row at a time, and the server begins only when all of it has come. What it does first is to lock the one row of `counters`, as everybody does who writes:
 so revisions are seen in the order in which they were given, whoever is slow, and nobody waits for whom waits for him.
-The function is the connection's own, so that relays of several versions may write at once as long as the tables are the same.
+The function is the connection's own, so that relays of several versions may write at once as long as the tables are the same; where they are not any more it refuses.
+No row is changed by each batch: while somebody keeps a snapshot (a backup) all that a row ever was stays there, and is gone through by who wants it. So what is counted
+is written anew, to `revisions` and `growth`, of which upkeep removes what is not needed any more.
 Connecting does not belong here (connection.py), nor what the values are (rows.py).
 """
 
@@ -24,6 +26,8 @@ LOCK_TABLES: Final = 0x726C7078
 LOCK_UPKEEP: Final = LOCK_TABLES + 1
 #: `arrive`: a body that was taken for known is not there.
 BODY_GONE: Final = "RP001"
+#: `arrive`: see NEWER; of a class that is the store's.
+TAKEN_OVER: Final = "55RP1"
 #: There are no tables for that day.
 NO_DAY: Final = "23514"
 
@@ -43,7 +47,7 @@ _ROW: Final = 100
 
 
 def _counts(table: str) -> str:
-    """`days.octets` is true whoever writes, and however many rows at once."""
+    """What `days` and `growth` say is true whoever writes, and however many rows at once."""
     return f"""
 CREATE TRIGGER {table}_came AFTER INSERT ON {table} REFERENCING NEW TABLE AS came FOR EACH STATEMENT EXECUTE FUNCTION count_came();
 CREATE TRIGGER {table}_went AFTER DELETE ON {table} REFERENCING OLD TABLE AS went FOR EACH STATEMENT EXECUTE FUNCTION count_went();
@@ -55,11 +59,13 @@ CREATE TRIGGER {table}_changed AFTER UPDATE ON {table} REFERENCING NEW TABLE AS 
 _FIRST: Final = f"""
 CREATE TABLE counters(
   version integer NOT NULL,      -- steps that were taken
-  revision bigint NOT NULL,      -- of the last write to a transaction
   probes bigint NOT NULL         -- changes when somebody tries whether anything can be written
 );
-INSERT INTO counters VALUES (0, 0, 0);
-CREATE TABLE days(day integer PRIMARY KEY, octets bigint NOT NULL);  -- since 1970
+INSERT INTO counters VALUES (0, 0);
+CREATE TABLE revisions(number bigint PRIMARY KEY); -- the largest is of the last write to a transaction
+INSERT INTO revisions VALUES (0);
+CREATE TABLE days(day integer PRIMARY KEY, octets bigint NOT NULL); -- since 1970
+CREATE TABLE growth(number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, day integer NOT NULL, octets bigint NOT NULL); -- not yet in `days`
 CREATE SEQUENCE numbers;         -- of bodies in chunks
 
 CREATE TABLE transactions(
@@ -138,17 +144,16 @@ CREATE TABLE releases(
 );
 
 CREATE FUNCTION count_came() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-  UPDATE {SCHEMA}.days SET octets = octets + sums.kept FROM (SELECT day, sum(kept) AS kept FROM came GROUP BY day) AS sums WHERE days.day = sums.day;
+  INSERT INTO {SCHEMA}.growth(day, octets) SELECT day, sum(kept) FROM came GROUP BY day;
   RETURN NULL;
 END $$;
 CREATE FUNCTION count_went() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-  UPDATE {SCHEMA}.days SET octets = octets - sums.kept FROM (SELECT day, sum(kept) AS kept FROM went GROUP BY day) AS sums WHERE days.day = sums.day;
+  INSERT INTO {SCHEMA}.growth(day, octets) SELECT day, -sum(kept) FROM went GROUP BY day;
   RETURN NULL;
 END $$;
 CREATE FUNCTION count_changed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-  UPDATE {SCHEMA}.days SET octets = octets + sums.kept
-    FROM (SELECT day, sum(kept) AS kept FROM (SELECT day, kept FROM came UNION ALL SELECT day, -kept FROM went) AS both_ways GROUP BY day) AS sums
-    WHERE days.day = sums.day AND sums.kept <> 0;
+  INSERT INTO {SCHEMA}.growth(day, octets)
+    SELECT day, sum(kept) FROM (SELECT day, kept FROM came UNION ALL SELECT day, -kept FROM went) AS both_ways GROUP BY day HAVING sum(kept) <> 0;
   RETURN NULL;
 END $$;
 {"".join(_counts(table) for table in PARTED if table != "chunks")}
@@ -157,7 +162,7 @@ CREATE FUNCTION note_loose() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
   RETURN NULL;
 END $$;
 CREATE FUNCTION drop_wire() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-  DELETE FROM {SCHEMA}.wire WHERE session = OLD.id AND day = OLD.day;
+  EXECUTE format('DELETE FROM {SCHEMA}.wire WHERE session = $1 AND day = %s', OLD.day) USING OLD.id;
   RETURN NULL;
 END $$;
 CREATE TRIGGER session_went AFTER DELETE ON sessions FOR EACH ROW EXECUTE FUNCTION drop_wire();
@@ -173,6 +178,32 @@ CREATE TRIGGER bodies_changed AFTER UPDATE OF body, body_sent ON transactions
 
 STEPS: Final[tuple[str, ...]] = (_FIRST,)
 
+#: The revision of the last write, and makes the next; within the lock on `counters`.
+REVISION: Final = "SELECT max(number) FROM revisions"
+NEXT_REVISION: Final = f"INSERT INTO revisions SELECT number + 1 FROM ({REVISION}) AS last(number) RETURNING number"
+#: Adds what has grown to its day, $1 being the last number that was; gives the last that is.
+ADD_GROWTH: Final = """
+WITH gone AS (DELETE FROM growth WHERE number > $1 RETURNING number, day, octets),
+  added AS (UPDATE days SET octets = days.octets + sums.octets FROM (SELECT day, sum(octets) AS octets FROM gone GROUP BY day) AS sums WHERE days.day = sums.day)
+SELECT max(number) FROM gone
+"""
+#: Removes revisions behind $1 that are not the last; gives the largest that it has removed.
+FORGET_REVISIONS: Final = f"""
+WITH gone AS (DELETE FROM revisions WHERE number > $1 AND number < ({REVISION}) RETURNING number) SELECT max(number) FROM gone
+"""
+_ROOM: Final = 1 << 18
+#: Changes no row where the tables are of another version.
+PROBE: Final = f"UPDATE counters SET probes = probes + 1 WHERE version = {len(STEPS)}"
+#: Octets of which a chunk could be made are new on the server's disk, and go again.
+TRY_ROOM: Final = f"""
+CREATE TABLE room(octets bytea);
+ALTER TABLE room ALTER octets SET STORAGE EXTERNAL;
+INSERT INTO room VALUES (decode(repeat('00', {_ROOM}), 'hex'));
+DROP TABLE room
+"""
+#: The tables are not those of this version any more.
+NEWER: Final = "a newer relayproxy has taken over: its tables are of another version; end this one, and use that one"
+
 
 def make_day(day: int) -> str:
     """Statements that make a day's tables. They are made beside, and then made parts: that stops nobody who reads or writes."""
@@ -187,10 +218,18 @@ def make_day(day: int) -> str:
     return "; ".join(made)
 
 
+def lock_day(day: int) -> str:
+    """The statement that locks all that drop_day needs, so that it waits for nobody; the first that somebody uses ends it."""
+    tables = [f"ONLY {name}" for table in PARTED for name in (table, part_of(table, day))]
+    return f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE"
+
+
 def drop_day(day: int) -> str:
     """Statements that drop them, with all that is in them."""
     dropped = [f"DROP TABLE {part_of(table, day)}" for table in PARTED]
-    return "; ".join([*dropped, *(f"DELETE FROM {table} WHERE day = {day}" for table in ("loose", "releases", "days"))])
+    return "; ".join(
+        [*dropped, *(f"DELETE FROM {table} WHERE day = {day}" for table in ("loose", "releases", "growth", "days"))]
+    )
 
 
 def part_of(table: str, day: int) -> str:
@@ -235,34 +274,52 @@ def flushed(*, local: bool) -> str:
     return f"set_config('synchronous_commit', 'on', {local}) WHERE current_setting('synchronous_commit') IN ('off', 'local')"
 
 
+# Of a day, as a literal: the tables of all others are not even locked.
+# Whether a body of $1 that was taken for known is not there.
+_GONE: Final = f"""
+SELECT EXISTS (SELECT FROM {_recordset("$1", {"day": "integer", "digest": "text", "form": "smallint"})} WHERE form IS NULL AND given.day = %1$s
+  AND NOT EXISTS (SELECT FROM contents WHERE contents.day = %1$s AND contents.digest = decode(given.digest, ''hex'')))
+"""
+# The chunks of number $1, where another has brought the body $2 meanwhile.
+_NOT_NEEDED: Final = """
+DELETE FROM chunks WHERE day = %1$s AND number = $1 AND NOT EXISTS (SELECT FROM contents WHERE day = %1$s AND digest = $2 AND number = $1)
+"""
+
 ARRIVE: Final = f"""
 CREATE FUNCTION pg_temp.arrive(came json, bodies json, opened json, parts json, pieces bytea, durable boolean) RETURNS void LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
   many bigint := json_array_length(came);
   base bigint;
+  one record;
+  gone boolean;
 BEGIN
   IF durable THEN
     PERFORM {flushed(local=True)};
   END IF;
-  UPDATE counters SET revision = revision + many RETURNING revision - many INTO base;
+  PERFORM FROM counters WHERE version = {len(STEPS)} FOR UPDATE;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION '{NEWER}' USING ERRCODE = '{TAKEN_OVER}';
+  END IF;
   IF json_array_length(bodies) > 0 THEN
     INSERT INTO contents(day, digest, size, form, number, packed, octets)
       SELECT day, decode(digest, 'hex'), size, form, number, packed, {_piece("body")}
         FROM {_recordset("bodies", {"day": "integer", "digest": "text", "size": "bigint", "form": "smallint", "number": "bigint", "packed": "bigint", "body_at": "integer", "body_octets": "integer"})}
         WHERE form IS NOT NULL
       ON CONFLICT DO NOTHING;
-    IF EXISTS (
-      SELECT FROM {_recordset("bodies", {"day": "integer", "digest": "text", "form": "smallint"})}
-        WHERE form IS NULL AND NOT EXISTS (SELECT FROM contents WHERE contents.day = given.day AND contents.digest = decode(given.digest, 'hex'))
-    ) THEN
-      RAISE EXCEPTION 'a body is gone' USING ERRCODE = '{BODY_GONE}';
-    END IF;
-    DELETE FROM chunks USING {_recordset("bodies", {"day": "integer", "number": "bigint"})}
-      WHERE given.number IS NOT NULL AND chunks.day = given.day AND chunks.number = given.number
-        AND NOT EXISTS (SELECT FROM contents WHERE contents.day = given.day AND contents.number = given.number);
+    FOR one IN SELECT DISTINCT day FROM {_recordset("bodies", {"day": "integer", "form": "smallint"})} WHERE form IS NULL LOOP
+      EXECUTE format('{_GONE}', one.day) INTO gone USING bodies;
+      IF gone THEN
+        RAISE EXCEPTION 'a body is gone' USING ERRCODE = '{BODY_GONE}';
+      END IF;
+    END LOOP;
+    FOR one IN SELECT * FROM {_recordset("bodies", {"day": "integer", "digest": "text", "number": "bigint"})} WHERE number IS NOT NULL LOOP
+      EXECUTE format('{_NOT_NEEDED}', one.day) USING one.number, decode(one.digest, 'hex');
+    END LOOP;
   END IF;
   IF many > 0 THEN
+    SELECT max(number) INTO base FROM revisions;
+    INSERT INTO revisions VALUES (base + many);
     INSERT INTO transactions({", ".join(LIGHT)}, {", ".join(_PIECES)}, {", ".join(_FACTS)}, number, revision)
       SELECT {", ".join(LIGHT)}, {", ".join(_piece(piece) for piece in _PIECES)}, header_follows, whole, exact,
           decode(body, 'hex'), body_size, decode(body_sent, 'hex'), base + nth, base + nth

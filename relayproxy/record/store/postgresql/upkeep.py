@@ -1,12 +1,13 @@
 """What can wait: retention, the index of words, tomorrow's tables. In pieces of some twenty milliseconds, by one relay at a time.
 
 Retention removes the oldest first, by the time of MAIL, whole transactions with their messages, and sessions that have none (left). `age`: what is older goes, a whole
-day at a time, and row by row where no more than two days are kept, or something of a day has to stay. `bytes`: what records, messages and wire take stays below it, as
+day at a time, and row by row where no more than two days are kept, or something of a day has to stay. While somebody reads a day that is to go (a backup does so for long)
+nothing is removed: row by row it would be dead weight, since who reads keeps it. `bytes`: what records, messages and wire take stays below it, as
 `days` counts it: not counted are indexes, and what PostgreSQL adds. A day goes whole where that is a tenth of it at most.
 Never removed: what is `held` and was not released (accepted: what may have left stays too); within an hour, a transaction that is not final, and within a day, a
 session that has not ended.
 
-Invariants: who removes has locked `counters`, as who writes; but for a day's tables nobody is kept waiting longer than a piece takes, and for those not longer than `_PATIENCE`.
+Invariants: who removes has locked `counters`, as who writes; nobody is kept waiting longer than a piece takes, nor for a day that somebody reads longer than `_PATIENCE`, and that seldom.
 Writing does not belong here (backend.py), nor when upkeep is done (writer.py).
 """
 
@@ -15,12 +16,26 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import psycopg
 
+from relayproxy.record.store.interface import RecordError
 from relayproxy.record.store.postgresql.index import index_some
-from relayproxy.record.store.postgresql.schema import DAY, FREE, LOCK_TABLES, LOCK_UPKEEP, OUTLIVES, drop_day, make_day
+from relayproxy.record.store.postgresql.schema import (
+    ADD_GROWTH,
+    DAY,
+    FORGET_REVISIONS,
+    FREE,
+    LOCK_TABLES,
+    LOCK_UPKEEP,
+    NEWER,
+    OUTLIVES,
+    STEPS,
+    drop_day,
+    lock_day,
+    make_day,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,8 +51,8 @@ _PIECE: Final = 0.02
 _ROWS: Final = 200
 #: Files that are looked at in one piece.
 _FILES: Final = 256
-#: Milliseconds that those who write may be kept waiting until nobody reads a day that is to go.
-_PATIENCE: Final = 200
+#: Milliseconds that those who write may be kept waiting until nobody uses one of the tables of a day that is to go.
+_PATIENCE: Final = 20
 #: Seconds until retention tries again that found nothing it may remove, or, while writes come all the time, nothing that is due.
 _IN_VAIN: Final = 5.0
 #: Seconds after which what is not final, or not ended, is taken for abandoned by a process that is gone.
@@ -94,12 +109,15 @@ WITH gone AS (DELETE FROM loose RETURNING day, digest), went AS (
 )
 DELETE FROM chunks USING went WHERE chunks.day = went.day AND chunks.number = went.number
 """
-_TAKEN: Final = "SELECT coalesce(sum(octets), 0)::bigint FROM days"
+# $1: the last number of what has been added to `days`.
+_TAKEN: Final = """
+SELECT ((SELECT coalesce(sum(octets), 0) FROM days) + (SELECT coalesce(sum(octets), 0) FROM growth WHERE number > $1))::bigint
+"""
 _FOR_EVER: Final = 1 << 53  # microseconds
 
 
 class Upkeep:
-    """Upkeep of one store by one process. Raises psycopg.Error, OSError."""
+    """Upkeep of one store by one process. Raises psycopg.Error, OSError, RecordError."""
 
     def __init__(self, bodies: Bodies, keep: Keep) -> None:
         self._bodies = bodies
@@ -107,6 +125,8 @@ class Upkeep:
         self._left_behind: Iterator[Path | None] | None = None
         self._swept = False
         self._ready = 0  # the last day whose tables are known to be there
+        # The last numbers of `growth` and `revisions` that were dealt with: what is before is not gone through again.
+        self._added, self._forgotten = 0, -1
         self._in_vain_until = 0.0
         self._found_none = -_IN_VAIN  # when
 
@@ -117,9 +137,11 @@ class Upkeep:
         if not connection.value("SELECT pg_try_advisory_lock($1)", LOCK_UPKEEP):
             return False  # another relay is at it
         try:
-            self._make_ready(connection)
-            if self._retention(connection):
+            if connection.value("SELECT version FROM counters") != len(STEPS):
+                raise RecordError(NEWER)
+            if self._retention(connection):  # first: where the disk is full all else fails
                 return True
+            self._make_ready(connection)
             self._found_none = time.monotonic()
             if busy:
                 return True
@@ -135,6 +157,11 @@ class Upkeep:
             make_days(connection, {tomorrow - 1, tomorrow})
             self._ready = tomorrow
 
+    def _count(self, connection: Connection) -> None:
+        """Take in what batches have left to be counted."""
+        self._added = connection.value(ADD_GROWTH, self._added) or self._added
+        self._forgotten = connection.value(FORGET_REVISIONS, self._forgotten) or self._forgotten
+
     # Retention.
 
     def _retention(self, connection: Connection) -> bool:
@@ -142,11 +169,16 @@ class Upkeep:
         start = time.monotonic()
         if start < self._in_vain_until:
             return False
+        self._in_vain_until = 0.0
         age, limit = self._keep
-        too_much = limit is not None and connection.value(_TAKEN) > limit
-        old = age is not None and self._remove_old(connection, age)
-        if old or (limit is not None and too_much and self._remove_oldest(connection, limit)):
+        if age is not None and self._remove_old(connection, age):
             return True
+        self._count(connection)
+        too_much = limit is not None and connection.value(_TAKEN, self._added) > limit
+        if limit is not None and too_much and not self._in_vain_until and self._remove_oldest(connection, limit):
+            return True
+        if self._in_vain_until:
+            return False
         if connection.value("SELECT EXISTS(SELECT FROM loose)"):
             with connection.alone():
                 connection.ask(_UNNAMED)
@@ -158,8 +190,8 @@ class Upkeep:
         before = _now() - int(age * 1e6)
         whole = before // DAY  # days before that one
         for (day,) in connection.rows("SELECT day FROM days WHERE day < $1 ORDER BY day", (whole,)):
-            if _drop(connection, day):
-                return True
+            if (became := self._drop(connection, day)) != "stays":
+                return became == "dropped"
         by = time.monotonic() + _PIECE
         asked = (before if age <= _BY_ROWS else whole * DAY, _now())
         if not connection.value(_ANY_OLD, *asked):
@@ -178,13 +210,13 @@ class Upkeep:
         for day, octets in connection.rows(
             "SELECT day, octets FROM days WHERE day < $1 ORDER BY day LIMIT 1", (today,)
         ):
-            if octets <= limit // 10 and _drop(connection, day):
-                return True
+            if octets <= limit // 10 and (became := self._drop(connection, day)) != "stays":
+                return became == "dropped"
         by = time.monotonic() + _PIECE
         now = _now()
         removed = False
         with connection.alone():
-            while (excess := connection.value(_TAKEN) - limit) > 0:
+            while (excess := connection.value(_TAKEN, self._added) - limit) > 0:
                 oldest = connection.value(_OLDEST_TIME, _FOR_EVER, now)
                 before = _FOR_EVER if oldest is None else oldest
                 rows = connection.ask(_OLDEST_SESSIONS, (before, now, excess)).rowcount
@@ -195,6 +227,23 @@ class Upkeep:
                 if not rows or time.monotonic() > by:
                     break
         return removed
+
+    def _drop(self, connection: Connection, day: int) -> Literal["dropped", "stays", "busy"]:
+        """Drop a day, where all of it may go and nobody uses it just now; where somebody does, retention waits for a while."""
+        if connection.value(_STAYS, day, _now()):
+            return "stays"
+        try:
+            with connection.alone():
+                if connection.value(_STAYS, day, _now()):  # asked again: nobody writes now
+                    return "stays"
+                connection.ask(f"SET LOCAL lock_timeout = {_PATIENCE}")
+                connection.ask("SELECT pg_advisory_xact_lock($1)", (LOCK_TABLES,))
+                connection.ask(lock_day(day))
+                connection.ask(drop_day(day))
+        except psycopg.errors.LockNotAvailable:
+            self._in_vain_until = time.monotonic() + _IN_VAIN
+            return "busy"
+        return "dropped"
 
     # What is left.
 
@@ -221,22 +270,6 @@ def make_days(connection: Connection, days: set[int]) -> set[int]:
         for day in sorted(days - there):
             connection.ask(make_day(day))
     return there | days
-
-
-def _drop(connection: Connection, day: int) -> bool:
-    """Drop a day, where all of it may go and nobody reads just now; whether it was."""
-    if connection.value(_STAYS, day, _now()):
-        return False
-    try:
-        with connection.alone():
-            if connection.value(_STAYS, day, _now()):  # asked again: nobody writes now
-                return False
-            connection.ask(f"SET LOCAL lock_timeout = {_PATIENCE}")
-            connection.ask("SELECT pg_advisory_xact_lock($1)", (LOCK_TABLES,))
-            connection.ask(drop_day(day))
-    except psycopg.errors.LockNotAvailable:
-        return False
-    return True
 
 
 def _now() -> int:
