@@ -550,6 +550,7 @@ def test_the_collected_items_live_with_the_plugins(tmp_path: Path) -> None:
         "dialog_tls",
         "dialog_wire",
         "memory_store",
+        "postgresql",
         "wire_check",
     ):
         shutil.copy(here / f"{name}.py", tmp_path)
