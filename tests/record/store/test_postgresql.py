@@ -17,7 +17,7 @@ import psycopg
 import pytest
 import trio
 from conformance import DAY, done, noise
-from postgresql import name_of
+from postgresql import name_of, server
 from stored_things import HEADER, NOW, SECOND, SOON, held, ids, record, release, session, transaction, whole
 
 from relayproxy.record.select import parse
@@ -1007,3 +1007,23 @@ def test_a_file_that_is_missing_is_the_writes_own_fault(store: PostgresqlStore, 
             backend.write([transaction("T1"), TransactionWrite(record("T2"), gone)], durable=False)
         assert ids(reader) == []
         backend.write([transaction("T1")], durable=False)
+
+
+@pytest.mark.slow
+def test_a_standby_is_away_for_who_writes_and_there_for_who_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    with server() as own, own.database() as made:
+        own.stop()
+        standby = own.folder / "data" / "standby.signal"
+        standby.touch()
+        own.start()
+        monkeypatch.setenv("PGHOST", str(own.folder))  # hosts are seen wherever they are named
+        nameless = PostgresqlUrl(made.url.partition("?")[0])
+        for url in (made, nameless):
+            with pytest.raises(StoreAwayError, match="hot standby"):
+                store_at(url).backend()
+            with store_at(url).reader() as reader:
+                assert ids(reader) == []
+        own.stop()
+        standby.unlink()
+        own.start()
+        store_at(nameless).backend().close()
