@@ -149,9 +149,8 @@ class Cassette:
         self._opened: set[RecordedSession] = set()
         self._connected: Counter[RecordedSession] = Counter()  # open connections, by the session that is their own
         self._shelf = Shelf(self.sessions, repeats=repeats)
-        self._played: dict[
-            str | None, list[RecordedTransaction]
-        ] = {}  # in the order of use, by sender; None: by a pattern
+        # In the order of use, by sender; None: by a pattern.
+        self._played: dict[str | None, list[RecordedTransaction]] = {}
         self._holders: dict[RecordedTransaction, Transaction] = {}
         self._next = 0  # of the sessions, the first that may still be unused
 
@@ -180,8 +179,8 @@ class Cassette:
 
     def admit(self) -> Admission:
         """A new connection."""
-        session = self._next_session()
-        if (is_first := session is not None) and session is not None:
+        session = first = self._next_session()
+        if session is not None:
             self._opened.add(session)
         elif self.repeats and not self._shelf.left:
             session = next(reversed(self.sessions), None)
@@ -190,7 +189,7 @@ class Cassette:
         if session is not None:
             self.played_sessions += 1
             self._connected[session] += 1
-        return Admission(session is not None or self.otherwise == "take", session, is_first=is_first)
+        return Admission(session is not None or self.otherwise == "take", session, is_first=first is not None)
 
     def take_back(self, session: RecordedSession) -> None:
         """Its first connection said nothing, as that of a probe: the session waits for one that does."""
@@ -259,10 +258,8 @@ class Cassette:
     def _make_room(self, transaction: Transaction, recipients: list[str], wanted: Wanted) -> bool:
         """Have others go on with what they can do with as well, until one is free (Kuhn's way to match): which of two that began alike is whose shows later."""
         asked: dict[RecordedTransaction, Transaction] = {}  # and who asked for it
-        asking, states = (
-            deque([transaction]),
-            set(),
-        )  # of two that are in the same state, the second can do with no more
+        asking = deque([transaction])
+        states = set()  # of two that are in the same state, the second can do with no more
         while asking:
             who = asking.popleft()
             named = recipients if who is transaction else who.named

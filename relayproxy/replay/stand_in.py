@@ -173,9 +173,8 @@ class StandIn(Face):
         return self._hello_refused
 
     def _hello(self, command: Ehlo | Helo) -> Answer:
-        if (
-            isinstance(command, Helo) and self._hello_refused is not None
-        ):  # what a relay says behind an EHLO that was refused (relay/connect.py)
+        # HELO is what a relay says behind an EHLO that was refused (relay/connect.py).
+        if isinstance(command, Helo) and self._hello_refused is not None:
             return self._hello_refused
         if (upstream := self.behind.upstream) is not None or self._conversation is None:
             answer = Answer(local_replies.NOOP_OK)

@@ -120,7 +120,7 @@ class RelayFixture:
     def _missing(self, select: Select | None, timeout: float, *, blocks: bool = False) -> str:
         """What is there instead of what was waited for; `blocks`: nobody else could do anything meanwhile."""
         what = "no mail" if select is None else f"no mail that is {select.text}"
-        lines = [f"{what} within {timeout:g} s"]
+        lines, troubles = [f"{what} within {timeout:g} s"], self.troubles()
         came = self._find(None)
         for mail in came[:TOLD]:
             given = " (given before)" if mail.record.transaction in self._given else ""
@@ -128,10 +128,9 @@ class RelayFixture:
         if len(came) > TOLD:
             lines.append(f"  ... and {len(came) - TOLD} more")
         if not came:
-            self._served.catch_up()
             sessions = self._served.told.sessions
             lines.append(f"  {sessions} connected, and sent none" if sessions else "  nobody connected")
-        lines += [f"  trouble: {what}" for what in self.troubles()]
+        lines += [f"  trouble: {what}" for what in troubles]
         if blocks:
             lines.append("  wait_for stops this event loop: await relayproxy.arrives(...)")
         return "\n".join(lines)

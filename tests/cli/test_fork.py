@@ -41,6 +41,8 @@ C> QUIT
 C< 221 2.0.0 bye
 """
 TO_RCPT, TO_DATA, TO_MESSAGE = 3, 4, 5
+#: A process of its own, but for the server.
+BY_HAND = [sys.executable, "-m", "relayproxy", "replay", "one.dialog", "--until", str(TO_RCPT), "--then", "interactive"]
 
 
 @pytest.fixture(autouse=True)
@@ -265,17 +267,6 @@ def test_it_is_one_session_that_forks(capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.slow
 def test_on_a_terminal() -> None:
     ours, its = pty.openpty()
-    argv = [
-        sys.executable,
-        "-m",
-        "relayproxy",
-        "replay",
-        "one.dialog",
-        "--until",
-        str(TO_RCPT),
-        "--then",
-        "interactive",
-    ]
     shown = bytearray()
 
     def read_until(*words: bytes) -> None:
@@ -287,7 +278,7 @@ def test_on_a_terminal() -> None:
 
     with (
         scripted({"DATA": "354 go\x1b[5m on"}) as server,
-        subprocess.Popen([*argv, "--to", server.url], stdin=its, stdout=its, stderr=its) as process,
+        subprocess.Popen([*BY_HAND, "--to", server.url], stdin=its, stdout=its, stderr=its) as process,
     ):
         os.close(its)
         read_until(b"Ctrl-D ends with QUIT", b"C< 250 2.1.5 ok")
@@ -305,20 +296,9 @@ def test_on_a_terminal() -> None:
 
 @pytest.mark.slow
 def test_a_signal_gives_it_up() -> None:
-    argv = [
-        sys.executable,
-        "-m",
-        "relayproxy",
-        "replay",
-        "one.dialog",
-        "--until",
-        str(TO_RCPT),
-        "--then",
-        "interactive",
-    ]
     with (
         scripted({"DATA": SILENCE}) as server,
-        subprocess.Popen([*argv, "--to", server.url], stdin=-1, stdout=-1, stderr=-1) as process,
+        subprocess.Popen([*BY_HAND, "--to", server.url], stdin=-1, stdout=-1, stderr=-1) as process,
     ):
         assert process.stdin is not None
         process.stdin.write(b"DATA\n")

@@ -17,7 +17,7 @@ import secrets
 import threading
 import time
 from contextlib import suppress
-from itertools import count
+from itertools import count, islice
 from typing import TYPE_CHECKING, Final
 
 from relayproxy.record.store.interface import RecordError
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: Seconds that a file is left alone, whoever made it.
 PATIENCE: Final = 3600.0
+#: Files that are looked at in one piece of a sweep.
+_FILES: Final = 256
 
 _NAME: Final = re.compile(r"([0-9a-f]{16})(?:-[0-9]+\.zst|\.lock)")
 #: No space, quota, over the limit of a file's size.
@@ -122,3 +124,26 @@ class Bodies:
             (self.folder / f"{self._name}.lock").unlink()
         os.close(self._lock)
         self._lock = -1
+
+
+class Sweep:
+    """Once, of what processes that are gone left behind. Raises OSError."""
+
+    def __init__(self, bodies: Bodies) -> None:
+        self._bodies = bodies
+        self._looked_at: Iterator[Path | None] | None = None
+        self._swept = False
+
+    def piece(self, is_known: Callable[[str], bool]) -> bool:
+        """A piece; whether there is more to look at."""
+        if self._swept:
+            return False
+        if self._looked_at is None:
+            self._looked_at = self._bodies.left_behind(is_known)
+        seen = 0
+        for path in islice(self._looked_at, _FILES):
+            seen += 1
+            if path is not None:
+                path.unlink(missing_ok=True)
+        self._swept = seen < _FILES
+        return not self._swept

@@ -66,6 +66,11 @@ class Keep(NamedTuple):
     bytes: int | None = None
 
 
+#: Seconds after which what is not final, or not ended, is taken for abandoned by a process that is gone.
+ABANDONED_TRANSACTION: Final = 3600
+ABANDONED_SESSION: Final = 86400
+
+
 class Body(NamedTuple):
     """A body on its way into the store: `octets`, or for a large one `file`, where it waits zstd-compressed in the store's folder (spool.py)."""
 

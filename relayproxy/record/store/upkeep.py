@@ -13,16 +13,16 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import apsw
 
+from relayproxy.record.store.bodies import Sweep
 from relayproxy.record.store.index import index_some
+from relayproxy.record.store.interface import ABANDONED_SESSION, ABANDONED_TRANSACTION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
     from relayproxy.record.store.bodies import Bodies
     from relayproxy.record.store.interface import Keep
@@ -31,16 +31,11 @@ if TYPE_CHECKING:
 _PIECE: Final = 0.02
 #: Rows that go in one statement.
 _ROWS: Final = 32
-#: Files that are looked at in one piece.
-_FILES: Final = 256
 #: Pages that are given back to the system in one piece; octets of free pages that are kept at least.
 _PAGES: Final = 256
 _FREE: Final = 1 << 20
 #: Seconds until retention tries again that found nothing it may remove.
 _IN_VAIN: Final = 5.0
-#: Seconds after which what is not final, or not ended, is taken for abandoned by a process that is gone.
-_ABANDONED_TRANSACTION: Final = 3600
-_ABANDONED_SESSION: Final = 86400
 
 _MAY_GO: Final = "(outcome <> 'held' OR released) AND (final OR time < :abandoned)"
 _SESSION_MAY_GO: Final = "(ended IS NOT NULL OR began < :abandoned_session) AND NOT EXISTS (SELECT 1 FROM transactions WHERE session = sessions.id)"
@@ -69,8 +64,7 @@ class Upkeep:
     def __init__(self, bodies: Bodies, keep: Keep) -> None:
         self._bodies = bodies
         self._keep = keep
-        self._left_behind: Iterator[Path | None] | None = None
-        self._swept = False
+        self._sweep = Sweep(bodies)
         self._giving_back = False
         self._in_vain_until = 0.0
 
@@ -78,7 +72,12 @@ class Upkeep:
         """A piece; whether there is more. `busy`: writes come all the time, so only retention."""
         if self._retention(connection) or busy:
             return True
-        return self._sweep(connection) or index_some(connection, self._bodies.folder) or self._give_back(connection)
+        known = "SELECT EXISTS(SELECT 1 FROM contents WHERE file = ?)"
+        return (
+            self._sweep.piece(lambda name: bool(connection.execute(known, (name,)).get))
+            or index_some(connection, self._bodies.folder)
+            or self._give_back(connection)
+        )
 
     # Retention.
 
@@ -109,8 +108,8 @@ class Upkeep:
         """What there is to remove: functions that remove some, and say whether there was any."""
         now = time.time()
         bindings = {
-            "abandoned": int((now - _ABANDONED_TRANSACTION) * 1e6),
-            "abandoned_session": int((now - _ABANDONED_SESSION) * 1e9),
+            "abandoned": int((now - ABANDONED_TRANSACTION) * 1e6),
+            "abandoned_session": int((now - ABANDONED_SESSION) * 1e9),
         }
         age, limit = self._keep
         due: list[Callable[[], bool]] = []
@@ -123,21 +122,6 @@ class Upkeep:
         return due
 
     # What is left.
-
-    def _sweep(self, connection: apsw.Connection) -> bool:
-        """Once, of the files that others left behind; whether there is more to look at."""
-        if self._swept:
-            return False
-        if self._left_behind is None:
-            known = "SELECT EXISTS(SELECT 1 FROM contents WHERE file = ?)"
-            self._left_behind = self._bodies.left_behind(lambda name: bool(connection.execute(known, (name,)).get))
-        seen = 0
-        for path in islice(self._left_behind, _FILES):
-            seen += 1
-            if path is not None:
-                path.unlink(missing_ok=True)
-        self._swept = seen < _FILES
-        return not self._swept
 
     def _give_back(self, connection: apsw.Connection) -> bool:
         """Give free pages back to the system where there are many; whether there are more."""

@@ -735,6 +735,25 @@ def test_several_do_upkeep_and_one_at_a_time(store: PostgresqlStore) -> None:
         end.close()
 
 
+async def test_what_crashed_processes_left_on_its_way_in_is_removed_at_the_start(store: PostgresqlStore) -> None:
+    spool = Spool(store.bodies, 0)
+    await spool.add(b"x" * 1000)
+    folder = store.bodies.folder
+    ours = set(folder.iterdir())
+    for name in ("0123456789abcdef-7.zst", "0123456789abcdee-1.zst", "notes.txt"):
+        (folder / name).touch()
+    for path in folder.iterdir():
+        if path.name != "0123456789abcdee-1.zst":
+            os.utime(path, (time.time() - 7200,) * 2)
+    with closing(store_at(store.url, folder).backend()) as backend:
+        while backend.upkeep():
+            pass
+    left = {path.name for path in folder.iterdir() if path not in ours}
+    assert ours <= set(folder.iterdir())
+    assert left == {"0123456789abcdee-1.zst", "notes.txt"}
+    spool.discard()
+
+
 # Where the server is not as it should be.
 
 

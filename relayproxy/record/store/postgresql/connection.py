@@ -162,15 +162,21 @@ def connect(url: PostgresqlUrl, *, writing: bool, patience: float) -> Connection
         connection = Connection.connect(make_conninfo("", **settings), autocommit=True)
     except psycopg.Error as error:
         raise failed(error, url) from error
-    try:
+    with _or_closed(connection, url):
         _begin(connection, url, writing=writing, patience=patience)
-    except psycopg.Error as error:
-        connection.close()
-        raise failed(error, url) from error
-    except BaseException:
-        connection.close()
-        raise
     return connection
+
+
+@contextmanager
+def _or_closed(connection: Connection, url: PostgresqlUrl) -> Iterator[None]:
+    """What is done with a new connection, which is closed where that fails. Raises StoreError."""
+    try:
+        yield
+    except BaseException as error:
+        connection.close()
+        if isinstance(error, psycopg.Error):
+            raise failed(error, url) from error
+        raise
 
 
 def _begin(connection: Connection, url: PostgresqlUrl, *, writing: bool, patience: float) -> None:
@@ -217,18 +223,12 @@ def version(connection: Connection, url: PostgresqlUrl, known: int = len(STEPS))
 def open_to_write(url: PostgresqlUrl, *, sync: Sync, patience: float) -> Connection:
     """Open a store, or make it; `patience`: seconds to wait for others who write. Raises StoreError."""
     connection = connect(url, writing=True, patience=patience)
-    try:
+    with _or_closed(connection, url):
         if version(connection, url) != len(STEPS):
             migrate(connection, url)
         if sync == "full":
             connection.ask(f"SELECT {flushed(local=False)}")
         _prepare(connection, url)
-    except psycopg.Error as error:
-        connection.close()
-        raise failed(error, url) from error
-    except BaseException:
-        connection.close()
-        raise
     return connection
 
 
@@ -255,21 +255,14 @@ def migrate(connection: Connection, url: PostgresqlUrl, steps: Sequence[str] = S
 def open_to_read(url: PostgresqlUrl, *, patience: float) -> Connection:
     """Open a store that is there. Raises StoreError."""
     connection = connect(url, writing=False, patience=patience)
-    try:
+    with _or_closed(connection, url):
         made = version(connection, url)
-    except psycopg.Error as error:
-        connection.close()
-        raise failed(error, url) from error
-    except BaseException:
-        connection.close()
-        raise
-    if made != len(STEPS):
-        connection.close()
         if made is None:
             raise StoreError(f"{url} is empty: nothing was recorded there yet")
-        raise StoreError(
-            f"{url} was written by an older relayproxy (its tables are version {made}): `relayproxy run` brings it up to {len(STEPS)}"
-        )
+        if made != len(STEPS):
+            raise StoreError(
+                f"{url} was written by an older relayproxy (its tables are version {made}): `relayproxy run` brings it up to {len(STEPS)}"
+            )
     return connection
 
 

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from itertools import islice
 from typing import TYPE_CHECKING, Final, Literal
 
 import psycopg
 
-from relayproxy.record.store.interface import RecordError
+from relayproxy.record.store.bodies import Sweep
+from relayproxy.record.store.interface import ABANDONED_SESSION, ABANDONED_TRANSACTION, RecordError
 from relayproxy.record.store.postgresql.index import index_some
 from relayproxy.record.store.postgresql.schema import (
     ADD_GROWTH,
@@ -38,9 +38,6 @@ from relayproxy.record.store.postgresql.schema import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from relayproxy.record.store.bodies import Bodies
     from relayproxy.record.store.interface import Keep
     from relayproxy.record.store.postgresql.connection import Connection
@@ -49,21 +46,16 @@ if TYPE_CHECKING:
 _PIECE: Final = 0.02
 #: Rows that go in one statement at most.
 _ROWS: Final = 200
-#: Files that are looked at in one piece.
-_FILES: Final = 256
 #: Milliseconds that those who write may be kept waiting until nobody uses one of the tables of a day that is to go.
 _PATIENCE: Final = 20
 #: Seconds until retention tries again that found nothing it may remove, or, while writes come all the time, nothing that is due.
 _IN_VAIN: Final = 5.0
-#: Seconds after which what is not final, or not ended, is taken for abandoned by a process that is gone.
-_ABANDONED_TRANSACTION: Final = 3600
-_ABANDONED_SESSION: Final = 86400
 #: Seconds of `age` up to which what is older goes row by row, and a day is not waited for.
 _BY_ROWS: Final = 2 * 86400
 
 # $1: before when; $2: now; microseconds. $3: octets that are too much.
-_MAY_GO: Final = f"((outcome <> 'held' OR released) AND (final OR time < $2 - {_ABANDONED_TRANSACTION * 1_000_000}))"
-_ENDED: Final = f"(ended IS NOT NULL OR began < ($2 - {_ABANDONED_SESSION * 1_000_000}) * 1000)"
+_MAY_GO: Final = f"((outcome <> 'held' OR released) AND (final OR time < $2 - {ABANDONED_TRANSACTION * 1_000_000}))"
+_ENDED: Final = f"(ended IS NOT NULL OR began < ($2 - {ABANDONED_SESSION * 1_000_000}) * 1000)"
 _SESSION_MAY_GO: Final = (
     f"{_ENDED} AND NOT EXISTS (SELECT FROM transactions t WHERE upper(t.session) = upper(sessions.id))"
 )
@@ -122,8 +114,7 @@ class Upkeep:
     def __init__(self, bodies: Bodies, keep: Keep) -> None:
         self._bodies = bodies
         self._keep = keep
-        self._left_behind: Iterator[Path | None] | None = None
-        self._swept = False
+        self._sweep = Sweep(bodies)
         self._ready = 0  # the last day whose tables are known to be there
         # The last numbers of `growth` and `revisions` that were dealt with: what is before is not gone through again.
         self._added, self._forgotten = 0, -1
@@ -145,7 +136,9 @@ class Upkeep:
             self._found_none = time.monotonic()
             if busy:
                 return True
-            return self._sweep() or index_some(connection)
+            # There is no folder before a large body comes; no row names a file.
+            swept = not self._bodies.folder.exists() or not self._sweep.piece(lambda _: False)
+            return not swept or index_some(connection)
         finally:
             with suppress(psycopg.Error):  # it goes with the connection
                 connection.ask("SELECT pg_advisory_unlock($1)", (LOCK_UPKEEP,))
@@ -244,22 +237,6 @@ class Upkeep:
             self._in_vain_until = time.monotonic() + _IN_VAIN
             return "busy"
         return "dropped"
-
-    # What is left.
-
-    def _sweep(self) -> bool:
-        """Once, of the files that others left behind on their way in; whether there is more to look at."""
-        if self._swept or not self._bodies.folder.exists():
-            return False
-        if self._left_behind is None:
-            self._left_behind = self._bodies.left_behind(lambda _: False)
-        seen = 0
-        for path in islice(self._left_behind, _FILES):
-            seen += 1
-            if path is not None:
-                path.unlink(missing_ok=True)
-        self._swept = seen < _FILES
-        return not self._swept
 
 
 def make_days(connection: Connection, days: set[int]) -> set[int]:
