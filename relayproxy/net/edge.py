@@ -3,6 +3,7 @@
 trio's own waits cost an epoll_ctl each (its registrations are one-shot). Here a worker has one `Poller`: a task that waits, by trio,
 for its epoll to have something, asks it once for all sockets and wakes the tasks that can go on with trio.lowlevel.reschedule.
 Cancellation, nurseries and clocks stay trio's. Where there is no epoll, the same `Poller` gives streams that wait as trio does.
+What is small waits for the others of its turn (turn.py).
 
 Invariants (epoll(7), "edge-triggered"):
 - an edge is remembered (`readable`, `_writable`) until a system call finds nothing to take, or takes less than it asked for: what
@@ -12,6 +13,8 @@ Invariants (epoll(7), "edge-triggered"):
 - a socket is closed only by its stream, and not shared with another process while it is open: the kernel then forgets the registration.
 - deadlines are swept, four times a second, over the waits that have begun: they are attributes and cost nothing to move. They end
   waits up to a quarter of a second late, which the minutes of RFC 5321 §4.5.3.2 do not notice.
+- what waited leaves before anything that is said after it, and before the stream ends; where it cannot, the next receive says so, once, as the
+  send would have. What the kernel does not take then (`_stuck`) goes when it takes more; how long that may last, the next wait on the stream says.
 Fairness between sessions does not belong here (peer.py): what need not wait does not, but for trio's own interface, which always
 gives way once.
 """
@@ -27,9 +30,21 @@ import outcome
 import trio
 from trio.lowlevel import Abort, checkpoint, current_task, reschedule, wait_readable, wait_task_rescheduled
 
-from relayproxy.net.stream import RECEIVE_SIZE, DeadlineStream, Octets, TrioStream, far_end, near_end, reset_on_close
+from relayproxy.net.stream import (
+    RECEIVE_SIZE,
+    DeadlineStream,
+    LateLoss,
+    Octets,
+    TrioStream,
+    far_end,
+    near_end,
+    reset_on_close,
+)
+from relayproxy.net.turn import SMALL, Turn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio.lowlevel import Task
 
 #: Seconds between two looks at the deadlines.
@@ -51,16 +66,18 @@ class EdgeStream(DeadlineStream):
     """A connected socket, registered with a Poller; made by `Poller.adopt`."""
 
     __slots__ = (
-        "_broken", "_ended", "_exact", "_poller", "_reader", "_sending", "_sock", "_writable", "_writer", "readable", "receive_by", "send_by",
+        "_broken", "_ended", "_exact", "_late", "_poller", "_reader", "_sending", "_sock", "_stuck", "_trouble", "_turn", "_writable", "_writer",
+        "readable", "receive_by", "send_by",
     )  # fmt: skip
 
     readable: bool
     receive_by: float
     send_by: float
 
-    def __init__(self, sock: socket.socket, poller: Poller) -> None:
+    def __init__(self, sock: socket.socket, poller: Poller, turn: Turn) -> None:
         self._sock = sock
         self._poller = poller
+        self._turn = turn
         self._reader: Task | None = None
         self._writer: Task | None = None
         self._sending = False  # from the first octet of a send to the last, waits included
@@ -68,6 +85,9 @@ class EdgeStream(DeadlineStream):
         self._broken = False  # no octet can come any more but those that are here
         self._exact = False  # only EAGAIN proves that nothing is left to receive
         self._writable = True
+        self._late = b""  # what was said and has not left
+        self._stuck = False  # because the kernel did not take it
+        self._trouble: LateLoss | None = None  # because the connection is broken, which nobody has heard yet
         self.readable = True
         self.receive_by = math.inf
         self.send_by = math.inf
@@ -78,6 +98,8 @@ class EdgeStream(DeadlineStream):
         """Take note of an edge, and wake whoever waited for it."""
         if events & _FOR_WRITER:
             self._writable = True
+            if self._stuck:
+                self.depart()
             if self._writer is not None:
                 self._wake(self._writer, None)
         if events & _FOR_READER:
@@ -102,6 +124,7 @@ class EdgeStream(DeadlineStream):
         if self._writer is task:
             self._writer = None
         if error is None:
+            self._turn.due += 1
             reschedule(task)
         else:
             reschedule(task, outcome.Error(error))
@@ -113,6 +136,13 @@ class EdgeStream(DeadlineStream):
             self._wake(self._writer, error())
 
     # Waiting. A cancellation takes the task out again, so that nobody wakes it twice.
+
+    async def _wait(self, stop: Callable[[object], Abort]) -> None:
+        turn = self._turn
+        if not turn.due:
+            turn.see_off()
+        await wait_task_rescheduled(stop)
+        turn.due -= 1  # what else ends a wait raises
 
     def _stop_reading(self, _: object) -> Abort:
         self._reader = None
@@ -151,6 +181,8 @@ class EdgeStream(DeadlineStream):
         self._check_reader()
         if not self.readable:
             raise trio.WouldBlock
+        if self._trouble is not None:
+            self._tell_trouble()
         try:
             data = self._sock.recv(max_bytes)
         except BlockingIOError:
@@ -173,7 +205,9 @@ class EdgeStream(DeadlineStream):
         while True:
             if not self.readable:
                 self._reader = current_task()
-                await wait_task_rescheduled(self._stop_reading)
+                await self._wait(self._stop_reading)
+            if self._trouble is not None:
+                self._tell_trouble()
             try:
                 data = self._sock.recv(max_bytes)
             except BlockingIOError:
@@ -210,10 +244,49 @@ class EdgeStream(DeadlineStream):
             self._writable = False
         return sent
 
+    def depart(self) -> None:
+        if not self._late:
+            return  # it left with what was said behind it
+        late, self._late, self._stuck = self._late, b"", False
+        try:
+            sent = self._send(late)
+        except trio.BrokenResourceError as error:
+            self._trouble = LateLoss(str(error))
+            if self._reader is not None:
+                self._wake(self._reader, None)
+            return
+        if sent < len(late):
+            self._late, self._stuck = late[sent:], True
+
+    def _tell_trouble(self) -> None:
+        trouble, self._trouble = self._trouble, None
+        if trouble is not None:
+            raise trouble
+
     def send_nowait(self, data: Octets) -> int:
         if self._sending or self._ended:
             self._check_writer()
-        return self._send(data)
+        turn = self._turn
+        if turn.due and len(self._late) + len(data) <= SMALL and not self._stuck:
+            first = not self._late
+            self._late += data
+            if first:
+                turn.leave(self)
+            return len(data)
+        return self._send_behind_late(data) if self._late else self._send(data)
+
+    def _send_behind_late(self, octets: Octets) -> int:
+        if self._late:
+            self.depart()
+        return 0 if self._stuck else self._send(octets)
+
+    async def _send_late(self) -> None:
+        """Before anything else is sent."""
+        while self._late:
+            if not self._writable:
+                self._writer = current_task()
+                await self._wait(self._stop_writing)
+            self.depart()
 
     async def send_all(self, data: Octets) -> None:
         self._check_writer()
@@ -222,11 +295,12 @@ class EdgeStream(DeadlineStream):
         try:
             if self._writable or not data:
                 await checkpoint()
+            await self._send_late()
             rest = memoryview(data)
             while rest:
                 if not self._writable:
                     self._writer = current_task()
-                    await wait_task_rescheduled(self._stop_writing)
+                    await self._wait(self._stop_writing)
                 rest = rest[self._send(rest) :]
         finally:
             self._sending = False
@@ -237,11 +311,11 @@ class EdgeStream(DeadlineStream):
         self._sending = True
         try:
             rest = memoryview(data)
-            while rest := rest[self._send(rest) :]:
+            while rest := rest[self._send_behind_late(rest) :]:
                 if self._something_to_hear():
                     return False
                 self._reader = self._writer = current_task()
-                await wait_task_rescheduled(self._stop_both)
+                await self._wait(self._stop_both)
         finally:
             self._sending = False
         return True
@@ -255,7 +329,7 @@ class EdgeStream(DeadlineStream):
         self._sending = True
         try:
             self._writer = current_task()
-            await wait_task_rescheduled(self._stop_writing)
+            await self._wait(self._stop_writing)
         finally:
             self._sending = False
 
@@ -285,6 +359,7 @@ class EdgeStream(DeadlineStream):
             raise trio.BusyResourceError("another task is sending on this stream")
         self._check_open()
         await checkpoint()
+        await self._send_late()
         if not self._ended:
             self._ended = True
             try:
@@ -294,6 +369,7 @@ class EdgeStream(DeadlineStream):
 
     def close(self) -> None:
         if self._sock.fileno() != -1:
+            self.depart()
             self._poller.forget(self._sock)
             self._sock.close()
             self._wake_all(trio.ClosedResourceError)
@@ -301,6 +377,7 @@ class EdgeStream(DeadlineStream):
 
     def reset(self) -> None:
         if self._sock.fileno() != -1:
+            self.depart()
             reset_on_close(self._sock)
             self.close()
 
@@ -314,6 +391,7 @@ class Poller:
     def __init__(self) -> None:
         self._epoll = select.epoll() if EDGE_TRIGGERED else None
         self._streams: dict[int, EdgeStream] = {}
+        self._turn = Turn()
         self._first = trio.Event()  # set while there are streams: nobody wakes four times a second for nothing
 
     def adopt(self, sock: socket.socket) -> DeadlineStream:
@@ -321,7 +399,7 @@ class Poller:
         if self._epoll is None:
             return TrioStream.of_socket(sock)
         sock.setblocking(False)
-        stream = EdgeStream(sock, self)
+        stream = EdgeStream(sock, self, self._turn)
         descriptor = sock.fileno()
         self._epoll.register(descriptor, _ALL)
         self._streams[descriptor] = stream
@@ -347,7 +425,7 @@ class Poller:
             self._epoll.close()
 
     async def _poll(self, epoll: select.epoll) -> None:
-        streams = self._streams
+        streams, turn = self._streams, self._turn
         descriptor = epoll.fileno()
         while True:
             await wait_readable(descriptor)
@@ -357,6 +435,9 @@ class Poller:
                     if (stream := streams.get(number)) is not None:
                         stream.notify(events)
                 await checkpoint()
+                if turn.due:
+                    await checkpoint()  # trio had us go first: there is nothing to see yet
+                turn.see_off()
 
     async def _sweep(self) -> None:
         while True:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Final, Literal, NoReturn
 import trio
 from trio.lowlevel import checkpoint
 
+from relayproxy.net.stream import LateLoss
+
 if TYPE_CHECKING:
     from relayproxy.net.dial import UpstreamUrl
     from relayproxy.net.stream import DeadlineStream
@@ -142,6 +144,8 @@ class Peer:
         if isinstance(error, trio.TooSlowError):
             return PeerStalled(self.leg)
         if self._tape is not None and isinstance(error, trio.BrokenResourceError):
+            if isinstance(error, LateLoss):
+                self._tape.unsay_unheard()
             self._tape.event("reset")
         return PeerLost(self.leg, str(error))
 

@@ -30,6 +30,10 @@ RECEIVE_SIZE = 65536
 Octets = bytes | bytearray | memoryview
 
 
+class LateLoss(trio.BrokenResourceError):
+    """The connection is broken, and what was sent since something was last received from it may not have left."""
+
+
 class DeadlineStream(trio.abc.HalfCloseableStream):
     """A two-way stream that can be tried without waiting, and whose waits end in time."""
 
@@ -81,6 +85,7 @@ class DeadlineStream(trio.abc.HalfCloseableStream):
     def send_nowait(self, data: Octets) -> int:
         """Send as much as goes without waiting; how many octets went, 0 where none can.
 
+        They may leave a moment later, with what other streams send, but before the event loop waits: should that fail, the next receive raises LateLoss.
         Whoever sends next sends the rest, from the first octet that did not go: a stream over this one may have encrypted it already.
         """
 
