@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from relayproxy.mail.envelope import Envelope
-    from relayproxy.smtp.commands import Parameters
+    from relayproxy.smtp.commands import Parameters, Rcpt
     from relayproxy.smtp.replies import Reply
 
 #: DESIGN §2.
@@ -300,12 +300,16 @@ def parameters_of(parameters: Parameters) -> dict[str, str | None]:
     return record
 
 
+def address_of(rcpt: Rcpt) -> AddressRecord:
+    return AddressRecord(text(rcpt.path.address), parameters_of(rcpt.parameters))
+
+
 def envelope_of(envelope: Envelope) -> EnvelopeRecord:
     mail = envelope.mail
     return EnvelopeRecord(
         text(mail.path.address),
         parameters_of(mail.parameters),
-        tuple([AddressRecord(text(rcpt.path.address), parameters_of(rcpt.parameters)) for rcpt in envelope.recipients]),
+        tuple([address_of(rcpt) for rcpt in envelope.recipients]),
     )
 
 
