@@ -273,7 +273,8 @@ def reply_of(reply: Reply) -> ReplyRecord:
 
 
 def _any(reply: Reply) -> ReplyRecord:
-    return ReplyRecord(reply.code, reply.enhanced, text(reply.text), reply.origin)
+    enhanced, said = reply.parted
+    return ReplyRecord(reply.code, None if enhanced is None else enhanced.decode("ascii"), text(said), reply.origin)
 
 
 _one_line = lru_cache(maxsize=256)(_any)
