@@ -264,7 +264,7 @@ def _second(seconds: int) -> str:
 
 def duration(seconds: float) -> float:
     """To the microsecond: clocks know no more, and 0.1 + 0.2 is no reading."""
-    return round(seconds, 6) if seconds > 0 else 0.0
+    return int(seconds * 1e6 + 0.5) / 1e6 if seconds > 0 else 0.0
 
 
 def reply_of(reply: Reply) -> ReplyRecord:

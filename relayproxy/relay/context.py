@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from relayproxy.mail.trace import TRACE_MARGIN
 from relayproxy.record.privacy import Privacy
 from relayproxy.relay.keeping import refusal_for
-from relayproxy.rules.gates import DataGate
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.capabilities import Capabilities
 
@@ -128,7 +127,7 @@ class Context:
     @property
     def edit_margin(self) -> int:
         """Octets by which rules may make a message grow, as far as that is told beforehand (PROTOCOL §1.4, SIZE)."""
-        return EDIT_MARGIN if self.rulebook.rules.gates.data is not DataGate.LIVE else 0
+        return EDIT_MARGIN if self.rulebook.edits else 0
 
     @property
     def unrecorded(self) -> Reply | None:

@@ -58,10 +58,10 @@ FATES: Final[dict[str, Outcome]] = {"discard": "discarded", "hold": "held"}
 
 
 class Transaction:
-    """From MAIL on. `accepted` counts the recipients that upstream took."""
+    """From MAIL on. `accepted` counts the recipients that upstream took, `asked` all that were named."""
 
     __slots__ = (
-        "_context", "_heard", "_intake", "_intent", "_late", "_mail", "_parties", "_plan", "_progress", "_recipients", "_recording", "_reply", "_session", "_started", "_time", "accepted", "acknowledged", "id", "keeping", "upstream_seconds",
+        "_context", "_heard", "_intake", "_intent", "_late", "_mail", "_parties", "_plan", "_progress", "_recipients", "_recording", "_reply", "_session", "_started", "_taken", "_time", "accepted", "acknowledged", "asked", "id", "keeping", "upstream_seconds",
     )  # fmt: skip
 
     def __init__(
@@ -76,7 +76,7 @@ class Transaction:
         recording: Recording | None = None,
     ) -> None:
         self.id = id_
-        self.accepted = 0
+        self.accepted = self.asked = 0
         #: Whether the last reply was written to the client. What notes a reply here makes it False.
         self.acknowledged = False
         #: Spent waiting for upstream.
@@ -93,6 +93,7 @@ class Transaction:
         self._plan = passed.plan
         self._recipients: list[tuple[Rcpt, Passed]] = []
         self._heard: list[Reply] = []  # to each of them
+        self._taken: Rcpt | None = None  # the last that was accepted
         self._intake: Intake | None = None
         self._reply: Reply | None = None
         self._progress: Progress = "none"
@@ -111,16 +112,13 @@ class Transaction:
         """A RCPT, and what became of it."""
         self._recipients.append((rcpt, passed))
         self._heard.append(passed.reply)
+        self.asked += 1
         self.acknowledged = False
         if passed.reply.severity == 2:
             self.accepted += 1
+            self._taken = rcpt
         if self._late is not None:
             self._late.note(self)
-
-    @property
-    def asked(self) -> int:
-        """How many recipients were named, refused ones included."""
-        return len(self._recipients)
 
     @property
     def _taker(self) -> Upstream | None:
@@ -172,12 +170,9 @@ class Transaction:
         context, parties = self._context, self._parties
         trace = b""
         if (stamp := parties.stamp) is not None:
-            trace = stamp.field(
-                protocol=parties.protocol(utf8=self._says_utf8),
-                # RFC 5321 §7.2: a list of recipients would show Bcc to all of them.
-                for_=self._only_recipient(),
-                nanoseconds=self._time,
-            )
+            # RFC 5321 §7.2: a list of recipients would show Bcc to all of them.
+            only = None if self._taken is None or self.accepted > 1 else self._taken.path.address
+            trace = stamp.field(protocol=parties.protocol(utf8=self._says_utf8), for_=only, nanoseconds=self._time)
         self._intake = Intake(
             reader,
             context.limits,
@@ -211,13 +206,6 @@ class Transaction:
         """The message has ended, or will not."""
         if self.keeping is not None and not self.keeping.written:
             await self.keeping.settle()
-
-    def _only_recipient(self) -> bytes | None:
-        if self.accepted == 1:
-            for (rcpt, _), reply in zip(self._recipients, self._heard, strict=True):
-                if reply.severity == 2:
-                    return rcpt.path.address
-        return None
 
     def verdict(self, reply: Reply, progress: Progress) -> None:
         """The answer to the message, and how far the message had come."""
