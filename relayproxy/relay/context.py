@@ -101,6 +101,10 @@ class Context:
         self.hello = local_replies.hello(self.ehlo_name)
         self.nothing = Capabilities()
         self._offers: dict[tuple[int, bytes, bool, int], tuple[Capabilities, Offer]] = {}
+        #: Of which upstream list, and with rules that edit or not, the largest message was asked for last: each MAIL and DATA asks, and a listener
+        #: seldom has two.
+        self._asked: tuple[Capabilities | None, bool] = (None, False)
+        self._largest = 0
 
     def offer(self, upstream: Capabilities, mechanisms: bytes = b"", *, under_tls: bool = False) -> Offer:
         """What a client may be offered in front of such an upstream (PROTOCOL §1.4), with these mechanisms of AUTH."""
@@ -139,4 +143,10 @@ class Context:
 
     def max_size(self, upstream: Upstream | None) -> int:
         """The largest message in octets that both sides take."""
-        return self.limits.message_bytes if upstream is None else self.offer(upstream.capabilities).message_bytes
+        if upstream is None:
+            return self.limits.message_bytes
+        capabilities, edits = self._asked
+        if upstream.capabilities is not capabilities or self.rulebook.edits is not edits:
+            self._asked = upstream.capabilities, self.rulebook.edits
+            self._largest = self.offer(upstream.capabilities).message_bytes
+        return self._largest
