@@ -337,8 +337,9 @@ TEXT = b"x" * 77 + b"\r\n"
 @pytest.mark.parametrize(
     "end", [b".\r\n", b"..\r\n.\r\n", b"x" * 100, b"\r\n.x", b"..\r\n", b"\r", b"\r\n", b"\r\n.", b"."]
 )
-def test_large_pieces_are_cut_in_another_way_and_read_alike(end: bytes, behind: bytes) -> None:
-    data = TEXT * 200 + b"..stuffed\r\n" + TEXT * 10 + end + behind
+@pytest.mark.parametrize("stuffed", [b"", b"..stuffed\r\n"])
+def test_large_pieces_are_cut_in_another_way_and_read_alike(stuffed: bytes, end: bytes, behind: bytes) -> None:
+    data = TEXT * 200 + stuffed + TEXT * 10 + end + behind
     assert len(data) > 16 * 1024
     whole, octets = DataReader(1 << 20), DataReader(1 << 20)
     one = whole.feed(data)
