@@ -56,7 +56,7 @@ def find_body(content: bytes, start: int = 0) -> tuple[int, int] | None:
     """
     if content.startswith(b"\r\n"):
         return 0, 2
-    end = content.find(b"\r\n\r\n", max(start - 3, 0))
+    end = content.find(b"\r\n\r\n", start - 3 if start > 3 else 0)
     return None if end < 0 else (end + 2, end + 4)
 
 
@@ -175,7 +175,7 @@ class HeaderSection:
     def malformed(self) -> str | None:
         """What in the section others may read differently, the first of it, in words; None where there is nothing."""
         names, raw = self._read(), self._raw
-        if not self._plain or b"\0" in raw or raw.count(b"\n") != raw.count(b"\r"):
+        if not self._plain or 0 in raw or raw.count(b"\n") != raw.count(b"\r"):
             for number, field in enumerate(self.fields, 1):
                 if (what := self._fault(field)) is not None:
                     return f"{what} in field {number}"

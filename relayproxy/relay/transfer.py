@@ -17,7 +17,6 @@ from relayproxy.relay.client_leg import Goodbye
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.commands import Rset
 from relayproxy.smtp.data import ChunkReader
-from relayproxy.smtp.replies import Reply
 
 if TYPE_CHECKING:
     from relayproxy.record.log import Reporter
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from relayproxy.relay.transaction import Transaction
     from relayproxy.smtp.commands import Bdat
     from relayproxy.smtp.data import ContentReader, DataSlice
+    from relayproxy.smtp.replies import Reply
 
 
 Say = Callable[["list[Reply]"], Awaitable[None]]
@@ -73,7 +73,7 @@ class Passage:
             refusal = await keeping.take(ended=ended)
         if refusal is None:
             judged = await self._delivery.take(intake, octets, ended=ended)
-            if not isinstance(judged, Reply):
+            if isinstance(judged, bytes):
                 self.verdict = await (self._end(judged) if ended else self._delivery.body(judged))
                 return self.verdict
             refusal = judged

@@ -28,6 +28,7 @@ from relayproxy.smtp.errors import LocalProtocolError
 #: The line that ends mail data, behind the CRLF of the last one.
 END_OF_DATA: Final = b".\r\n"
 
+_DOT: Final = 46  # a number is found in octets in a fifth of the time that b"." is
 _STUFFED: Final = b"\r\n."
 _END: Final = b"\r\n.\r\n"
 # `re` finds these in half the time that `bytes.find` takes: it looks for the CR alone.
@@ -88,13 +89,13 @@ class ContentReader:
 
     def _note(self, wire: bytes, content: bytes) -> None:
         if self.violation is None or not self.eight_bit:
-            text = wire.decode("latin-1")  # whether it is ASCII, and has a NUL, is told sooner of text than of octets
+            text = wire.decode("latin-1")
             if self.violation is None:
                 self._newlines.decode(text, final=True)  # final: a CR at the end of a slice is bare
-                if self._newlines.newlines not in _CLEAN or "\0" in text:
+                if self._newlines.newlines not in _CLEAN or 0 in wire:
                     self._find_violation(wire)
             if not self.eight_bit:
-                self.eight_bit = not text.isascii()
+                self.eight_bit = not text.isascii()  # text knows; octets would have to be looked through
         self._offset += len(wire)
         length = len(content)
         self.size += length
@@ -166,7 +167,7 @@ class DataReader(ContentReader):
             if dotted and data.startswith(END_OF_DATA):
                 self._ended = True
                 return DataSlice(b"", b"", ended=True, rest=data[3:])
-        stuffed = end = _find_stuffed(data) if b"." in data else None  # base64 has no dots, and is worth the look
+        stuffed = end = _find_stuffed(data) if _DOT in data else None  # base64 has none, and is worth the look
         if stuffed is not None and stuffed[1] is None:
             if len(data) > _LARGE and (part := self._middle(data, stuffed.start(), dotted=dotted)) is not None:
                 return part
@@ -256,7 +257,7 @@ class ChunkReader(ContentReader):
 def _stuff_inside(content: bytes) -> bytes:
     """`stuff`, but for the beginning of the first line."""
     # To find out that there is nothing to do takes half the time that `replace` does.
-    return content.replace(_STUFFED, b"\r\n..") if b"." in content and _find_stuffed(content) else content
+    return content.replace(_STUFFED, b"\r\n..") if _DOT in content and _find_stuffed(content) else content
 
 
 def odd_dots(wire: bytes, *, at_line_start: bool, most: int) -> list[int]:
