@@ -56,7 +56,7 @@ def find_body(content: bytes, start: int = 0) -> tuple[int, int] | None:
     """
     if content.startswith(b"\r\n"):
         return 0, 2
-    end = content.find(b"\r\n\r\n", max(start - 3, 0))
+    end = content.find(b"\r\n\r\n", start - 3 if start > 3 else 0)
     return None if end < 0 else (end + 2, end + 4)
 
 
@@ -75,46 +75,64 @@ class Field(msgspec.Struct, frozen=True, gc=False):
 class HeaderSection:
     """The octets up to the empty line, without it. Names are matched without case; the n-th field of a name counts from 1."""
 
-    __slots__ = ("_by_name", "_fields", "_plain", "_raw", "_texts")
+    __slots__ = ("_by_name", "_fields", "_found", "_names", "_plain", "_raw", "_texts")
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
+        # What the first reading finds: names in lower case, None for a line that is no field; and of each its name and value as they came.
+        self._names: list[bytes | None] | None = None
+        self._found: list[tuple[bytes, bytes, bytes]] = []
+        self._plain = True  # but for NUL and bare LF, which are not looked for yet
+        # What is made of that when it is asked for. Most messages pass with a few questions, which need none of it.
         self._fields: list[Field] | None = None
         self._by_name: dict[bytes, list[Field]] | None = None
         self._texts: dict[bytes, tuple[str, ...]] = {}
-        self._plain = False  # all fields are plain; known once there are fields
 
     def __bytes__(self) -> bytes:
         return self._raw
 
     # Reading.
 
+    def _read(self) -> list[bytes | None]:
+        """The names of all fields, of each line one."""
+        if self._names is None:
+            found = self._found = _PLAIN_FIELD.findall(self._raw)
+            self._plain = not found or not found[-1][2]
+            if self._plain:
+                self._names = [name.lower() for name, _, _ in found]
+            else:
+                self._fields = _all_fields(self._raw)
+                self._found = [(field.name, field.value, b"") for field in self._fields]
+                self._names = [field.name.lower() or None for field in self._fields]
+        return self._names
+
     @property
     def fields(self) -> list[Field]:
         """All fields in order, and the lines that are none. Not to be changed."""
+        self._read()
         if self._fields is None:
-            raw = self._raw
             fields, end = [], 0
-            for name, value, rest in _PLAIN_FIELD.findall(raw):
-                if rest:
-                    self._fields = _all_fields(raw)
-                    return self._fields
-                start, end = end, end + len(name) + len(value) + 3
+            for name, value, _ in self._found:
+                start, end = end, end + len(name) + len(value) + 3  # a colon and CRLF
                 fields.append(Field(name, value, start, end))
             self._fields = fields
-            self._plain = b"\0" not in raw and raw.count(b"\n") == raw.count(b"\r")
         return self._fields
+
+    @property
+    def field_count(self) -> int:
+        """How many `fields` there are."""
+        return len(self._read())
 
     def _index(self) -> dict[bytes, list[Field]]:
         if self._by_name is None:
             index: dict[bytes, list[Field]] = {}
-            for field in self.fields:
-                key = field.name.lower()
+            for key, field in zip(self._read(), self.fields, strict=True):
+                if key is None:
+                    continue
                 if key in index:
                     index[key].append(field)
                 else:
                     index[key] = [field]
-            index.pop(b"", None)
             self._by_name = index
         return self._by_name
 
@@ -127,6 +145,11 @@ class HeaderSection:
     def first(self, name: bytes) -> Field | None:
         found = self._named(name)
         return found[0] if found else None
+
+    def first_value(self, name: bytes) -> bytes | None:
+        """`first`'s value."""
+        names, key = self._read(), name.lower()
+        return self._found[names.index(key)][1] if key in names else None
 
     @property
     def names(self) -> Iterable[bytes]:
@@ -141,7 +164,7 @@ class HeaderSection:
         return found
 
     def count(self, name: bytes) -> int:
-        return len(self._named(name))
+        return self._read().count(name.lower())
 
     @property
     def starts_with_space(self) -> bool:
@@ -151,14 +174,15 @@ class HeaderSection:
     @property
     def malformed(self) -> str | None:
         """What in the section others may read differently, the first of it, in words; None where there is nothing."""
-        fields = self.fields
-        if not self._plain:
-            for number, field in enumerate(fields, 1):
+        names, raw = self._read(), self._raw
+        if not self._plain or 0 in raw or raw.count(b"\n") != raw.count(b"\r"):
+            for number, field in enumerate(self.fields, 1):
                 if (what := self._fault(field)) is not None:
                     return f"{what} in field {number}"
-        for key, found in self._index().items():
-            if len(found) > 1 and key in SINGLE:
-                return f"more than one {found[0].name.decode('ascii')} field"
+        if len(set(names)) < len(names):
+            for key, (name, _, _) in zip(names, self._found, strict=True):
+                if key in SINGLE and names.count(key) > 1:
+                    return f"more than one {name.decode('ascii')} field"
         return None
 
     def _fault(self, field: Field) -> str | None:
@@ -217,9 +241,8 @@ class HeaderSection:
 
     def _splice(self, start: int, end: int, octets: bytes) -> None:
         self._raw = self._raw[:start] + octets + self._raw[end:]
-        self._fields = self._by_name = None
+        self._names = self._fields = self._by_name = None
         self._texts = {}
-        self._plain = False
 
 
 def _all_fields(raw: bytes) -> list[Field]:

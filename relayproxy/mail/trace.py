@@ -1,6 +1,6 @@
 """The trace that we leave, and that tells us a message has been here before (RFC 5321 §4.4, §6.3, RFC 3848, RFC 6531 §4.3, PROTOCOL §1.8).
 
-`received_field` is the one field that is put on top of every message. What a client said goes into it escaped: a name in EHLO is
+`Stamp` makes the one field that is put on top of every message. What a client said goes into it escaped: a name in EHLO is
 free text to whoever sends it (attack 11).
 Invariants: at most TRACE_MARGIN octets, whatever comes in; the field is one field, whatever comes in; `id SESSION@INSTANCE-LISTENER` is
 written by us alone and says whose it is.
@@ -32,16 +32,15 @@ _LONGEST_PROTOCOL: Final = b"UTF8SMTPSA"
 #   From-domain   = "FROM" FWS Extended-Domain        ; Domain FWS "(" TCP-info ")"
 #   By-domain     = CFWS "BY" FWS Extended-Domain
 #   Opt-info      = [Via] [With] [ID] [For]
-_FIELD: Final = b"Received: from %b (%b)\r\n\tby %b with %b\r\n\tid %b%b;\r\n\t%b\r\n"
+_FRONT: Final = b"Received: from %b (%b)\r\n\tby %b"
+_FIELD: Final = b"%b with %b\r\n\tid %b%b;\r\n\t%b\r\n"
 _FOR: Final = b"\r\n\tfor <%b>"
 
 #: Octets that a message may grow by on its way through us (RFC 1870 §6.3): all parts of the field at their longest.
 TRACE_MARGIN: Final = len(
     _FIELD
     % (
-        b"x" * MAX_NAME,
-        _LONGEST_ADDRESS,
-        b"x" * MAX_NAME,
+        _FRONT % (b"x" * MAX_NAME, _LONGEST_ADDRESS, b"x" * MAX_NAME),
         _LONGEST_PROTOCOL,
         b"x" * MAX_IDENTITY,
         _FOR % (b"x" * MAX_PATH),
@@ -57,37 +56,35 @@ _DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
-def received_field(
-    *,
-    helo: bytes,
-    client_address: str,
-    hostname: str,
-    protocol: str,
-    identity: str,
-    for_: bytes | None,
-    nanoseconds: int,
-) -> bytes:
-    """The Received field, CRLF and all.
+class Stamp:
+    """The Received fields of one session: what is the same in all of them is put together once."""
 
-    `helo` is what the client called itself, `client_address` where it is (an IP address, or anything else for a client without one),
-    `protocol` one of RFC 3848's names, `identity` what stands behind `id`; `for_` is given only where there is one recipient (Bcc);
-    `nanoseconds` since 1970. Raises ValueError where our own names are too long.
-    """
-    recipient = b""
-    if for_ and len(for_) <= MAX_PATH and _PLAIN_PATH.fullmatch(for_) is not None:
-        recipient = _FOR % for_
-    field = _FIELD % (
-        helo[:MAX_NAME].translate(_NAME) or b"unknown",
-        _literal(client_address),
-        hostname.encode("ascii"),
-        protocol.encode("ascii"),
-        identity.encode("ascii"),
-        recipient,
-        _date(nanoseconds // 1_000_000_000),
-    )
-    if len(field) > TRACE_MARGIN:
-        raise ValueError(f"expected a host name of {MAX_NAME} octets and an identity of {MAX_IDENTITY} at most")
-    return field
+    __slots__ = ("_front", "_identity")
+
+    def __init__(self, *, helo: bytes, client_address: str, hostname: str, identity: str) -> None:
+        """`helo` is what the client called itself, `client_address` where it is (an IP address, or anything else for a client without one),
+        `identity` what stands behind `id`.
+        """
+        self._front = _FRONT % (
+            helo[:MAX_NAME].translate(_NAME) or b"unknown",
+            _literal(client_address),
+            hostname.encode("ascii"),
+        )
+        self._identity = identity.encode("ascii")
+
+    def field(self, *, protocol: bytes, for_: bytes | None, nanoseconds: int) -> bytes:
+        """The field, CRLF and all.
+
+        `protocol` is one of RFC 3848's names; `for_` is given only where there is one recipient (Bcc); `nanoseconds` since 1970. Raises ValueError
+        where our own names are too long.
+        """
+        recipient = b""
+        if for_ and len(for_) <= MAX_PATH and _PLAIN_PATH.fullmatch(for_) is not None:
+            recipient = _FOR % for_
+        field = _FIELD % (self._front, protocol, self._identity, recipient, _date(nanoseconds // 1_000_000_000))
+        if len(field) > TRACE_MARGIN:
+            raise ValueError(f"expected a host name of {MAX_NAME} octets and an identity of {MAX_IDENTITY} at most")
+        return field
 
 
 @lru_cache(maxsize=1024)

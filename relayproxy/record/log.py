@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from structlog.typing import EventDict, FilteringBoundLogger
+    from structlog.typing import FilteringBoundLogger
 
     from relayproxy.record.report import AuthOutcome, Leg, Level
     from relayproxy.record.report_lines import Record
@@ -106,7 +106,7 @@ class Reporter:
         self._now = now
         self._privacy = privacy
         self._colour = colour
-        self._line = self._json if format_ == "json" else self._text
+        line = self._line = _json if format_ == "json" else self._text
         self._sink = LogSink(
             target,
             tell_dropped=self._tell_dropped,
@@ -118,7 +118,7 @@ class Reporter:
         )
         self._log: FilteringBoundLogger = structlog.wrap_logger(
             _Levels(self._sink),
-            processors=[self._render],
+            processors=[lambda _logger, _method, event: line(event["record"])],
             wrapper_class=structlog.make_filtering_bound_logger(level),
         ).bind()
         self._session_level: Level = "info" if format_ == "json" else "debug"
@@ -333,12 +333,6 @@ class Reporter:
 
     # Behind structlog.
 
-    def _render(self, _logger: object, _method: str, event: EventDict) -> bytes:
-        return self._line(event["record"])
-
-    def _json(self, record: Record) -> bytes:
-        return encode(record) + b"\n"
-
     def _text(self, record: Record) -> bytes:
         return console_line(record, colour=self._colour).encode("utf-8", "backslashreplace") + b"\n"
 
@@ -355,15 +349,12 @@ class _Levels:
     """structlog's levels on the sink: what is critical is kept."""
 
     def __init__(self, sink: LogSink) -> None:
-        self._sink = sink
+        self.critical = sink.keep
+        self.debug = self.info = self.warning = self.error = sink.put
 
-    def critical(self, line: bytes) -> None:
-        self._sink.put(line, keep=True)
 
-    def error(self, line: bytes) -> None:
-        self._sink.put(line)
-
-    debug = info = warning = error
+def _json(record: Record) -> bytes:
+    return encode(record) + b"\n"
 
 
 def faults_of(error: BaseException) -> tuple[FaultRecord, ...]:

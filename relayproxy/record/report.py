@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from relayproxy.mail.envelope import Envelope
-    from relayproxy.smtp.commands import Parameters
+    from relayproxy.smtp.commands import Parameters, Rcpt
     from relayproxy.smtp.replies import Reply
 
 #: DESIGN §2.
@@ -264,7 +264,7 @@ def _second(seconds: int) -> str:
 
 def duration(seconds: float) -> float:
     """To the microsecond: clocks know no more, and 0.1 + 0.2 is no reading."""
-    return round(seconds, 6) if seconds > 0 else 0.0
+    return int(seconds * 1e6 + 0.5) / 1e6 if seconds > 0 else 0.0
 
 
 def reply_of(reply: Reply) -> ReplyRecord:
@@ -273,7 +273,8 @@ def reply_of(reply: Reply) -> ReplyRecord:
 
 
 def _any(reply: Reply) -> ReplyRecord:
-    return ReplyRecord(reply.code, reply.enhanced, text(reply.text), reply.origin)
+    enhanced, said = reply.parted
+    return ReplyRecord(reply.code, None if enhanced is None else enhanced.decode("ascii"), text(said), reply.origin)
 
 
 _one_line = lru_cache(maxsize=256)(_any)
@@ -300,12 +301,16 @@ def parameters_of(parameters: Parameters) -> dict[str, str | None]:
     return record
 
 
+def address_of(rcpt: Rcpt) -> AddressRecord:
+    return AddressRecord(text(rcpt.path.address), parameters_of(rcpt.parameters))
+
+
 def envelope_of(envelope: Envelope) -> EnvelopeRecord:
     mail = envelope.mail
     return EnvelopeRecord(
         text(mail.path.address),
         parameters_of(mail.parameters),
-        tuple([AddressRecord(text(rcpt.path.address), parameters_of(rcpt.parameters)) for rcpt in envelope.recipients]),
+        tuple([address_of(rcpt) for rcpt in envelope.recipients]),
     )
 
 

@@ -17,7 +17,6 @@ import select
 import threading
 import time
 from collections import deque
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
@@ -147,11 +146,15 @@ class LogSink:
 
     # The event loop's side.
 
-    def put(self, line: bytes, *, keep: bool = False) -> None:
-        """Have a line written, its newline included. Without `keep` it may be dropped."""
-        if not keep and self._put - self._taken + len(line) > self._max_waiting:
+    def put(self, line: bytes) -> None:
+        """Have a line written, its newline included; it may be dropped."""
+        if self._put - self._taken + len(line) > self._max_waiting:
             self._dropped += 1
-            return
+        else:
+            self.keep(line)
+
+    def keep(self, line: bytes) -> None:
+        """`put`, of a line that is never dropped."""
         self._put += len(line)
         self._lines.append((self._clock(), line))
         if self._asleep:
@@ -161,11 +164,15 @@ class LogSink:
     @property
     def healthy(self) -> bool:
         """Whether lines get where they belong."""
+        if self._failing:
+            return False
         since = self._since
         if since is None and self._lines:
-            with suppress(IndexError):  # the thread may take it just now
+            try:  # not `suppress`: this is asked before each command of a busy relay, whose lines nearly always wait
                 since = self._lines[0][0]
-        return not self._failing and (since is None or self._clock() - since <= self._patience)
+            except IndexError:  # the thread took it just now
+                return True
+        return since is None or self._clock() - since <= self._patience
 
     def reopen(self) -> None:
         """Open the file anew (logrotate, SIGHUP); what waits goes to the new one."""

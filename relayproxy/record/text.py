@@ -61,7 +61,7 @@ def json_line(value: Any) -> bytes:
         line = _encode(value)
     except UnicodeEncodeError:  # a lone surrogate: decoded header fields may hold one (RFC 2047 words in UTF-7)
         line = _encode(_without_surrogates(msgspec.to_builtins(value)))
-    if line.isascii() and b"\x7f" not in line:
+    if line.isascii() and 0x7F not in line:  # a number is looked for at once; b"\x7f" is first tried as one
         return line
     return _hidden_from_json.sub(_json_escape, line.decode()).encode()
 

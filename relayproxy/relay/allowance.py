@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from relayproxy.smtp import local_replies
-from relayproxy.smtp.server import Refused
+from relayproxy.smtp.commands import Auth, Ehlo, Helo, Help, Noop, Rset, Vrfy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from relayproxy.relay.transaction import Transaction
     from relayproxy.smtp.commands import Command
     from relayproxy.smtp.replies import Reply
+    from relayproxy.smtp.server import Refused
 
 #: What MAIL is answered where a limit speaks against it.
 LIMITS: Final = {
@@ -22,7 +23,7 @@ LIMITS: Final = {
     local_replies.MESSAGE_TOO_BIG: "message_bytes",
 }
 #: Commands that bring no message on; too many in a row end the session.
-JUNK: Final = frozenset({"EHLO", "HELO", "AUTH", "RSET", "NOOP", "VRFY", "HELP"})
+JUNK: Final = frozenset({Ehlo, Helo, Auth, Rset, Noop, Vrfy, Help})
 #: A transaction may have so many times its limit of recipients, refused ones included, before they are not even passed on.
 REFUSED_RECIPIENTS: Final = 2
 
@@ -43,7 +44,7 @@ class Allowance:
 
     def covers_command(self, command: Command | Refused) -> bool:
         """Count the command, should it be junk; whether it may still be answered."""
-        if isinstance(command, Refused) or command.verb not in JUNK:
+        if type(command) not in JUNK:
             return True
         self._junk += 1
         return self._junk <= self._limits.junk_commands
@@ -88,12 +89,12 @@ class Allowance:
                 transaction = None
                 break
             ahead += 1
+        accepted = named = ahead
+        if transaction is not None:
+            accepted += transaction.accepted
+            named += transaction.asked
         limit = self._limits.recipients
-        accepted, named = (0, 0) if transaction is None else (transaction.accepted, transaction.asked)
-        return (
-            accepted + ahead < (limit if most is None else min(most, limit))
-            and named + ahead < REFUSED_RECIPIENTS * limit
-        )
+        return accepted < (limit if most is None else min(most, limit)) and named < REFUSED_RECIPIENTS * limit
 
     def covers_refused_recipient(self, transaction: Transaction) -> bool:
         """Whether the record may keep another one that we refused."""

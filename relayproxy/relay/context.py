@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from relayproxy.mail.trace import TRACE_MARGIN
 from relayproxy.record.privacy import Privacy
 from relayproxy.relay.keeping import refusal_for
-from relayproxy.rules.gates import DataGate
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.capabilities import Capabilities
 
@@ -102,6 +101,10 @@ class Context:
         self.hello = local_replies.hello(self.ehlo_name)
         self.nothing = Capabilities()
         self._offers: dict[tuple[int, bytes, bool, int], tuple[Capabilities, Offer]] = {}
+        #: Of which upstream list, and with rules that edit or not, the largest message was asked for last: each MAIL and DATA asks, and a listener
+        #: seldom has two.
+        self._asked: tuple[Capabilities | None, bool] = (None, False)
+        self._largest = 0
 
     def offer(self, upstream: Capabilities, mechanisms: bytes = b"", *, under_tls: bool = False) -> Offer:
         """What a client may be offered in front of such an upstream (PROTOCOL §1.4), with these mechanisms of AUTH."""
@@ -128,7 +131,7 @@ class Context:
     @property
     def edit_margin(self) -> int:
         """Octets by which rules may make a message grow, as far as that is told beforehand (PROTOCOL §1.4, SIZE)."""
-        return EDIT_MARGIN if self.rulebook.rules.gates.data is not DataGate.LIVE else 0
+        return EDIT_MARGIN if self.rulebook.edits else 0
 
     @property
     def unrecorded(self) -> Reply | None:
@@ -140,4 +143,10 @@ class Context:
 
     def max_size(self, upstream: Upstream | None) -> int:
         """The largest message in octets that both sides take."""
-        return self.limits.message_bytes if upstream is None else self.offer(upstream.capabilities).message_bytes
+        if upstream is None:
+            return self.limits.message_bytes
+        capabilities, edits = self._asked
+        if upstream.capabilities is not capabilities or self.rulebook.edits is not edits:
+            self._asked = upstream.capabilities, self.rulebook.edits
+            self._largest = self.offer(upstream.capabilities).message_bytes
+        return self._largest

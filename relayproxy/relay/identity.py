@@ -27,23 +27,20 @@ class Ids:
     """A source of ULIDs: the millisecond, ten characters that are this source's own, six that count."""
 
     def __init__(self) -> None:
-        self._millisecond = 0
+        self._next = 0  # nanoseconds at which the next millisecond begins, and with it another front
         self._front = ""
         self._own = "".join(secrets.choice(_DIGITS) for _ in range(10))
         self._count = secrets.randbits(20)
 
     def new(self) -> str:
         # Where the clock was set back the old millisecond goes on: order matters more than the exact time.
-        millisecond = time.time_ns() // 1_000_000
-        if millisecond > self._millisecond:
-            self._millisecond = millisecond
-            self._front = _digits(millisecond, 5) + self._own
-        self._count = (self._count + 1) & _COUNTS
-        return self._front + _digits(self._count, 3)
-
-
-def _digits(value: int, pairs: int) -> str:
-    return "".join([_PAIRS[value >> shift & 1023] for shift in range(10 * pairs - 10, -1, -10)])
+        now = time.time_ns()
+        if now >= self._next:
+            millisecond = now // 1_000_000
+            self._next = (millisecond + 1) * 1_000_000
+            self._front = "".join([_PAIRS[millisecond >> shift & 1023] for shift in range(40, -1, -10)]) + self._own
+        count = self._count = (self._count + 1) & _COUNTS
+        return self._front + _PAIRS[count >> 20] + _PAIRS[count >> 10 & 1023] + _PAIRS[count & 1023]
 
 
 def instance(state: Path) -> str:

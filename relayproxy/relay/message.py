@@ -9,7 +9,7 @@ wrong is the `objection`, after it nothing leaves, and reading goes on to the tr
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from relayproxy.mail.edits import headers_changed
 from relayproxy.mail.header import HeaderSection, decode, find_body
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from relayproxy.relay.settings import Limits
     from relayproxy.smtp.data import ContentReader, DataSlice
     from relayproxy.smtp.replies import Reply
+
+
+_NOTHING: Final = sha256()
 
 
 class Objection(NamedTuple):
@@ -125,7 +128,7 @@ class Intake:
         self._identity = identity
         self._content = b""
         self._wire = b""
-        self._body = sha256()
+        self._body = _NOTHING  # until there is a body
         self._ended = False
         #: Of the body, what the last slice brought, as it leaves.
         self.body = b""
@@ -177,33 +180,36 @@ class Intake:
             return b"" if self.objection else part.wire
         if self.objection is not None:
             return b""
-        searched = len(self._content)
-        self._content = self._content + part.content if self._content else part.content
-        self._wire = self._wire + part.wire if self._wire else part.wire
-        found = find_body(self._content, searched)
-        if found is None and not part.ended:
-            if len(self._content) > self._limits.header_bytes:
-                self._object(local_replies.HEADER_OVER_LIMIT, "the header section is too long", "header_bytes")
-            self._judge_data()
-            if self.objection:
-                self._content = self._wire = b""  # refused: no more of it is needed
-                if self._received is not None:
-                    self._received.forget()
-            return b""
-        end, start = found or (len(self._content), len(self._content))
-        return self._header_is_whole(end, start)
+        content, wire, searched = part.content, part.wire, 0
+        if self._wire:
+            searched = len(self._content)
+            content, wire = self._content + content, self._wire + wire
+        if (found := find_body(content, searched)) is not None:
+            return self._header_is_whole(content, wire, *found)
+        if part.ended:
+            return self._header_is_whole(content, wire, len(content), len(content))
+        self._content, self._wire = content, wire
+        if len(content) > self._limits.header_bytes:
+            self._object(local_replies.HEADER_OVER_LIMIT, "the header section is too long", "header_bytes")
+        self._judge_data()
+        if self.objection:
+            self._content = self._wire = b""  # refused: no more of it is needed
+            if self._received is not None:
+                self._received.forget()
+        return b""
 
-    def _header_is_whole(self, end: int, start: int) -> bytes:
-        self.header = HeaderSection(self._content[:end])
+    def _header_is_whole(self, content: bytes, wire: bytes, end: int, start: int) -> bytes:
+        """Of what came so far, and of the same as it leaves: where the header section ends, and where the body begins."""
+        header = self.header = HeaderSection(content[:end])
         if self._received is not None:
-            self._received.cut(self._content, end, start)
-        self.separator, self.body = self._content[end:start], self._content[start:]
-        self._body.update(self.body)
-        wire = self._wire
+            self._received.cut(content, end, start)
+        self.separator = content[end:start]
+        body = self.body = content[start:]
+        self._body = sha256(body)
         self._content = self._wire = b""
         self._judge_data()
-        self._judge_header(self.header, end)
-        if self.objection:
+        self._judge_header(header, end)
+        if self.objection is not None:
             return b""
         if self._holds_header:
             self._wire = wire
@@ -257,11 +263,11 @@ class Intake:
             self._object(local_replies.HEADER_OVER_LIMIT, "the header section is too long", "header_bytes")
         elif header.starts_with_space:
             self._object(local_replies.BAD_HEADER_START, "the first line of the message begins with white space")
-        elif len(header.fields) > self._limits.header_fields:
+        elif header.field_count > self._limits.header_fields:
             self._object(local_replies.HEADER_OVER_LIMIT, "too many header fields", "header_fields")
-        elif received_count(header) > self._limits.received_fields:
+        elif (hops := received_count(header)) > self._limits.received_fields:
             self._object(local_replies.LOOP, "too many Received fields", "received_fields")
-        elif is_own(header, self._identity):
+        elif hops and is_own(header, self._identity):
             self._object(local_replies.LOOP, "the message has been here before")
 
     @property
@@ -283,9 +289,8 @@ class Intake:
         return self._field(b"Subject")
 
     def _field(self, name: bytes) -> str | None:
-        if self.header is None or (field := self.header.first(name)) is None:
-            return None
-        return decode(field.value)
+        value = None if self.header is None else self.header.first_value(name)
+        return None if value is None else decode(value)
 
     @property
     def body_digest(self) -> bytes:
@@ -324,5 +329,7 @@ class Intake:
     @property
     def growth(self) -> int:
         """Octets that leave more than came."""
+        if self._edited is None and self._sent_body is None and self._received is None:
+            return 0 if self.header is None else len(self._trace)
         body = self._body_size if self._sent_body is None else self._sent_size
         return len(self.top) + body - self._reader.size

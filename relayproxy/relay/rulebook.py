@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
+from relayproxy.rules.gates import DataGate
 from relayproxy.rules.guard import Guard
 from relayproxy.rules.load import stamp
 
@@ -62,6 +63,8 @@ class Rulebook:
         #: Whether rules or guard have a say in what passes.
         self.active = bool(rules.rules.rules) or rules.guard is not None
         self.rules, self.guard, self.captures, self._files = rules
+        #: Whether rules may change a message.
+        self.edits = self.rules.gates.data is not DataGate.LIVE
 
     def admits(self, address: bytes) -> bool:
         """Whether the guard lets a RCPT with this address leave (DESIGN §9.3)."""

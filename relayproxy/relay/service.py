@@ -274,8 +274,11 @@ class Relay:
     async def session(self, stream: DeadlineStream, address: str, port: int | None, listener: Listener) -> None:
         """One client session, from its first octet to its last, over any stream. Never raises, but for cancellation."""
         try:
-            if (ends := await self._who(stream, (address, port), listener)) is None:
-                return
+            ends = Ends((address, port), None)
+            if listener.proxy_protocol:
+                if (told := await self._who(stream, ends.source, listener)) is None:
+                    return
+                ends = told
             context = self._contexts[listener.name]
             id_ = self._ids.new()
             refusal = self._refusal(listener, ends.source[0], id_)
@@ -311,8 +314,8 @@ class Relay:
         return ClientLeg(peer, protocol, self._config.timeouts.client, limits.minimum_rate, server_tls, tape)
 
     async def _who(self, stream: DeadlineStream, peername: Peername, listener: Listener) -> Ends | None:
-        """Whom we speak to: of a peer that must send a PROXY header, who that says it is; None where there is no telling (PROTOCOL §1.10)."""
-        if not listener.proxy_protocol or not is_in(peername[0], listener.proxy_protocol):
+        """Whom we speak to where peers may have to send a PROXY header: who that says it is; None where there is no telling (PROTOCOL §1.10)."""
+        if not is_in(peername[0], listener.proxy_protocol):
             return Ends(peername, None)
         if len(self._sessions) + self._arriving >= self._places or self._shutdown.is_set():
             return None

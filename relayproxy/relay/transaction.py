@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Final, cast
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from relayproxy.mail.envelope import Envelope
-from relayproxy.mail.trace import received_field
 from relayproxy.record.report import (
     DigestRecord,
     DigestsRecord,
+    EnvelopeRecord,
     EnvelopesRecord,
     HeldRecord,
     MessageRecord,
@@ -26,30 +25,30 @@ from relayproxy.record.report import (
     SecondsRecord,
     SizeRecord,
     TransactionRecord,
-    UpstreamRecord,
+    address_of,
     duration,
     envelope_of,
     outcome,
+    parameters_of,
     reply_of,
     timestamp,
 )
 from relayproxy.record.text import text
 from relayproxy.relay.keeping import Keeping
 from relayproxy.relay.message import Intake
-from relayproxy.relay.tls_records import upstream_record
-from relayproxy.smtp.commands import Ehlo
+from relayproxy.relay.parties import record_of
 from relayproxy.smtp.parameters import get
 
 if TYPE_CHECKING:
     from relayproxy.record.recorder import Recording
-    from relayproxy.record.report import AuthRecord, Outcome
+    from relayproxy.record.report import AddressRecord, Outcome
     from relayproxy.record.store.interface import Message
-    from relayproxy.relay.client_leg import ClientLeg
     from relayproxy.relay.context import Context
     from relayproxy.relay.delivery import Passed
+    from relayproxy.relay.parties import Parties
     from relayproxy.relay.plan import Plan
     from relayproxy.relay.upstream import Progress, Upstream
-    from relayproxy.smtp.commands import Helo, Mail, Rcpt
+    from relayproxy.smtp.commands import Mail, Rcpt
     from relayproxy.smtp.data import ContentReader
     from relayproxy.smtp.replies import Reply
 
@@ -59,10 +58,10 @@ FATES: Final[dict[str, Outcome]] = {"discard": "discarded", "hold": "held"}
 
 
 class Transaction:
-    """From MAIL on. `accepted` counts the recipients that upstream took."""
+    """From MAIL on. `accepted` counts the recipients that upstream took, `asked` all that were named."""
 
     __slots__ = (
-        "_auth", "_client", "_context", "_helo", "_intake", "_intent", "_late", "_mail", "_plan", "_progress", "_recipients", "_recording", "_reply", "_session", "_started", "_time", "_upstream", "accepted", "acknowledged", "id", "keeping", "upstream_seconds",
+        "_context", "_heard", "_intake", "_intent", "_late", "_mail", "_parties", "_plan", "_progress", "_recipients", "_recording", "_reply", "_session", "_started", "_taken", "_time", "accepted", "acknowledged", "asked", "id", "keeping", "upstream_seconds",
     )  # fmt: skip
 
     def __init__(
@@ -70,17 +69,14 @@ class Transaction:
         id_: str,
         session: str,
         context: Context,
-        client: ClientLeg,
-        upstream: Upstream | None,
-        helo: Ehlo | Helo | None,
-        auth: AuthRecord | None,
+        parties: Parties,
         mail: Mail,
         passed: Passed,
         started: float,
         recording: Recording | None = None,
     ) -> None:
         self.id = id_
-        self.accepted = 0
+        self.accepted = self.asked = 0
         #: Whether the last reply was written to the client. What notes a reply here makes it False.
         self.acknowledged = False
         #: Spent waiting for upstream.
@@ -92,13 +88,12 @@ class Transaction:
         self._recording = recording
         self._session = session
         self._context = context
-        self._client = client
-        self._upstream = upstream
-        self._helo = helo
-        self._auth = auth
+        self._parties = parties
         self._mail = (mail, passed)
         self._plan = passed.plan
         self._recipients: list[tuple[Rcpt, Passed]] = []
+        self._heard: list[Reply] = []  # to each of them
+        self._taken: Rcpt | None = None  # the last that was accepted
         self._intake: Intake | None = None
         self._reply: Reply | None = None
         self._progress: Progress = "none"
@@ -106,7 +101,8 @@ class Transaction:
         self._started = started
         # When MAIL came, as durations have it, on the calendar's clock.
         self._time = time.time_ns() - int((context.now() - started) * 1e9)
-        self._note()
+        if self._late is not None:
+            self._late.note(self)
 
     def now(self) -> float:
         """Seconds, on the clock of the durations that are told."""
@@ -115,20 +111,20 @@ class Transaction:
     def recipient(self, rcpt: Rcpt, passed: Passed) -> None:
         """A RCPT, and what became of it."""
         self._recipients.append((rcpt, passed))
+        self._heard.append(passed.reply)
+        self.asked += 1
         self.acknowledged = False
         if passed.reply.severity == 2:
             self.accepted += 1
-        self._note()
-
-    @property
-    def asked(self) -> int:
-        """How many recipients were named, refused ones included."""
-        return len(self._recipients)
+            self._taken = rcpt
+        if self._late is not None:
+            self._late.note(self)
 
     @property
     def _taker(self) -> Upstream | None:
         """The upstream that it is for, wherever rules have routed it."""
-        return self._upstream if self._plan is None else self._plan.upstream or self._upstream
+        plan, upstream = self._plan, self._parties.upstream
+        return upstream if plan is None else plan.upstream or upstream
 
     @property
     def keeps(self) -> bool:
@@ -144,7 +140,12 @@ class Transaction:
     def declares_eight_bit(self) -> bool:
         """Whether MAIL said that the content may be 8-bit (RFC 6152 §3, RFC 6531 §3.6)."""
         parameters = self._mail[0].parameters
-        return (get(parameters, b"BODY") or b"").upper() == b"8BITMIME" or get(parameters, b"SMTPUTF8") is not None
+        return self._says_utf8 or (get(parameters, b"BODY") or b"").upper() == b"8BITMIME"
+
+    @property
+    def _says_utf8(self) -> bool:
+        parameters = self._mail[0].parameters
+        return bool(parameters) and get(parameters, b"SMTPUTF8") is not None
 
     @property
     def normalises(self) -> bool:
@@ -166,20 +167,12 @@ class Transaction:
         self, reader: ContentReader, max_size: int, *, eight_bit_passes: bool, holds_header: bool = False
     ) -> Intake:
         """354 was said: the message comes, and Received is put on top of it (PROTOCOL §1.8)."""
-        context = self._context
+        context, parties = self._context, self._parties
         trace = b""
-        if context.trace:
-            helo = self._helo
-            trace = received_field(
-                helo=b"" if helo is None else helo.name,
-                client_address=self._client.peer.address,
-                hostname=context.hostname,
-                protocol=self._protocol(),
-                identity=f"{self._session}@{context.identity}",
-                # RFC 5321 §7.2: a list of recipients would show Bcc to all of them.
-                for_=self._only_recipient(),
-                nanoseconds=self._time,
-            )
+        if (stamp := parties.stamp) is not None:
+            # RFC 5321 §7.2: a list of recipients would show Bcc to all of them.
+            only = None if self._taken is None or self.accepted > 1 else self._taken.path.address
+            trace = stamp.field(protocol=parties.protocol(utf8=self._says_utf8), for_=only, nanoseconds=self._time)
         self._intake = Intake(
             reader,
             context.limits,
@@ -201,7 +194,8 @@ class Transaction:
                 may_edit=plan is not None and plan.rules.edits_body,
             )
             self._recording.begin_message(self.id)
-        self._note()
+        if self._late is not None:
+            self._late.note(self)
         return self._intake
 
     def left_to_keep(self) -> Message | None:
@@ -212,17 +206,6 @@ class Transaction:
         """The message has ended, or will not."""
         if self.keeping is not None and not self.keeping.written:
             await self.keeping.settle()
-
-    def _protocol(self) -> str:
-        """RFC 3848, RFC 6531 §4.3."""
-        if not isinstance(self._helo, Ehlo):
-            return "SMTP"
-        name = "UTF8SMTP" if get(self._mail[0].parameters, b"SMTPUTF8") is not None else "ESMTP"
-        return f"{name}{'' if self._client.tls is None else 'S'}{'' if self._auth is None else 'A'}"
-
-    def _only_recipient(self) -> bytes | None:
-        accepted = [rcpt for rcpt, passed in self._recipients if passed.reply.severity == 2]
-        return accepted[0].path.address if len(accepted) == 1 else None
 
     def verdict(self, reply: Reply, progress: Progress) -> None:
         """The answer to the message, and how far the message had come."""
@@ -236,10 +219,6 @@ class Transaction:
         self.acknowledged = False
 
     # The record.
-
-    def _note(self) -> None:
-        if self._late is not None:
-            self._late.note(self)
 
     def catch_up(self) -> None:
         """It takes its time: have it recorded what is told where we end in front of its dot."""
@@ -279,8 +258,7 @@ class Transaction:
         )
 
     def _outcome(self, progress: Progress) -> Outcome:
-        heard = [passed.reply for _, passed in self._recipients]
-        came = outcome(self._mail[1].reply, heard, self._reply, unknown=progress == "committed")
+        came = outcome(self._mail[1].reply, self._heard, self._reply, unknown=progress == "committed")
         fate = None if self._plan is None else self._plan.facts.fate
         return came if came != "accepted" or fate is None else FATES[fate]
 
@@ -288,26 +266,23 @@ class Transaction:
         return SecondsRecord(duration(self._context.now() - self._started), duration(self.upstream_seconds))
 
     def _record(self, progress: Progress) -> TransactionRecord:
-        context = self._context
-        client = self._client
-        mail, mail_reply = self._mail[0], self._mail[1].reply
-        heard = [passed.reply for _, passed in self._recipients]
+        context, parties, plan = self._context, self._parties, self._plan
+        mail_reply, heard = self._mail[1].reply, self._heard
         reply = self._reply or (mail_reply if mail_reply.severity != 2 else heard[-1] if heard else mail_reply)
+        envelope, recipients = self._addresses()
         record = TransactionRecord(
             time=timestamp(self._time),
             session=self._session,
             transaction=self.id,
             listener=context.listener,
-            client=client.record(self._helo, self._auth),
-            upstream=self._upstream_record(),
-            envelope=self._envelopes_record(mail),
-            recipients=self._recipient_records(),
+            client=parties.client,
+            upstream=parties.upstream_record if plan is None else record_of(self._taker),
+            envelope=envelope,
+            recipients=recipients,
             message=self._message_record(progress),
-            rules=() if self._plan is None else tuple([RuleRecord(one.rule, one.actions) for one in self._plan.fired]),
-            tags=() if self._plan is None else tuple(self._plan.facts.tags),
-            held=UNSET
-            if self._plan is None
-            else _held_record(self._plan, guarded=self._context.rulebook.guard is not None),
+            rules=() if plan is None else tuple([RuleRecord(one.rule, one.actions) for one in plan.fired]),
+            tags=() if plan is None else tuple(plan.facts.tags),
+            held=UNSET if plan is None else _held_record(plan, guarded=context.rulebook.guard is not None),
             reply=reply_of(reply),
             outcome=self._outcome(progress),
             acknowledged=self.acknowledged,
@@ -315,30 +290,38 @@ class Transaction:
         )
         return context.privacy.record(record)
 
-    def _recipient_records(self) -> tuple[RecipientRecord, ...]:
-        records = [_recipient_record(rcpt, passed) for rcpt, passed in self._recipients]
-        if self._plan is not None:
-            records += [RecipientRecord(text(rcpt.path.address), (), None, captured=True) for rcpt in self._plan.kept]
-        return tuple(records)
-
-    def _envelopes_record(self, mail: Mail) -> EnvelopesRecord:
-        received = envelope_of(Envelope(mail, tuple([rcpt for rcpt, _ in self._recipients])))
-        if not (left := self._mail[1].sent):
-            return EnvelopesRecord(received, None)
-        if left[0] is mail and self._plan is None and all(passed.sent == (rcpt,) for rcpt, passed in self._recipients):
-            return EnvelopesRecord(received, received)
-        sent = [one for _, passed in self._recipients for one in passed.sent]
-        if self._plan is not None:
-            sent = list({id(one): one for one in (*sent, *self._plan.added)}.values())  # several may have come to one
-        envelope = Envelope(cast("Mail", left[0]), cast("tuple[Rcpt, ...]", tuple(sent)))
-        return EnvelopesRecord(received, envelope_of(envelope))
-
-    def _upstream_record(self) -> UpstreamRecord | None:
-        upstream = self._taker
-        if upstream is None:
-            return None
-        tls = None if upstream.tls is None else upstream_record(upstream.tls)
-        return UpstreamRecord(upstream.name, upstream.host, upstream.address, upstream.port, tls)
+    def _addresses(self) -> tuple[EnvelopesRecord, tuple[RecipientRecord, ...]]:
+        """The envelope before and after us, and what became of each recipient: together, since most addresses are the same in all of it."""
+        received: list[AddressRecord] = []
+        sent: list[AddressRecord] = []
+        became: list[RecipientRecord] = []
+        for rcpt, passed in self._recipients:
+            told = address_of(rcpt)
+            received.append(told)
+            if len(passed.sent) == 1 and passed.sent[0] is rcpt:
+                sent.append(told)
+                went: tuple[str, ...] = (told.address,)
+            else:
+                others = [address_of(cast("Rcpt", one)) for one in passed.sent]
+                sent += others
+                went = tuple([other.address for other in others])
+            reply = reply_of(passed.reply)
+            became.append(RecipientRecord(told.address, went, reply, captured=True if passed.captured else UNSET))
+        if (plan := self._plan) is not None:
+            left = [one for _, passed in self._recipients for one in passed.sent]
+            left = list({id(one): one for one in (*left, *plan.added)}.values())  # several may have come to one
+            sent = [address_of(cast("Rcpt", one)) for one in left]
+            became += [RecipientRecord(text(rcpt.path.address), (), None, captured=True) for rcpt in plan.kept]
+        mail, passed = self._mail
+        sender = text(mail.path.address)
+        before = EnvelopeRecord(sender, parameters_of(mail.parameters), tuple(received))
+        after = None
+        if passed.sent:
+            as_sent = cast("Mail", passed.sent[0])
+            if as_sent.path is not mail.path:
+                sender = text(as_sent.path.address)
+            after = EnvelopeRecord(sender, parameters_of(as_sent.parameters), tuple(sent))
+        return EnvelopesRecord(before, after), tuple(became)
 
     def _message_record(self, progress: Progress) -> MessageRecord | None:
         intake = self._intake
@@ -367,9 +350,3 @@ def _held_record(plan: Plan, *, guarded: bool) -> HeldRecord | UnsetType:
         if plan.facts.fate != "hold" or plan.held is None
         else HeldRecord(plan.facts.reason, envelope_of(plan.held), upstream=plan.facts.route, guarded=guarded)
     )
-
-
-def _recipient_record(rcpt: Rcpt, passed: Passed) -> RecipientRecord:
-    address = text(rcpt.path.address)
-    sent = tuple([address if one is rcpt else text(cast("Rcpt", one).path.address) for one in passed.sent])
-    return RecipientRecord(address, sent, reply_of(passed.reply), captured=True if passed.captured else UNSET)

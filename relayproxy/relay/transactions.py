@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from relayproxy.relay.parties import Parties
 from relayproxy.relay.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Transactions:
         "_client",
         "_context",
         "_ended",
+        "_parties",
         "_recording",
         "_unheard",
         "mail_refused",
@@ -59,6 +61,7 @@ class Transactions:
         self._client = client
         self._recording = recording
         self._ended: list[Transaction] = []
+        self._parties: Parties | None = None  # of the last
         self._unheard: Transaction | None = None  # the open one, if a rule had its last replies not written
 
     def begin(
@@ -73,12 +76,14 @@ class Transactions:
         waited: float,
     ) -> None:
         """MAIL, and what became of it; when it came, and how long upstream took to answer it."""
-        self.end()  # one that RSET in its group should have ended, and did not
+        if self.open is not None:
+            self.end()  # one that RSET in its group should have ended, and did not
+        parties = self._parties
+        if parties is None or not parties.fits(self._client, helo, auth, upstream):
+            parties = self._parties = Parties(self.session, self._context, self._client, helo, auth, upstream)
         self.mail_refused = passed.reply.severity != 2
         id_ = self.new_id() if passed.plan is None else passed.plan.id
-        self.open = Transaction(
-            id_, self.session, self._context, self._client, upstream, helo, auth, mail, passed, came, self._recording
-        )  # fmt: skip
+        self.open = Transaction(id_, self.session, self._context, parties, mail, passed, came, self._recording)
         self.open.upstream_seconds = waited
         if self.mail_refused:
             self.end()

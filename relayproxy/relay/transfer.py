@@ -17,7 +17,6 @@ from relayproxy.relay.client_leg import Goodbye
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.commands import Rset
 from relayproxy.smtp.data import ChunkReader
-from relayproxy.smtp.replies import Reply
 
 if TYPE_CHECKING:
     from relayproxy.record.log import Reporter
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from relayproxy.relay.transaction import Transaction
     from relayproxy.smtp.commands import Bdat
     from relayproxy.smtp.data import ContentReader, DataSlice
+    from relayproxy.smtp.replies import Reply
 
 
 Say = Callable[["list[Reply]"], Awaitable[None]]
@@ -62,26 +62,24 @@ class Passage:
 
     async def take(self, part: DataSlice) -> Reply | None:
         """Judge a slice and pass it on; with the last one comes the verdict."""
-        octets = self.intake.add(part)
+        intake, ended = self.intake, part.ended
+        octets = intake.add(part)
         if self.verdict is not None:
             return self.verdict
-        keeping = self._transaction.keeping
-        if self.intake.objection is not None:
-            self._delivery.give_up()
-            self.verdict = self._object(self.intake.objection)
-        elif keeping is not None and (refusal := await keeping.take(ended=part.ended)) is not None:
-            self._delivery.give_up()
-            self.verdict = refusal
-        else:
-            self.verdict = await self._pass_on(octets, ended=part.ended)
-        return self.verdict
-
-    async def _pass_on(self, octets: bytes, *, ended: bool) -> Reply | None:
-        judged = await self._delivery.take(self.intake, octets, ended=ended)
-        if isinstance(judged, Reply):
-            self._delivery.give_up()
-            return judged
-        return await self._end(judged) if ended else await self._delivery.body(judged)
+        refusal, keeping = None, self._transaction.keeping
+        if intake.objection is not None:
+            refusal = self._object(intake.objection)
+        elif keeping is not None:
+            refusal = await keeping.take(ended=ended)
+        if refusal is None:
+            judged = await self._delivery.take(intake, octets, ended=ended)
+            if isinstance(judged, bytes):
+                self.verdict = await (self._end(judged) if ended else self._delivery.body(judged))
+                return self.verdict
+            refusal = judged
+        self._delivery.give_up()
+        self.verdict = refusal
+        return refusal
 
     async def _end(self, octets: bytes) -> Reply:
         transaction, delivery = self._transaction, self._delivery
@@ -156,14 +154,15 @@ class Transfer:
     async def begin(self, transaction: Transaction, delivery: Way) -> bool:
         """DATA; whether the client was told to go on."""
         reply = await _ask_to_send(transaction, delivery)
+        goes_on = reply.severity == 3
         if self._client.spoke_early():
-            if reply.severity == 3:
+            if goes_on:
                 delivery.give_up()
             self.refuse_early_input(transaction)
-        if reply.severity != 3:
+        if not goes_on:
             transaction.refused(reply)
         await self._say([reply])
-        return reply.severity == 3
+        return goes_on
 
     def refuse_early_input(self, transaction: Transaction | None) -> NoReturn:
         """Octets came behind DATA, AUTH or STARTTLS before its reply: whatever they are, they are not read (attacks 5, 6, 9)."""
@@ -195,7 +194,8 @@ class Transfer:
                     raise Goodbye("the client went on sending a message that was refused", verdict)
         passage.note_verdict(verdict)
         await delivery.settle()
-        await transaction.settle()
+        if transaction.keeping is not None:
+            await transaction.settle()
         await self._say([verdict])
         passage.tell_flaws()
         return verdict

@@ -77,21 +77,26 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
     @property
     def enhanced(self) -> str | None:
         """The enhanced status code of the first line, where its class is the reply's own (RFC 2034 §4)."""
-        found = self._enhanced()
+        found = self.parted[0]
         return None if found is None else found.decode("ascii")
-
-    def _enhanced(self) -> bytes | None:
-        first = self.lines[0] if self.lines else b""
-        match = _ENHANCED.match(first)
-        return match[0] if match is not None and first[0] - 48 == self.code // 100 else None
 
     @property
     def text(self) -> bytes:
         r"""The lines, joined by "\n", without the enhanced code that `enhanced` gives (octets as they came)."""
-        enhanced = self._enhanced()
-        if enhanced is None:
-            return self.lines[0] if len(self.lines) == 1 else b"\n".join(self.lines)
-        return b"\n".join([_without(line, enhanced) for line in self.lines])
+        return self.parted[1]
+
+    @property
+    def parted(self) -> tuple[bytes | None, bytes]:
+        """`enhanced`, in octets, and `text`."""
+        lines = self.lines
+        first = lines[0] if lines else b""
+        match = _ENHANCED.match(first)
+        if match is None or first[0] - 48 != self.code // 100:
+            return None, first if len(lines) == 1 else b"\n".join(lines)
+        enhanced = match[0]
+        if len(lines) == 1:
+            return enhanced, first[len(enhanced) + 1 :]
+        return enhanced, b"\n".join([_without(line, enhanced) for line in lines])
 
     @property
     def wire(self) -> bytes:

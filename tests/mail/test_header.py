@@ -79,7 +79,7 @@ def test_names_have_no_case() -> None:
 
 def test_a_line_without_a_name_is_no_field_of_any_name() -> None:
     section = HeaderSection(b"A: b\r\nno colon\r\n")
-    assert (section.first(b""), section.count(b""), section.delete(b"")) == (None, 0, 0)
+    assert (section.first(b""), section.first_value(b""), section.count(b""), section.delete(b"")) == (None, None, 0, 0)
     assert section.fields[1] == Field(b"", b"no colon", 6, 16)
 
 
@@ -302,6 +302,19 @@ def test_reading_is_the_identity_on_any_octets(raw: bytes) -> None:
         )
     _ = section.malformed, section.count(b"a"), section.first(b"From")
     assert bytes(section) == raw
+
+
+@given(sections, names)
+@example(b"a: b\r\nA : c\r\n", b"A")
+def test_what_is_asked_of_a_section_is_as_its_fields_are(raw: bytes, name: bytes) -> None:
+    fields = HeaderSection(raw).fields
+    named = [field for field in fields if field.name.lower() == name.lower()]
+    section = HeaderSection(raw)  # whose fields nobody has asked for
+    assert (section.field_count, section.count(name)) == (len(fields), len(named))
+    assert section.first_value(name) == (named[0].value if named else None)
+    again = HeaderSection(raw)
+    assert (again.malformed, again.fields) == (section.malformed, fields)
+    assert (section.get_all(name), section.first(name)) == (named, named[0] if named else None)
 
 
 @settings(max_examples=60)

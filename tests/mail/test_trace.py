@@ -12,14 +12,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relayproxy.mail.header import HeaderSection
-from relayproxy.mail.trace import MAX_IDENTITY, MAX_PATH, TRACE_MARGIN, is_own, received_count, received_field
+from relayproxy.mail.trace import MAX_IDENTITY, MAX_PATH, TRACE_MARGIN, Stamp, is_own, received_count
 
 ID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 PLAIN: dict[str, Any] = {
     "helo": b"app-1.example",
     "client_address": "192.0.2.1",
     "hostname": "relay.example.test",
-    "protocol": "ESMTP",
+    "protocol": b"ESMTP",
     "identity": f"{ID}@abcdefghij-default",
     "for_": b"jane@customer.example",
     "nanoseconds": 1_795_472_045_123_456_789,
@@ -27,7 +27,9 @@ PLAIN: dict[str, Any] = {
 
 
 def field(**changes: Any) -> bytes:
-    return received_field(**{**PLAIN, **changes})
+    parts = {**PLAIN, **changes}
+    own = {name: parts.pop(name) for name in ("protocol", "for_", "nanoseconds")}
+    return Stamp(**parts).field(**own)
 
 
 def test_the_field() -> None:
@@ -52,7 +54,7 @@ def test_the_field() -> None:
         ({"helo": b"[IPv6:2001:db8::1]"}, b"from [IPv6:2001:db8::1] ("),
         ({"helo": b"under_score"}, b"from under_score ("),
         ({"helo": b""}, b"from unknown ("),
-        ({"protocol": "UTF8SMTP"}, b" with UTF8SMTP\r\n"),
+        ({"protocol": b"UTF8SMTP"}, b" with UTF8SMTP\r\n"),
         ({"for_": None}, b"-default;\r\n\tMon, "),
         ({"for_": b""}, b"-default;\r\n\tMon, "),
         ({"for_": b"o'hara+x/y@b.example"}, b"for <o'hara+x/y@b.example>;\r\n"),
@@ -91,7 +93,7 @@ def test_the_margin_is_the_longest_field_and_no_more() -> None:
         "helo": b"h" * 1000,
         "client_address": "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
         "hostname": "n" * 255,
-        "protocol": "UTF8SMTPSA",
+        "protocol": b"UTF8SMTPSA",
         "identity": "i" * MAX_IDENTITY,
         "for_": b"f" * MAX_PATH,
     }

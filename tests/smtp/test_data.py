@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import tracemalloc
 from itertools import pairwise
+from unittest.mock import patch
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from relayproxy.smtp import data
 from relayproxy.smtp.data import END_OF_DATA, ChunkReader, DataReader, stuff
 from relayproxy.smtp.errors import LocalProtocolError
 
@@ -22,6 +24,7 @@ class Read:
     def __init__(self, pieces: list[bytes], max_line: int = MAX_LINE) -> None:
         self.reader = reader = DataReader(max_line)
         self.wire = self.content = self.rest = b""
+        self.dots: list[int] = []
         self.ended = False
         for piece in pieces:
             if self.ended:
@@ -32,6 +35,7 @@ class Read:
             assert not (part.wire.startswith(b".") and self.wire.endswith(b"\r\n"))
             self.wire += part.wire
             self.content += part.content
+            self.dots += reader.take_dots()
             self.ended, self.rest = part.ended, part.rest
 
     @property
@@ -278,7 +282,20 @@ def test_cutting_octets_elsewhere_changes_neither_facts_nor_bytes(octets: bytes,
     whole = Read([octets])
     assert whole.ended
     assert whole.wire + END_OF_DATA + whole.rest == octets
-    assert Read(cut(octets, at)).facts == whole.facts == Read(octet_by_octet(octets)).facts
+    for other in (Read(cut(octets, at)), Read(octet_by_octet(octets))):
+        assert (other.facts, other.dots) == (whole.facts, whole.dots)
+
+
+@settings(max_examples=60)
+@given(st.one_of(soup, clean), cuts)
+@example(b"a\r\n.\r\n.x", [])
+@example(b"a\r\n..\r", [4])
+def test_what_is_taken_for_the_middle_of_a_large_message_is_read_alike(octets: bytes, at: list[int]) -> None:
+    octets += b"\r\n.\r\n"
+    with patch.object(data, "_LARGE", 0):
+        large = Read(cut(octets, at))
+    whole = Read([octets])
+    assert (large.facts, large.dots) == (whole.facts, whole.dots)
 
 
 @settings(max_examples=60)
@@ -337,8 +354,9 @@ TEXT = b"x" * 77 + b"\r\n"
 @pytest.mark.parametrize(
     "end", [b".\r\n", b"..\r\n.\r\n", b"x" * 100, b"\r\n.x", b"..\r\n", b"\r", b"\r\n", b"\r\n.", b"."]
 )
-def test_large_pieces_are_cut_in_another_way_and_read_alike(end: bytes, behind: bytes) -> None:
-    data = TEXT * 200 + b"..stuffed\r\n" + TEXT * 10 + end + behind
+@pytest.mark.parametrize("stuffed", [b"", b"..stuffed\r\n"])
+def test_large_pieces_are_cut_in_another_way_and_read_alike(stuffed: bytes, end: bytes, behind: bytes) -> None:
+    data = TEXT * 200 + stuffed + TEXT * 10 + end + behind
     assert len(data) > 16 * 1024
     whole, octets = DataReader(1 << 20), DataReader(1 << 20)
     one = whole.feed(data)
