@@ -141,6 +141,10 @@ class Capabilities(msgspec.Struct, frozen=True, gc=False):
         return Reply(250, (hostname, *lines), origin="proxy")
 
 
+#: Verbs of the commands that `check` may refuse.
+CHECKED: Final = frozenset({"MAIL", "RCPT", "VRFY", "AUTH"})
+
+
 def check(command: Command, offered: Capabilities, *, smtputf8: bool = True) -> None:
     """Raise RemoteProtocolError where a command needs what the client was not offered, or did not ask for.
 

@@ -40,7 +40,7 @@ class ClientProtocol:
         self._new_reader = partial(ReplyReader, max_bytes=reply_bytes, max_lines=reply_lines)
         self._replies = self._new_reader()
         self._owed: deque[str] = deque(("GREETING",))
-        self._ahead: Dialogue | None = None  # where the commands still unanswered lead if they succeed
+        self._ahead = self.dialogue.place  # where the commands still unanswered lead if they succeed
         self._broken: RemoteProtocolError | None = None
         self._ehlo_keywords = ehlo_keywords
         self._tape = tape
@@ -53,9 +53,8 @@ class ClientProtocol:
     def send(self, command: Command) -> bytes:
         """The octets of a command. Several may be outstanding where the server offers PIPELINING; the caller sees to that."""
         verb = command.verb
-        dialogue = self._ahead or self.dialogue
-        if not dialogue.admits(verb):
-            raise LocalProtocolError(f"{verb} out of sequence (transaction: {dialogue.transaction})")
+        if verb not in self._ahead.ways:
+            raise LocalProtocolError(f"{verb} out of sequence (transaction: {self._ahead.transaction})")
         self._owe(verb)
         octets = command.wire()
         if self._tape is not None:
@@ -78,11 +77,10 @@ class ClientProtocol:
         return END_OF_DATA
 
     def _owe(self, verb: str) -> None:
-        self.check_silence()
+        if not self._owed or self._broken is not None:
+            self.check_silence()
         self._owed.append(verb)
-        if self._ahead is None:
-            self._ahead = self.dialogue.ahead()
-        self._ahead.take(verb, 2)
+        self._ahead = self._ahead.ways[verb].get(2, self._ahead)
 
     @property
     def unread(self) -> int:
@@ -122,6 +120,7 @@ class ClientProtocol:
         severity = reply.code // 100
         if reply.code == 421:
             self.dialogue.close()
+            self._ahead = self.dialogue.place
             return reply
         taken = self.dialogue.take(verb, severity) if reply.code not in _SASL_CODES or verb in _SASL_EVENTS else False
         if not taken and (severity < 4 or self.dialogue.admits(verb)):
@@ -130,7 +129,7 @@ class ClientProtocol:
                 f"the server answered {reply.code} to {verb}", local_replies.UPSTREAM_VIOLATION, fatal=True
             )
         if not self._owed:
-            self._ahead = None
+            self._ahead = self.dialogue.place
         return reply
 
     def early_reply(self) -> Reply | None:
@@ -153,6 +152,7 @@ class ClientProtocol:
         What came behind the 220 must have been refused before the handshake (`check_silence`).
         """
         self.dialogue.advance("TLS", 2)
+        self._ahead = self.dialogue.place
         self._replies = self._new_reader()
         if self._tape is not None:
             self._tape.read(0, "unread")

@@ -72,9 +72,14 @@ class Command(msgspec.Struct, frozen=True, gc=False):
 
     verb: ClassVar[str] = ""
 
+    @property
+    def event(self) -> str:
+        """What the dialogue's tables call it."""
+        return self.verb
+
     def wire(self) -> bytes:
         """The line that leaves. Raises LocalProtocolError where it would not be read as this very command."""
-        return self.verb.encode("ascii") + b"\r\n"
+        return _ALONE[self.verb]
 
 
 class Ehlo(Command, frozen=True, gc=False):
@@ -128,6 +133,10 @@ class Bdat(Command, frozen=True, gc=False):
     verb: ClassVar[str] = "BDAT"
     size: int
     last: bool
+
+    @property
+    def event(self) -> str:
+        return "BDAT LAST" if self.last else "BDAT"
 
     def wire(self) -> bytes:
         return _sealed(self, b"BDAT %d%b" % (self.size, b" LAST" if self.last else b""))
@@ -227,6 +236,8 @@ _COMMON_MAIL: Final = re.compile(
 _COMMON_RCPT: Final = re.compile(rb"[Rr][Cc][Pp][Tt] [Tt][Oo]:" + _ADDRESS).fullmatch
 
 
+#: What the commands without arguments are on the wire.
+_ALONE: Final = {verb: verb.encode("ascii") + b"\r\n" for verb in ("DATA", "HELP", "NOOP", "QUIT", "RSET", "STARTTLS")}
 #: Lines that are a command as they stand, and always the same one.
 _WHOLE: Final[dict[bytes, Command]] = {
     command.verb.encode("ascii"): command for command in (Data(), Rset(), Noop(), Quit(), Help(), StartTls())

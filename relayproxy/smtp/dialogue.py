@@ -127,8 +127,8 @@ FRAMING: Final[Table] = {
 }
 
 
-class _Place:
-    """A state of all three machines at once, with the ways that lead on. One object a state: moving is one look-up."""
+class Place:
+    """A state of all three machines at once, with the ways that lead on: event -> severity of the reply -> place. One object a state: moving is one look-up."""
 
     __slots__ = ("channel", "framing", "transaction", "ways")
 
@@ -136,14 +136,14 @@ class _Place:
         self.channel = channel
         self.transaction = transaction
         self.framing = framing
-        self.ways: dict[str, dict[int, _Place]] = {}
+        self.ways: dict[str, dict[int, Place]] = {}
 
 
-def _connect(places: dict[tuple[str, str, str], _Place], state: tuple[str, str, str]) -> _Place:
+def _connect(places: dict[tuple[str, str, str], Place], state: tuple[str, str, str]) -> Place:
     """The place of a state, with all that can be reached from it."""
     if (place := places.get(state)) is not None:
         return place
-    place = places[state] = _Place(*state)
+    place = places[state] = Place(*state)
     channel, transaction, framing = state
     for event in EVENTS:
         rows = CHANNEL.get((channel, event)), TRANSACTION.get((transaction, event)), FRAMING.get((framing, event))
@@ -160,51 +160,45 @@ _START: Final = _connect({}, ("connected", "none", "command"))
 
 
 class Dialogue:
-    """Where a leg's conversation stands. `advance` takes one command and the severity of its reply."""
+    """Where a leg's conversation stands: `place`. `advance` takes one command and the severity of its reply."""
 
-    __slots__ = ("_place",)
+    __slots__ = ("place",)
 
     def __init__(self) -> None:
-        self._place = _START
+        self.place = _START
 
     @property
     def channel(self) -> str:
-        return self._place.channel
+        return self.place.channel
 
     @property
     def transaction(self) -> str:
-        return self._place.transaction
+        return self.place.transaction
 
     @property
     def framing(self) -> str:
-        return self._place.framing
+        return self.place.framing
 
     def close(self) -> None:
         """Nothing has a place any more: 421 was said, or the peer broke the protocol for good."""
-        self._place = _Place("closing", self._place.transaction, self._place.framing)
+        self.place = Place("closing", self.place.transaction, self.place.framing)
 
     def admits(self, event: str) -> bool:
         """Whether the event has a place now."""
-        return event in self._place.ways
+        return event in self.place.ways
 
     def take(self, event: str, severity: int) -> bool:
         """Take the event with its reply, if they have a place here; whether they had one."""
-        row = self._place.ways.get(event)
+        row = self.place.ways.get(event)
         if row is None or (place := row.get(severity)) is None:
             return False
-        self._place = place
+        self.place = place
         return True
 
     def advance(self, event: str, severity: int) -> None:
         """Take the event with its reply. What has no place raises LocalProtocolError and changes nothing."""
         if not self.take(event, severity):
-            place = self._place
+            place = self.place
             raise LocalProtocolError(
                 f"{event} answered {severity}yz has no place in {place.channel}/{place.transaction}/{place.framing}"
             )
-
-    def ahead(self) -> Dialogue:
-        """A copy, to be advanced by what is not answered yet."""
-        copy = Dialogue()
-        copy._place = self._place
-        return copy

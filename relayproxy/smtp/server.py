@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from relayproxy.smtp import local_replies
-from relayproxy.smtp.capabilities import Capabilities, check
+from relayproxy.smtp.capabilities import CHECKED, Capabilities, check
 from relayproxy.smtp.commands import Bdat, Command, Mail, parse_command, parse_response
 from relayproxy.smtp.data import DataReader, DataSlice
 from relayproxy.smtp.dialogue import Dialogue
@@ -75,11 +75,6 @@ class Refused(msgspec.Struct, frozen=True, gc=False):
         return _FRAMING_VERB.search(self.line) is not None
 
 
-def _event(command: Command) -> str:
-    """What the dialogue's tables call it."""
-    return "BDAT LAST" if isinstance(command, Bdat) and command.last else command.verb
-
-
 class ServerProtocol:
     """One client session's dialogue, as its server."""
 
@@ -107,7 +102,7 @@ class ServerProtocol:
         self._pending: deque[str] = deque(("GREETING",))
         self._blocked = True  # the last that is pending must be answered before anything behind it is read
         self._ending = False  # the last that is pending is fatal: with its answer the dialogue ends
-        self._ahead: Dialogue | None = None  # where the commands still unanswered lead if they succeed
+        self._ahead = self.dialogue.place  # where the commands still unanswered lead if they succeed
         self._reader: DataReader | None = None
         self._smtputf8 = False
         self._max_data_line = line_bytes
@@ -127,8 +122,10 @@ class ServerProtocol:
     def next_group(self, most: int) -> list[Command | Refused]:
         """The commands that have come and are answered together (RFC 2920 §3.1), at most so many; none: as `next_command`."""
         group: list[Command | Refused] = []
-        while not self._blocked and len(group) < most and (command := self.next_command()) is not None:
+        while len(group) < most and (command := self.next_command()) is not None:
             group.append(command)
+            if self._blocked or not self._lines:
+                break
         if self._tape is not None:
             self._tape.read(self._lines.untold)
         return group
@@ -142,28 +139,26 @@ class ServerProtocol:
             return None
         line = None
         command = None
-        ahead = self._lines.untold
+        ahead = 0 if self._tape is None else self._lines.untold
         try:
             line = self._lines.next_line()
             if line is None:
                 self._check_first_octet()
                 return None
             command = parse_command(line)
-            self._judge(command)
+            event = command.event
+            self._judge(command, event)
         except RemoteProtocolError as error:
             if isinstance(error, LineTooLongError):
                 line = error.verb
             refused = self._refuse(line or b"", command, error)
             self._tell(ahead, "refused")
             return refused
-        verb = _event(command)
-        if verb in _TOLD:
-            self._tell(ahead, _TOLD[verb])
-        self._pending.append(verb)
-        if verb in GROUPABLE:
-            if self._ahead is None:
-                self._ahead = self.dialogue.ahead()
-            self._ahead.advance(verb, 2)
+        if self._tape is not None and event in _TOLD:
+            self._tell(ahead, _TOLD[event])
+        self._pending.append(event)
+        if event in GROUPABLE:
+            self._ahead = self._ahead.ways[event][2]
         else:
             self._blocked = True
             if isinstance(command, Bdat):
@@ -201,15 +196,14 @@ class ServerProtocol:
             what = BEGAN_TLS if first == TLS_HANDSHAKE else "the line does not begin with a letter"
             raise RemoteProtocolError(what, local_replies.NOT_SMTP, fatal=True)
 
-    def _judge(self, command: Command) -> None:
+    def _judge(self, command: Command, event: str) -> None:
         verb = command.verb
-        dialogue = self._ahead or self.dialogue
-        if not dialogue.admits(_event(command)):
+        if event not in self._ahead.ways:
             raise RemoteProtocolError(
-                f"{verb} out of sequence (transaction: {dialogue.transaction})", local_replies.BAD_SEQUENCE
+                f"{verb} out of sequence (transaction: {self._ahead.transaction})", local_replies.BAD_SEQUENCE
             )
-        if (extension := EXTENSIONS.get(verb)) is not None:
-            if extension[0] not in self.offered:
+        if verb in EXTENSIONS:
+            if EXTENSIONS[verb][0] not in self.offered:
                 # Who sends a chunk all the same has octets behind it, and none of them may be taken for a command.
                 raise RemoteProtocolError(
                     f"{verb} was not offered", self._unoffered(verb), fatal=isinstance(command, Bdat)
@@ -219,7 +213,8 @@ class ServerProtocol:
                 raise RemoteProtocolError(f"{verb} after an AUTH that succeeded", local_replies.BAD_SEQUENCE)
         if self.needs_tls and verb not in BEFORE_TLS and not self.under_tls:
             raise RemoteProtocolError(f"{verb} before STARTTLS", local_replies.TLS_REQUIRED)
-        check(command, self.offered, smtputf8=self._smtputf8)
+        if verb in CHECKED:
+            check(command, self.offered, smtputf8=self._smtputf8)
         if isinstance(command, Mail):
             self._smtputf8 = bool(command.parameters) and get(command.parameters, b"SMTPUTF8") is not None
 
@@ -247,16 +242,18 @@ class ServerProtocol:
 
         A 421 may also come unasked (RFC 5321 §3.8).
         """
+        wire = reply.wire
         if self._tape is not None:
-            self._tape.said(reply.wire, self._kind(reply))
+            self._tape.said(wire, self._kind(reply))
         self.pass_over(reply)
-        return reply.wire
+        return wire
 
     def pass_over(self, reply: Reply) -> None:
         """As `send`, where the reply is not written: a fault that was asked for."""
         if reply.code == 421:
             self._blocked = True
             self.dialogue.close()
+            self._ahead = self.dialogue.place
             return
         if not self._pending:
             raise LocalProtocolError(f"a reply to nothing: {reply.code}")
@@ -265,10 +262,10 @@ class ServerProtocol:
         if verb and not self.dialogue.take(verb, severity) and severity < 4:
             raise LocalProtocolError(f"{verb} answered {reply.code}")
         if not self._pending:
-            self._ahead = None
             if self._ending:
                 self.dialogue.close()
-            self._blocked = self.dialogue.channel == "closing"
+            self._ahead = place = self.dialogue.place
+            self._blocked = place.channel == "closing"
         if severity == 3:
             if verb == "DATA":
                 self._reader = DataReader(self._max_data_line)
@@ -291,6 +288,7 @@ class ServerProtocol:
         """
         if self.dialogue.framing == "tls":
             self.dialogue.advance("TLS", 2)
+            self._ahead = self.dialogue.place
         if self._tape is not None:
             self._tape.read(0, "unread")
         self.under_tls = True
