@@ -172,7 +172,7 @@ class Intake:
         self._ended = part.ended
         if self._normaliser is not None and self._received is not None:
             self._received.add(part.content)
-            part = self._normaliser.take(part)
+            part = self._normaliser.take(part, clean=self._reader.violation is None)
         if self.header is not None:
             self.body = part.content
             self._body.update(part.content)
