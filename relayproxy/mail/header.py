@@ -146,10 +146,10 @@ class HeaderSection:
         found = self._named(name)
         return found[0] if found else None
 
-    def first_value(self, name: bytes) -> bytes | None:
-        """`first`'s value."""
+    def first_text(self, name: bytes) -> str | None:
+        """What the first field of that name says (`decode`)."""
         names, key = self._read(), name.lower()
-        return self._found[names.index(key)][1] if key in names else None
+        return decode(self._found[names.index(key)][1]) if key in names else None
 
     @property
     def names(self) -> Iterable[bytes]:

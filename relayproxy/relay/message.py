@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from relayproxy.mail.edits import headers_changed
-from relayproxy.mail.header import HeaderSection, decode, find_body
+from relayproxy.mail.header import HeaderSection, find_body
 from relayproxy.mail.trace import is_own, received_count
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.data import stuff
@@ -172,7 +172,7 @@ class Intake:
         self._ended = part.ended
         if self._normaliser is not None and self._received is not None:
             self._received.add(part.content)
-            part = self._normaliser.take(part)
+            part = self._normaliser.take(part, clean=self._reader.violation is None)
         if self.header is not None:
             self.body = part.content
             self._body.update(part.content)
@@ -282,15 +282,11 @@ class Intake:
 
     @property
     def message_id(self) -> str | None:
-        return self._field(b"Message-ID")
+        return None if self.header is None else self.header.first_text(b"Message-ID")
 
     @property
     def subject(self) -> str | None:
-        return self._field(b"Subject")
-
-    def _field(self, name: bytes) -> str | None:
-        value = None if self.header is None else self.header.first_value(name)
-        return None if value is None else decode(value)
+        return None if self.header is None else self.header.first_text(b"Subject")
 
     @property
     def body_digest(self) -> bytes:

@@ -30,12 +30,11 @@ class Normaliser(ContentReader):
             False  # the last slice ended in what was a bare one: a dot that comes now is not stuffed yet
         )
 
-    def take(self, part: DataSlice) -> DataSlice:
-        """The slice as it leaves."""
+    def take(self, part: DataSlice, *, clean: bool) -> DataSlice:
+        """The slice as it leaves. `clean`: its reader has found no bare CR or LF so far."""
         content, wire = part.content, part.wire
         if content:
-            lines = content.count(b"\r\n")
-            bare = content.count(b"\r") + content.count(b"\n") - 2 * lines
+            bare = 0 if clean else content.count(b"\r") + content.count(b"\n") - 2 * content.count(b"\r\n")
             if bare:
                 content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
                 self.repairs += bare

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from relayproxy.mail.header import Field, HeaderSection, find_body
+from relayproxy.mail.header import Field, HeaderSection, decode, find_body
 
 BODIES: list[tuple[bytes, tuple[int, int] | None]] = [
     (b"", None),
@@ -79,7 +79,7 @@ def test_names_have_no_case() -> None:
 
 def test_a_line_without_a_name_is_no_field_of_any_name() -> None:
     section = HeaderSection(b"A: b\r\nno colon\r\n")
-    assert (section.first(b""), section.first_value(b""), section.count(b""), section.delete(b"")) == (None, None, 0, 0)
+    assert (section.first(b""), section.first_text(b""), section.count(b""), section.delete(b"")) == (None, None, 0, 0)
     assert section.fields[1] == Field(b"", b"no colon", 6, 16)
 
 
@@ -311,7 +311,7 @@ def test_what_is_asked_of_a_section_is_as_its_fields_are(raw: bytes, name: bytes
     named = [field for field in fields if field.name.lower() == name.lower()]
     section = HeaderSection(raw)  # whose fields nobody has asked for
     assert (section.field_count, section.count(name)) == (len(fields), len(named))
-    assert section.first_value(name) == (named[0].value if named else None)
+    assert section.first_text(name) == (decode(named[0].value) if named else None)
     again = HeaderSection(raw)
     assert (again.malformed, again.fields) == (section.malformed, fields)
     assert (section.get_all(name), section.first(name)) == (named, named[0] if named else None)
