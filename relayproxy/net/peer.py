@@ -59,7 +59,7 @@ class PeerStalled(PeerLost):
 class Peer:
     """The client's or the upstream's end of a connection."""
 
-    __slots__ = ("_cut", "_streak", "_tape", "address", "expired", "leg", "now", "port", "stream")
+    __slots__ = ("_cut", "_rest", "_streak", "_tape", "address", "expired", "leg", "now", "port", "stream")
 
     def __init__(
         self, stream: DeadlineStream, leg: Leg, address: str, port: int | None, tape: LegTape | None = None
@@ -70,6 +70,7 @@ class Peer:
         self.address = address
         self.port = port
         self._streak = 0
+        self._rest: bytes | memoryview = b""  # of what is being said
         self._cut = False  # a send did not end: what is next on the wire would be anybody's guess
         #: Its time is over (see expire).
         self.expired = False
@@ -156,22 +157,40 @@ class Peer:
 
     async def send(self, data: bytes, seconds: float) -> None:
         """Send all within seconds. PeerLost, PeerStalled."""
-        streak = self._streak
-        if streak >= STREAK:
-            streak = 0
-            await checkpoint()
-        self._streak = streak + 1
+        if not self.say(data):
+            await self.say_rest(seconds)
+
+    def say(self, data: bytes) -> bool:
+        """Send all, if that need not wait; else `say_rest` has to follow. PeerLost."""
+        if self._cut:
+            self._not_sent(len(data))
+            self._refuse_to_send()
+        self._streak += 1
+        try:
+            sent = self.stream.send_nowait(data) if self._streak <= STREAK else 0
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self._not_sent(len(data))
+            raise self._loss(error) from error
+        if sent == len(data):
+            return True
+        self._rest = memoryview(data)[sent:]
+        return False
+
+    async def say_rest(self, seconds: float) -> None:
+        """Send what `say` left, within seconds. PeerLost, PeerStalled."""
+        rest, self._rest = self._rest, b""
         sent = 0
         try:
-            if self._cut:
-                self._refuse_to_send()
-            sent = self.stream.send_nowait(data)
-            if sent < len(data):
+            if self._streak > STREAK:
+                self._streak = 0
+                await checkpoint()
+                sent = self.stream.send_nowait(rest)
+            if sent < len(rest):
                 self.stream.send_by = self._start_to_wait(seconds)
-                await self.stream.send_all(memoryview(data)[sent:])
+                await self.stream.send_all(memoryview(rest)[sent:])
                 self._cut = False
         except BaseException as error:
-            self._not_sent(len(data) - sent)
+            self._not_sent(len(rest) - sent)
             if not isinstance(error, trio.TooSlowError | trio.BrokenResourceError | trio.ClosedResourceError):
                 raise
             raise self._loss(error) from error

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from relayproxy.relay.transaction import Transaction
     from relayproxy.smtp.commands import Command
     from relayproxy.smtp.replies import Reply
-    from relayproxy.smtp.server import Refused
 
 #: What MAIL is answered where a limit speaks against it.
 LIMITS: Final = {
@@ -42,10 +41,8 @@ class Allowance:
         self._messages = 0
         self._recipients_told = False
 
-    def covers_command(self, command: Command | Refused) -> bool:
-        """Count the command, should it be junk; whether it may still be answered."""
-        if type(command) not in JUNK:
-            return True
+    def covers_junk(self) -> bool:
+        """Count a command that is JUNK; whether it may still be answered."""
         self._junk += 1
         return self._junk <= self._limits.junk_commands
 

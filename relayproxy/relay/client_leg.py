@@ -161,8 +161,8 @@ class ClientLeg:
             octets += self.protocol.send(reply)
             if reply.code == 421:
                 break
-        if octets:
-            await self.peer.send(octets, self._timeouts.write)
+        if octets and not self.peer.say(octets):
+            await self.peer.say_rest(self._timeouts.write)
         if self.resets:
             self.peer.reset()
         return not hung_up
@@ -179,7 +179,7 @@ class ClientLeg:
 
     @property
     def closing(self) -> bool:
-        return self.protocol.dialogue.channel == "closing"
+        return self.protocol.dialogue.place.channel == "closing"
 
     async def pause(self, seconds: float) -> None:
         """Wait so long because a rule wants it; not behind `expire`, nor for a client that is gone."""

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn, TypeGuard
 
 from relayproxy.net.peer import PeerLost, PeerStalled
-from relayproxy.relay.allowance import Allowance
+from relayproxy.relay.allowance import JUNK, Allowance
 from relayproxy.relay.auth import Authentication
 from relayproxy.relay.client_leg import Goodbye
 from relayproxy.relay.connect import UpstreamUnavailable, greet_again
@@ -235,15 +235,15 @@ class Session:
         if self._ruling is None and self._context.rulebook.active:
             await self._put_rules_between()
         for command in group:
-            if not self._allowance.covers_command(command):
+            if type(command) in JUNK and not self._allowance.covers_junk():
                 pending += [*await self._ask(asked), self._allowance.over("junk_commands", local_replies.TOO_MUCH_JUNK)]
                 break
             if self._goes_upstream(command, asked):
                 asked.append(command)
                 continue
-            pending += await self._ask(asked)
+            pending += await self._ask(asked) if asked else ()
             asked = []
-            if any(reply.code == 421 for reply in pending):
+            if pending and any(reply.code == 421 for reply in pending):
                 break  # a rule's: nothing that stands behind it is done
             match command:
                 case Data():
@@ -267,7 +267,7 @@ class Session:
                 case _:
                     pending.append(await self._answer_here(command))
         else:
-            pending += await self._ask(asked)
+            pending += await self._ask(asked) if asked else ()
         await self._say()
         if isinstance(group[-1], Refused) and group[-1].fatal:
             raise Goodbye(group[-1].what)
@@ -300,13 +300,13 @@ class Session:
     def _goes_upstream(self, command: Command | Refused, asked: list[Command]) -> TypeGuard[Command]:
         """Whether the command is passed on, in the group that `asked` is so far."""
         upstream = self._leg.upstream
-        if upstream is None or upstream.spent or upstream.failure is not None or isinstance(command, Refused):
-            return False
-        if self._transfer.chunking:
-            return False  # upstream is in the middle of mail data
+        if upstream is None or upstream.spent or upstream.failure is not None or self._transfer.chunking:
+            return False  # chunking: upstream is in the middle of mail data
         match command:
+            case Refused():
+                return False
             case Mail():
-                return self._objection_to_mail(command, sum(isinstance(other, Mail) for other in asked)) is None
+                return self._objection_to_mail(command, asked) is None
             case Rcpt():
                 # Without either, MAIL in front of it in its group was refused by us.
                 begun = (self._transactions.open is not None or bool(asked)) and self._context.unrecorded is None
@@ -325,8 +325,8 @@ class Session:
             self._ruling.auth = self._auth.record
         answers = await way.pass_on(commands)
         waited = self._context.now() - started
-        if self._transactions.open is not None:
-            self._transactions.open.upstream_seconds += waited
+        if (transaction := self._transactions.open) is not None:
+            transaction.upstream_seconds += waited
         for passed in answers:
             self._note(passed, waited)
         return [passed.reply for passed in answers]
@@ -411,13 +411,13 @@ class Session:
             self._idle = False
         await self._say([self._allowance.counted(reply or local_replies.UPSTREAM_GONE)])
 
-    def _objection_to_mail(self, command: Mail, ahead: int = 0) -> Reply | None:
-        """What speaks against a new transaction before upstream is asked; `ahead` others go with it in its group."""
+    def _objection_to_mail(self, command: Mail, asked: Sequence[Command] = ()) -> Reply | None:
+        """What speaks against a new transaction before upstream is asked; `asked` goes with it in its group."""
         if self._context.shutting_down and self._transactions.open is not None:
             return local_replies.SHUTTING_DOWN  # the transaction that may still end has ended: this is another one
         if (refusal := self._context.unrecorded) is not None:
             return refusal
-        if not self._allowance.covers_message(ahead):
+        if not self._allowance.covers_message(sum([other.verb == "MAIL" for other in asked]) if asked else 0):
             return local_replies.TOO_MANY_MESSAGES
         size = get(command.parameters, b"SIZE")
         if size is not None and number(size) > self._context.max_size(self._leg.upstream):

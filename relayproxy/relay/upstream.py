@@ -53,6 +53,9 @@ UNASKED: Final[dict[str, Reply]] = {
 Progress = Literal["none", "begun", "committed", "answered"]
 
 
+_DATA: Final = (Data(),)
+
+
 class Violation(NamedTuple):
     """How upstream broke the protocol, and what the client hears of it."""
 
@@ -226,7 +229,7 @@ class SmtpUpstream:
         return local_replies.UPSTREAM_LOST if transaction else local_replies.UPSTREAM_GONE
 
     def listen(self) -> None:
-        if self.failure is not None or self.spent:
+        if not self._peer.stream.readable or self.failure is not None or self.spent:
             return
         if self._protocol.dialogue.framing == "data":
             return  # between two chunks: what it says now is a verdict on the message, and heard with the next one
@@ -251,8 +254,7 @@ class SmtpUpstream:
                 raise PeerLost(self._peer.leg)
             self._protocol.receive_data(data)
 
-    async def _reply(self, deadline: float) -> Reply:
-        reply = await reply_by(deadline, self._peer, self._protocol)
+    def _heard(self, reply: Reply) -> Reply:
         if reply.code == 421:
             self._fail("the server closed the session with 421", reply)
         return reply if reply.code != 530 or self._alarm is None else self._unwelcome(self._alarm)
@@ -282,52 +284,51 @@ class SmtpUpstream:
         return [next(answers) if leaves else local_replies.GUARDED for leaves in may]
 
     async def _exchange(self, commands: Sequence[Command], deadline: float | None) -> list[Reply]:
+        protocol, count = self._protocol, len(commands)
         replies: list[Reply] = []
-        left: list[Command] = []
+        withheld: list[Command] = []
         size = GROUP if b"PIPELINING" in self.capabilities else 1
-        for start in range(0, len(commands), size):
-            group = commands[start : start + size]
-            if self.failure is not None:
-                break
+        end = 0  # of those that have left, or were passed over
+        while end < count and self.failure is None:
             try:
-                self._hear_silence()
-                if not self._protocol.dialogue.admits(group[0].verb):
+                if self._peer.stream.readable:
+                    self._hear_silence()
+                group = commands if count <= size else commands[end : end + size]
+                end += len(group)
+                if group[0].verb not in protocol.dialogue.place.ways:
                     # In lock-step the MAIL in front of it was refused: what upstream itself would say to RCPT in a group.
                     replies += [local_replies.BAD_SEQUENCE] * len(group)
+                    withheld += group
                     continue
-                left += group
-                await self._exchange_group(group, replies, deadline)
+                octets = b"".join([protocol.send(command) for command in group])
+                if not self._peer.say(octets):
+                    await self._peer.say_rest(self._timeouts.data_block)
+                for command in group:
+                    if self.failure is not None:
+                        break
+                    until = deadline or self._peer.now() + self._patience.get(command.verb, self._timeouts.mail)
+                    reply = self._heard(await reply_by(until, self._peer, protocol))
+                    replies.append(reply if command.verb != "RSET" else self._forgotten(reply))
             except (PeerLost, RemoteProtocolError) as error:
-                transaction = commands[0].verb in ("MAIL", "XFORWARD") or self._protocol.dialogue.transaction != "none"
+                transaction = commands[0].verb in ("MAIL", "XFORWARD") or protocol.dialogue.transaction != "none"
                 replies.append(self._failed(error, transaction=transaction))
-                break
-        self.withheld = (
-            () if len(left) == len(commands) else [one for one in commands if all(one is not other for other in left)]
-        )
-        if len(replies) < len(commands):
+        self.withheld = [*withheld, *commands[end:]] if withheld or end < count else ()
+        if len(replies) < count:
             rest = self.failure if replies or self.failure is None else local_replies.UPSTREAM_LOST
-            replies += [rest or local_replies.UPSTREAM_LOST] * (len(commands) - len(replies))
+            replies += [rest or local_replies.UPSTREAM_LOST] * (count - len(replies))
         return replies
 
-    async def _exchange_group(self, group: Sequence[Command], replies: list[Reply], deadline: float | None) -> None:
-        send = self._protocol.send
-        octets = send(group[0]) if len(group) == 1 else b"".join([send(command) for command in group])
-        await self._peer.send(octets, self._timeouts.data_block)
-        for command in group:
-            if self.failure is not None:
-                return
-            patience = self._patience.get(command.verb, self._timeouts.mail)
-            reply = await self._reply(deadline or self._peer.now() + patience)
-            if command.verb == "RSET" and reply.severity != 2 and self.failure is None:
-                # Nobody knows what upstream still remembers (PROTOCOL §1.1 (9)).
-                self._fail(f"the server answered {reply.code} to RSET", local_replies.UPSTREAM_GONE)
-                reply = local_replies.UPSTREAM_GONE
-            replies.append(reply)
+    def _forgotten(self, reply: Reply) -> Reply:
+        """To RSET: behind a refusal nobody knows what upstream still remembers (PROTOCOL §1.1 (9))."""
+        if reply.severity == 2 or self.failure is not None:
+            return reply
+        self._fail(f"the server answered {reply.code} to RSET", local_replies.UPSTREAM_GONE)
+        return local_replies.UPSTREAM_GONE
 
     async def start_data(self, transaction: str) -> Reply:
         del transaction
         self.progress = "begun"
-        return (await self.exchange((Data(),)))[0]
+        return (await self._exchange(_DATA, None))[0]
 
     async def send(self, data: bytes) -> Reply | None:
         try:
@@ -381,8 +382,10 @@ class SmtpUpstream:
         try:
             octets = self._protocol.mail_data(data) + self._protocol.end_of_data()
             self.progress = "committed"
-            await self._peer.send(octets, self._timeouts.data_block)
-            reply = await self._reply(self._peer.now() + self._timeouts.end_of_data)
+            if not self._peer.say(octets):
+                await self._peer.say_rest(self._timeouts.data_block)
+            deadline = self._peer.now() + self._timeouts.end_of_data
+            reply = self._heard(await reply_by(deadline, self._peer, self._protocol))
         except (PeerLost, RemoteProtocolError) as error:
             if (refusal := self._refusal_left_behind(error)) is None:
                 return self._failed(error)
