@@ -195,27 +195,31 @@ class EdgeStream(DeadlineStream):
         return data
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if max_bytes is None:
-            max_bytes = RECEIVE_SIZE
-        elif max_bytes < 1:
+        if max_bytes is not None and max_bytes < 1:
             raise ValueError(f"expected max_bytes >= 1, got {max_bytes}")
+        most = max_bytes or RECEIVE_SIZE
         self._check_reader()
+        turn = self._turn
         if self.readable:
             await checkpoint()
         while True:
             if not self.readable:
+                # As `_wait`, straight: every line that comes is waited for here.
+                if not turn.due:
+                    turn.see_off()
                 self._reader = current_task()
-                await self._wait(self._stop_reading)
+                await wait_task_rescheduled(self._stop_reading)
+                turn.due -= 1
             if self._trouble is not None:
                 self._tell_trouble()
             try:
-                data = self._sock.recv(max_bytes)
+                data = self._sock.recv(most)
             except BlockingIOError:
                 self.readable = False  # another task took it, or the edge was an old one
                 continue
             except OSError as error:
                 raise self._failure(error) from error
-            if len(data) < max_bytes and not self._exact:
+            if len(data) < most and not self._exact:
                 self.readable = False
             return data
 

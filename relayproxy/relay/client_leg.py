@@ -236,7 +236,7 @@ class ClientLeg:
         if peer.expired:
             raise PeerStalled(peer.leg, "its time was over")  # however fast it sends
         began = peer.now()
-        data = b"" if self.ended else await peer.receive(self._timeouts.data_block)
+        data = b"" if self.ended else await peer.receive_by(began + self._timeouts.data_block)
         if not data:
             self.ended = True
             raise PeerLost(peer.leg)

@@ -54,6 +54,8 @@ Progress = Literal["none", "begun", "committed", "answered"]
 
 
 _DATA: Final = (Data(),)
+#: Codes of replies that say more than that a command was refused.
+_TELLING: Final = frozenset({421, 530})
 
 
 class Violation(NamedTuple):
@@ -307,7 +309,9 @@ class SmtpUpstream:
                     if self.failure is not None:
                         break
                     until = deadline or self._peer.now() + self._patience.get(command.verb, self._timeouts.mail)
-                    reply = self._heard(await reply_by(until, self._peer, protocol))
+                    reply = await reply_by(until, self._peer, protocol)
+                    if reply.code in _TELLING:
+                        reply = self._heard(reply)
                     replies.append(reply if command.verb != "RSET" else self._forgotten(reply))
             except (PeerLost, RemoteProtocolError) as error:
                 transaction = commands[0].verb in ("MAIL", "XFORWARD") or protocol.dialogue.transaction != "none"

@@ -146,7 +146,7 @@ class ServerProtocol:
                 self._check_first_octet()
                 return None
             command = parse_command(line)
-            event = command.event
+            event = command.verb if type(command) is not Bdat else command.event
             self._judge(command, event)
         except RemoteProtocolError as error:
             if isinstance(error, LineTooLongError):
