@@ -28,7 +28,15 @@ from typing import TYPE_CHECKING, Final
 
 import outcome
 import trio
-from trio.lowlevel import Abort, checkpoint, current_task, reschedule, wait_readable, wait_task_rescheduled
+from trio.lowlevel import (
+    Abort,
+    cancel_shielded_checkpoint,
+    checkpoint,
+    current_task,
+    reschedule,
+    wait_readable,
+    wait_task_rescheduled,
+)
 
 from relayproxy.net.stream import (
     RECEIVE_SIZE,
@@ -40,7 +48,7 @@ from relayproxy.net.stream import (
     near_end,
     reset_on_close,
 )
-from relayproxy.net.turn import SMALL, Turn
+from relayproxy.net.turn import SMALL, WOKEN, Turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,7 +133,7 @@ class EdgeStream(DeadlineStream):
             self._writer = None
         if error is None:
             self._turn.due += 1
-            reschedule(task)
+            reschedule(task, WOKEN)
         else:
             reschedule(task, outcome.Error(error))
 
@@ -440,7 +448,7 @@ class Poller:
                         stream.notify(events)
                 await checkpoint()
                 if turn.due:
-                    await checkpoint()  # trio had us go first: there is nothing to see yet
+                    await cancel_shielded_checkpoint()  # trio had us go first: there is nothing to see yet
                 turn.see_off()
 
     async def _sweep(self) -> None:

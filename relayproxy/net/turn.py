@@ -10,7 +10,10 @@ How a socket is sent on does not belong here (edge.py).
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from collections.abc import Generator
+from typing import Any, Final, NoReturn, Protocol
+
+from outcome import Outcome
 
 #: So many streams that have something to say leave together: more would wait for longer than they gain.
 GATHER: Final = 16
@@ -23,6 +26,22 @@ class Speaker(Protocol):
 
     def depart(self) -> None:
         """Send what is late, should it not have left yet. Does not raise."""
+
+
+class _Woken(Outcome[None]):
+    """What a wait ends with that ends well. outcome.Value(None) serves but once, and a line would pay for one each time that it is waited for."""
+
+    def unwrap(self) -> None:
+        pass
+
+    def send(self, gen: Generator[Any, None, Any]) -> Any:
+        return gen.send(None)
+
+    async def asend(self, agen: object) -> NoReturn:
+        raise NotImplementedError("no task is an asynchronous generator")
+
+
+WOKEN: Final = _Woken()
 
 
 class Turn:
