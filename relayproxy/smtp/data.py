@@ -245,19 +245,13 @@ class ChunkReader(ContentReader):
     def _hand_on(self, content: bytes, *, ended: bool) -> DataSlice:
         if not content:
             return DataSlice(b"", b"", ended=ended, rest=b"")
-        wire = _stuff_inside(content)
+        wire = stuff_inside(content)
         if self._at_line_start and content.startswith(b"."):
             wire = b"." + wire
         self._at_line_start = content.endswith(b"\r\n")
         self._ended_bare = content.endswith(b"\n")
         self._note(content, content)
         return DataSlice(wire, content, ended=ended, rest=b"")
-
-
-def _stuff_inside(content: bytes) -> bytes:
-    """`stuff`, but for the beginning of the first line."""
-    # To find out that there is nothing to do takes half the time that `replace` does.
-    return content.replace(_STUFFED, b"\r\n..") if _DOT in content and _find_stuffed(content) else content
 
 
 def odd_dots(wire: bytes, *, at_line_start: bool, most: int) -> list[int]:
@@ -281,7 +275,7 @@ class Stuffer:
     def feed(self, content: bytes) -> bytes:
         if not content:
             return b""
-        wire = _stuff_inside(content)
+        wire = stuff_inside(content)
         if self._last == b"\r\n" and content.startswith(b"."):
             wire = b"." + wire
         elif self._last.endswith(b"\r") and content.startswith(b"\n."):
@@ -295,5 +289,11 @@ def stuff(content: bytes) -> bytes:
 
     The last thing done to content: whatever changes it afterwards could end it (PROTOCOL §1.5). It must have no bare CR or LF.
     """
-    stuffed = _stuff_inside(content)
+    stuffed = stuff_inside(content)
     return b"." + stuffed if content.startswith(b".") else stuffed
+
+
+def stuff_inside(content: bytes) -> bytes:
+    """`stuff` for content that begins in the middle of a line: a dot there is none at the beginning of a line."""
+    # To find out that there is nothing to do takes half the time that `replace` does.
+    return content.replace(_STUFFED, b"\r\n..") if _DOT in content and _find_stuffed(content) else content

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from relayproxy.smtp.data import ContentReader, DataSlice, stuff
+from relayproxy.smtp.data import ContentReader, DataSlice, stuff, stuff_inside
 
 _ENDS: Final = re.compile(rb"\r\n|\r|\n")
 
@@ -39,16 +39,11 @@ class Normaliser(ContentReader):
                 content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
                 self.repairs += bare
             if bare or self._follows_repair:
-                wire = stuff(content) if self._at_line_start else _stuff_inside(content)
+                wire = stuff(content) if self._at_line_start else stuff_inside(content)
             self._at_line_start = content.endswith(b"\r\n")
             self._follows_repair = self._at_line_start and not part.content.endswith(b"\r\n")
             self._note(content, content)
         return DataSlice(wire, content, part.ended, part.rest)
-
-
-def _stuff_inside(content: bytes) -> bytes:
-    """Content that begins in the middle of a line: a dot there is none at the beginning of a line."""
-    return stuff(b"x" + content)[1:]
 
 
 def lines_before(raw: bytes, lines: int) -> int:
