@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import memory_stream_pair
 
-from relayproxy.net.edge import Poller
+from relayproxy.net.poller import Poller
 from relayproxy.net.stream import DeadlineStream, TrioStream
 
 if TYPE_CHECKING:

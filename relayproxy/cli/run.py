@@ -139,7 +139,7 @@ async def _relay(
 
     from relayproxy.cli import say
     from relayproxy.net.dial import dial
-    from relayproxy.net.edge import Poller
+    from relayproxy.net.poller import Poller
     from relayproxy.relay.service import Relay
 
     poller = Poller()

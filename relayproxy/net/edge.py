@@ -1,9 +1,7 @@
-"""Sockets on Linux: one epoll registration for the life of a socket, edge-triggered, under trio.
+"""A socket with one epoll registration for its life, edge-triggered, under trio (Linux).
 
-trio's own waits cost an epoll_ctl each (its registrations are one-shot). Here a worker has one `Poller`: a task that waits, by trio,
-for its epoll to have something, asks it once for all sockets and wakes the tasks that can go on with trio.lowlevel.reschedule.
-Cancellation, nurseries and clocks stay trio's. Where there is no epoll, the same `Poller` gives streams that wait as trio does.
-What is small waits for the others of its turn (turn.py).
+A task that waits is woken by the poller (poller.py) with trio.lowlevel.reschedule; cancellation, nurseries and clocks stay trio's. What is small waits for
+the others of its turn (turn.py).
 
 Invariants (epoll(7), "edge-triggered"):
 - an edge is remembered (`readable`, `_writable`) until a system call finds nothing to take, or takes less than it asked for: what
@@ -11,8 +9,6 @@ Invariants (epoll(7), "edge-triggered"):
   and likewise behind urgent data (TCP's receive stops short at its mark). A peer over a Unix socket that passes descriptors can make
   a receive stop short as well: it delays nobody but itself, and its deadline ends it.
 - a socket is closed only by its stream, and not shared with another process while it is open: the kernel then forgets the registration.
-- deadlines are swept, four times a second, over the waits that have begun: they are attributes and cost nothing to move. They end
-  waits up to a quarter of a second late, which the minutes of RFC 5321 §4.5.3.2 do not notice.
 - what waited leaves before anything that is said after it, and before the stream ends; where it cannot, the next receive says so, once, as the
   send would have. What the kernel does not take then (`_stuck`) goes when it takes more; how long that may last, the next wait on the stream says.
 Fairness between sessions does not belong here (peer.py): what need not wait does not, but for trio's own interface, which always
@@ -24,30 +20,13 @@ from __future__ import annotations
 import math
 import select
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import outcome
 import trio
-from trio.lowlevel import (
-    Abort,
-    cancel_shielded_checkpoint,
-    checkpoint,
-    current_task,
-    reschedule,
-    wait_readable,
-    wait_task_rescheduled,
-)
+from trio.lowlevel import Abort, checkpoint, current_task, reschedule, wait_task_rescheduled
 
-from relayproxy.net.stream import (
-    RECEIVE_SIZE,
-    DeadlineStream,
-    LateLoss,
-    Octets,
-    TrioStream,
-    far_end,
-    near_end,
-    reset_on_close,
-)
+from relayproxy.net.stream import RECEIVE_SIZE, DeadlineStream, LateLoss, Octets, far_end, near_end, reset_on_close
 from relayproxy.net.turn import SMALL, WOKEN, Turn
 
 if TYPE_CHECKING:
@@ -55,14 +34,7 @@ if TYPE_CHECKING:
 
     from trio.lowlevel import Task
 
-#: Seconds between two looks at the deadlines.
-SWEEP: Final = 0.25
-#: Sockets served in one look at epoll; the rest is served in the next.
-BATCH: Final = 512
-
-EDGE_TRIGGERED: Final = hasattr(select, "epoll")
-if EDGE_TRIGGERED:
-    _ALL = select.EPOLLIN | select.EPOLLPRI | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+if hasattr(select, "epoll"):
     # A broken connection wakes both sides: the system call then says what is wrong.
     _FOR_READER = select.EPOLLIN | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
     _FOR_WRITER = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
@@ -74,7 +46,7 @@ class EdgeStream(DeadlineStream):
     """A connected socket, registered with a Poller; made by `Poller.adopt`."""
 
     __slots__ = (
-        "_broken", "_ended", "_exact", "_late", "_poller", "_reader", "_sending", "_sock", "_stuck", "_trouble", "_turn", "_writable", "_writer",
+        "_broken", "_ended", "_exact", "_forget", "_late", "_reader", "_sending", "_sock", "_stuck", "_trouble", "_turn", "_writable", "_writer",
         "readable", "receive_by", "send_by",
     )  # fmt: skip
 
@@ -82,10 +54,11 @@ class EdgeStream(DeadlineStream):
     receive_by: float
     send_by: float
 
-    def __init__(self, sock: socket.socket, poller: Poller, turn: Turn) -> None:
+    def __init__(self, sock: socket.socket, turn: Turn, forget: Callable[[int], object]) -> None:
+        """`forget` is told its descriptor when the socket is about to be closed."""
         self._sock = sock
-        self._poller = poller
         self._turn = turn
+        self._forget = forget
         self._reader: Task | None = None
         self._writer: Task | None = None
         self._sending = False  # from the first octet of a send to the last, waits included
@@ -382,7 +355,7 @@ class EdgeStream(DeadlineStream):
     def close(self) -> None:
         if self._sock.fileno() != -1:
             self.depart()
-            self._poller.forget(self._sock)
+            self._forget(self._sock.fileno())
             self._sock.close()
             self._wake_all(trio.ClosedResourceError)
             self.readable = self._writable = True  # the next system call says that it is closed
@@ -395,68 +368,3 @@ class EdgeStream(DeadlineStream):
 
     def expire(self) -> None:
         self._wake_all(trio.TooSlowError)
-
-
-class Poller:
-    """All sockets of one worker: `adopt` makes them streams, which live while `run` does."""
-
-    def __init__(self) -> None:
-        self._epoll = select.epoll() if EDGE_TRIGGERED else None
-        self._streams: dict[int, EdgeStream] = {}
-        self._turn = Turn()
-        self._first = trio.Event()  # set while there are streams: nobody wakes four times a second for nothing
-
-    def adopt(self, sock: socket.socket) -> DeadlineStream:
-        """Take a connected socket over; nobody else may use it, or a duplicate of it, from now on."""
-        if self._epoll is None:
-            return TrioStream.of_socket(sock)
-        sock.setblocking(False)
-        stream = EdgeStream(sock, self, self._turn)
-        descriptor = sock.fileno()
-        self._epoll.register(descriptor, _ALL)
-        self._streams[descriptor] = stream
-        self._first.set()
-        return stream
-
-    def forget(self, sock: socket.socket) -> None:
-        """A stream is about to close its socket; the kernel drops the registration with it."""
-        del self._streams[sock.fileno()]
-
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Wake the streams' tasks, until cancelled. The streams that are left can then only be closed."""
-        if self._epoll is None:
-            task_status.started()
-            await trio.sleep_forever()
-            return
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._sweep)
-                task_status.started()
-                await self._poll(self._epoll)
-        finally:
-            self._epoll.close()
-
-    async def _poll(self, epoll: select.epoll) -> None:
-        streams, turn = self._streams, self._turn
-        descriptor = epoll.fileno()
-        while True:
-            await wait_readable(descriptor)
-            # While there is something it is asked once a turn, without the detour over trio's wait: a fifth less for a lone session.
-            while events_of := epoll.poll(0, BATCH):
-                for number, events in events_of:
-                    if (stream := streams.get(number)) is not None:
-                        stream.notify(events)
-                await checkpoint()
-                if turn.due:
-                    await cancel_shielded_checkpoint()  # trio had us go first: there is nothing to see yet
-                turn.see_off()
-
-    async def _sweep(self) -> None:
-        while True:
-            if not self._streams:
-                self._first = trio.Event()
-            await self._first.wait()
-            await trio.sleep(SWEEP)
-            now = trio.current_time()
-            for stream in self._streams.values():
-                stream.sweep(now)

@@ -6,7 +6,7 @@ scope is made for an operation. trio's own interface stays whole, so that all th
 
 Invariants: whatever waits can be cancelled; nothing received is lost to a cancellation; two tasks that receive, or send, at once are
 an error (trio.BusyResourceError), never a mix of their octets; a stream that is closed wakes whoever waits on it.
-Meaning (protocol, legs, SMTP's timeouts) does not belong here (peer.py), nor does the epoll that Linux has (edge.py).
+Meaning (protocol, legs, SMTP's timeouts) does not belong here (peer.py), nor does the epoll that Linux has (poller.py, edge.py).
 """
 
 from __future__ import annotations

@@ -10,10 +10,12 @@ How a socket is sent on does not belong here (edge.py).
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any, Final, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 from outcome import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 #: So many streams that have something to say leave together: more would wait for longer than they gain.
 GATHER: Final = 16

@@ -1,6 +1,6 @@
 """What a stream costs, in microseconds: `python tests/benchmarks/streams.py [ROUNDS]`.
 
-It chose relayproxy/net/edge.py, and shows whether it still earns its keep. All rounds of all candidates are interleaved and the median
+It chose relayproxy/net/poller.py, and shows whether it still earns its keep. All rounds of all candidates are interleaved and the median
 is printed: on a shared machine only the ratios mean something.
 
 ready: a send and the receive of what was sent, neither of which waits. wait: a line there and a line back between two tasks, of one
@@ -21,8 +21,9 @@ from typing import Protocol
 
 import trio
 
-from relayproxy.net.edge import EdgeStream, Poller
+from relayproxy.net.edge import EdgeStream
 from relayproxy.net.peer import Peer
+from relayproxy.net.poller import Poller
 from relayproxy.net.stream import TrioStream
 
 LINE = b"RCPT TO:<jane@customer.example>\r\n"

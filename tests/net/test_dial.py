@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-    from relayproxy.net.edge import Poller
+    from relayproxy.net.poller import Poller
     from relayproxy.net.stream import DeadlineStream
 
 URLS = [

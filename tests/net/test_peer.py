@@ -15,7 +15,7 @@ from relayproxy.net.peer import LINGER_BYTES, LINGER_SECONDS, STREAK, Peer, Peer
 from relayproxy.net.stream import DeadlineStream
 
 if TYPE_CHECKING:
-    from relayproxy.net.edge import Poller
+    from relayproxy.net.poller import Poller
 
 MakePair = Callable[..., tuple[DeadlineStream, DeadlineStream]]
 PLENTY = b"x" * 10_000_000

@@ -15,7 +15,7 @@ from relayproxy.net.stream import DeadlineStream, TrioStream
 if TYPE_CHECKING:
     from stream_pairs import Transport, Transports
 
-    from relayproxy.net.edge import Poller
+    from relayproxy.net.poller import Poller
 
 ON_EDGE = pytest.mark.parametrize("kind", ["edge-tcp", "edge-unix"])
 

@@ -20,7 +20,7 @@ from relayproxy.net.turn import GATHER, SMALL
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from relayproxy.net.edge import Poller
+    from relayproxy.net.poller import Poller
     from relayproxy.net.stream import DeadlineStream
 
 Step = Callable[[int, "DeadlineStream", socket.socket], Awaitable[None]]

@@ -17,7 +17,7 @@ import trio
 
 from relayproxy.cli.recording import recording
 from relayproxy.net.dial import dial
-from relayproxy.net.edge import Poller
+from relayproxy.net.poller import Poller
 from relayproxy.record.log import Reporter
 from relayproxy.record.store.sqlite import SqliteStore
 from relayproxy.relay.service import Relay
