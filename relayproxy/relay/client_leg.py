@@ -128,12 +128,14 @@ class ClientLeg:
 
     def spoke_early(self) -> bool:
         """Whether octets have come behind a command that changes what octets mean, before its reply (PROTOCOL §1.3)."""
-        if not self.protocol.unread and self.peer.readable and (data := self.peer.receive_now()) is not None:
+        if self.protocol.unread:
+            return True
+        if self.peer.stream.readable and (data := self.peer.receive_now()) is not None:
             if data:
                 self.protocol.receive_data(data)
-            else:
-                self.ended = True
-        return self.protocol.unread > 0
+                return True
+            self.ended = True
+        return False
 
     async def start_tls(self) -> None:
         """The handshake; all that follows is under TLS. Raises TlsFailure, behind which there is nothing but to close."""

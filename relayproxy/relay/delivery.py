@@ -107,7 +107,7 @@ class Delivery:
 
         We do not vouch for what AUTH= says (RFC 4954 §5).
         """
-        if not isinstance(command, Mail) or not command.parameters:
+        if command.verb != "MAIL" or not isinstance(command, Mail) or not command.parameters:
             return command
         parameters = self._mail_parameters(command.parameters, size)
         return command if parameters == command.parameters else msgspec.structs.replace(command, parameters=parameters)

@@ -151,12 +151,12 @@ def check(command: Command, offered: Capabilities, *, smtputf8: bool = True) -> 
     504 for a mechanism of AUTH, 555 for a parameter, 550 (MAIL) or 553 (RCPT, VRFY) for an address that is not ASCII (RFC 6531 §3.5). `smtputf8` says
     whether the MAIL of this transaction had that parameter; MAIL itself shows it.
     """
-    if isinstance(command, Rcpt):
+    if type(command) is Rcpt:
         path, parameters = command.path, command.parameters
         if parameters or not path.is_ascii:
             utf8 = smtputf8 and b"SMTPUTF8" in offered
             _check(path, parameters, _RCPT_EXTENSIONS, offered, utf8=utf8, refusal=local_replies.UTF8_RECIPIENT_REFUSED)
-    elif isinstance(command, Mail):
+    elif type(command) is Mail:
         path, parameters = command.path, command.parameters
         if parameters or not path.is_ascii:
             utf8 = b"SMTPUTF8" in offered and get(parameters, b"SMTPUTF8") is not None

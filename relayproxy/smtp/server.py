@@ -215,7 +215,7 @@ class ServerProtocol:
             raise RemoteProtocolError(f"{verb} before STARTTLS", local_replies.TLS_REQUIRED)
         if verb in CHECKED:
             check(command, self.offered, smtputf8=self._smtputf8)
-        if isinstance(command, Mail):
+        if type(command) is Mail:
             self._smtputf8 = bool(command.parameters) and get(command.parameters, b"SMTPUTF8") is not None
 
     def _unoffered(self, verb: str) -> Reply:
