@@ -270,7 +270,7 @@ class Transaction:
         mail_reply, heard = self._mail[1].reply, self._heard
         reply = self._reply or (mail_reply if mail_reply.severity != 2 else heard[-1] if heard else mail_reply)
         envelope, recipients = self._addresses()
-        record = TransactionRecord(
+        record = TransactionRecord(  # of more than 15 keywords a call makes a dictionary first
             time=timestamp(self._time),
             session=self._session,
             transaction=self.id,
@@ -280,14 +280,18 @@ class Transaction:
             envelope=envelope,
             recipients=recipients,
             message=self._message_record(progress),
-            rules=() if plan is None else tuple([RuleRecord(one.rule, one.actions) for one in plan.fired]),
-            tags=() if plan is None else tuple(plan.facts.tags),
-            held=UNSET if plan is None else _held_record(plan, guarded=context.rulebook.guard is not None),
             reply=reply_of(reply),
             outcome=self._outcome(progress),
             acknowledged=self.acknowledged,
             seconds=self._seconds(),
         )
+        if plan is not None:
+            record = msgspec.structs.replace(
+                record,
+                rules=tuple([RuleRecord(one.rule, one.actions) for one in plan.fired]),
+                tags=tuple(plan.facts.tags),
+                held=_held_record(plan, guarded=context.rulebook.guard is not None),
+            )
         return context.privacy.record(record)
 
     def _addresses(self) -> tuple[EnvelopesRecord, tuple[RecipientRecord, ...]]:

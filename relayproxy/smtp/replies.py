@@ -57,6 +57,8 @@ _UNFIT: Final = re.compile("[\x00-\x1f\x7f-\x9f\udc80-\udcff]")
 
 #: Octets of a line that is looked up before it is parsed.
 _OFTEN_SAID: Final = 128
+#: The same of a reply of several lines that came at once.
+_OFTEN_SAID_AT_ONCE: Final = 1024
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):
@@ -108,9 +110,7 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
             return _one_line(code, line)
         if code == _CHALLENGE and len(lines) == 1:
             return b"%d %b\r\n" % (code, _clean(lines[0]))
-        texts = [part for line in lines for part in _split(_clean(line))] or [b""]
-        more = [b"%d-%b\r\n" % (code, text) for text in texts[:-1]]
-        return b"%b%d %b\r\n" % (b"".join(more), code, texts[-1])
+        return _many_lines(code, lines)
 
 
 def worst(replies: Iterable[Reply]) -> Reply:
@@ -130,6 +130,25 @@ def _said(line: bytes) -> Reply | None:
 @lru_cache(maxsize=512)
 def _one_line(code: int, line: bytes) -> bytes:
     return b"%d %b\r\n" % (code, line.translate(_PLAIN))
+
+
+@lru_cache(maxsize=16)
+def _said_at_once(octets: bytes) -> Reply | None:
+    """The reply of several lines that octets are, all of them, if they are one: servers answer each session's EHLO with the same."""
+    *lines, rest = octets.split(b"\r\n")
+    found = [match for line in lines if (match := _LINE.fullmatch(line)) is not None]
+    if rest or len(found) < len(lines) or len({match[1] for match in found}) != 1:
+        return None
+    if found[-1][2] == b"-" or any(match[2] != b"-" for match in found[:-1]):
+        return None
+    return Reply(int(found[0][1]), tuple([match[3] or b"" for match in found]))
+
+
+@lru_cache(maxsize=16)  # and so do we
+def _many_lines(code: int, lines: tuple[bytes, ...]) -> bytes:
+    texts = [part for line in lines for part in _split(_clean(line))] or [b""]
+    more = [b"%d-%b\r\n" % (code, text) for text in texts[:-1]]
+    return b"%b%d %b\r\n" % (b"".join(more), code, texts[-1])
 
 
 def _without(line: bytes, enhanced: bytes) -> bytes:
@@ -173,11 +192,12 @@ class ReplyReader:
     # `_data[_start:]` is held; its first CRLF begins at `_searched` or later. `_texts` and `_octets` are the lines of an unfinished
     # reply and what they took. `_broken` stays: after a violation there is no telling where the next reply begins.
     __slots__ = (
-        "_broken", "_code", "_data", "_max_bytes", "_max_line", "_max_lines", "_octets", "_often", "_searched", "_start", "_texts",
+        "_broken", "_code", "_data", "_max_bytes", "_max_line", "_max_lines", "_octets", "_often", "_often_at_once", "_searched", "_start", "_texts",
     )  # fmt: skip
 
     def __init__(self, max_bytes: int, max_lines: int, max_line: int = MAX_LINE_READ) -> None:
         self._often = min(_OFTEN_SAID, max_line, max_bytes)
+        self._often_at_once = min(_OFTEN_SAID_AT_ONCE, max_line, max_bytes)
         self._max_bytes = max_bytes
         self._max_lines = max_lines
         self._max_line = max_line
@@ -226,6 +246,8 @@ class ReplyReader:
             if octets <= self._often and not self._texts and (known := _said(data[start:end])) is not None:
                 self._start = self._searched = end + 2
                 return known
+            if not start and (known := self._at_once()) is not None:
+                return known
             match = _LINE.fullmatch(data, start, end)
             if match is None:
                 raise self._violation(_what_is_wrong(data[start:end], len(self._texts) + 1))
@@ -241,6 +263,14 @@ class ReplyReader:
         if self._broken is not None:
             raise self._violation(self._broken)
         return None
+
+    def _at_once(self) -> Reply | None:
+        """The reply that all is that has come, if it is a usual one of several lines."""
+        known = _said_at_once(self._data) if len(self._data) <= self._often_at_once and not self._texts else None
+        if known is None or len(known.lines) > self._max_lines:
+            return None
+        self._start = self._searched = len(self._data)
+        return known
 
     def _note_line(self, code: bytes, text: bytes, octets: int) -> None:
         texts = self._texts
