@@ -50,7 +50,8 @@ class Poller:
         """Take a connected socket over; nobody else may use it, or a duplicate of it, from now on."""
         if self._epoll is None:
             return TrioStream.of_socket(sock)
-        sock.setblocking(False)
+        if sock.getblocking():
+            sock.setblocking(False)
         stream = EdgeStream(sock, self._turn, self._forget)
         descriptor = sock.fileno()
         self._epoll.register(descriptor, _ALL)
