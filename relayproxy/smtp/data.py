@@ -123,15 +123,16 @@ class ContentReader:
 class DataReader(ContentReader):
     """The data of one message, from behind the CRLF of 354 to its end."""
 
-    __slots__ = ("_at_start", "_dots", "_dots_found", "_ended", "_held")
+    __slots__ = ("_at_start", "_dots", "_dots_left", "_ended", "_held")
 
-    def __init__(self, max_line: int) -> None:
+    def __init__(self, max_line: int, *, tells_dots: bool = True) -> None:
+        """`tells_dots`: whether anybody will `take_dots`."""
         super().__init__(max_line)
         self._held = b""  # what may become the end of data: a prefix of `_END`; at the start of its last three octets
         self._at_start = True
         self._ended = False
         self._dots: list[int] = []
-        self._dots_found = 0
+        self._dots_left = MOST_DOTS if tells_dots else 0
 
     def take_dots(self) -> list[int]:
         """Where in the data, since this was last asked, a dot was taken off a line that would not have had one (RFC 5321 §4.5.2 allows it)."""
@@ -147,9 +148,10 @@ class DataReader(ContentReader):
         return content
 
     def _find_odd_dots(self, wire: bytes, *, dotted: bool) -> None:
-        found = odd_dots(wire, at_line_start=dotted, most=MOST_DOTS - self._dots_found)
-        self._dots += [self._offset + at for at in found]
-        self._dots_found += len(found)
+        if self._dots_left:
+            found = odd_dots(wire, at_line_start=dotted, most=self._dots_left)
+            self._dots += [self._offset + at for at in found]
+            self._dots_left -= len(found)
 
     def feed(self, data: bytes) -> DataSlice:
         """Take octets that came. Raises LocalProtocolError behind the end of data."""

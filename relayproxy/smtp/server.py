@@ -268,7 +268,7 @@ class ServerProtocol:
             self._blocked = place.channel == "closing"
         if severity == 3:
             if verb == "DATA":
-                self._reader = DataReader(self._max_data_line)
+                self._reader = DataReader(self._max_data_line, tells_dots=self._tape is not None)
             else:
                 self._blocked = True  # what comes is no command
         elif severity == 2 and verb in ("AUTH", "RESPONSE"):
