@@ -135,10 +135,11 @@ class Delivery:
         leaving = [self.outgoing(command) for command in commands]
         replies = await self.ask(leaving)
         withheld = self.upstream.withheld
-        return [
-            Passed(received, () if withheld and any(sent is one for one in withheld) else (sent,), reply)
-            for received, sent, reply in zip(commands, leaving, replies, strict=True)
-        ]
+        answers: list[Passed] = []
+        for received, sent, reply in zip(commands, leaving, replies, strict=True):
+            stayed = withheld and any(sent is one for one in withheld)
+            answers.append(Passed(received, () if stayed else (sent,), reply))
+        return answers
 
     def data(self, transaction: Transaction) -> Awaitable[Reply]:
         return self.upstream.start_data(transaction.id)

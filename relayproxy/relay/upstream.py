@@ -302,7 +302,8 @@ class SmtpUpstream:
                     replies += [local_replies.BAD_SEQUENCE] * len(group)
                     withheld += group
                     continue
-                octets = b"".join([protocol.send(command) for command in group])
+                send = protocol.send
+                octets = send(group[0]) if len(group) == 1 else b"".join([send(command) for command in group])
                 if not self._peer.say(octets):
                     await self._peer.say_rest(self._timeouts.data_block)
                 for command in group:
