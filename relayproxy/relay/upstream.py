@@ -289,7 +289,7 @@ class SmtpUpstream:
         protocol, count = self._protocol, len(commands)
         replies: list[Reply] = []
         withheld: list[Command] = []
-        size = GROUP if b"PIPELINING" in self.capabilities else 1
+        size = GROUP if count == 1 or b"PIPELINING" in self.capabilities else 1
         end = 0  # of those that have left, or were passed over
         while end < count and self.failure is None:
             try:

@@ -77,7 +77,7 @@ class ClientProtocol:
         return END_OF_DATA
 
     def _owe(self, verb: str) -> None:
-        if not self._owed or self._broken is not None:
+        if self._broken is not None or (self._replies.held and not self._owed):
             self.check_silence()
         self._owed.append(verb)
         self._ahead = self._ahead.ways[verb].get(2, self._ahead)
@@ -85,7 +85,7 @@ class ClientProtocol:
     @property
     def unread(self) -> int:
         """Octets that have come and belong to no reply that was given."""
-        return len(self._replies)
+        return self._replies.held
 
     def receive_data(self, data: bytes) -> None:
         if self._tape is not None:
@@ -110,7 +110,7 @@ class ClientProtocol:
             return None
         verb = self._owed.popleft()
         if self._tape is not None:
-            self._tape.read(len(self._replies), _kind(verb, reply))
+            self._tape.read(self._replies.held, _kind(verb, reply))
         if verb == "EHLO" and len(reply.lines) > self._ehlo_keywords + 1:
             raise RemoteProtocolError(
                 f"the server offered more than {self._ehlo_keywords} extensions",
@@ -139,7 +139,7 @@ class ClientProtocol:
         """
         reply = self._replies.next_reply()
         if reply is not None and self._tape is not None:
-            self._tape.read(len(self._replies))
+            self._tape.read(self._replies.held)
         if reply is not None and reply.severity not in (4, 5):
             raise RemoteProtocolError(
                 f"the server answered {reply.code} before the end of data", local_replies.UPSTREAM_VIOLATION, fatal=True
@@ -159,7 +159,7 @@ class ClientProtocol:
 
     def check_silence(self) -> None:
         """Raise RemoteProtocolError where something has come that no command asked for; from then on it is always raised."""
-        if not self._owed and len(self._replies):
+        if not self._owed and self._replies.held:
             self._broken = self._broken or self._surplus()
         if self._broken is not None:
             raise self._broken

@@ -49,6 +49,7 @@ class LineBuffer:
         "_start",
         "_too_long",
         "_verb",
+        "held",
     )
 
     def __init__(self, max_line: int, max_discard: int, max_sasl: int) -> None:
@@ -61,9 +62,12 @@ class LineBuffer:
         self._start = 0
         self._searched = 0
         self._dropped = 0
+        #: Octets that came and were not taken yet, those of an over-long line that are gone not among them.
+        self.held = 0
 
     def feed(self, data: bytes) -> None:
         """Take octets that came. Call `next_line` until it gives None before feeding more: that is what bounds memory."""
+        self.held += len(data)
         start = self._start
         if start == len(self._data):
             self._data = data
@@ -73,14 +77,10 @@ class LineBuffer:
             self._searched -= start
         self._start = 0
 
-    def __len__(self) -> int:
-        """Octets held."""
-        return len(self._data) - self._start
-
     @property
     def untold(self) -> int:
         """Octets of which no line was given yet: those held, and those of an over-long line that are gone."""
-        return len(self._data) - self._start + self._dropped
+        return self.held + self._dropped
 
     def peek(self) -> int | None:
         """The first octet of the next line; None where nothing of it has come (what is left of an over-long line is none)."""
@@ -103,6 +103,7 @@ class LineBuffer:
             return None
         octets = self._dropped + end + 2 - start
         self._start = self._searched = end + 2
+        self.held -= end + 2 - start
         if octets <= self._max_line and not sasl:
             return self._data[start:end]
         limit = self._limit(start, sasl=sasl)
@@ -137,7 +138,8 @@ class LineBuffer:
         if octets >= limit + self._max_discard:
             raise self._endless(limit)
         self._data = self._data[self._searched :]
-        self._dropped = octets - len(self._data)
+        self.held = len(self._data)
+        self._dropped = octets - self.held
         self._start = self._searched = 0
 
     def _endless(self, limit: int) -> RemoteProtocolError:
@@ -153,9 +155,10 @@ class LineBuffer:
         start = self._start
         data = self._data[start : start + most]
         self._start = self._searched = start + len(data)
+        self.held -= len(data)
         return data
 
     def clear(self) -> None:
         """Forget everything that came."""
         self._data = b""
-        self._start = self._searched = self._dropped = 0
+        self._start = self._searched = self._dropped = self.held = 0

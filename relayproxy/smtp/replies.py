@@ -193,6 +193,7 @@ class ReplyReader:
     # reply and what they took. `_broken` stays: after a violation there is no telling where the next reply begins.
     __slots__ = (
         "_broken", "_code", "_data", "_max_bytes", "_max_line", "_max_lines", "_octets", "_often", "_often_at_once", "_searched", "_start", "_texts",
+        "held",
     )  # fmt: skip
 
     def __init__(self, max_bytes: int, max_lines: int, max_line: int = MAX_LINE_READ) -> None:
@@ -208,11 +209,14 @@ class ReplyReader:
         self._texts: list[bytes] = []
         self._octets = 0
         self._broken: str | None = None
+        #: Octets of which no reply was made yet.
+        self.held = 0
 
     def feed(self, data: bytes) -> None:
         """Take octets that came. Call `next_reply` until it gives None before feeding more: that is what bounds memory."""
         if self._broken is not None:
             return
+        self.held += len(data)
         start = self._start
         if start == len(self._data):
             self._data = data
@@ -221,10 +225,6 @@ class ReplyReader:
             self._data = self._data[start:] + data
             self._searched -= start
         self._start = 0
-
-    def __len__(self) -> int:
-        """Octets of which no reply was made yet."""
-        return self._octets + len(self._data) - self._start
 
     @property
     def begun(self) -> bytes:
@@ -245,6 +245,7 @@ class ReplyReader:
             octets = end + 2 - start
             if octets <= self._often and not self._texts and (known := _said(data[start:end])) is not None:
                 self._start = self._searched = end + 2
+                self.held -= octets
                 return known
             if not start and (known := self._at_once()) is not None:
                 return known
@@ -256,6 +257,7 @@ class ReplyReader:
             if octets > self._line_limit(start) or octets > self._max_bytes:
                 raise self._violation(f"a reply line of {octets} octets")
             if separator != b"-" and not self._texts:
+                self.held -= octets
                 return Reply(int(code), (text,))
             self._note_line(code, text, octets)
             if separator != b"-":
@@ -270,6 +272,7 @@ class ReplyReader:
         if known is None or len(known.lines) > self._max_lines:
             return None
         self._start = self._searched = len(self._data)
+        self.held = 0
         return known
 
     def _note_line(self, code: bytes, text: bytes, octets: int) -> None:
@@ -289,6 +292,7 @@ class ReplyReader:
 
     def _finish(self) -> Reply:
         reply = Reply(int(self._code), tuple(self._texts))
+        self.held -= self._octets
         self._texts = []
         self._octets = 0
         return reply
@@ -318,7 +322,7 @@ class ReplyReader:
         self._data = b""
         self._start = self._searched = 0
         self._texts = []
-        self._octets = 0
+        self._octets = self.held = 0
         return RemoteProtocolError(f"the server sent {self._broken}", UPSTREAM_VIOLATION, fatal=True)
 
 

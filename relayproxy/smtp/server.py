@@ -117,14 +117,14 @@ class ServerProtocol:
     @property
     def unread(self) -> int:
         """Octets that have come and were not parsed yet."""
-        return len(self._lines)
+        return self._lines.held
 
     def next_group(self, most: int) -> list[Command | Refused]:
         """The commands that have come and are answered together (RFC 2920 §3.1), at most so many; none: as `next_command`."""
         group: list[Command | Refused] = []
         while len(group) < most and (command := self.next_command()) is not None:
             group.append(command)
-            if self._blocked or not self._lines:
+            if self._blocked or not self._lines.held:
                 break
         if self._tape is not None:
             self._tape.read(self._lines.untold)
@@ -320,7 +320,7 @@ class ServerProtocol:
         octets = self._lines.take(self.chunk)
         self.chunk -= len(octets)
         if self._tape is not None and octets:
-            self._tape.read_data(len(self._lines), chunk=True)
+            self._tape.read_data(self._lines.held, chunk=True)
         return octets
 
     @property
