@@ -9,8 +9,8 @@ Invariants (epoll(7), "edge-triggered"):
   and likewise behind urgent data (TCP's receive stops short at its mark). A peer over a Unix socket that passes descriptors can make
   a receive stop short as well: it delays nobody but itself, and its deadline ends it.
 - a socket is closed only by its stream, and not shared with another process while it is open: the kernel then forgets the registration.
-- what waited leaves before anything that is said after it, and before the stream ends; where it cannot, the next receive says so, once, as the
-  send would have. What the kernel does not take then (`_stuck`) goes when it takes more; how long that may last, the next wait on the stream says.
+- what is late (`send_soon`) leaves before anything that is sent after it, and before the stream ends; where it cannot, the next receive or send says
+  so, once. What the kernel does not take then goes when it takes more; how long that may last, the next wait on the stream says.
 Fairness between sessions does not belong here (peer.py): what need not wait does not, but for trio's own interface, which always
 gives way once.
 """
@@ -46,8 +46,22 @@ class EdgeStream(DeadlineStream):
     """A connected socket, registered with a Poller; made by `Poller.adopt`."""
 
     __slots__ = (
-        "_broken", "_ended", "_exact", "_forget", "_late", "_reader", "_sending", "_sock", "_stuck", "_trouble", "_turn", "_writable", "_writer",
-        "readable", "receive_by", "send_by",
+        "_broken",
+        "_ended",
+        "_exact",
+        "_forget",
+        "_late",
+        "_lost",
+        "_reader",
+        "_sending",
+        "_sock",
+        "_trouble",
+        "_turn",
+        "_writable",
+        "_writer",
+        "readable",
+        "receive_by",
+        "send_by",
     )  # fmt: skip
 
     readable: bool
@@ -66,9 +80,9 @@ class EdgeStream(DeadlineStream):
         self._broken = False  # no octet can come any more but those that are here
         self._exact = False  # only EAGAIN proves that nothing is left to receive
         self._writable = True
-        self._late = b""  # what was said and has not left
-        self._stuck = False  # because the kernel did not take it
-        self._trouble: LateLoss | None = None  # because the connection is broken, which nobody has heard yet
+        self._late = b""  # what was sent by `send_soon` and has not left
+        self._lost = False  # it never will
+        self._trouble: LateLoss | None = None  # as long as nobody has heard of that
         self.readable = True
         self.receive_by = math.inf
         self.send_by = math.inf
@@ -79,7 +93,7 @@ class EdgeStream(DeadlineStream):
         """Take note of an edge, and wake whoever waited for it."""
         if events & _FOR_WRITER:
             self._writable = True
-            if self._stuck:
+            if self._late:
                 self.depart()
             if self._writer is not None:
                 self._wake(self._writer, None)
@@ -119,11 +133,8 @@ class EdgeStream(DeadlineStream):
     # Waiting. A cancellation takes the task out again, so that nobody wakes it twice.
 
     async def _wait(self, stop: Callable[[object], Abort]) -> None:
-        turn = self._turn
-        if not turn.due:
-            turn.see_off()
         await wait_task_rescheduled(stop)
-        turn.due -= 1  # what else ends a wait raises
+        self._turn.due -= 1  # what else ends a wait raises
 
     def _stop_reading(self, _: object) -> Abort:
         self._reader = None
@@ -176,9 +187,7 @@ class EdgeStream(DeadlineStream):
         return data
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if max_bytes is not None and max_bytes < 1:
-            raise ValueError(f"expected max_bytes >= 1, got {max_bytes}")
-        most = max_bytes or RECEIVE_SIZE
+        most = _checked(max_bytes)
         self._check_reader()
         turn = self._turn
         if self.readable:
@@ -188,6 +197,8 @@ class EdgeStream(DeadlineStream):
                 # As `_wait`, straight: every line that comes is waited for here.
                 if not turn.due:
                     turn.see_off()
+                    if self.readable:
+                        continue  # so that what went wrong with our own is told
                 self._reader = current_task()
                 await wait_task_rescheduled(self._stop_reading)
                 turn.due -= 1
@@ -229,41 +240,43 @@ class EdgeStream(DeadlineStream):
             self._writable = False
         return sent
 
+    def send_nowait(self, data: Octets) -> int:
+        if self._sending or self._ended:
+            self._check_writer()
+        return self._send_behind_late(data) if self._late or self._trouble is not None else self._send(data)
+
+    def send_soon(self, data: bytes) -> int:
+        # Not where it is known that it could not leave.
+        if not self._turn.due or self._late or not self._writable or self._broken or self._ended or len(data) > SMALL:
+            return self.send_nowait(data)
+        self._late = data
+        self._turn.leave(self)
+        return len(data)
+
     def depart(self) -> None:
-        if not self._late:
-            return  # it left with what was said behind it
-        late, self._late, self._stuck = self._late, b"", False
+        late, self._late = self._late, b""
         try:
-            sent = self._send(late)
-        except trio.BrokenResourceError as error:
-            self._trouble = LateLoss(str(error))
+            sent = self._send(late) if late else 0  # it may have left with what was sent behind it
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self._trouble, self._lost = LateLoss(str(error)), True
             if self._reader is not None:
                 self._wake(self._reader, None)
-            return
-        if sent < len(late):
-            self._late, self._stuck = late[sent:], True
+        else:
+            self._late = late[sent:]
+
+    @property
+    def unsaid(self) -> bool:
+        return self._lost or bool(self._late)
 
     def _tell_trouble(self) -> None:
         trouble, self._trouble = self._trouble, None
         if trouble is not None:
             raise trouble
 
-    def send_nowait(self, data: Octets) -> int:
-        if self._sending or self._ended:
-            self._check_writer()
-        turn = self._turn
-        if turn.due and len(self._late) + len(data) <= SMALL and not self._stuck:
-            first = not self._late
-            self._late += data
-            if first:
-                turn.leave(self)
-            return len(data)
-        return self._send_behind_late(data) if self._late else self._send(data)
-
     def _send_behind_late(self, octets: Octets) -> int:
-        if self._late:
-            self.depart()
-        return 0 if self._stuck else self._send(octets)
+        self.depart()
+        self._tell_trouble()
+        return 0 if self._late else self._send(octets)
 
     async def _send_late(self) -> None:
         """Before anything else is sent."""
@@ -272,6 +285,7 @@ class EdgeStream(DeadlineStream):
                 self._writer = current_task()
                 await self._wait(self._stop_writing)
             self.depart()
+        self._tell_trouble()
 
     async def send_all(self, data: Octets) -> None:
         self._check_writer()
@@ -355,6 +369,7 @@ class EdgeStream(DeadlineStream):
     def close(self) -> None:
         if self._sock.fileno() != -1:
             self.depart()
+            self._lost, self._late, self._ended = self.unsaid, b"", True
             self._forget(self._sock.fileno())
             self._sock.close()
             self._wake_all(trio.ClosedResourceError)
@@ -368,3 +383,10 @@ class EdgeStream(DeadlineStream):
 
     def expire(self) -> None:
         self._wake_all(trio.TooSlowError)
+
+
+def _checked(max_bytes: int | None) -> int:
+    """As trio's streams want it."""
+    if max_bytes is not None and max_bytes < 1:
+        raise ValueError(f"expected max_bytes >= 1, got {max_bytes}")
+    return max_bytes or RECEIVE_SIZE

@@ -59,7 +59,7 @@ class PeerStalled(PeerLost):
 class Peer:
     """The client's or the upstream's end of a connection."""
 
-    __slots__ = ("_cut", "_rest", "_streak", "_tape", "address", "expired", "leg", "now", "port", "stream")
+    __slots__ = ("_cut", "_rest", "_soon", "_streak", "_tape", "address", "expired", "leg", "now", "port", "stream")
 
     def __init__(
         self, stream: DeadlineStream, leg: Leg, address: str, port: int | None, tape: LegTape | None = None
@@ -71,6 +71,7 @@ class Peer:
         self.port = port
         self._streak = 0
         self._rest: bytes | memoryview = b""  # of what is being said
+        self._soon = 0  # octets of what was last said soon
         self._cut = False  # a send did not end: what is next on the wire would be anybody's guess
         #: Its time is over (see expire).
         self.expired = False
@@ -146,7 +147,7 @@ class Peer:
             return PeerStalled(self.leg)
         if self._tape is not None and isinstance(error, trio.BrokenResourceError):
             if isinstance(error, LateLoss):
-                self._tape.unsay_unheard()
+                self._tape.unsay(self._soon)
             self._tape.event("reset")
         return PeerLost(self.leg, str(error))
 
@@ -160,14 +161,28 @@ class Peer:
         if not self.say(data):
             await self.say_rest(seconds)
 
-    def say(self, data: bytes) -> bool:
-        """Send all, if that need not wait; else `say_rest` has to follow. PeerLost."""
+    @property
+    def unsaid(self) -> bool:
+        """Whether what was said soon has not left, or never will."""
+        return self.stream.unsaid
+
+    def say(self, data: bytes, *, soon: bool = False) -> bool:
+        """Send all, if that need not wait; else `say_rest` has to follow. PeerLost.
+
+        `soon`: the peer answers it, so that it may leave with what others say; a loss is then told by the next receive, or send.
+        """
         if self._cut:
             self._not_sent(len(data))
             self._refuse_to_send()
         self._streak += 1
         try:
-            sent = self.stream.send_nowait(data) if self._streak <= STREAK else 0
+            if self._streak > STREAK:
+                sent = 0
+            elif soon:
+                self._soon = len(data)
+                sent = self.stream.send_soon(data)
+            else:
+                sent = self.stream.send_nowait(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self._not_sent(len(data))
             raise self._loss(error) from error
@@ -235,7 +250,7 @@ class Peer:
         """Say that we send no more; what the peer sends still comes. PeerLost."""
         try:
             await self.stream.send_eof()
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        except (trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise PeerLost(self.leg, str(error)) from error
 
     async def close(self, *, agreed: bool = False) -> None:
@@ -248,6 +263,7 @@ class Peer:
             return
         deadline = self.now() + (LAST_WORDS if self.expired else LINGER_SECONDS)
         self.expired = False  # the linger has an end of its own
+        self.stream.send_by = deadline
         heard = 0
         try:
             await self.send_eof()

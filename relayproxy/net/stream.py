@@ -31,7 +31,7 @@ Octets = bytes | bytearray | memoryview
 
 
 class LateLoss(trio.BrokenResourceError):
-    """The connection is broken, and what was sent since something was last received from it may not have left."""
+    """The connection is broken, and what was last sent by `send_soon` has not left."""
 
 
 class DeadlineStream(trio.abc.HalfCloseableStream):
@@ -84,10 +84,20 @@ class DeadlineStream(trio.abc.HalfCloseableStream):
     @abstractmethod
     def send_nowait(self, data: Octets) -> int:
         """Send as much as goes without waiting; how many octets went, 0 where none can.
-
-        They may leave a moment later, with what other streams send, but before the event loop waits: should that fail, the next receive raises LateLoss.
         Whoever sends next sends the rest, from the first octet that did not go: a stream over this one may have encrypted it already.
         """
+
+    def send_soon(self, data: bytes) -> int:
+        """The same, for what the far side answers: it may leave a moment later, with what other streams send, but before anything else is sent, and before the event loop waits.
+
+        Should that fail, the next receive, or send, raises LateLoss.
+        """
+        return self.send_nowait(data)
+
+    @property
+    def unsaid(self) -> bool:
+        """Whether something that was sent by `send_soon` has not left, or never will."""
+        return False
 
     @abstractmethod
     async def receive_some(self, max_bytes: int | None = None) -> bytes:

@@ -1,10 +1,10 @@
 """One turn of the event loop, as the sockets of a worker share it: tasks that were woken together, and what they say, which leaves together.
 
-A send wakes the program at the other end, mostly on another core, and that costs three times what the send itself does (PERFORMANCE.md). So while
-tasks that were woken have still to run, a stream keeps what is small, and it leaves when the last of them waits again, or GATHER streams have something:
-whoever is at the other end is woken once for all of it. Where one session runs alone, what it says leaves at once.
+A send wakes the program at the other end, mostly on another core, and that costs three times what the send itself does. So while tasks that were woken
+have still to run, what a task sends "soon" is kept, and leaves when the last of them waits again, or GATHER streams have something: whoever is at the
+other end is woken once for all of it. Where one session runs alone, what it sends leaves at once.
 
-Invariant: nothing stays behind: a task that waits, and the poller before it waits itself, see off what is late.
+Invariant: nothing stays behind: a task that waits to receive, and the poller before it waits itself, see off what is late.
 How a socket is sent on does not belong here (edge.py).
 """
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 #: So many streams that have something to say leave together: more would wait for longer than they gain.
 GATHER: Final = 16
-#: Octets up to which what is said may wait for others.
-SMALL: Final = 16 * 1024
+#: Octets up to which what is sent may wait for others: a line or a few.
+SMALL: Final = 4 * 1024
 
 
 class Speaker(Protocol):

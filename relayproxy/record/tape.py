@@ -116,7 +116,6 @@ class LegTape:
         "_pieces",
         "_session",
         "_to_us",
-        "_unheard",
         "_waiting",
         "transaction",
     )
@@ -133,7 +132,6 @@ class LegTape:
         self.transaction = ""
         # Reads, or what is left of them, that were not told to be anything.
         self._pending: list[tuple[float, bytes]] | None = None
-        self._unheard = 0  # octets that were said since something came
         self._waiting = 0  # octets in them
         self._out_of_step = False  # there was an AUTH, and no MAIL since: what is no command may be a line meant for it
         self._pieces = 0
@@ -173,7 +171,6 @@ class LegTape:
             self._pending.append((self._now() - self._began, octets))
         self._waiting += len(octets)
         self._session.octets += len(octets)
-        self._unheard = 0
 
     def read(self, unread: int, kind: Kind = "plain") -> None:
         if self._waiting <= unread:
@@ -199,7 +196,6 @@ class LegTape:
                 dots = ()
 
     def said(self, octets: bytes, kind: Kind = "plain") -> None:
-        self._unheard += len(octets)
         if kind == "mail" and not self._out_of_step and b"AUTH" not in octets.upper():
             kind = "plain"
         if kind == "plain" and self._session.hidden is None:
@@ -215,18 +211,12 @@ class LegTape:
         dots = tuple([self._data_said + at for at in found])
         self._dots_said += len(found)
         self._data_said += len(octets)
-        self._unheard += len(octets)
         self._at_line_start = octets.endswith(b"\r\n")
         self._add_data(self._now() - self._began, len(octets), dots=dots)
 
     def unsay(self, octets: int) -> None:
         """So many octets, at the end of what was said, have not left after all."""
         self._session.cut_off(self._leg, "<" if self._leg == "C" else ">", octets)
-
-    def unsay_unheard(self) -> None:
-        """Likewise of all that was said since something came."""
-        self.unsay(self._unheard)
-        self._unheard = 0
 
     # Entries.
 
