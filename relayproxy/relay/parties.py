@@ -25,9 +25,9 @@ _PLAIN: Final = b"SMTP"
 
 
 class Parties:
-    """`client` and `upstream_record`: as they are told; `stamp`: of our Received fields, None where we leave none."""
+    """`client`: as it is told; `stamp`: of our Received fields, None where we leave none."""
 
-    __slots__ = ("_facts", "_protocol", "client", "stamp", "upstream", "upstream_record")
+    __slots__ = ("_facts", "_protocol", "client", "stamp", "upstream")
 
     def __init__(
         self,
@@ -44,7 +44,6 @@ class Parties:
             self._protocol = b"ESMTP%b%b" % (b"" if client.tls is None else b"S", b"" if auth is None else b"A")
         self.client = client.record(helo, auth)
         self.upstream = upstream
-        self.upstream_record = record_of(upstream)
         self.stamp: Stamp | None = None
         if context.trace:
             self.stamp = Stamp(
@@ -66,7 +65,7 @@ class Parties:
 
 
 def record_of(upstream: Upstream | None) -> UpstreamRecord | None:
-    """Whom we speak to."""
+    """Whom we speak to, or who has turned out to take the message."""
     if upstream is None:
         return None
     tls = None if upstream.tls is None else upstream_record(upstream.tls)

@@ -276,7 +276,7 @@ class Transaction:
             transaction=self.id,
             listener=context.listener,
             client=parties.client,
-            upstream=parties.upstream_record if plan is None else record_of(self._taker),
+            upstream=record_of(self._taker),
             envelope=envelope,
             recipients=recipients,
             message=self._message_record(progress),
