@@ -1,7 +1,6 @@
 """A socket with one epoll registration for its life, edge-triggered, under trio (Linux).
 
-A task that waits is woken by the poller (poller.py) with trio.lowlevel.reschedule; cancellation, nurseries and clocks stay trio's. What is small waits for
-the others of its turn (turn.py).
+A task that waits is woken by the poller (poller.py) with trio.lowlevel.reschedule; cancellation, nurseries and clocks stay trio's.
 
 Invariants (epoll(7), "edge-triggered"):
 - an edge is remembered (`readable`, `_writable`) until a system call finds nothing to take, or takes less than it asked for: what
@@ -9,8 +8,6 @@ Invariants (epoll(7), "edge-triggered"):
   and likewise behind urgent data (TCP's receive stops short at its mark). A peer over a Unix socket that passes descriptors can make
   a receive stop short as well: it delays nobody but itself, and its deadline ends it.
 - a socket is closed only by its stream, and not shared with another process while it is open: the kernel then forgets the registration.
-- what is late (`send_soon`) leaves before anything that is sent after it, and before the stream ends; where it cannot, the next receive or send says
-  so, once. What the kernel does not take then goes when it takes more; how long that may last, the next wait on the stream says.
 Fairness between sessions does not belong here (peer.py): what need not wait does not, but for trio's own interface, which always
 gives way once.
 """
@@ -26,8 +23,8 @@ import outcome
 import trio
 from trio.lowlevel import Abort, checkpoint, current_task, reschedule, wait_task_rescheduled
 
-from relayproxy.net.stream import RECEIVE_SIZE, DeadlineStream, LateLoss, Octets, far_end, near_end, reset_on_close
-from relayproxy.net.turn import SMALL, WOKEN, Turn
+from relayproxy.net.stream import RECEIVE_SIZE, DeadlineStream, Octets, far_end, near_end, reset_on_close
+from relayproxy.net.turn import WOKEN, Turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,22 +43,7 @@ class EdgeStream(DeadlineStream):
     """A connected socket, registered with a Poller; made by `Poller.adopt`."""
 
     __slots__ = (
-        "_broken",
-        "_ended",
-        "_exact",
-        "_forget",
-        "_late",
-        "_lost",
-        "_reader",
-        "_sending",
-        "_sock",
-        "_trouble",
-        "_turn",
-        "_writable",
-        "_writer",
-        "readable",
-        "receive_by",
-        "send_by",
+        "_broken", "_ended", "_exact", "_forget", "_reader", "_sending", "_sock", "_turn", "_writable", "_writer", "readable", "receive_by", "send_by",
     )  # fmt: skip
 
     readable: bool
@@ -80,9 +62,6 @@ class EdgeStream(DeadlineStream):
         self._broken = False  # no octet can come any more but those that are here
         self._exact = False  # only EAGAIN proves that nothing is left to receive
         self._writable = True
-        self._late = b""  # what was sent by `send_soon` and has not left
-        self._lost = False  # it never will
-        self._trouble: LateLoss | None = None  # as long as nobody has heard of that
         self.readable = True
         self.receive_by = math.inf
         self.send_by = math.inf
@@ -93,8 +72,6 @@ class EdgeStream(DeadlineStream):
         """Take note of an edge, and wake whoever waited for it."""
         if events & _FOR_WRITER:
             self._writable = True
-            if self._late:
-                self.depart()
             if self._writer is not None:
                 self._wake(self._writer, None)
         if events & _FOR_READER:
@@ -173,8 +150,6 @@ class EdgeStream(DeadlineStream):
         self._check_reader()
         if not self.readable:
             raise trio.WouldBlock
-        if self._trouble is not None:
-            self._tell_trouble()
         try:
             data = self._sock.recv(max_bytes)
         except BlockingIOError:
@@ -189,21 +164,14 @@ class EdgeStream(DeadlineStream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         most = _checked(max_bytes)
         self._check_reader()
-        turn = self._turn
         if self.readable:
             await checkpoint()
         while True:
             if not self.readable:
                 # As `_wait`, straight: every line that comes is waited for here.
-                if not turn.due:
-                    turn.see_off()
-                    if self.readable:
-                        continue  # so that what went wrong with our own is told
                 self._reader = current_task()
                 await wait_task_rescheduled(self._stop_reading)
-                turn.due -= 1
-            if self._trouble is not None:
-                self._tell_trouble()
+                self._turn.due -= 1
             try:
                 data = self._sock.recv(most)
             except BlockingIOError:
@@ -243,49 +211,7 @@ class EdgeStream(DeadlineStream):
     def send_nowait(self, data: Octets) -> int:
         if self._sending or self._ended:
             self._check_writer()
-        return self._send_behind_late(data) if self._late or self._trouble is not None else self._send(data)
-
-    def send_soon(self, data: bytes) -> int:
-        # Not where it is known that it could not leave.
-        if not self._turn.due or self._late or not self._writable or self._broken or self._ended or len(data) > SMALL:
-            return self.send_nowait(data)
-        self._late = data
-        self._turn.leave(self)
-        return len(data)
-
-    def depart(self) -> None:
-        late, self._late = self._late, b""
-        try:
-            sent = self._send(late) if late else 0  # it may have left with what was sent behind it
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            self._trouble, self._lost = LateLoss(str(error)), True
-            if self._reader is not None:
-                self._wake(self._reader, None)
-        else:
-            self._late = late[sent:]
-
-    @property
-    def unsaid(self) -> bool:
-        return self._lost or bool(self._late)
-
-    def _tell_trouble(self) -> None:
-        trouble, self._trouble = self._trouble, None
-        if trouble is not None:
-            raise trouble
-
-    def _send_behind_late(self, octets: Octets) -> int:
-        self.depart()
-        self._tell_trouble()
-        return 0 if self._late else self._send(octets)
-
-    async def _send_late(self) -> None:
-        """Before anything else is sent."""
-        while self._late:
-            if not self._writable:
-                self._writer = current_task()
-                await self._wait(self._stop_writing)
-            self.depart()
-        self._tell_trouble()
+        return self._send(data)
 
     async def send_all(self, data: Octets) -> None:
         self._check_writer()
@@ -294,7 +220,6 @@ class EdgeStream(DeadlineStream):
         try:
             if self._writable or not data:
                 await checkpoint()
-            await self._send_late()
             rest = memoryview(data)
             while rest:
                 if not self._writable:
@@ -310,7 +235,7 @@ class EdgeStream(DeadlineStream):
         self._sending = True
         try:
             rest = memoryview(data)
-            while rest := rest[self._send_behind_late(rest) :]:
+            while rest := rest[self._send(rest) :]:
                 if self._something_to_hear():
                     return False
                 self._reader = self._writer = current_task()
@@ -358,7 +283,6 @@ class EdgeStream(DeadlineStream):
             raise trio.BusyResourceError("another task is sending on this stream")
         self._check_open()
         await checkpoint()
-        await self._send_late()
         if not self._ended:
             self._ended = True
             try:
@@ -368,8 +292,6 @@ class EdgeStream(DeadlineStream):
 
     def close(self) -> None:
         if self._sock.fileno() != -1:
-            self.depart()
-            self._lost, self._late, self._ended = self.unsaid, b"", True
             self._forget(self._sock.fileno())
             self._sock.close()
             self._wake_all(trio.ClosedResourceError)
@@ -377,7 +299,6 @@ class EdgeStream(DeadlineStream):
 
     def reset(self) -> None:
         if self._sock.fileno() != -1:
-            self.depart()
             reset_on_close(self._sock)
             self.close()
 

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Final, Literal, NoReturn
 import trio
 from trio.lowlevel import checkpoint
 
-from relayproxy.net.stream import LateLoss
-
 if TYPE_CHECKING:
     from relayproxy.net.dial import UpstreamUrl
     from relayproxy.net.stream import DeadlineStream
@@ -59,7 +57,7 @@ class PeerStalled(PeerLost):
 class Peer:
     """The client's or the upstream's end of a connection."""
 
-    __slots__ = ("_cut", "_rest", "_soon", "_streak", "_tape", "address", "expired", "leg", "now", "port", "stream")
+    __slots__ = ("_cut", "_rest", "_streak", "_tape", "address", "expired", "leg", "now", "port", "stream")
 
     def __init__(
         self, stream: DeadlineStream, leg: Leg, address: str, port: int | None, tape: LegTape | None = None
@@ -71,7 +69,6 @@ class Peer:
         self.port = port
         self._streak = 0
         self._rest: bytes | memoryview = b""  # of what is being said
-        self._soon = 0  # octets of what was last said soon
         self._cut = False  # a send did not end: what is next on the wire would be anybody's guess
         #: Its time is over (see expire).
         self.expired = False
@@ -146,8 +143,6 @@ class Peer:
         if isinstance(error, trio.TooSlowError):
             return PeerStalled(self.leg)
         if self._tape is not None and isinstance(error, trio.BrokenResourceError):
-            if isinstance(error, LateLoss):
-                self._tape.unsay(self._soon)
             self._tape.event("reset")
         return PeerLost(self.leg, str(error))
 
@@ -161,28 +156,14 @@ class Peer:
         if not self.say(data):
             await self.say_rest(seconds)
 
-    @property
-    def unsaid(self) -> bool:
-        """Whether what was said soon has not left, or never will."""
-        return self.stream.unsaid
-
-    def say(self, data: bytes, *, soon: bool = False) -> bool:
-        """Send all, if that need not wait; else `say_rest` has to follow. PeerLost.
-
-        `soon`: the peer answers it, so that it may leave with what others say; a loss is then told by the next receive, or send.
-        """
+    def say(self, data: bytes) -> bool:
+        """Send all, if that need not wait; else `say_rest` has to follow. PeerLost."""
         if self._cut:
             self._not_sent(len(data))
             self._refuse_to_send()
         self._streak += 1
         try:
-            if self._streak > STREAK:
-                sent = 0
-            elif soon:
-                self._soon = len(data)
-                sent = self.stream.send_soon(data)
-            else:
-                sent = self.stream.send_nowait(data)
+            sent = self.stream.send_nowait(data) if self._streak <= STREAK else 0
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self._not_sent(len(data))
             raise self._loss(error) from error
@@ -250,7 +231,7 @@ class Peer:
         """Say that we send no more; what the peer sends still comes. PeerLost."""
         try:
             await self.stream.send_eof()
-        except (trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise PeerLost(self.leg, str(error)) from error
 
     async def close(self, *, agreed: bool = False) -> None:
@@ -263,7 +244,6 @@ class Peer:
             return
         deadline = self.now() + (LAST_WORDS if self.expired else LINGER_SECONDS)
         self.expired = False  # the linger has an end of its own
-        self.stream.send_by = deadline
         heard = 0
         try:
             await self.send_eof()

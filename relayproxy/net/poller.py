@@ -4,7 +4,7 @@ trio's own waits cost an epoll_ctl each (its registrations are one-shot). Here a
 sockets and wakes the tasks that can go on (edge.py). Where there is no epoll, the same `Poller` gives streams that wait as trio does.
 
 Invariants:
-- it is not asked again before those that were woken have run, and what they said has left (turn.py).
+- it is not asked again before those that were woken have run (turn.py).
 - deadlines are swept, four times a second, over the waits that have begun: they are attributes and cost nothing to move. They end
   waits up to a quarter of a second late, which the minutes of RFC 5321 §4.5.3.2 do not notice.
 """
@@ -86,7 +86,6 @@ class Poller:
                 await checkpoint()
                 if turn.due:
                     await cancel_shielded_checkpoint()  # trio had us go first: there is nothing to see yet
-                turn.see_off()
 
     async def _sweep(self) -> None:
         while True:

@@ -30,10 +30,6 @@ RECEIVE_SIZE = 65536
 Octets = bytes | bytearray | memoryview
 
 
-class LateLoss(trio.BrokenResourceError):
-    """The connection is broken, and what was last sent by `send_soon` has not left."""
-
-
 class DeadlineStream(trio.abc.HalfCloseableStream):
     """A two-way stream that can be tried without waiting, and whose waits end in time."""
 
@@ -86,18 +82,6 @@ class DeadlineStream(trio.abc.HalfCloseableStream):
         """Send as much as goes without waiting; how many octets went, 0 where none can.
         Whoever sends next sends the rest, from the first octet that did not go: a stream over this one may have encrypted it already.
         """
-
-    def send_soon(self, data: bytes) -> int:
-        """The same, for what the far side answers: it may leave a moment later, with what other streams send, but before anything else is sent, and before the event loop waits.
-
-        Should that fail, the next receive, or send, raises LateLoss.
-        """
-        return self.send_nowait(data)
-
-    @property
-    def unsaid(self) -> bool:
-        """Whether something that was sent by `send_soon` has not left, or never will."""
-        return False
 
     @abstractmethod
     async def receive_some(self, max_bytes: int | None = None) -> bytes:

@@ -148,7 +148,7 @@ class ClientLeg:
         if self._tape is not None:
             self._tape.event("tls", self.tls.version, self.tls.cipher)
 
-    async def answer(self, replies: Sequence[Reply], *, soon: bool = False) -> bool:
+    async def answer(self, replies: Sequence[Reply]) -> bool:
         """Write replies to the oldest commands, in one go; nothing follows a 421, which promises to close (RFC 5321 §3.8). False: the last is not written, as a rule or a recording has it."""
         faults = None if self.faults is None else self.faults()
         if faults is not None and not await self._befall(faults):
@@ -163,7 +163,7 @@ class ClientLeg:
             octets += self.protocol.send(reply)
             if reply.code == 421:
                 break
-        if octets and not self.peer.say(octets, soon=soon):
+        if octets and not self.peer.say(octets):
             await self.peer.say_rest(self._timeouts.write)
         if self.resets:
             self.peer.reset()

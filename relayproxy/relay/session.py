@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from relayproxy.smtp.commands import Command
     from relayproxy.smtp.replies import Reply
 
-#: Codes behind which the client goes on.
-_GOES_ON = frozenset({250, 354})
 #: Besides MAIL, RCPT, RSET and DATA.
 PASSED_ON = frozenset({Noop, Vrfy})
 
@@ -141,12 +139,11 @@ class Session:
             finally:
                 await self._leg.leave()
 
-    async def _say(self, replies: Sequence[Reply] = (), *, soon: bool = False) -> None:
-        """Write what is pending, and these; only then has the client heard them, and what they ended is told. `soon`: where none ended anything, they may leave with what others say."""
+    async def _say(self, replies: Sequence[Reply] = ()) -> None:
+        """Write what is pending, and these; only then has the client heard them, and what they ended is told."""
         if said := [*self._pending, *replies]:
             self._pending.clear()
-            soon = soon and said[-1].code in _GOES_ON and not self._transactions.telling
-            if await self._client.answer(said, soon=soon):
+            if await self._client.answer(said):
                 self._transactions.said()
             else:
                 self._transactions.unsaid()
@@ -271,7 +268,7 @@ class Session:
                     pending.append(await self._answer_here(command))
         else:
             pending += await self._ask(asked) if asked else ()
-        await self._say(soon=True)
+        await self._say()
         if type(last := group[-1]) is Refused and last.fatal:
             raise Goodbye(last.what)
 

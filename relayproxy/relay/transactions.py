@@ -92,17 +92,10 @@ class Transactions:
         """The open one is over, if there is one."""
         transaction, self.open = self.open, None
         if transaction is not None:
-            if self._client.peer.unsaid:
-                transaction.acknowledged = False  # what was said last is still on its way, or lost
             transaction.over()
             self._ended.append(transaction)
             if transaction.acknowledged or transaction is self._unheard:
                 self.tell()
-
-    @property
-    def telling(self) -> bool:
-        """Whether some have ended and are told once their last reply is written."""
-        return bool(self._ended)
 
     def said(self) -> None:
         """All replies so far were written to the client."""

@@ -9,7 +9,8 @@ What speaks against a message does not belong here (message.py), nor what is tol
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, NoReturn
 
 from relayproxy.net.peer import PeerLost
 from relayproxy.relay.client_leg import Goodbye
@@ -18,8 +19,6 @@ from relayproxy.smtp.commands import Rset
 from relayproxy.smtp.data import ChunkReader
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
-
     from relayproxy.record.log import Reporter
     from relayproxy.relay.client_leg import ClientLeg
     from relayproxy.relay.delivery import Way
@@ -31,10 +30,7 @@ if TYPE_CHECKING:
     from relayproxy.smtp.replies import Reply
 
 
-class Say(Protocol):
-    """Writes replies to the client; `soon`: they may leave a moment later, with what others say."""
-
-    def __call__(self, replies: Sequence[Reply], /, *, soon: bool = False) -> Awaitable[None]: ...
+Say = Callable[["list[Reply]"], Awaitable[None]]
 
 
 class Passage:
@@ -165,7 +161,7 @@ class Transfer:
             self.refuse_early_input(transaction)
         if not goes_on:
             transaction.refused(reply)
-        await self._say([reply], soon=goes_on)
+        await self._say([reply])
         return goes_on
 
     def refuse_early_input(self, transaction: Transaction | None) -> NoReturn:

@@ -304,7 +304,7 @@ class SmtpUpstream:
                     continue
                 send = protocol.send
                 octets = send(group[0]) if len(group) == 1 else b"".join([send(command) for command in group])
-                if not self._peer.say(octets, soon=True):
+                if not self._peer.say(octets):
                     await self._peer.say_rest(self._timeouts.data_block)
                 for command in group:
                     if self.failure is not None:
@@ -387,7 +387,7 @@ class SmtpUpstream:
         try:
             octets = self._protocol.mail_data(data) + self._protocol.end_of_data()
             self.progress = "committed"
-            if not self._peer.say(octets):  # at once: what may be the commit is never late (I1)
+            if not self._peer.say(octets):
                 await self._peer.say_rest(self._timeouts.data_block)
             deadline = self._peer.now() + self._timeouts.end_of_data
             reply = self._heard(await reply_by(deadline, self._peer, self._protocol))

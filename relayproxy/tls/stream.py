@@ -238,12 +238,10 @@ class TlsStream(DeadlineStream):
         unsent, self._unsent = self._unsent, b""
         return bytes(unsent) + octets if octets else unsent
 
-    def _push(self, *, soon: bool = False) -> bool:
+    def _push(self) -> bool:
         """Send what is encrypted, as far as it goes without waiting; whether all of it went."""
         octets = self._take()
-        sent = 0
-        if octets:
-            sent = self._transport.send_soon(bytes(octets)) if soon else self._transport.send_nowait(octets)
+        sent = self._transport.send_nowait(octets) if octets else 0
         self._clogged = sent < len(octets)
         if self._clogged:
             self._unsent = memoryview(octets)[sent:]
@@ -271,27 +269,6 @@ class TlsStream(DeadlineStream):
                 return len(data)
             rest = memoryview(rest)[SLICE:]
         return len(data) - len(rest)
-
-    def send_soon(self, data: bytes) -> int:
-        if (
-            self._sending
-            or self._cut
-            or self._ended
-            or self._closed
-            or self._clogged
-            or self._ahead
-            or len(data) > SLICE
-        ):
-            return self.send_nowait(data)
-        self._encrypt(data)
-        if self._push(soon=True):
-            return len(data)
-        self._ahead = len(data)
-        return 0
-
-    @property
-    def unsaid(self) -> bool:
-        return self._transport.unsaid
 
     async def send_all(self, data: Octets) -> None:
         self._check_writer()

@@ -161,9 +161,9 @@ def test_no_address_is_left(local: str, domain: str) -> None:
     "octets", [b"a" * 300_000, b'"' + b"\\a" * 150_000, b"a@" * 150_000, b'"a' * 150_000, b"[" * 300_000 + b"@"]
 )
 def test_long_lines_cost_little(octets: bytes) -> None:
-    began = time.perf_counter()
+    began = time.thread_time()
     Privacy.parse(["addresses"]).spans(octets + b" @")
-    assert time.perf_counter() - began < 0.5
+    assert time.thread_time() - began < 1
 
 
 @pytest.mark.parametrize("name", ["", "Subject:", "header.", "header.a b", "address", "header.ä"])
