@@ -17,17 +17,16 @@ from __future__ import annotations
 import math
 import select
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import outcome
 import trio
 from trio.lowlevel import Abort, checkpoint, current_task, reschedule, wait_task_rescheduled
 
 from relayproxy.net.stream import RECEIVE_SIZE, DeadlineStream, Octets, far_end, near_end, reset_on_close
-from relayproxy.net.turn import WOKEN, Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from trio.lowlevel import Task
 
@@ -37,6 +36,31 @@ if hasattr(select, "epoll"):
     _FOR_WRITER = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
     _BROKEN = select.EPOLLHUP | select.EPOLLERR
     _RINGS_ONCE = select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+
+
+class _Woken(outcome.Outcome[None]):
+    """What a wait ends with that ends well. outcome.Value(None) serves but once, and a line would pay for one each time that it is waited for."""
+
+    def unwrap(self) -> None:
+        pass
+
+    def send(self, gen: Generator[Any, None, Any]) -> Any:
+        return gen.send(None)
+
+    async def asend(self, agen: object) -> NoReturn:
+        raise NotImplementedError("no task is an asynchronous generator")
+
+
+WOKEN: Final = _Woken()
+
+
+class Turn:
+    """What all streams of one poller share. `due`: tasks that were woken and have not run yet."""
+
+    __slots__ = ("due",)
+
+    def __init__(self) -> None:
+        self.due = 0
 
 
 class EdgeStream(DeadlineStream):

@@ -4,7 +4,7 @@ trio's own waits cost an epoll_ctl each (its registrations are one-shot). Here a
 sockets and wakes the tasks that can go on (edge.py). Where there is no epoll, the same `Poller` gives streams that wait as trio does.
 
 Invariants:
-- it is not asked again before those that were woken have run (turn.py).
+- it is not asked again before those that were woken have run: there would be nothing to see, and asking costs a lone session a twentieth.
 - deadlines are swept, four times a second, over the waits that have begun: they are attributes and cost nothing to move. They end
   waits up to a quarter of a second late, which the minutes of RFC 5321 §4.5.3.2 do not notice.
 """
@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Final
 import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, wait_readable
 
-from relayproxy.net.edge import EdgeStream
+from relayproxy.net.edge import EdgeStream, Turn
 from relayproxy.net.stream import TrioStream
-from relayproxy.net.turn import Turn
 
 if TYPE_CHECKING:
     import socket

@@ -80,6 +80,7 @@ class DeadlineStream(trio.abc.HalfCloseableStream):
     @abstractmethod
     def send_nowait(self, data: Octets) -> int:
         """Send as much as goes without waiting; how many octets went, 0 where none can.
+
         Whoever sends next sends the rest, from the first octet that did not go: a stream over this one may have encrypted it already.
         """
 

@@ -270,7 +270,7 @@ class SmtpUpstream:
         admits = self._admits
         if admits is not None:
             for one in commands:
-                if one.verb == "RCPT" and isinstance(one, Rcpt) and not admits(one.path.address):
+                if type(one) is Rcpt and not admits(one.path.address):
                     return self._exchange_guarded(commands, deadline, admits)
         return self._exchange(commands, deadline)
 

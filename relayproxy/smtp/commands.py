@@ -72,11 +72,6 @@ class Command(msgspec.Struct, frozen=True, gc=False):
 
     verb: ClassVar[str] = ""
 
-    @property
-    def event(self) -> str:
-        """What the dialogue's tables call it."""
-        return self.verb
-
     def wire(self) -> bytes:
         """The line that leaves. Raises LocalProtocolError where it would not be read as this very command."""
         return _ALONE[self.verb]
@@ -133,10 +128,6 @@ class Bdat(Command, frozen=True, gc=False):
     verb: ClassVar[str] = "BDAT"
     size: int
     last: bool
-
-    @property
-    def event(self) -> str:
-        return "BDAT LAST" if self.last else "BDAT"
 
     def wire(self) -> bytes:
         return _sealed(self, b"BDAT %d%b" % (self.size, b" LAST" if self.last else b""))

@@ -146,7 +146,7 @@ class ServerProtocol:
                 self._check_first_octet()
                 return None
             command = parse_command(line)
-            event = command.verb if type(command) is not Bdat else command.event
+            event = "BDAT LAST" if type(command) is Bdat and command.last else command.verb
             self._judge(command, event)
         except RemoteProtocolError as error:
             if isinstance(error, LineTooLongError):
