@@ -148,19 +148,32 @@ class Envelopes:
             raise Refusal(local_replies.BAD_SEQUENCE)
         if (refusal := plan.refusal) is not None:
             raise Refusal(refusal)
-        passed = Passed(command, (), local_replies.RECIPIENT_OK)
-        before = plan.facts
+        before, named, leaving = plan.facts, len(plan.named), plan.leaving.copy()
         decision = await self._ruling.rcpt(plan, command)
-        accept(decision)
-        if plan.named and decision.route != before.route:
-            plan.facts = before
-            raise Refusal(
-                local_replies.TOO_MANY_RECIPIENTS
-            )  # PROTOCOL §1.10: the first route counts, others come in another transaction
+        try:
+            accept(decision)
+            if decision.route != before.route:
+                self._give_way(plan)
+            return await self._name(plan, command, decision.facts.recipients)
+        except Refusal:
+            del plan.named[named:]
+            plan.leaving = leaving
+            plan.facts = msgspec.structs.replace(before, recipients=plan.facts.recipients, tags=plan.facts.tags)
+            raise
+
+    @staticmethod
+    def _give_way(plan: Plan) -> None:
+        """To a recipient with another route: the first counts (PROTOCOL §1.10). Raises Refusal."""
+        if plan.named:
+            raise Refusal(local_replies.TOO_MANY_RECIPIENTS)
+
+    async def _name(self, plan: Plan, command: Rcpt, recipients: Iterable[Recipient]) -> _Wanted:
+        """One more recipient of the client's, and what rules made of it. Raises Refusal."""
+        passed = Passed(command, (), local_replies.RECIPIENT_OK)
         plan.named.append(passed)
         leaving: list[Leaving] = []
         stand: list[Recipient] = []
-        for recipient in decision.facts.recipients:
+        for recipient in recipients:
             rcpt = rcpt_of(plan, recipient, self._ruling.book.guard)
             if self._live(plan):
                 if self._is_captured(plan, (passed,), rcpt):

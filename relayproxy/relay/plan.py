@@ -61,7 +61,7 @@ class Plan:
         #: The mail as the rules left it; recipients are those that stand.
         self.facts = facts
         self.mail_left = False
-        #: Of the client's RCPTs those that rules did not refuse: `Recipient.origin` counts them.
+        #: Of the client's RCPTs those that were not refused here, upstream's refusals included: `Recipient.origin` counts them.
         self.named: list[Passed] = []
         #: RCPTs that leave or have left, by their canonical addresses.
         self.leaving: dict[str, Leaving] = {}
