@@ -68,6 +68,7 @@ class Envelopes:
         self._ruling = ruling
         self._reroute = reroute
         self._reporter = reporter
+        self._waiting: list[_Wanted] = []  # of the group that is being answered, what has not left yet
 
     @property
     def delivery(self) -> Delivery:
@@ -90,16 +91,23 @@ class Envelopes:
 
     async def _batch(self, commands: Sequence[Command]) -> list[Passed]:
         """Commands of one transaction at most, as one group."""
-        wanted: list[_Wanted] = []
+        answers: list[Passed] = []
         for command in commands:
             try:
-                wanted.append(await self._want(command))
+                wanted = await self._want(command)
             except Refusal as refusal:
-                wanted.append(_Wanted(Passed(command, (), refusal.reply)))
-        await self._ask([leaving for one in wanted for leaving in one.all])
-        for one in wanted:
+                wanted = _Wanted(Passed(command, (), refusal.reply))
+            self._waiting.append(wanted)
+            answers.append(wanted.passed)
+        await self._send()
+        return answers
+
+    async def _send(self) -> None:
+        """What waits leaves, as one group, and has its answers."""
+        waiting, self._waiting = self._waiting, []
+        await self._ask([leaving for one in waiting for leaving in one.all])
+        for one in waiting:
             self._answered(one)
-        return [one.passed for one in wanted]
 
     async def _want(self, command: Command) -> _Wanted:
         match command:
@@ -153,7 +161,7 @@ class Envelopes:
         try:
             accept(decision)
             if decision.route != before.route:
-                self._give_way(plan)
+                await self._give_way(plan)
             return await self._name(plan, command, decision.facts.recipients)
         except Refusal:
             del plan.named[named:]
@@ -161,11 +169,16 @@ class Envelopes:
             plan.facts = msgspec.structs.replace(before, recipients=plan.facts.recipients, tags=plan.facts.tags)
             raise
 
-    @staticmethod
-    def _give_way(plan: Plan) -> None:
-        """To a recipient with another route: the first counts (PROTOCOL §1.10). Raises Refusal."""
-        if plan.named:
+    async def _give_way(self, plan: Plan) -> None:
+        """To a recipient with another route: the first counts (PROTOCOL §1.10), as long as any recipient stands that came before. Raises Refusal."""
+        await self._send()  # whether they stand, upstream knows
+        if (refusal := plan.refusal) is not None:
+            raise Refusal(refusal)
+        if any(passed.reply.severity == 2 for passed in plan.named):
             raise Refusal(local_replies.TOO_MANY_RECIPIENTS)
+        await self.take_back()
+        if (failure := self.delivery.upstream.failure) is not None:
+            raise Refusal(failure)
 
     async def _name(self, plan: Plan, command: Rcpt, recipients: Iterable[Recipient]) -> _Wanted:
         """One more recipient of the client's, and what rules made of it. Raises Refusal."""

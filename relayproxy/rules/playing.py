@@ -194,9 +194,9 @@ class _Play:
             before = self.facts
             one = Recipient(address, origin, parameters)
             if self.stage(Stage.RCPT, _with(before, recipients=(one,), route=of_mail)):
-                if origin and self.facts.route != before.route:
+                if is_taken and self.facts.route != before.route:
                     # PROTOCOL §1.10: the first route counts.
-                    self.facts = before
+                    self.facts = _with(before, tags=self.facts.tags)
                     self.refusals.append(local_replies.TOO_MANY_RECIPIENTS)
                     continue
                 origin += 1

@@ -200,6 +200,18 @@ def test_whom_upstream_had_taken_before_it_refused_a_list_with_him_gets_it(trial
     assert difference(recorded(stored), effect) is None
 
 
+def test_whom_upstream_refused_keeps_nobody_from_another_route(trial: Callable[..., Trial]) -> None:
+    """PROTOCOL §1.10: the first route counts, of the recipients that stand."""
+    envelope = EnvelopeRecord("a@example.com", {}, (AddressRecord(JANE, {}), AddressRecord("joe@shop.example", {})))
+    told = (
+        RecipientRecord(JANE, (JANE,), ReplyRecord(450, "4.2.1", "later", "upstream")),
+        RecipientRecord("joe@shop.example", ("joe@shop.example",), ReplyRecord(250, None, "ok", "upstream")),
+    )
+    stored = full(envelope=EnvelopesRecord(envelope, envelope), recipients=told)
+    effect = trial(rule('{ route = "shop" }', 'recipient = "*@shop.example"')).effect(stored)
+    assert (effect.outcome, effect.recipients, effect.route) == ("accepted", ("joe@shop.example",), "shop")
+
+
 def test_a_recipient_too_many_was_none_for_rules(trial: Callable[..., Trial]) -> None:
     envelope = EnvelopeRecord("a@example.com", {}, (AddressRecord(JANE, {}), AddressRecord("joe@customer.example", {})))
     left = EnvelopeRecord("a@example.com", {}, envelope.recipients[:1])
