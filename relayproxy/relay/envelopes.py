@@ -36,15 +36,16 @@ Reroute = Callable[["str | None"], Awaitable["Reply | None"]]
 
 
 class _Wanted:
-    """A command of the client's on its way: what is to leave in its place, if it is not answered here; of RCPT the recipients that it comes to, and the MAIL that waited for it."""
+    """A command of the client's on its way: what is to leave in its place, if it is not answered here; of RCPT the recipients that it comes to, those of them that the guard keeps, and the MAIL that waited for it."""
 
-    __slots__ = ("leaving", "mail", "new", "passed", "recipients")
+    __slots__ = ("captured", "leaving", "mail", "new", "passed", "recipients")
 
     def __init__(
         self,
         passed: Passed,
         leaving: Sequence[Leaving] = (),
-        recipients: tuple[Recipient, ...] = (),
+        recipients: Sequence[Recipient] = (),
+        captured: Sequence[Rcpt] = (),
         mail: Leaving | None = None,
     ) -> None:
         self.passed = passed
@@ -52,6 +53,7 @@ class _Wanted:
         #: Of those, what nobody asked for before.
         self.new = [one for one in leaving if one.reply is None]
         self.recipients = recipients
+        self.captured = captured
         self.mail = mail
 
     @property
@@ -186,16 +188,18 @@ class Envelopes:
         plan.named.append(passed)
         leaving: list[Leaving] = []
         stand: list[Recipient] = []
+        captured: list[Rcpt] = []
         for recipient in recipients:
             rcpt = rcpt_of(plan, recipient, self._ruling.book.guard)
             if self._live(plan):
-                if self._is_captured(plan, (passed,), rcpt):
+                if self._captures(rcpt):
+                    captured.append(rcpt)
                     continue
                 leaving.append(plan.leaves(rcpt))
             stand.append(recipient)  # behind a closed gate rules may yet make another of it
         self._check_number(one for one in plan.leaving.values() if one.reply is None or one.reply.severity == 2)
         mail = await self._begin(plan) if leaving and not plan.mail_left else None
-        return _Wanted(passed, leaving, tuple(stand), mail)
+        return _Wanted(passed, leaving, stand, captured, mail)
 
     def _check_number(self, leaving: Iterable[Leaving]) -> None:
         """LMTP answers a message once for each recipient, and the client hears one answer. Raises Refusal."""
@@ -203,19 +207,19 @@ class Envelopes:
         if most is not None and len({id(one) for one in leaving}) > most:
             raise Refusal(local_replies.TOO_MANY_RECIPIENTS)
 
-    def _is_captured(self, plan: Plan, named: Iterable[Passed], rcpt: Rcpt) -> bool:
-        """Whether the guard keeps this recipient's copy; `named`: of whose RCPTs it comes. What it refuses is refused where it would leave (upstream.py)."""
+    def _captures(self, rcpt: Rcpt) -> bool:
+        """Whether the guard keeps this recipient's copy. What it refuses is refused where it would leave (upstream.py)."""
         book = self._ruling.book
-        if not book.captures or book.admits(rcpt.path.address):
-            return False
+        return book.captures and not book.admits(rcpt.path.address)
+
+    def _capture(self, plan: Plan, named: Sequence[Passed], rcpt: Rcpt) -> None:
+        """`named`: of whose RCPTs it comes."""
         plan.captured = True
-        named = list(named)
         for passed in named:
             passed.captured = True
         if not named:
             plan.kept.append(rcpt)
         self._tell_guard(plan, rcpt, captured=True)
-        return True
 
     def _tell_guard(self, plan: Plan, rcpt: Rcpt, *, captured: bool) -> None:
         self._reporter.guard(rcpt.path.address, captured=captured, session=plan.facts.session, transaction=plan.id)
@@ -257,10 +261,16 @@ class Envelopes:
                 plan.doom = passed.reply
                 plan.mail_left = False
         elif accepted:
-            plan.facts = msgspec.structs.replace(plan.facts, recipients=(*plan.facts.recipients, *wanted.recipients))
+            self._stands(plan, wanted)
         elif any(one.reply is not None and one.reply.severity == 2 for one in wanted.new):
             # Of several for one of the client's some were accepted, and there is no way to take those back but all.
             plan.doom = passed.reply
+
+    def _stands(self, plan: Plan, wanted: _Wanted) -> None:
+        """A RCPT was accepted."""
+        plan.facts = msgspec.structs.replace(plan.facts, recipients=(*plan.facts.recipients, *wanted.recipients))
+        for rcpt in wanted.captured:
+            self._capture(plan, (wanted.passed,), rcpt)
 
     # When the gate opens.
 
@@ -308,10 +318,13 @@ class Envelopes:
     def _going(self, plan: Plan) -> list[tuple[Recipient, Leaving]]:
         """Of the recipients that stand, those that nobody captures."""
         going: list[tuple[Recipient, Leaving]] = []
+        plan.kept.clear()  # the client may ask once more
         for recipient in plan.facts.recipients:
             rcpt = rcpt_of(plan, recipient, self._ruling.book.guard)
             named = [plan.named[origin] for origin in (recipient.origin, *recipient.also) if origin >= 0]
-            if not self._is_captured(plan, named, rcpt):
+            if self._captures(rcpt):
+                self._capture(plan, named, rcpt)
+            else:
                 going.append((recipient, plan.leaves(rcpt)))
         return going
 
