@@ -135,15 +135,15 @@ class Envelopes:
             mail_of(plan)
             if plan.facts.fate is not None or plan.rules.gates.envelope is not EnvelopeGate.LIVE:
                 return _Wanted(passed)
-            return _Wanted(passed, (await self._begin(plan),))
+            await self._go_to(plan)
+            return _Wanted(passed, (self._begin(plan),))
         except Refusal as refusal:
             passed.reply = plan.doom = refusal.reply
             return _Wanted(passed)
 
-    async def _begin(self, plan: Plan) -> Leaving:
+    def _begin(self, plan: Plan, size: int | None = None) -> Leaving:
         """MAIL is about to leave. Raises Refusal."""
-        await self._go_to(plan)
-        mail = Leaving(self.delivery.outgoing(mail_of(plan)))
+        mail = Leaving(self.delivery.outgoing(mail_of(plan), size))
         plan.mail_left = True
         return mail
 
@@ -197,9 +197,11 @@ class Envelopes:
                     continue
                 leaving.append(plan.leaves(rcpt))
             stand.append(recipient)  # behind a closed gate rules may yet make another of it
+        begins = bool(leaving) and not plan.mail_left
+        if begins:
+            await self._go_to(plan)
         self._check_number(one for one in plan.leaving.values() if one.reply is None or one.reply.severity == 2)
-        mail = await self._begin(plan) if leaving and not plan.mail_left else None
-        return _Wanted(passed, leaving, stand, captured, mail)
+        return _Wanted(passed, leaving, stand, captured, self._begin(plan) if begins else None)
 
     def _check_number(self, leaving: Iterable[Leaving]) -> None:
         """LMTP answers a message once for each recipient, and the client hears one answer. Raises Refusal."""
@@ -303,9 +305,8 @@ class Envelopes:
             raise Refusal(local_replies.MESSAGE_TOO_BIG)
         mail = None
         if not plan.mail_left:
-            mail = Leaving(self.delivery.outgoing(mail_of(plan), plan.size))
+            mail = self._begin(plan, plan.size)
             asked.insert(0, mail)
-            plan.mail_left = True
         try:
             await self._ask(asked)
         finally:
