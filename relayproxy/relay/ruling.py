@@ -87,9 +87,11 @@ class Ruling:
         return decision.route
 
     async def helo(self, name: bytes) -> Decision:
-        """EHLO or HELO begins anew."""
+        """EHLO or HELO begins anew; one that is refused behind another leaves things as they were (RFC 5321 §4.1.4)."""
         facts = msgspec.structs.replace(self._connected.facts, helo=text(name))
         decision = await self._evaluate(self.book.rules, Stage.HELO, facts)
+        if decision.answer is not None and self.decided.facts.helo:
+            return decision
         faults, more = self._connected.faults, decision.faults
         self.decided = msgspec.structs.replace(
             decision,
