@@ -156,6 +156,8 @@ class Envelopes:
         plan = self.plan
         if plan is None:
             raise Refusal(local_replies.BAD_SEQUENCE)
+        if plan.named and self._leg.recipients is not None:
+            await self._send()  # one that is refused takes nobody's place
         if (refusal := plan.refusal) is not None:
             raise Refusal(refusal)
         before, named, leaving = plan.facts, len(plan.named), plan.leaving.copy()
