@@ -80,13 +80,14 @@ class Messages:
         if isinstance(command, Refused):
             await self._transfer.skip_chunk(max_size)
             return refuse(command)
-        if transaction is None or delivery is None or not transaction.accepted:
+        if transaction is None or delivery is None:
             await self._transfer.skip_chunk(max_size)
-            return local_replies.BAD_SEQUENCE if transaction is None else local_replies.NO_RECIPIENTS
-        if not self._transfer.chunking and (refusal := self._context.unrecorded) is not None:
-            await self._transfer.skip_chunk(max_size)
-            transaction.refused(refusal)
-            return refusal
+            return local_replies.BAD_SEQUENCE
+        if not self._transfer.chunking:
+            refusal = self._context.unrecorded if transaction.accepted else local_replies.NO_RECIPIENTS
+            if refusal is not None:
+                # Where there are none, told is what they were answered, as with DATA.
+                await self._transfer.refuse_chunks(refusal, delivery, noted=not transaction.accepted)
         reply = await self._transfer.chunk(command, transaction, delivery, max_size)
         if command.last:
             if reply.severity == 2:

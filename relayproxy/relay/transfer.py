@@ -215,11 +215,14 @@ class Transfer:
         """One chunk; its reply is not said yet. To the last one it is the verdict on the message."""
         chunked = self._chunked
         if chunked is None:
-            chunked = self._chunked = await self._begin_chunks(transaction, delivery, max_size)
+            chunked = await self._begin_chunks(transaction, delivery, max_size)
         await self._take_chunk(chunked, command, max_size)
         if chunked.verdict is not None and not chunked.noted:
             # Not before the chunk was read: a client that stalls in it hears another answer.
-            transaction.verdict(chunked.verdict, delivery.progress)
+            if chunked.passage is None:
+                transaction.refused(chunked.verdict)
+            else:
+                chunked.passage.note_verdict(chunked.verdict)
             chunked.noted = True
         if command.last:
             self._chunked = None
@@ -229,16 +232,23 @@ class Transfer:
                 chunked.passage.tell_flaws()
         return chunked.verdict or local_replies.CHUNK_OK
 
+    async def refuse_chunks(self, reply: Reply, delivery: Way, *, noted: bool = False) -> _Chunked:
+        """A message is refused before any of it left; what else the client says of it is answered here, so upstream is done with its envelope (I12)."""
+        self._client.begin_message()
+        self._client.no_message()
+        await delivery.pass_on((Rset(),))
+        chunked = self._chunked = _Chunked(None, None, reply, noted=noted)
+        return chunked
+
     async def _begin_chunks(self, transaction: Transaction, delivery: Way, max_size: int) -> _Chunked:
         self._client.begin_message()
         reply = await _ask_to_send(transaction, delivery)
         if reply.severity != 3:
-            # What else the client says of this message is answered here, so upstream is done with it.
-            await delivery.pass_on((Rset(),))
-            return _Chunked(None, None, reply)
+            return await self.refuse_chunks(reply, delivery)
         reader = ChunkReader(self._limits.line_bytes, bare_ends=transaction.normalises)
         passage = Passage(reader, transaction, delivery, max_size, self._reporter, self._session)
-        return _Chunked(reader, passage, None)
+        chunked = self._chunked = _Chunked(reader, passage, None)
+        return chunked
 
     async def _take_chunk(self, chunked: _Chunked, command: Bdat, max_size: int) -> None:
         reader, passage = chunked.reader, chunked.passage
@@ -297,11 +307,13 @@ class _Chunked:
 
     __slots__ = ("count", "noted", "passage", "reader", "verdict")
 
-    def __init__(self, reader: ChunkReader | None, passage: Passage | None, verdict: Reply | None) -> None:
+    def __init__(
+        self, reader: ChunkReader | None, passage: Passage | None, verdict: Reply | None, *, noted: bool = False
+    ) -> None:
         self.reader = reader
         self.passage = passage
         self.verdict = verdict
-        self.noted = False
+        self.noted = noted
         self.count = 0
 
 

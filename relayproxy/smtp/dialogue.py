@@ -77,7 +77,9 @@ TRANSACTION: Final[Table] = {
     ("rcpt", "RCPT"): _stays("rcpt"),
     ("rcpt", "DATA"): {3: "data", 4: "rcpt", 5: "rcpt"},
     ("data", "END"): _stays("none"),
-    # RFC 3030 §2: after a refused chunk all others fail too, up to LAST or RSET.
+    # RFC 3030 §2: after a refused chunk all others fail too, up to LAST or RSET. So does one that no recipient was accepted for.
+    ("mail", "BDAT"): {4: "failed", 5: "failed"},
+    ("mail", "BDAT LAST"): {4: "none", 5: "none"},
     ("rcpt", "BDAT"): _becomes("bdat", "failed"),
     ("bdat", "BDAT"): _becomes("bdat", "failed"),
     ("failed", "BDAT"): {4: "failed", 5: "failed"},

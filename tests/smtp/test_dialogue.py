@@ -46,6 +46,8 @@ none:   CANCEL                                       > - - . .
 none:   XCLIENT XFORWARD                             > . - . .
 none:   RSET EHLO HELO STARTTLS NOOP VRFY HELP QUIT  > . - . .
 mail:   RCPT                                         > rcpt - . .
+mail:   BDAT                                         > - - failed failed
+mail:   BDAT_LAST                                    > - - none none
 mail:   RSET EHLO HELO STARTTLS                      > none - . .
 mail:   NOOP VRFY HELP                               > . - . .
 mail:   QUIT                                         > none - none none
