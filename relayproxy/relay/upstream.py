@@ -295,13 +295,14 @@ class SmtpUpstream:
             try:
                 if self._peer.stream.readable:
                     self._hear_silence()
-                group = commands if count <= size else commands[end : end + size]
-                end += len(group)
-                if group[0].verb not in protocol.dialogue.place.ways:
-                    # In lock-step the MAIL in front of it was refused: what upstream itself would say to RCPT in a group.
-                    replies += [local_replies.BAD_SEQUENCE] * len(group)
-                    withheld += group
+                if commands[end].verb not in protocol.dialogue.place.ways:
+                    # The MAIL in front of it was refused in a group before: what upstream itself would say to RCPT in that one.
+                    replies.append(local_replies.BAD_SEQUENCE)
+                    withheld.append(commands[end])
+                    end += 1
                     continue
+                group = commands[end : end + size] if end or count > size else commands
+                end += len(group)
                 send = protocol.send
                 octets = send(group[0]) if len(group) == 1 else b"".join([send(command) for command in group])
                 if not self._peer.say(octets):

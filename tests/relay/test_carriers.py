@@ -9,9 +9,12 @@ import pytest
 import trio
 from dialog_runner import play
 from relay_on_sockets import serving
+from talk import Server, Talk, codes
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from talk import Move
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "[::1]"])
@@ -73,3 +76,17 @@ C< 220 *
 @ log auth leg=upstream mechanism=PLAIN outcome=accepted
 @ quit
 """)
+
+
+def test_rset_behind_a_refused_mail_leaves_where_its_group_is_cut() -> None:
+    """PROTOCOL §1.1 (9), §1.3: XFORWARD makes more of a group than may leave at once. What the RCPT behind the cut is answered is no answer to RSET."""
+    group = [b"MAIL FROM:<a@b>", b"RSET", b"MAIL FROM:<c@d>", *[b"RCPT TO:<e@f>"] * 96, b"RSET"]
+    offer = b"250-up.test\r\n250-PIPELINING\r\n250 XFORWARD ADDR\r\n"
+    answers = {5: b"550 5.7.1 no\r\n", **dict.fromkeys(range(6, 101), b"503 5.5.1 no\r\n")}
+    upstream = {"default": {"url": "smtp://upstream.test:25", "identity": "xforward"}}
+    moves: list[Move] = [b"EHLO client.test\r\n", "wait", b"\r\n".join([*group, b""]), "wait", "eof"]
+    talk = Talk(moves, (), Server(answers, offer, identity="xforward"), {"upstream": upstream})
+    heard = codes(talk.heard)
+    assert heard[2:] == [b"250", b"250", b"550", *[b"503"] * 96, b"250"]
+    assert talk.server.commands.count(b"RCPT TO:<e@f>") == 95
+    assert talk.server.commands.count(b"RSET") == 2
