@@ -85,7 +85,7 @@ class Envelopes:
         answers: list[Passed] = []
         batch: list[Command] = []
         for command in commands:
-            if isinstance(command, Mail) and batch:
+            if batch and isinstance(command, Mail | Rset):  # by then it is known what became of the one before
                 answers += await self._batch(batch)
                 batch = []
             batch.append(command)
