@@ -95,8 +95,14 @@ class Messages:
             self._transactions.end()
         return reply
 
-    async def abandon(self) -> None:
-        """What is reset while a message comes in chunks has no other way out than to close upstream (PROTOCOL, choices)."""
+    async def abandon(self) -> Reply | None:
+        """What is reset while a message comes in chunks has no other way out than to close upstream (PROTOCOL, choices), or RSET, where its DATA has not left.
+
+        A reply where upstream is lost with that: the 421 that ends the session.
+        """
         if self._transfer.abandon():
+            if self._leg.way is not None:
+                await self._leg.way.settle()
             await self._transactions.settle()
             self._transactions.end()
+        return None if self._leg.upstream is None else self._leg.upstream.failure

@@ -129,7 +129,7 @@ class Session:
     async def _leave(self) -> None:
         self._context.late.over(self)
         try:
-            await self._messages.abandon()
+            self._transfer.abandon()
             await self._transactions.settle()
         finally:
             self._transactions.end()
@@ -292,8 +292,7 @@ class Session:
                     return (await self._ask([command]))[0]  # others in front of it were refused, so there is room
                 return self._refuse_recipient(command)
             case Rset():
-                await self._messages.abandon()
-                return UNASKED["RSET"]
+                return await self._messages.abandon() or UNASKED["RSET"]
             case _:
                 return UNASKED[command.verb]  # where there is no upstream connection to ask
 
@@ -391,8 +390,9 @@ class Session:
 
     async def _reset(self) -> Reply | None:
         """End the transaction that is open, with RSET upstream; where that fails, the 421 that ends the session."""
-        await self._messages.abandon()
-        if self._transactions.open is None or (reply := (await self._ask([Rset()]))[0]).severity == 2:
+        if (failure := await self._messages.abandon()) is not None or self._transactions.open is None:
+            return failure
+        if (reply := (await self._ask([Rset()]))[0]).severity == 2:
             return None
         return reply if reply.code == 421 else local_replies.UPSTREAM_GONE
 

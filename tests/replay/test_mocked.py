@@ -54,6 +54,7 @@ OTHERWISE: Final = {
     "hold-what-records-leave-out": "its addresses were not kept",
     "1.3-errors-are-not-charged-behind-a-refused-mail": "a limit of the recorded relay's",
     "junk-commands-start-anew-behind-a-message": "likewise",
+    "reset-between-chunks-behind-a-closed-gate": "a mock has no gate: it answers RSET between chunks by itself",
     "s6-upstream-vanishes-between-chunks": "which chunk was refused is not known to who takes mail data",
 }
 #: All of them take half a minute, nearly all of it to record them: MOCK_ALL=1.
