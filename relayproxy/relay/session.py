@@ -353,9 +353,10 @@ class Session:
         ):
             return refused.reply  # sent behind a MAIL whose refusal was on its way (RFC 2920)
         self._auth.tell_refused(refused)
+        reply = self._allowance.counted(refused.reply)
         if isinstance(refused.command, Mail | Rcpt) and refused.reply.code not in (501, 503):
-            self._note(Passed(refused.command, (), refused.reply))
-        return self._allowance.counted(refused.reply)
+            self._note(Passed(refused.command, (), reply))
+        return reply
 
     def _refuse_recipient(self, command: Rcpt) -> Reply:
         if self._transactions.open is None:

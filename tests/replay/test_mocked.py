@@ -53,6 +53,7 @@ OTHERWISE: Final = {
     "1.4-parameters-that-were-not-offered-are-555": "AUTH= is not said again",
     "hold-what-records-leave-out": "its addresses were not kept",
     "1.3-errors-are-not-charged-behind-a-refused-mail": "a limit of the recorded relay's",
+    "errors-that-are-recorded": "likewise",
     "junk-commands-start-anew-behind-a-message": "likewise",
     "reset-between-chunks-behind-a-closed-gate": "a mock has no gate: it answers RSET between chunks by itself",
     "s6-upstream-vanishes-between-chunks": "which chunk was refused is not known to who takes mail data",
