@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from relayproxy.record.log import Reporter
     from relayproxy.relay.delivery import Delivery
+    from relayproxy.relay.message import Intake
     from relayproxy.relay.plan import Plan
     from relayproxy.relay.ruling import Ruling
     from relayproxy.relay.upstream_leg import UpstreamLeg
@@ -278,19 +279,19 @@ class Envelopes:
 
     # When the gate opens.
 
-    async def leave(self, plan: Plan) -> None:
-        """All of it, as far as it has not left yet. Raises Refusal: that is the answer to the message, and nothing of it stays upstream."""
+    async def leave(self, plan: Plan, intake: Intake | None = None) -> None:
+        """All of it, as far as it has not left yet; `intake`: the message has begun. Raises Refusal: that is the answer to the message, and nothing of it stays upstream."""
         if plan.stays:
             await self.take_back()
             return
         try:
-            await self._leave(plan)
+            await self._leave(plan, intake)
         except Refusal as refusal:
             plan.doom = refusal.reply
             await self.take_back()
             raise
 
-    async def _leave(self, plan: Plan) -> None:
+    async def _leave(self, plan: Plan, intake: Intake | None) -> None:
         if not plan.mail_left:
             await self._go_to(plan)
         going = self._going(plan)
@@ -302,9 +303,7 @@ class Envelopes:
             raise Refusal(local_replies.NO_RECIPIENTS)
         asked = [leaving for _, leaving in going]
         self._check_number(asked)
-        limit = self.delivery.upstream.capabilities.size
-        if plan.size is not None and limit and plan.size > limit:
-            raise Refusal(local_replies.MESSAGE_TOO_BIG)
+        self._check_message(plan, intake)
         mail = None
         if not plan.mail_left:
             mail = self._begin(plan, plan.size)
@@ -317,6 +316,18 @@ class Envelopes:
             _note_sent(plan, going)
         if refused := [one.reply for one in asked if one.reply is not None and one.reply.severity != 2]:
             raise Refusal(worst(refused))
+
+    def _check_message(self, plan: Plan, intake: Intake | None) -> None:
+        """Whether upstream takes it, which may be another than the one that it began for. Raises Refusal."""
+        capabilities = self.delivery.upstream.capabilities
+        most = capabilities.size
+        if plan.size is not None and most is not None and plan.size > most:
+            raise Refusal(local_replies.MESSAGE_TOO_BIG)
+        if intake is not None:
+            most = None if plan.size is not None or most is None else max(1, most - self.delivery.growth)
+            objection = intake.goes_to(max_size=most, eight_bit_passes=b"8BITMIME" in capabilities)
+            if objection is not None:
+                raise Refusal(objection.reply)
 
     def _going(self, plan: Plan) -> list[tuple[Recipient, Leaving]]:
         """Of the recipients that stand, those that nobody captures."""

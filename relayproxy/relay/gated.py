@@ -118,9 +118,9 @@ class GatedDelivery:
         self._rewriting = self._new_rewriting(plan)
         return go_ahead
 
-    async def _leave(self, plan: Plan) -> Reply:
+    async def _leave(self, plan: Plan, intake: Intake | None = None) -> Reply:
         """Both gates open: the envelope leaves, and DATA; its answer, 3yz. Raises Refusal."""
-        await self._envelopes.leave(plan)
+        await self._envelopes.leave(plan, intake)
         if plan.stays or self._transaction is None:
             return local_replies.START_MAIL
         reply = await self._envelopes.delivery.data(self._transaction)
@@ -174,7 +174,7 @@ class GatedDelivery:
         accept(await self._ruling.header(plan, HeaderSection(bytes(header))))
         intake.edit(plan.facts.header or header)
         if plan.stays or plan.rules.gates.data is DataGate.EOH:
-            await self._leave(plan)
+            await self._leave(plan, intake)
 
     async def _end_of_message(self, plan: Plan, rewriting: Rewriting, intake: Intake, octets: bytes) -> bytes:
         if plan.rules.runs_at(Stage.EOM, plan.facts):
@@ -182,7 +182,7 @@ class GatedDelivery:
         if rewriting.holds:
             await rewriting.finish(intake, None if self._transaction is None else self._transaction.keeping)
             plan.size = intake.size + intake.growth
-            await self._leave(plan)
+            await self._leave(plan, intake)
         if plan.stays:
             self._hold(plan)
             return b""

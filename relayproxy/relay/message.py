@@ -216,6 +216,14 @@ class Intake:
             return b""
         return self._trace + wire
 
+    def goes_to(self, *, max_size: int | None, eight_bit_passes: bool) -> Objection | None:
+        """An upstream that was not known when it began: what that one does not take is refused, of what has come and of what will. `max_size` None: known to fit."""
+        if max_size is not None:
+            self._max_size = min(self._max_size, max_size)
+        self._eight_bit_passes = self._eight_bit_passes and eight_bit_passes
+        self._judge_data()
+        return self.objection
+
     def edit(self, header: HeaderSection) -> None:
         """It leaves with this header section."""
         self._edited = None if self.header is None or bytes(header) == bytes(self.header) else header

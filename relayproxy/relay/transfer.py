@@ -76,7 +76,7 @@ class Passage:
             if isinstance(judged, bytes):
                 self.verdict = await (self._end(judged) if ended else self._delivery.body(judged))
                 return self.verdict
-            refusal = judged
+            refusal = judged if intake.objection is None else self._object(intake.objection)
         self._delivery.give_up()
         self.verdict = refusal
         return refusal
