@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import gc
 import os
-import resource
 import signal
 from contextlib import suppress
 from functools import partial
 from pathlib import Path  # noqa: TC003 - cyclopts reads annotations when it runs
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 
@@ -28,6 +27,10 @@ if TYPE_CHECKING:
     from relayproxy.relay.rulebook import Rulebook
     from relayproxy.relay.service import Relay
     from relayproxy.relay.settings import Config, Listener
+
+
+#: More than Linux lets anybody open unless told otherwise (fs.nr_open).
+MOST_FILES: Final = 1 << 20
 
 
 async def run(
@@ -111,21 +114,15 @@ async def _run(loaded: Config, path: Path | None, book: Rulebook) -> int:
     return status if log.told else 1
 
 
-def _raise_descriptor_limit() -> None:
-    """As many descriptors as the system lets us have: a session takes two, and the usual soft limit is a thousand (for select(), which nobody uses here)."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):  # a hard limit without bound is more than some systems really give
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 async def _serve(config: Config, path: Path | None, book: Rulebook, reporter: Reporter) -> int:
     """Run a relay until it is told to end and has ended; the exit status.
 
     Raises OSError, StoreError and TlsConfigError where it cannot begin, and only then.
     """
     from relayproxy.cli.recording import recording
+    from relayproxy.net.descriptors import make_room
 
-    _raise_descriptor_limit()
+    make_room(MOST_FILES)  # the usual limit is a thousand, for select(), which nobody uses here
     with recording(config, reporter) as recorder:
         status = await _relay(config, path, book, reporter, recorder)
     return status if recorder is None or recorder.complete else 1

@@ -7,6 +7,7 @@ How many a session needs does not belong here (relay/).
 from __future__ import annotations
 
 import resource
+from contextlib import suppress
 
 
 def make_room(wanted: int) -> int:
@@ -15,8 +16,6 @@ def make_room(wanted: int) -> int:
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft == resource.RLIM_INFINITY or soft >= most:
         return most
-    try:
+    with suppress(OSError, ValueError):  # a sandbox may forbid what the limits allow
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    except (OSError, ValueError):
-        return soft  # a sandbox may forbid what the limits allow
-    return most
+    return min(most, resource.getrlimit(resource.RLIMIT_NOFILE)[0])

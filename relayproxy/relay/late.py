@@ -11,9 +11,12 @@ What is written does not belong here (transaction.py, session.py), nor what beco
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: Seconds.
 LAG: Final = 0.2
@@ -29,7 +32,9 @@ class Noted(Protocol):
 class Late:
     """All sessions'."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[Exception], None]) -> None:
+        """`tell` hears of faults of ours: they are nobody else's trouble."""
+        self._tell = tell
         self._new: dict[Noted, None] = {}
         self._waiting: dict[Noted, None] = {}  # of the turn before
         self._some = trio.Event()
@@ -56,5 +61,8 @@ class Late:
 
     def _turn(self) -> None:  # of its own, so that nothing here holds what is over
         for one in self._waiting:
-            one.catch_up()
+            try:
+                one.catch_up()
+            except Exception as error:  # noqa: BLE001
+                self._tell(error)
         self._waiting, self._new = self._new, {}

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 GOODBYES = 5.0
 #: Of those who may not come in, how many at once are given time to read why; a flood of more of them holds nothing of ours (attack 18).
 TURNED_AWAY = 100
+#: Sessions that anybody would expect to be possible, whatever the limits say.
+FEW = 1000
 #: File descriptors of a session.
 A_SESSION = 2
 #: File descriptors that are no session's: who is turned away or was just accepted, listeners, the log, what resolves names.
@@ -89,7 +91,7 @@ class Relay:
         self._adopt = adopt
         self._reporter = reporter
         self._recorder = recorder
-        self._late = Late()
+        self._late = Late(self._tell_fault)
         self._rulebook = rulebook or Rulebook(
             Rules(RuleSet(), None),
             Drawn(None, time.monotonic),
@@ -139,8 +141,10 @@ class Relay:
         """What whoever started the relay should hear, besides what is in the log. Known once `bind` was called."""
         warnings = list(self._keyring.warnings())
         limits = self._config.limits
-        if "sessions" in limits.model_fields_set and self._places < (wanted := limits.sessions):
-            warnings.append(f"limits.sessions is {wanted}, but there are only file descriptors for {self._places}")
+        if self._places < (limits.sessions if "sessions" in limits.model_fields_set else min(limits.sessions, FEW)):
+            warnings.append(
+                f"limits.sessions is {limits.sessions}, but there are only file descriptors for {self._places}"
+            )
         return warnings
 
     async def reload(self) -> None:
@@ -217,11 +221,21 @@ class Relay:
         """By itself: Python files may do anything while they are read, and nobody waits for that."""
         while True:
             await trio.sleep(LOOK)
-            await self._rulebook.look(self._reporter.reloaded)
+            try:
+                await self._rulebook.look(self._reporter.reloaded)
+            except Exception as error:  # noqa: BLE001
+                self._tell_fault(error)
 
     def _look_after_clients(self) -> None:
         for session in self._sessions.values():
-            session.look_after_client()
+            try:
+                session.look_after_client()
+            except Exception as error:  # noqa: BLE001
+                self._tell_fault(error)
+
+    def _tell_fault(self, error: Exception) -> None:
+        """A fault of ours: told with its place, and no other session's trouble."""
+        self._reporter.error("session", "a fault of ours outside of the dialogue", exception=error)
 
     async def _accept(self, listener: Listener, sock: socket.socket, sessions: trio.Nursery) -> None:
         """Accept on one socket. Should that become impossible, the sessions still end in good order."""
@@ -297,8 +311,8 @@ class Relay:
                 connect = self._stand_in(client, connect)
             session = Session(id_, self._ids.new, client, context, connect, recording)
             await self._hold(session, context, ends.source, recording)
-        except Exception as error:  # noqa: BLE001  a fault of ours: told with its place, and no other session's trouble
-            self._reporter.error("session", "a fault of ours outside of the dialogue", exception=error)
+        except Exception as error:  # noqa: BLE001
+            self._tell_fault(error)
         finally:
             stream.close()
 
