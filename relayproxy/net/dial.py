@@ -31,6 +31,8 @@ Tls = Literal["off", "starttls", "implicit"]
 
 Kind = Literal["smtp", "lmtp", "capture"]
 
+#: Seconds between two tries to connect where nobody tells when to try.
+FULL_PAUSE: Final = 0.01
 #: By scheme: what is spoken there, where TLS begins, and the port where none is written (RFC 5321 §4.5.4.2, RFC 6409 §3.1, RFC 8314 §7.3; LMTP has
 #: none of its own, and 24, private mail systems, is what is used).
 _SCHEMES: Final[dict[str, tuple[Kind, Tls, int]]] = {
@@ -184,6 +186,13 @@ async def _connect(sock: socket.socket, name: tuple[str, int] | str, seconds: fl
     if error == errno.EINPROGRESS:
         # On loopback the handshake is over when the first call returns, but only a second says so: that is cheaper than a wait.
         error = sock.connect_ex(name)
+    if error == errno.EAGAIN:
+        # A Unix socket whose backlog is full (connect(2)): Linux tells nobody when there is room again.
+        with trio.move_on_after(max(0.0, seconds)) as patience:
+            while (error := sock.connect_ex(name)) == errno.EAGAIN:  # noqa: ASYNC110  there is no event
+                await trio.sleep(FULL_PAUSE)
+        if patience.cancelled_caught:
+            return False
     if error == errno.EALREADY:
         with trio.move_on_after(max(0.0, seconds)) as patience:
             await trio.lowlevel.wait_writable(sock)

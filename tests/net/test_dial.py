@@ -225,3 +225,26 @@ async def test_a_unix_socket(poller: Poller, tmp_path: Path) -> None:
     with pytest.raises(DialError, match="no such file") as caught:
         await dial(UpstreamUrl.parse(f"lmtp+unix:{path}-not"), 5, adopt=poller.adopt)
     assert caught.value.reason == "unreachable"
+
+
+async def test_a_unix_socket_whose_backlog_is_full_is_waited_for(
+    autojump_clock: MockClock, poller: Poller, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "lmtp")
+    url = UpstreamUrl.parse(f"lmtp+unix:{path}")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(0)
+        (await dial(url, 5, adopt=poller.adopt)).close()
+        with pytest.raises(DialError) as caught:
+            await dial(url, 5, adopt=poller.adopt)
+        assert caught.value.reason == "timeout"
+        assert 5 <= autojump_clock.current_time() <= 5.5
+
+        async def accept() -> None:
+            await trio.sleep(1)
+            listener.accept()[0].close()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(accept)
+            (await dial(url, 5, adopt=poller.adopt)).close()
