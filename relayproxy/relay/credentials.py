@@ -69,20 +69,21 @@ class Login:
             wanted = fixed or "a mechanism that we know"
             where = "" if private else ", fit for a connection that others can hear,"
             raise LoginFailed(f"the server does not offer {wanted}{where} for our credentials")
-        kept = self._kept is not None
-        refusal = await self._try(ask, mechanism, tell)
-        if refusal is not None and kept and refusal.severity == 5:
+        kept = self._token_in_force
+        secret = await self._secret()
+        refusal = await self._try(ask, mechanism, secret, tell)
+        if refusal is not None and secret == kept and refusal.severity == 5:
             # What was kept may have had its day: once more, with one that is fresh.
-            self._kept = None
-            refusal = await self._try(ask, mechanism, tell)
+            self._forget(secret)
+            secret = await self._secret()
+            refusal = await self._try(ask, mechanism, secret, tell)
         if refusal is not None:
-            self._kept = None
+            self._forget(secret)
             raise LoginFailed(f"the server answered {refusal.code} to our credentials", for_good=refusal.severity == 5)
 
-    async def _try(self, ask: Ask, mechanism: str, tell: Tell) -> Reply | None:
+    async def _try(self, ask: Ask, mechanism: str, secret: str, tell: Tell) -> Reply | None:
         """One exchange; the reply where it was refused."""
         user = self._credentials.user
-        secret = await self._secret()
         try:
             proof = Proof(mechanism, user, secret, nonce=secrets.token_urlsafe(24).encode("ascii"))
         except ValueError as error:
@@ -144,10 +145,19 @@ class Login:
     async def _token(self, command: tuple[str, ...]) -> str:
         """One session asks, the others wait for what it gets."""
         async with self._asking:
-            if self._kept is None or trio.current_time() >= self._kept_until:
-                self._kept = await _run(command)
+            if (token := self._token_in_force) is None:
+                token = self._kept = await _run(command)
                 self._kept_until = trio.current_time() + TOKEN_LIFE
-            return self._kept
+            return token
+
+    @property
+    def _token_in_force(self) -> str | None:
+        return self._kept if trio.current_time() < self._kept_until else None
+
+    def _forget(self, token: str) -> None:
+        """It was refused. Another session may have asked for a fresh one meanwhile, which stays."""
+        if self._kept == token:
+            self._kept = None
 
 
 class SessionLogin(NamedTuple):

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
 from dialog_runner import play
 
 from relayproxy.relay import credentials
@@ -302,6 +303,19 @@ async def test_a_token_is_kept_until_it_is_refused(tmp_path: Path) -> None:
     assert server.heard[4:] == ["token-1", "token-2"]
     server.right = ("token-3",)
     await log_in(ours, server)
+
+
+async def test_a_token_that_was_asked_for_meanwhile_stays(tmp_path: Path) -> None:
+    """Six sessions with one that is stale ask once."""
+    count = tmp_path / "count"
+    command = printing(f"open({str(count)!r}, 'a').write('x'); print('token-' + str(len(open({str(count)!r}).read())))")
+    server, ours = Server("token-1"), login(token_command=command)
+    await log_in(ours, server)
+    server.right = ("token-2",)
+    async with trio.open_nursery() as nursery:
+        for _ in range(6):
+            nursery.start_soon(log_in, ours, server)
+    assert count.read_text() == "xx"
 
 
 @pytest.mark.parametrize(
