@@ -65,7 +65,7 @@ def functions(source: str, path: Path, text: str) -> tuple[Rule, ...]:
     sys.modules[module.__name__] = module  # dataclasses look there while it runs
     try:
         exec(code, module.__dict__)  # noqa: S102  who may write our rules may write this
-    except (Exception, SystemExit) as error:  # noqa: BLE001  whatever it does
+    except BaseException as error:  # noqa: BLE001  whatever it does
         what = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
         line = line_of(error, file) or 1
         raise PythonFileError([f"{source}:{line}: expected Python that runs when it is loaded, got {what}"]) from None

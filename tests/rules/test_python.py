@@ -468,6 +468,7 @@ FILES = [
     ("import nothing_of_that_name\n", "a.py:1: expected Python that runs when it is loaded, got ModuleNotFoundError: No module named 'nothing_of_that_name'"),
     ("def _f():\n    return 1 / 0\n\nX = _f()\n", "a.py:2: expected Python that runs when it is loaded, got ZeroDivisionError: division by zero"),
     ("import sys\nsys.exit('no')\n", "a.py:2: expected Python that runs when it is loaded, got SystemExit: no"),
+    ("class Skipped(BaseException): pass\nraise Skipped('me')\n", "a.py:2: expected Python that runs when it is loaded, got Skipped: me"),
     ("x = 1\n", "a.py:1: expected a function of a stage (connect, helo, mail, rcpt, data, eoh or eom), found none"),
     ("def recpt(mail): pass\n", "a.py:1: recpt: no stage has this name; the nearest known is rcpt: the functions of rules are called connect, helo, mail, rcpt, data, eoh or eom, and those beside them begin with an underscore"),
     ("def eom(mail): pass\n\ndef EHLO(mail): pass\n", "a.py:3: EHLO: no stage has this name; the nearest known is helo: "),
