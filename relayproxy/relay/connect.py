@@ -44,6 +44,9 @@ Dial = Callable[[UpstreamUrl, float], "Awaitable[DeadlineStream]"]
 #: Hears how each handshake went.
 TellTls = Callable[[UpstreamUrl, TlsFacts | TlsFailure], None]
 
+#: Hears of a server that would not have us.
+Tell = Callable[["UpstreamUnavailable"], None]
+
 _DIAL_REPLIES: Final = {
     "refused": local_replies.UPSTREAM_UNREACHABLE,
     "unreachable": local_replies.UPSTREAM_UNREACHABLE,
@@ -75,24 +78,30 @@ async def connect(
     *,
     tls: ClientTls | None,
     tell_tls: TellTls,
+    tell: Tell | None = None,
     login: SessionLogin | None = None,
     introduction: Introduction | None = None,
     tape: LegTape | None = None,
     admits: Callable[[bytes], bool] | None = None,
 ) -> SmtpUpstream:
-    """The first server of `urls` that will have us. Raises UpstreamUnavailable.
+    """The first server of `urls` that will have us, each in its share of the time that is left. Raises UpstreamUnavailable; `tell` hears of those behind which another was tried.
 
     `tls` may be None where no url asks for it; `login`: where we have credentials there; `introduction`: where it is told who the client is;
     `tape`: where it is recorded; `admits`: the guard.
     """
-    deadline = trio.current_time() + timeouts.setup
+    end = trio.current_time() + timeouts.setup
     failed: UpstreamUnavailable | None = None
-    for url in urls:
-        left = deadline - trio.current_time()
+    for tried, url in enumerate(urls):
+        left = end - trio.current_time()
         if left <= 0:
             break
+        if failed is not None and tell is not None:
+            tell(failed)
+        # One that accepts connections and says nothing must leave the others their time.
+        share = left / (len(urls) - tried)
+        deadline = trio.current_time() + share
         try:
-            stream = await dial(url, min(timeouts.connect, left))
+            stream = await dial(url, min(timeouts.connect, share))
             approach = _Approach(url, stream, ehlo, timeouts, limits, deadline, introduction, tape)
             return await approach.make(name, tls, tell_tls, login, admits)
         except DialError as error:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from relayproxy.net.proxy_header import Ends
     from relayproxy.record.log import Reporter
     from relayproxy.record.tape import LegTape
-    from relayproxy.relay.connect import Dial
+    from relayproxy.relay.connect import Dial, UpstreamUnavailable
     from relayproxy.relay.context import Context
     from relayproxy.relay.keyring import Keyring
     from relayproxy.relay.rulebook import Rulebook
@@ -71,6 +71,7 @@ class Connections:
             self._config.limits,
             tls=self._keyring.clients.get(name),
             tell_tls=partial(self._tell_tls, session),
+            tell=partial(self._tell_passed_over, session),
             login=self._login(name, session),
             introduction=self._introduction(name, ends),
             tape=tape,
@@ -94,6 +95,13 @@ class Connections:
             ),
             partial(reporter.error, "upstream", session=session),
         )
+
+    def _tell_passed_over(self, session: str, failure: UpstreamUnavailable) -> None:
+        """The next url is tried; that the first is away, or attacked, does not stay unseen for that."""
+        if failure.violation:
+            self._reporter.violation("upstream", failure.what, session=session)
+        else:
+            self._reporter.error("upstream", failure.what, session=session, level="warning")
 
     def _tell_tls(self, session: str, url: UpstreamUrl, went: TlsFacts | TlsFailure) -> None:
         if isinstance(went, TlsFailure):
