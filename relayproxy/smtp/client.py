@@ -55,8 +55,8 @@ class ClientProtocol:
         verb = command.verb
         if verb not in self._ahead.ways:
             raise LocalProtocolError(f"{verb} out of sequence (transaction: {self._ahead.transaction})")
-        self._owe(verb)
         octets = command.wire()
+        self._owe(verb)
         if self._tape is not None:
             self._tape.said(octets, _SAID.get(verb, "plain"))
         return octets
@@ -122,7 +122,9 @@ class ClientProtocol:
             self.dialogue.close()
             self._ahead = self.dialogue.place
             return reply
-        taken = self.dialogue.take(verb, severity) if reply.code not in _SASL_CODES or verb in _SASL_EVENTS else False
+        # In an AUTH exchange nothing else means yes, or go on; and elsewhere these mean nothing (RFC 4954 §4).
+        fits = (reply.code in _SASL_CODES) == (verb in _SASL_EVENTS and severity < 4)
+        taken = fits and self.dialogue.take(verb, severity)
         if not taken and (severity < 4 or self.dialogue.admits(verb)):
             # A refusal always has a place: RCPT behind a refused MAIL of the same group is out of sequence, and is told so.
             raise RemoteProtocolError(

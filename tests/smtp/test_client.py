@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from relayproxy.smtp.client import ClientProtocol
-from relayproxy.smtp.commands import Data, Ehlo, Mail, Noop, Path, Rcpt, Rset, StartTls
+from relayproxy.smtp.commands import Auth, Data, Ehlo, Mail, Noop, Path, Rcpt, Rset, StartTls
 from relayproxy.smtp.errors import LocalProtocolError, RemoteProtocolError
 
 if TYPE_CHECKING:
@@ -179,3 +179,20 @@ def test_what_comes_behind_the_answer_to_starttls_is_nobody_s() -> None:
     hear(protocol, StartTls(), b"220 go\r\n250 AUTH PLAIN\r\n")
     with pytest.raises(RemoteProtocolError):
         protocol.check_silence()
+
+
+def test_what_cannot_be_written_was_not_sent() -> None:
+    protocol = greeted()
+    with pytest.raises(LocalProtocolError):
+        protocol.send(Mail(Path(b"a\r\nb", b"x")))
+    assert protocol.owed == 0
+    hear(protocol, SENDER, b"250 ok\r\n")
+
+
+@pytest.mark.parametrize("code", [220, 250, 300, 335, 354])
+def test_nothing_but_235_and_334_is_a_yes_in_auth_1_6(code: int) -> None:
+    protocol = greeted()
+    protocol.send(Auth(b"LOGIN", None))
+    protocol.receive_data(b"%d fine\r\n" % code)
+    with pytest.raises(RemoteProtocolError, match=f"the server answered {code} to AUTH"):
+        protocol.next_reply()
