@@ -101,7 +101,8 @@ class Authentication:
             self._check_silence()
             outcome = "cancelled" if witness.cancelled else _OUTCOMES[reply.severity]
         finally:
-            user = witness.user(accepted=outcome == "accepted")
+            # What takes whatever comes has not seen that it was right.
+            user = witness.user(accepted=outcome == "accepted" and self._context.auth != "any")
             told = None if reply is None else witness.tellable(reply)
             self._context.reporter.auth("client", command.mechanism, user, outcome, session=self._session, reply=told)
         if outcome == "accepted":

@@ -142,9 +142,9 @@ class Witness:
             self.fits = False
 
     def user(self, *, accepted: bool) -> bytes | None:
-        """Who the client says it is, where that may be told.
+        """Who the client says it is, where that may be told. `accepted`: somebody knew the user.
 
-        Nothing but success shows that LOGIN's first response was no password in the wrong place.
+        Nothing but that shows that LOGIN's first response was no password in the wrong place.
         """
         return self._user if accepted or self._mechanism != b"LOGIN" else None
 
