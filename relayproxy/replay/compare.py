@@ -1,7 +1,7 @@
 """What a server answered this time, against what the client heard then (DESIGN §8): by code and enhanced status code, never by text.
 
 Invariants: each reply is compared once. What follows of a difference is none of its own: a message that was not sent because DATA was refused, what came behind the end of a
-connection, RCPT behind a MAIL that is refused, DATA where all recipients are. A reply whose text is written `*` in a dialog is compared by its code alone. Nothing that is told is obeyed by a terminal (attack 22).
+connection, 503 behind a greeting that refuses, RCPT behind a MAIL that is refused, DATA where all recipients are. A reply whose text is written `*` in a dialog is compared by its code alone. Nothing that is told is obeyed by a terminal (attack 22).
 Pure. Asking the server does not belong here (player.py).
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from relayproxy.record.text import json_line, printable, text
-from relayproxy.replay.script import Chunk
+from relayproxy.replay.script import Chunk, Opening
 from relayproxy.smtp.commands import Command, Data, Mail, Rcpt
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ class _Transaction:
     """Knows whether what is refused is so for what was refused before it in the same transaction, and was not then."""
 
     def __init__(self) -> None:
+        self._shut = False  # the connection is: what is said then is 503 (RFC 7504)
         self._lost = False  # MAIL is refused
         self._refused = False  # a recipient is
         self._taken = False  # a recipient is taken
@@ -114,7 +115,11 @@ class _Transaction:
     def follows(self, step: Step, got: Reply) -> bool:
         """Whether the reply to the next step is no news."""
         refused = step.reply is not None and step.reply.severity < 4 <= got.severity
+        if self._shut:
+            return refused and got.code == 503
         match step.what:
+            case Opening():
+                self._shut = refused
             case Mail():
                 self._lost, self._refused, self._taken = refused, False, False
             case Rcpt() if not self._lost:

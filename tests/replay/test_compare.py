@@ -77,6 +77,7 @@ def test_codes_and_enhanced_codes_may_not() -> None:
 @pytest.mark.parametrize(
     ("codes", "unsent", "said"),
     [
+        ((554, 503, 503, 503, 503, 503, None, 221), {6}, ["the connection"]),
         ((220, 250, 550, 503, 503, 503, None, 221), {6}, ["MAIL FROM:<a@x.test>"]),
         ((220, 250, 250, 550, 550, 503, None, 221), {6}, ["RCPT TO:<b@x.test>", "RCPT TO:<c@x.test>"]),
         ((220, 250, 250, 550, 250, 451, None, 221), {6}, ["RCPT TO:<b@x.test>", "DATA"]),
