@@ -102,7 +102,7 @@ class EdgeStream(DeadlineStream):
             self.readable = True
             if events & _RINGS_ONCE:
                 self._exact = True
-                self._broken = bool(events & _BROKEN)
+                self._broken |= bool(events & _BROKEN)
             if self._reader is not None:
                 self._wake(self._reader, None)
 

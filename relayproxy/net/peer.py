@@ -107,12 +107,8 @@ class Peer:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise self._loss(error) from error
 
-    async def receive(self, seconds: float) -> bytes:
-        """What has come, or comes within seconds; b"" at the end. PeerLost, PeerStalled."""
-        return await self.receive_by(self.now() + seconds)
-
     async def receive_by(self, deadline: float) -> bytes:
-        """The same until a time on trio's clock (`now`): for units that come in pieces."""
+        """What has come, or comes until that time on trio's clock (`now`), since units come in pieces; b"" at the end. PeerLost, PeerStalled."""
         stream = self.stream
         try:
             if stream.readable:
@@ -186,6 +182,7 @@ class Peer:
                 await self.stream.send_all(memoryview(rest)[sent:])
                 self._cut = False
         except BaseException as error:
+            self._cut = True
             self._not_sent(len(rest) - sent)
             if not isinstance(error, trio.TooSlowError | trio.BrokenResourceError | trio.ClosedResourceError):
                 raise

@@ -59,7 +59,7 @@ def json_line(value: Any) -> bytes:
     """JSON on one line, without a newline."""
     try:
         line = _encode(value)
-    except UnicodeEncodeError:  # a lone surrogate: decoded header fields may hold one (RFC 2047 words in UTF-7)
+    except UnicodeEncodeError:  # a lone surrogate: what Python decodes may hold one
         line = _encode(_without_surrogates(msgspec.to_builtins(value)))
     if line.isascii() and 0x7F not in line:  # a number is looked for at once; b"\x7f" is first tried as one
         return line

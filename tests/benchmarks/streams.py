@@ -76,7 +76,7 @@ class Edge:
         await self.peer.send(octets, 60)
 
     async def receive(self) -> bytes:
-        return await self.peer.receive(300)
+        return await self.peer.receive_by(self.peer.now() + 300)
 
 
 class Wrapped(Edge):

@@ -30,18 +30,18 @@ def upstream(stream: DeadlineStream) -> Peer:
 async def test_lines_go_to_and_fro(pair: MakePair) -> None:
     one, other = map(upstream, pair())
     await one.send(b"NOOP\r\n", 60)
-    assert await other.receive(300) == b"NOOP\r\n"
+    assert await other.receive_by(other.now() + 300) == b"NOOP\r\n"
     assert other.receive_now() is None
     await one.send_eof()
-    assert await other.receive(300) == b""
+    assert await other.receive_by(other.now() + 300) == b""
     await other.send(b"250 OK\r\n", 60)
-    assert await one.receive(300) == b"250 OK\r\n"
+    assert await one.receive_by(one.now() + 300) == b"250 OK\r\n"
 
 
 async def test_what_is_not_said_in_time_is_a_stall(autojump_clock: MockClock, pair: MakePair) -> None:
     peer = upstream(pair()[0])
     with pytest.raises(PeerStalled, match="upstream: nothing moved in time") as caught:
-        await peer.receive(300)
+        await peer.receive_by(peer.now() + 300)
     assert caught.value.leg == "upstream"
     assert 300 <= autojump_clock.current_time() <= 300.5
 
@@ -63,6 +63,17 @@ async def test_a_send_that_was_cancelled_is_the_last(pair: MakePair) -> None:
         nursery.start_soon(peer.send, PLENTY, 60)
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
+    with pytest.raises(PeerLost, match="an earlier send was cut short"):
+        await peer.send(b"x", 60)
+
+
+async def test_so_is_one_that_was_cancelled_while_it_gave_way(pair: MakePair) -> None:
+    peer = upstream(pair()[0])
+    for _ in range(STREAK):
+        await peer.send(b"x", 60)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await peer.send(b"x", 60)
     with pytest.raises(PeerLost, match="an earlier send was cut short"):
         await peer.send(b"x", 60)
 
@@ -94,7 +105,7 @@ async def test_a_refusal_amid_the_message_is_heard(pair: MakePair) -> None:
         await wait_all_tasks_blocked(0.01)
         await far.send_all(b"552 too big\r\n")
     assert heard == [False]
-    assert await peer.receive(1) == b"552 too big\r\n"
+    assert await peer.receive_by(peer.now() + 1) == b"552 too big\r\n"
     with pytest.raises(PeerLost):
         await peer.send_or_hear(b"more", 180)
 
@@ -104,14 +115,14 @@ async def test_expire_ends_this_wait_and_the_next(pair: MakePair) -> None:
 
     async def wait() -> None:
         with pytest.raises(PeerStalled):
-            await peer.receive(300)
+            await peer.receive_by(peer.now() + 300)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait)
         await wait_all_tasks_blocked()
         peer.expire()
     with pytest.raises(PeerStalled, match="its time was over"):
-        await peer.receive(300)
+        await peer.receive_by(peer.now() + 300)
 
 
 async def test_dropped_is_lost(pair: MakePair) -> None:
@@ -121,7 +132,7 @@ async def test_dropped_is_lost(pair: MakePair) -> None:
     with pytest.raises(PeerLost):
         peer.receive_now()
     with pytest.raises(PeerLost):
-        await peer.receive(1)
+        await peer.receive_by(peer.now() + 1)
     with pytest.raises(PeerLost):
         await peer.send(b"x", 1)
     await peer.close()

@@ -22,7 +22,7 @@ ON_SOCKETS = pytest.mark.parametrize("kind", ["edge-tcp", "trio-tcp"])
 async def test_what_one_says_the_other_hears(pair: MakePair) -> None:
     client, upstream = (Peer(stream, "client", "test", None) for stream in await pair())
     await client.send(b"220 ready\r\n", 1)
-    assert await upstream.receive(1) == b"220 ready\r\n"
+    assert await upstream.receive_by(upstream.now() + 1) == b"220 ready\r\n"
 
 
 @ON_SOCKETS
@@ -48,7 +48,7 @@ async def test_a_leg_without_close_notify_is_lost(pair: MakePair) -> None:
     peer = Peer(one, "client", "test", None)
     other._transport.close()
     with pytest.raises(PeerLost, match="closed without close_notify"):
-        await peer.receive(1)
+        await peer.receive_by(peer.now() + 1)
 
 
 @ON_SOCKETS
@@ -63,7 +63,7 @@ async def test_last_words_arrive_and_the_end_behind_them(pair: MakePair) -> None
         assert await other.receive_some() == b""
         other.close()
     with pytest.raises(PeerLost):
-        await peer.receive(1)
+        await peer.receive_by(peer.now() + 1)
 
 
 @ON_SOCKETS
