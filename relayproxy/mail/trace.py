@@ -111,10 +111,11 @@ def received_count(section: HeaderSection) -> int:
     return section.count(b"Received")
 
 
-def is_own(section: HeaderSection, identity: str) -> bool:
-    """Whether a Received field in it was written by the installation and listener of that name (what follows the @ in `id`)."""
+def own_id(section: HeaderSection, identity: str) -> str | None:
+    """The `id` of a Received field in it that the listener of that name wrote (what follows the @); None where there is none."""
     mark = b"@%b" % identity.encode("ascii")
     if mark not in bytes(section):
-        return False
-    pattern = re.compile(rb"[ \t\r\n]id[ \t\r\n]+[0-9A-Z]{26}" + re.escape(mark) + rb"(?=[ \t\r\n;]|\Z)")
-    return any(pattern.search(field.value) for field in section.get_all(b"Received"))
+        return None
+    pattern = re.compile(rb"[ \t\r\n]id[ \t\r\n]+([0-9A-Z]{26}" + re.escape(mark) + rb")(?=[ \t\r\n;]|\Z)")
+    found = (pattern.search(field.value) for field in section.get_all(b"Received"))
+    return next((match[1].decode("ascii") for match in found if match is not None), None)

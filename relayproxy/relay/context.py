@@ -1,6 +1,6 @@
 """What all sessions of one listener share, worked out once: names, limits, what we offer for what an upstream offers.
 
-Nothing here changes but `shutting_down`, and what is in `rulebook`. What belongs to one client does not belong here (session.py).
+Once listeners are open nothing here changes but `shutting_down`, and what is in `rulebook`. What belongs to one client does not belong here (session.py).
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class Context:
         self.listener = listener
         self.hostname = hostname
         self.ehlo_name = hostname.encode("ascii")
-        #: What follows the @ in the id of our Received fields: this installation and this listener (PROTOCOL §1.8).
-        self.identity = f"{instance}-{listener}"
+        #: By what Received fields know this relay from others: of this installation, and where it listens once that is known.
+        self.instance = instance
         self.trace = trace
         #: Where TLS with clients begins.
         self.tls = tls
@@ -105,6 +105,11 @@ class Context:
         #: seldom has two.
         self._asked: tuple[Capabilities | None, bool] = (None, False)
         self._largest = 0
+
+    @property
+    def identity(self) -> str:
+        """What follows the @ in the id of our Received fields (PROTOCOL §1.8)."""
+        return f"{self.instance}-{self.listener}"
 
     def offer(self, upstream: Capabilities, mechanisms: bytes = b"", *, under_tls: bool = False) -> Offer:
         """What a client may be offered in front of such an upstream (PROTOCOL §1.4), with these mechanisms of AUTH."""

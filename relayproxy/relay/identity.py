@@ -12,7 +12,12 @@ import secrets
 import tempfile
 import time
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = [a + b for a in _DIGITS for b in _DIGITS]
@@ -44,7 +49,7 @@ class Ids:
 
 
 def instance(state: Path) -> str:
-    """The installation's name in Received fields, made at the first start and kept under `state`. Raises OSError."""
+    """The installation's name, made at the first start and kept under `state`. Raises OSError."""
     path = state / "instance"
     try:
         with path.open("rb") as file:
@@ -58,6 +63,12 @@ def instance(state: Path) -> str:
             f"{path}: expected 10 characters of 0-9 and a-z, found {_shown(found)}; remove the file and start again"
         )
     return match[1].decode("ascii")
+
+
+def instance_at(instance: str, hostname: str, addresses: Iterable[str]) -> str:
+    """The name of what listens there, which is the same after a restart; of two relays of one installation each has its own, since they cannot share an address."""
+    digest = sha256("\n".join([instance, hostname, *sorted(addresses)]).encode("utf-8", "surrogateescape")).digest()
+    return "".join(_DIGITS[octet % len(_DIGITS)] for octet in digest[:10]).lower()
 
 
 def _new_instance(path: Path) -> str:

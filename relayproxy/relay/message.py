@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from relayproxy.mail.edits import headers_changed
 from relayproxy.mail.header import HeaderSection, find_body
-from relayproxy.mail.trace import is_own, received_count
+from relayproxy.mail.trace import own_id, received_count
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.data import stuff
 from relayproxy.smtp.line_endings import Normaliser, lines_before
@@ -274,9 +274,9 @@ class Intake:
         elif header.field_count > self._limits.header_fields:
             self._object(local_replies.HEADER_OVER_LIMIT, "too many header fields", "header_fields")
         elif (hops := received_count(header)) > self._limits.received_fields:
-            self._object(local_replies.LOOP, "too many Received fields", "received_fields")
-        elif hops and is_own(header, self._identity):
-            self._object(local_replies.LOOP, "the message has been here before")
+            self._object(local_replies.TOO_MANY_HOPS, "too many Received fields", "received_fields")
+        elif hops and (ours := own_id(header, self._identity)) is not None:
+            self._object(local_replies.LOOP, f"the message has been here before: a Received field has the id {ours}")
 
     @property
     def whole(self) -> bool:

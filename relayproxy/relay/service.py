@@ -24,7 +24,7 @@ from relayproxy.net.proxy_header import Ends, ProxyHeaderError, receive_proxy_he
 from relayproxy.relay.client_leg import ClientLeg
 from relayproxy.relay.connections import Connections
 from relayproxy.relay.context import Context
-from relayproxy.relay.identity import Ids, instance
+from relayproxy.relay.identity import Ids, instance, instance_at
 from relayproxy.relay.keyring import Keyring
 from relayproxy.relay.late import Late
 from relayproxy.relay.rulebook import Drawn, Rulebook, Rules
@@ -109,16 +109,16 @@ class Relay:
         self._last_gone: trio.Event | None = None
         self._sockets: list[tuple[Listener, socket.socket]] = []
         self._failed = False
-        identity = instance(config.state)
-        self._contexts = {listener.name: self._context(listener, identity) for listener in config.listener}
+        self._instance = instance(config.state)
+        self._contexts = {listener.name: self._context(listener) for listener in config.listener}
 
-    def _context(self, listener: Listener, identity: str) -> Context:
+    def _context(self, listener: Listener) -> Context:
         config = self._config
         upstream = config.upstream[config.upstream_of(listener)]
         return Context(
             listener=listener.name,
             hostname=config.hostname,
-            instance=identity,
+            instance=self._instance,
             trace=config.trace,
             says_client_name=upstream.ehlo == "client" or self._stand_in is not None,
             adds=self._stand_in is None,
@@ -168,6 +168,9 @@ class Relay:
         except BaseException:
             self._close_listeners()
             raise
+        for listener in self._config.listener:
+            addresses = [address for one, address in self.bound if one is listener]
+            self._contexts[listener.name].instance = instance_at(self._instance, self._config.hostname, addresses)
 
     @property
     def bound(self) -> list[tuple[Listener, str]]:

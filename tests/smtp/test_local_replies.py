@@ -85,7 +85,7 @@ def test_those_with_a_name_in_them(reply: Reply, expected: Reply) -> None:
         (550, b"5.6.7", "UTF8_SENDER_REFUSED"),
         (552, b"5.3.4", "MESSAGE_TOO_BIG LINE_OVER_LIMIT HEADER_OVER_LIMIT"),
         (553, b"5.6.7", "UTF8_RECIPIENT_REFUSED"),
-        (554, b"5.4.6", "LOOP"),
+        (554, b"5.4.6", "LOOP TOO_MANY_HOPS"),
         (554, b"5.5.0", "SYNC_VIOLATION"),
         (554, b"5.5.1", "NO_RECIPIENTS"),
         (554, b"5.6.0", "BAD_LINE_ENDINGS NUL_IN_MESSAGE BAD_HEADER_START"),
