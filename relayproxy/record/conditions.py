@@ -39,10 +39,11 @@ class Facts(Protocol):
 
 TextField = Literal["subject", "message", "client", "listener", "upstream", "helo", "auth", "tls", "code", "tag"]
 Leg = Literal["received", "sent"]
-Comparison = Literal["<", "=", ">", ">="]
+Comparison = Literal["<", "<=", "=", ">=", ">"]
 
 _COMPARED: Final[dict[Comparison, Callable[[int, int], bool]]] = {
     "<": operator.lt,
+    "<=": operator.le,
     "=": operator.eq,
     ">": operator.gt,
     ">=": operator.ge,

@@ -18,9 +18,11 @@ from relayproxy.record.conditions import (
     Anonymous,
     Captured,
     ClientIn,
+    Comparison,
     Encrypted,
     Header,
     Id,
+    Not,
     OutcomeIs,
     Recipient,
     Sender,
@@ -33,18 +35,22 @@ from relayproxy.record.conditions import (
 from relayproxy.record.full_text import words
 from relayproxy.record.report import Outcome
 from relayproxy.record.times import microseconds_of
+from relayproxy.rules.facts import TLS_VERSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from relayproxy.record.conditions import Comparison, Condition, TextField
+    from relayproxy.record.conditions import Condition, TextField
 
 _HEADER: Final = "header."
 #: RFC 5322 §3.6.8 ftext.
 _FIELD_NAME: Final = re.compile(r"[!-9;-~]+")
+#: Patterns, and the only addresses of clients that are no IP addresses.
+_CLIENTS: Final = re.compile(r"unix:|/|.*[*?]", re.DOTALL)
 _ID: Final = re.compile(r"[0-9A-Za-z]{1,64}")
 _CODE: Final = re.compile(r"[1-5*?][0-9*?]{0,2}")
-_SIZE: Final = re.compile(r"(<|=|>)(.*)", re.DOTALL)
+_SIZE: Final = re.compile(r"(<=|>=|<|=|>)(.*)", re.DOTALL)
+_COMPARISONS: Final[dict[str, Comparison]] = {one: one for one in get_args(Comparison)}
 
 
 class Value(NamedTuple):
@@ -112,19 +118,27 @@ def _whether(made: Callable[[bool], Condition]) -> Callable[[Value], Condition]:
 
 
 def _tls(value: Value) -> Condition:
-    wanted = _true_or_false(value)
-    return Text("tls", Pattern.parse(value.text)) if wanted is None else Encrypted(wanted)
+    if (wanted := _true_or_false(value)) is not None:
+        return Encrypted(wanted)
+    pattern = Pattern.parse(value.text)
+    if not any(pattern.matches(version) for version in TLS_VERSIONS):
+        raise ValueError(f"expected true, false, {_or(TLS_VERSIONS)}, or a pattern of these, found {shown(value.text)}")
+    return Text("tls", pattern)
 
 
 def _auth(value: Value) -> Condition:
-    return Anonymous() if _true_or_false(value) is False else Text("auth", Pattern.parse(value.text))
+    wanted = _true_or_false(value)
+    if wanted is None:
+        return Text("auth", Pattern.parse(value.text))
+    return Not(Anonymous()) if wanted else Anonymous()
 
 
 def _size(value: Value) -> Condition:
     if (match := _SIZE.fullmatch(value.text)) and (octets := units.octets(match[2])) is not None:
-        comparison: dict[str, Comparison] = {"<": "<", "=": "=", ">": ">"}
-        return Size(comparison[match[1]], octets)
-    raise ValueError(f"expected <, = or > and a size such as >10MiB, found {shown(value.text)}")
+        return Size(_COMPARISONS[match[1]], octets)
+    raise ValueError(
+        f"expected <, <=, =, >= or > and a size with its unit such as >10MiB or <=512B, found {shown(value.text)}"
+    )
 
 
 # From that instant on, and before it: `since:2026-01-02 & until:2026-01-03` is one day.
@@ -156,10 +170,14 @@ def _client(value: Value) -> Condition:
     try:
         return ClientIn(ip_network(value.text))
     except ValueError as error:
-        # 10.0.0.1/8 says two things; what has no slash may be a pattern.
+        # 10.0.0.1/8 says two things.
         if "has host bits" in str(error):
             raise ValueError(f"expected a network whose last bits are 0, found {shown(value.text)}") from None
-        return Text("client", Pattern.parse(value.text))
+    if _CLIENTS.match(value.text) is None:
+        raise ValueError(
+            f"expected an IP address, a network such as 10.0.0.0/8, a pattern such as 10.*, or unix:/path, found {shown(value.text)}"
+        )
+    return Text("client", Pattern.parse(value.text))
 
 
 def _code(value: Value) -> Condition:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 import msgspec
 
 from relayproxy.mail.pattern import Pattern
-from relayproxy.rules.condition_syntax import FIELD_NAME, MAIL_PARAMETERS, RCPT_PARAMETERS, TLS_VERSIONS
+from relayproxy.rules.condition_syntax import FIELD_NAME, MAIL_PARAMETERS, RCPT_PARAMETERS
+from relayproxy.rules.facts import TLS_VERSIONS
 from relayproxy.rules.rule_syntax import named, tables
 from relayproxy.rules.syntax import Entry
 from relayproxy.rules.wording import either, nearest, shown

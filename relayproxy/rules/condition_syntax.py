@@ -28,6 +28,7 @@ from relayproxy.rules.conditions import (
     Part,
     in_order,
 )
+from relayproxy.rules.facts import TLS_VERSIONS
 from relayproxy.rules.pattern_list import AddressList, PatternList
 from relayproxy.rules.rule import header
 from relayproxy.rules.syntax import Entry, is_file
@@ -46,8 +47,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: What `facts.tls` says.
-TLS_VERSIONS: Final = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 #: RFC 5322 §3.6.8 ftext.
 FIELD_NAME: Final = re.compile(r"[!-9;-~]{1,200}")
 _COMPARISONS: Final[Mapping[str, Comparison]] = {one: one for one in get_args(Comparison)}

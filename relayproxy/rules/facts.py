@@ -8,7 +8,7 @@ nothing that was said early is lost on the way to the end of the message.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from relayproxy.mail.header import HeaderSection
     from relayproxy.mail.mime import Scanner
     from relayproxy.mail.pattern import Pattern
+
+#: What `tls` says.
+TLS_VERSIONS: Final = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 
 #: Of a message: nothing of it goes upstream.
 Fate = Literal["discard", "hold"]

@@ -79,7 +79,7 @@ EXACT = (
     st.builds("{}:{}".format, st.sampled_from(["subject", "message", "helo"]), PATTERNS.map(quoted))
     | st.builds("{}:{}".format, st.sampled_from(["sender", "recipient", "sent.sender", "sent.recipient"]), ADDRESS_PATTERNS.map(quoted))
     | st.builds("outcome:{}".format, OUTCOMES)
-    | st.builds("size:{}{}".format, st.sampled_from("<=>"), st.sampled_from(["0B", "1KiB", "512B", "999999999999999TiB"]))
+    | st.builds("size:{}{}".format, st.sampled_from(["<", "<=", "=", ">=", ">"]), st.sampled_from(["0B", "1KiB", "512B", "999999999999999TiB"]))
     | st.builds("{}:{}".format, st.sampled_from(["since", "until"]), st.sampled_from(["1h", "10m", "2026-01-02T03:00"]))
     | st.builds("client:{}".format, st.sampled_from(["10.0.0.5", "10.0.0.0/8", "10.*", "unix:*", "::/0", "fe80::/10"]))
     | st.builds("code:{}".format, st.sampled_from(["250", "25?", "5*", "*"]))
@@ -88,7 +88,7 @@ EXACT = (
 )  # fmt: skip
 INEXACT = (
     st.builds("text:{}".format, st.lists(WORDS, min_size=1, max_size=2).map(" ".join).map(quoted))
-    | st.sampled_from(["header.x-kind:one", "tls:true", "tls:false", "tls:*3", "auth:false", "tag:vip", "tag:*"])
+    | st.sampled_from(["header.x-kind:one", "tls:true", "tls:false", "tls:*3", "auth:false", "auth:true", "tag:vip", "tag:*"])
 )  # fmt: skip
 
 

@@ -147,7 +147,7 @@ def test_a_word_is_found_before_it_is_in_the_index() -> None:
 
 
 def test_no_value_is_part_of_the_condition() -> None:
-    expression = """subject:"');DROP TABLE" | sender:x'y@x.test | text:"); NEAR(" | client:x' | header.a:b | recipient:/x'y/ | transaction:xyzzy"""
+    expression = """subject:"');DROP TABLE" | sender:x'y@x.test | text:"); NEAR(" | client:x'* | header.a:b | recipient:/x'y/ | transaction:xyzzy"""
     condition, parameters = sql.compile(parse(f"{expression} & outcome:accepted", now=NOW), SqliteDialect())
     assert condition.count("?") == len(parameters)
     assert not any(part in condition for part in ("DROP", "x'", "NEAR", "xyzzy", "accepted"))
