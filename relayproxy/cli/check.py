@@ -94,6 +94,7 @@ def _check_config(path: Path | None, flags: Flags) -> bool:
     from relayproxy.cli.config_rules import guarded
     from relayproxy.record.store.location import PostgresqlUrl
     from relayproxy.record.store.postgresql.pruning import many_days
+    from relayproxy.relay.credentials import without_secret
 
     config, loaded = load_with_rules(path, flags)
     found = of_rules(loaded.rules, config.rules.files)
@@ -102,7 +103,7 @@ def _check_config(path: Path | None, flags: Flags) -> bool:
     if told := [*([] if whom is None else [whom]), *found.said]:
         # Comments, so that all of it is a configuration again.
         sys.stdout.write("\n" + "".join(f"# {printable(line)}\n" for line in told))
-    doubtful = [] if config.guard is None else [*of_guard(config.guard.allow)]
+    doubtful = [*without_secret(config), *([] if config.guard is None else of_guard(config.guard.allow))]
     if isinstance(config.record.store, PostgresqlUrl) and (many := many_days(config.record.keep.age)) is not None:
         doubtful.append(many)
     return _weighed(found, doubtful)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import subprocess
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -24,10 +25,11 @@ from relayproxy.smtp.replies import Reply
 from relayproxy.smtp.sasl_client import BEARER, Proof, UpstreamUnproven, choose
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from relayproxy.record.report import AuthOutcome
-    from relayproxy.relay.settings import Credentials
+    from relayproxy.relay.settings import Config, Credentials
 
 #: Seconds that a command may take.
 COMMAND_SECONDS: Final = 30.0
@@ -137,10 +139,7 @@ class Login:
             return await self._token(credentials.token_command)
         if credentials.password_file is not None:
             return await trio.to_thread.run_sync(secret_of, credentials.password_file)
-        name = credentials.password_env or ""
-        if (value := os.environ.get(name)) is None:
-            raise LoginFailed(f"the environment has no variable {name}")
-        return _checked(value, f"the variable {name}")
+        return _of_variable(credentials.password_env or "")
 
     async def _token(self, command: tuple[str, ...]) -> str:
         """One session asks, the others wait for what it gets."""
@@ -166,6 +165,35 @@ class SessionLogin(NamedTuple):
     login: Login
     tell: Tell
     alarm: Callable[[str], None]
+
+
+def without_secret(config: Config) -> Iterator[str]:
+    """What whoever starts a relay, or checks its configuration, should hear: where a login would fail now. It is asked for at each, so it is no error."""
+    for name, upstream in config.upstream.items():
+        if upstream.credentials is not None and (what := _missing(upstream.credentials)) is not None:
+            yield f"upstream.{name}.credentials: {what}; until that is mended clients hear 421"
+
+
+def _missing(credentials: Credentials) -> str | None:
+    """Why there is no secret now, as far as that is known without running anything."""
+    path, command, variable = credentials.password_file, credentials.token_command, credentials.password_env
+    try:
+        if path is not None and not path.is_fifo():  # what is read from a pipe is gone
+            secret_of(path)
+        if variable is not None:
+            _of_variable(variable)
+    except LoginFailed as error:
+        return error.what
+    if command is not None and shutil.which(command[0]) is None:
+        return f"the command {command[0]} cannot be run"
+    return None
+
+
+def _of_variable(name: str) -> str:
+    """What the environment has. Raises LoginFailed."""
+    if (value := os.environ.get(name)) is None:
+        raise LoginFailed(f"the environment has no variable {name}")
+    return _checked(value, f"the variable {name}")
 
 
 def secret_of(path: Path) -> str:

@@ -24,6 +24,7 @@ from relayproxy.net.proxy_header import Ends, ProxyHeaderError, receive_proxy_he
 from relayproxy.relay.client_leg import ClientLeg
 from relayproxy.relay.connections import Connections
 from relayproxy.relay.context import Context
+from relayproxy.relay.credentials import without_secret
 from relayproxy.relay.identity import Ids, instance, instance_at
 from relayproxy.relay.keyring import Keyring
 from relayproxy.relay.late import Late
@@ -139,7 +140,7 @@ class Relay:
 
     def warnings(self) -> list[str]:
         """What whoever started the relay should hear, besides what is in the log. Known once `bind` was called."""
-        warnings = list(self._keyring.warnings())
+        warnings = [*self._keyring.warnings(), *without_secret(self._config)]
         limits = self._config.limits
         if self._places < (limits.sessions if "sessions" in limits.model_fields_set else min(limits.sessions, FEW)):
             warnings.append(

@@ -183,6 +183,37 @@ def test_more_days_than_a_server_has_locks_for_are_a_warning(capsys: pytest.Capt
         assert ["max_locks_per_transaction" in line for line in err] == [True] * warned
 
 
+def test_a_secret_that_is_not_there_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is read at each login, and may be there by then."""
+    given = {
+        "file": "password_file = 'secret'",
+        "variable": "password_env = 'SMTP_SECRET'",
+        "command": "token_command = ['./token']",
+    }
+    Path("it.toml").write_text(
+        "".join(
+            f"[upstream.{name}]\nurl = 'smtp://127.0.0.1'\ncredentials = {{ user = 'app', {key} }}\n"
+            for name, key in given.items()
+        )
+        + "[[listener]]\naddress = '127.0.0.1:0'\nupstream = 'file'\n"
+    )
+    monkeypatch.delenv("SMTP_SECRET", raising=False)
+    status, _, err = check("it.toml", capsys=capsys)
+    assert status == 0
+    later = "; until that is mended clients hear 421"
+    assert err == [
+        f"relayproxy: warning: upstream.file.credentials: password_file {Path.cwd()}/secret: cannot be read: No such file or directory{later}",
+        f"relayproxy: warning: upstream.variable.credentials: the environment has no variable SMTP_SECRET{later}",
+        f"relayproxy: warning: upstream.command.credentials: the command ./token cannot be run{later}",
+    ]
+    Path("secret").write_text("sesame\n")
+    Path("token").touch(0o700)
+    monkeypatch.setenv("SMTP_SECRET", "sesame")
+    assert check("it.toml", capsys=capsys)[2] == []
+
+
 def test_a_signature_that_a_test_shows_to_break_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     signed = (
         "DKIM-Signature: v=1; a=rsa-sha256; d=app.test; s=k; h=From; bh=x; b=y; l=0\\nFrom: a@app.test\\n\\nhello\\n"

@@ -121,6 +121,17 @@ def test_flags_and_variables_replace_the_file(tmp_path: Path) -> None:
     assert not (tmp_path / "not-this").exists()
 
 
+def test_it_says_that_it_cannot_log_in(tmp_path: Path) -> None:
+    (tmp_path / "other.toml").write_text(
+        CONFIG + "[upstream.a]\nurl = 'smtp://127.0.0.1'\ncredentials = { user = 'app', password_file = 'secret' }\n"
+    )
+    with running(tmp_path, "other.toml") as relay:
+        line(relay.stdout)
+        relay.terminate()
+        _, told = relay.communicate(timeout=20)
+    assert f"relayproxy: warning: upstream.a.credentials: password_file {tmp_path}/secret: cannot be read: " in told
+
+
 def test_it_says_whom_it_waits_for_and_leaves_no_socket(tmp_path: Path) -> None:
     with running(tmp_path, "--listen", f"unix:{tmp_path}/s") as relay:
         assert relay.stderr
