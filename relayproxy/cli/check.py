@@ -68,9 +68,14 @@ def check(
     named = [file for file in files if file not in of_rules]
     if len(named) > 1:
         raise Failed(f"expected one configuration, got {' and '.join(named)}")
+    if of_rules and flags != Flags():
+        told = " and ".join(f"--rules {file}" for file in of_rules)
+        raise Failed(
+            f"expected {told} beside the other flags, since these make a configuration, and files of rules that are named alone are checked alone"
+        )
     path = one_config(Path(named[0]) if named else None, config)
     hold = True
-    if path is not None or not of_rules or flags != Flags():
+    if path is not None or not of_rules:
         hold = _check_config(path, flags)
     return 0 if (_check_rules(of_rules) if of_rules else True) and hold else 1
 

@@ -234,8 +234,9 @@ WRONG = [
     (["bad.toml"], ["bad.toml:2: rule[0].thn: unknown key; the nearest known is then", "bad.toml:1: rule[0]: expected the key then, which is missing"]),
     (["relayproxy:nothing"], ["relayproxy:nothing: expected the name of a rule file that is shipped; known are "]),
     (["--rules", "missing.toml"], ["missing.toml: cannot be read: No such file or directory"]),
-    (["route.toml", "--rules", "route.toml"], ["route.toml:1: route: expected the name of an upstream, got 'elswhere'; known are capture"]),
+    (["--rules", "route.toml"], ["route.toml:1: route: expected the name of an upstream, got 'elswhere'; known are capture"]),
     (["early.toml"], ['early.toml:1: at: expected at = "eom" or later (it reads body), got "rcpt"']),
+    (["route.toml", "early.toml", "--redirect-all", "qa@example.test"], ["relayproxy: expected --rules route.toml and --rules early.toml beside the other flags, "]),
     (["one.toml", "two.toml"], ["relayproxy: expected one configuration, got one.toml and two.toml"]),
     (["missing.toml"], ["missing.toml: cannot be read: No such file or directory"]),
 ]  # fmt: skip
