@@ -50,6 +50,8 @@ def printable(value: str) -> str:
 
 def _visible(match: re.Match[str]) -> str:
     number = ord(match[0])
+    if 0xDC80 <= number <= 0xDCFF:  # an octet of a file name that is not UTF-8 (PEP 383)
+        number -= 0xDC00
     if number < 0x100:
         return f"\\x{number:02x}"
     return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -280,6 +281,11 @@ def test_attack_22_a_terminal_gets_nothing_to_obey(sent: str) -> None:
     shown = printable(sent)
     assert not re.search("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]", shown)
     shown.encode()
+
+
+def test_a_file_name_that_is_not_utf_8_is_shown_by_its_octets() -> None:
+    assert printable(os.fsdecode(b"r\xff\x80\xc3\xbc.toml")) == r"r\xff\x80ü.toml"
+    assert printable("\ud800\udc7f\udd00") == r"\ud800\udc7f\udd00"
 
 
 def test_a_lone_surrogate_loses_no_line() -> None:
