@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _ANY: Final = ("0.0.0.0", "::")
 #: The exit status where the message did not go, or not to all.
 UNSENT: Final = 1
+#: Behind what is wrong with a server's certificate.
+_TRUST: Final = "; --ca FILE says whose certificates to trust, --verify how much to ask of one"
 
 
 async def send(
@@ -122,9 +124,12 @@ def _guard(config: Path | None, url: UpstreamUrl, recipients: Sequence[Mailbox])
     if guard is None or _is_relay_of(loaded, url):
         return
     if outside := [path for path in recipients if not guard.allows(path.address)]:
-        source = config or default_file() or "the environment"
-        told = [f"RCPT TO:<{shown(path)}>: the guard of {source} does not allow it" for path in outside]
-        raise Failed("\n".join([*told, f"mail may go to {guard.what}: nothing was sent"]), UNSENT)
+        source = config or default_file()
+        told = [
+            f"RCPT TO:<{shown(path)}>: the guard of {source or 'the environment'} does not allow it" for path in outside
+        ]
+        otherwise = "" if source is None else "; --config FILE takes another configuration, and its guard if it has one"
+        raise Failed("\n".join([*told, f"mail may go to {guard.what}: nothing was sent{otherwise}"]), UNSENT)
 
 
 def _is_relay_of(config: Config, url: UpstreamUrl) -> bool:
@@ -196,6 +201,7 @@ async def _deliver(
     from relayproxy.relay.settings import Limits, UpstreamTimeouts
     from relayproxy.relay.values import machine
     from relayproxy.smtp.commands import Rcpt
+    from relayproxy.tls.facts import TlsFailure
 
     content = Whole.of(lambda: (octets,))
     rcpts = [Rcpt(path) for path in recipients]
@@ -211,7 +217,9 @@ async def _deliver(
             tell_tls=lambda _url, _went: None,
         )
     except UpstreamUnavailable as error:
-        raise Failed(str(unavailable(error)), UNSENT) from error
+        cause = error.__cause__
+        distrusted = isinstance(cause, TlsFailure) and cause.reason == "certificate"
+        raise Failed(f"{unavailable(error)}{_TRUST if distrusted else ''}", UNSENT) from error
     try:
         mail = outgoing(sender, (), rcpts, content, server.capabilities)
         taken = await transact(server, mail, rcpts, content, all_or_none=False)

@@ -232,6 +232,7 @@ keylog = "keys.log"
             distrusting = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
             assert (distrusting.returncode, distrusting.stdout) == (1, "")
             assert "its issuer is unknown to us" in distrusting.stderr
+            assert "; --ca FILE says whose certificates to trust, --verify how much to ask of one" in distrusting.stderr
             front.terminate()
             out, err = front.communicate(timeout=20)
         assert f"(default, implicit TLS): mail goes to last ({behind})\n" in err

@@ -181,7 +181,7 @@ def test_nobody_outside_the_guard_of_a_configuration_is_told_to_a_server(
     assert capsys.readouterr().err.splitlines() == [
         "relayproxy: RCPT TO:<jane@customer.example>: the guard of guarded.toml does not allow it",
         'RCPT TO:<"x@example.test"@evil.test>: the guard of guarded.toml does not allow it',
-        "mail may go to *@example.test: nothing was sent",
+        "mail may go to *@example.test: nothing was sent; --config FILE takes another configuration, and its guard if it has one",
     ]
     Path("guarded.toml").rename("relayproxy.toml")
     assert send(nowhere, to=people[1:2]) == 1
@@ -191,6 +191,20 @@ def test_nobody_outside_the_guard_of_a_configuration_is_told_to_a_server(
     assert "mail may go to jane@*: nothing was sent" in capsys.readouterr().err
     with scripted() as server:
         assert send(server.url, to=people[1:2]) == 0
+    assert b"RCPT TO:<jane@customer.example>\r\n" in server.lines
+    Path("relayproxy.toml").unlink()
+    assert send(nowhere, to=people[:1]) == 1
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        "relayproxy: RCPT TO:<b@example.test>: the guard of the environment does not allow it",
+        "mail may go to jane@*: nothing was sent",
+    ]
+
+
+def test_another_configuration_has_another_guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("relayproxy.toml").write_text(GUARD)
+    with scripted() as server:
+        assert send(server.url, "--config", "/dev/null", to=["jane@customer.example"]) == 0
     assert b"RCPT TO:<jane@customer.example>\r\n" in server.lines
 
 
