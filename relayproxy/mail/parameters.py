@@ -46,6 +46,9 @@ _ODD_CHARSET: Final = re.compile(
     rb"(?:=\?|\*[ \t]*=[\s\"]*)[^?'\r\n]{0,20}?(?:idna|punycode|unicode[^?'\r\n]{0,3}escape)", re.IGNORECASE
 )
 _COMMENT: Final = re.compile(rb'("(?:[^"\\]|\\.)*+")|\((?:[^()\\]|\\.)*+\)', re.DOTALL)
+# Where a scan from an opener finds no end, none does from one that is escaped in it, and each would cost a scan again.
+_ESCAPED_QUOTES: Final = re.compile(rb'(")([^"\\]*+(?:\\.[^"\\]*+)++)(?=("?))', re.DOTALL)
+_ESCAPED_PARENTHESES: Final = re.compile(rb"(\()([^()\\]*+(?:\\.[^()\\]*+)++)(?=(\)?))", re.DOTALL)
 _DEEPEST_COMMENT: Final = 5
 _COMMENTS: Final = 1000
 _CONTROL: Final = re.compile(r"[\0-\x1f\x7f]")
@@ -117,15 +120,26 @@ def values(value: bytes, name: bytes) -> list[bytes]:
 def without_comments(value: bytes) -> bytes:
     """RFC 5322 §3.2.2: what stands in parentheses is not there, but within quotes."""
     for _ in range(_DEEPEST_COMMENT):
-        less = _COMMENT.sub(_quoted, value, count=_COMMENTS)
-        if less == value:
+        kept, start = [], 0
+        for match in islice(_COMMENT.finditer(_without_vain_openers(value)), _COMMENTS):
+            if match[1] is None:
+                kept.append(value[start : match.start()])
+                start = match.end()
+        if not kept:
             break
-        value = less
+        value = b"".join(kept) + value[start:]
     return value
 
 
-def _quoted(match: re.Match[bytes]) -> bytes:
-    return match[1] or b""
+def _without_vain_openers(value: bytes) -> bytes:
+    """As long, and with the same comments."""
+    if b"\\" not in value:
+        return value
+    return _ESCAPED_PARENTHESES.sub(_harmless, _ESCAPED_QUOTES.sub(_harmless, value))
+
+
+def _harmless(match: re.Match[bytes]) -> bytes:
+    return match[0] if match[3] else match[1] + match[2].replace(match[1], b";")
 
 
 def _forms(value: bytes) -> Iterator[bytes]:

@@ -13,7 +13,10 @@ import re
 from encodings import normalize_encoding
 from encodings.aliases import aliases
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 #: Octets of a value that are read; no subject that anybody reads has a tenth of it.
 MAX_DECODED: Final = 16 * 1024
@@ -38,8 +41,9 @@ _CHARSETS: Final = (frozenset(aliases.values()) - _NOT_CHARSETS) | {
     "cp720", "cp737", "cp856", "cp874", "cp875", "cp1006", "koi8_t", "koi8_u", "mac_arabic", "mac_croatian", "mac_farsi", "mac_romanian", "utf_8_sig",
 }  # fmt: skip
 
-# As the most lenient read them: any character set, and "?" in the text.
-_ANY_WORD: Final = re.compile(rb"=\?([^?\r\n]{0,100})\?([BbQq])\?((?:[^?\r\n]|\?(?!=))*+)\?=")
+# As the most lenient read them: any character set, and "?" in the text. What is not closed is matched too, up to the end of its line:
+# no word begins in it, and looking for one from each "=?" would be quadratic.
+_ANY_WORD: Final = re.compile(rb"=\?([^?\r\n]{0,100})\?([BbQq])\?((?:[^?\r\n]|\?(?!=))*+)(\?=)?+")
 #: What programs make of octets whose character set they do not know, and UTF-7, which some know.
 _OTHERWISE: Final = ("utf-8", "latin-1", "utf-7")
 
@@ -93,7 +97,7 @@ def _words(value: bytes, otherwise: str | None = None) -> str:
     """`otherwise`: the codec for words in a character set that some do not know."""
     text: list[str] = []
     charset, octets, at = "", b"", 0
-    for match in (_ENCODED_WORD if otherwise is None else _ANY_WORD).finditer(value):
+    for match in _ENCODED_WORD.finditer(value) if otherwise is None else _any_words(value):
         word = _octets(match[2], match[3])
         name = known_charset(match[1].partition(b"*")[0])
         if otherwise is not None and not _is_plain(name):
@@ -111,6 +115,10 @@ def _words(value: bytes, otherwise: str | None = None) -> str:
         charset, octets, at = name, octets + word, match.end()
     text += [octets.decode(charset or "ascii", "backslashreplace"), value[at:].decode("utf-8", "backslashreplace")]
     return "".join(text)
+
+
+def _any_words(value: bytes) -> Iterator[re.Match[bytes]]:
+    return (match for match in _ANY_WORD.finditer(value) if match[4])
 
 
 def known_charset(name: bytes) -> str | None:

@@ -28,6 +28,9 @@ HOSTILE = {
     "names": (b"--b\r\nContent-Type: a/b; " + b"name=x;" * 140 + b"\r\n\r\n\r\n") * 1000,
     "uuencoded files": b"".join(b"\r\nbegin 644 %d" % n for n in range(60_000)),
     "lines that begin": b"\r\nbegin 644 " * 80_000,
+    "escaped parentheses": (b"--b\r\nContent-Type: a/b; name=" + b"(\\" * 32_000 + b"\r\n\r\n\r\n") * 16,
+    "escaped quotes": (b"--b\r\nContent-Type: a/b; name=(" + b'\\"' * 32_000 + b"\r\n\r\n\r\n") * 16,
+    "words without an end": (b"--b\r\nContent-Type: a/b; name=" + b"=?a?q? " * 9_000 + b"\r\n\r\n\r\n") * 16,
     "sections of names": (b"--b\r\nContent-Type: a/b; " + b'name*0*="();' * 90 + b"\r\n\r\n\r\n") * 950,
 }
 

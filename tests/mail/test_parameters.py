@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayproxy.mail.parameters import LONGEST, PLACES, file_names, values
+from relayproxy.mail.parameters import LONGEST, PLACES, file_names, values, without_comments
 
 NAMES = [
     # value, names that must be among the readings
@@ -151,6 +152,11 @@ def test_what_is_not_all_read_says_so(value: bytes) -> None:
         b"(",
         b"()",
         b'\\(("',
+        b"(\\",
+        b'\\"',
+        b'\\"\\(',
+        b'(\\"a"\\(',
+        b"=?a?q? ",
         b"=?utf-8?Q?x?=",
         b"=?x?Q?+AGU-?=",
         b"name=+AGU;",
@@ -175,3 +181,15 @@ PIECES = st.sampled_from([
 def test_no_octets_raise(value: bytes) -> None:
     assert "" not in file_names(value).names
     assert b"" not in values(value, b"boundary")
+
+
+# The same with no thought of what it costs.
+COMMENT = re.compile(rb'("(?:[^"\\]|\\.)*+")|\((?:[^()\\]|\\.)*+\)', re.DOTALL)
+
+
+@given(st.lists(st.sampled_from([b'"', b"(", b")", b"\\", b"a"]), max_size=16).map(b"".join))
+def test_comments_are_what_the_grammar_says(value: bytes) -> None:
+    plain = value
+    for _ in range(5):
+        plain = COMMENT.sub(lambda match: match[1] or b"", plain)
+    assert without_comments(value) == plain

@@ -60,6 +60,9 @@ BOMBS = {
     "addresses": b"To: " + b"<a@b.test>,\r\n " * 15_000 + b"c@d.test\r\n\r\n",
     "comments": b"To: " + b"(" * 200_000 + b"a@b.test\r\n\r\n",
     "quotes": b"To: " + b'"\\' * 100_000 + b"a@b.test\r\n\r\n",
+    "escaped parentheses": b"Content-Type: x/y; name=" + b"(\\" * 32_000 + b"\r\n\r\n",
+    "escaped quotes": b"Content-Type: x/y; name=(" + b'\\"' * 32_000 + b"\r\n\r\n",
+    "words without an end": b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + (b"--b\r\nContent-Disposition: x; filename=" + b"=?a?q? " * 2300 + b"\r\n\r\n") * 30,
     "groups": b"To: " + b"a:" * 100_000 + b"\r\n\r\n",
 }  # fmt: skip
 RULES = [
