@@ -20,7 +20,7 @@ from relayproxy.mail.header import HeaderSection
 from relayproxy.record.report import HeldRecord, ReleaseRecord, TransactionRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from relayproxy.record.report import ClientRecord
     from relayproxy.record.store.interface import Message
@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 #: "+40" is an "@" in xtext (RFC 3461 §4); a backslash may be doubled, as it is in records.
 _ADDRESS: Final = re.compile(
     rb"""(?:"(?:[^"\\\r\n]|\\{1,2}[^\r\n])*+"|(?<![^\s<>()\[\],:;"@])(?:(?!\+40)[^\s<>()\[\],:;"@])++)(?:@|\+40)(?:\[[^\]\s]*+\]|[^\s<>()\[\],:;"@]++)"""
+)
+# Where a scan from a "[" or a quote comes to no address, none does from one that is within it, and each would cost a scan again.
+_BRACKETS: Final = re.compile(rb"\[[^\]\s]*+(\]?+)")
+_ESCAPED_QUOTES: Final = re.compile(
+    rb"""("[^"\\\r\n]*+)((?:\\{1,2}[^\r\n][^"\\\r\n]*+)++)(?=("(?:@|\+40)[^\s<>()\],:;"@])?)"""
 )
 _FIELD_NAME: Final = re.compile(r"header\.[!-9;-~]+")
 #: Identifiers that have the form of an address.
@@ -58,7 +63,7 @@ class Privacy(NamedTuple):
         """Offset and length of what is left out of some lines of the wire."""
         if not self.addresses:
             return []
-        return [(match.start(), match.end() - match.start()) for match in _ADDRESS.finditer(octets)]
+        return [(match.start(), match.end() - match.start()) for match in _addresses(octets)]
 
     def text(self, text: str) -> str:
         """The same of a text in a record."""
@@ -139,8 +144,23 @@ class Privacy(NamedTuple):
         return b"".join(kept)
 
 
+def _addresses(octets: bytes) -> Iterator[re.Match[bytes]]:
+    """Where they are; what they are may be changed."""
+    if b"[" in octets:
+        octets = _BRACKETS.sub(lambda match: match[0] if match[1] else match[0].replace(b"[", b"("), octets)
+    if b"\\" in octets:
+        octets = _ESCAPED_QUOTES.sub(
+            lambda match: match[0] if match[3] else match[1] + match[2].replace(b'"', b"("), octets
+        )
+    return _ADDRESS.finditer(octets)
+
+
 def _hide(octets: bytes) -> bytes:
-    return _ADDRESS.sub(lambda match: b"<redacted %d>" % len(match[0]), octets)
+    kept, start = [], 0
+    for match in _addresses(octets):
+        kept += [octets[start : match.start()], b"<redacted %d>" % len(match[0])]
+        start = match.end()
+    return b"".join(kept) + octets[start:]
 
 
 def _blank(text: str) -> str:

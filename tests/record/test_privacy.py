@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 import msgspec
@@ -142,6 +143,8 @@ def test_addresses_on_the_wire() -> None:
         ("bounce-jane7=cust.test@list.test x", "<redacted 32> x"),
         ("ORCPT=rfc822;jane7+40cust.test", "ORCPT=rfc822;<redacted 17>"),
         (r'"jane\"7"@cust.test', "<redacted 19>"),
+        (r'\"jane 7"@cust.test', r"\<redacted 18>"),
+        (r'"\" jane7@cust.test', r'"\" <redacted 15>'),
         ("jane7@cust.test", "<redacted 15>"),
     ],
 )
@@ -158,12 +161,31 @@ def test_no_address_is_left(local: str, domain: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "octets", [b"a" * 300_000, b'"' + b"\\a" * 150_000, b"a@" * 150_000, b'"a' * 150_000, b"[" * 300_000 + b"@"]
-)
+    "octets", [b"a" * 300_000, b'"' + b"\\a" * 150_000, b"a@" * 150_000, b'"a' * 150_000, b"[" * 300_000 + b"@",
+     b'"' + b'\\"' * 150_000, b'"\\"@[' * 60_000, b'"@[' * 100_000 + b"]", b"a@[" * 100_000],
+)  # fmt: skip
 def test_long_lines_cost_little(octets: bytes) -> None:
     began = time.thread_time()
     Privacy.parse(["addresses"]).spans(octets + b" @")
     assert time.thread_time() - began < 1
+
+
+# The same with no thought of what it costs.
+ADDRESS = re.compile(
+    rb"""(?:"(?:[^"\\\r\n]|\\{1,2}[^\r\n])*+"|(?<![^\s<>()\[\],:;"@])(?:(?!\+40)[^\s<>()\[\],:;"@])++)(?:@|\+40)(?:\[[^\]\s]*+\]|[^\s<>()\[\],:;"@]++)"""
+)
+
+
+@given(
+    st.lists(
+        st.sampled_from([b'"', b'"', b"\\", b"@", b"+40", b"[", b"]", b"a", b" ", b"\r", b"(", b'"@a', b'"@[']),
+        max_size=16,
+    ).map(b"".join)
+)
+def test_nothing_is_let_through_to_save_time(octets: bytes) -> None:
+    assert Privacy.parse(["addresses"]).spans(octets) == [
+        (match.start(), len(match[0])) for match in ADDRESS.finditer(octets)
+    ]
 
 
 @pytest.mark.parametrize("name", ["", "Subject:", "header.", "header.a b", "address", "header.ä"])
