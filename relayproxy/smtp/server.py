@@ -54,7 +54,7 @@ BEGAN_TLS = (
 )
 
 # At the beginning of a line of whoever ends lines with a bare CR or LF too.
-_FRAMING_VERB = re.compile(rb"(?:\A|[\r\n])\s*(?:DATA|AUTH|STARTTLS)(?![A-Za-z])", re.IGNORECASE)
+_FRAMING_VERB = re.compile(rb"(?:\A|[\r\n])[ \t\f\v]*(?:DATA|AUTH|STARTTLS)(?![A-Za-z])", re.IGNORECASE)
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -118,6 +119,17 @@ def test_what_is_not_smtp_is_fatal_at_its_first_octet_or_line_1_1_5(octets: byte
     (refused,) = take(protocol)
     assert isinstance(refused, Refused)
     assert (refused.reply.code, refused.fatal, protocol.unread) == (421, True, 0)
+
+
+def test_line_ends_without_a_line_cost_little() -> None:
+    protocol = greeted()
+    protocol.receive_data(b"AUTH " + b"\r" * 12_000 + b"\r\n")
+    (refused,) = take(protocol)
+    assert isinstance(refused, Refused)
+    began = time.process_time()
+    assert refused.changes_framing
+    assert not Refused(refused.line[1:], refused.reply, refused.what, fatal=False).changes_framing
+    assert time.process_time() - began < 0.5
 
 
 def test_smtputf8_is_asked_for_once_a_transaction() -> None:
