@@ -129,20 +129,13 @@ class Session:
     async def _leave(self) -> None:
         self._context.late.over(self)
         try:
-            await self._end_transactions()
+            self._transfer.abandon()
+            await self._transactions.close()
         finally:
             try:
                 await self._client.peer.close(agreed=self._quit)
             finally:
                 await self._leg.leave()
-
-    async def _end_transactions(self) -> None:
-        try:
-            self._transfer.abandon()
-            await self._transactions.settle()
-        finally:
-            self._transactions.end()
-            self._transactions.tell()
 
     async def _say(self, replies: Sequence[Reply] = ()) -> None:
         """Write what is pending, and these; only then has the client heard them, and what they ended is told."""

@@ -126,6 +126,14 @@ class Transactions:
             if transaction is not None:
                 await transaction.settle()
 
+    async def close(self) -> None:
+        """The session is over: all that there was is told."""
+        try:
+            await self.settle()
+        finally:
+            self.end()
+            self.tell()
+
     def tell(self) -> None:
         """Tell what became of those that have ended."""
         while self._ended:
