@@ -1,22 +1,22 @@
 """The command line: one module a verb, thin (DESIGN §4).
 
 `main` reads the arguments and gives the exit status: 0 done; 1 what was checked or sent did not hold; 2 wrong usage, bad
-configuration, cannot bind; 1 too where a store cannot be reached. Invariants: no traceback reaches a user; what is for people goes to standard error; a verb is imported when it
+configuration, cannot bind; 1 too where a store cannot be reached, or standard output not be written. Invariants: no traceback reaches a user; what is for people goes to standard error; a verb is imported when it
 is called, so that help is quick. What a verb does does not belong here.
 """
 
 from __future__ import annotations
 
 import errno
-import io
 import os
 import signal
 import sys
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final, TextIO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from cyclopts import App, CycloptsError
@@ -44,6 +44,8 @@ VERBS: Final = {
     "schema": "Print the JSON Schema of configuration, rules or records.",
 }
 
+#: Those whose exit status is a verdict, which they come to whether or not anybody reads what they write.
+JUDGES: Final = frozenset({"backtest", "check", "mock", "replay"})
 
 #: What a listener offers its clients, in words.
 TLS: Final = {"off": "no TLS", "starttls": "STARTTLS", "implicit": "implicit TLS"}
@@ -71,9 +73,6 @@ def build() -> App:
         help="An SMTP man-in-the-middle relay and traffic recorder.",
         version=f"relayproxy {__version__}",
         help_format="plaintext",
-        backend="trio",
-        result_action="return_value",
-        suppress_keyboard_interrupt=False,
         print_error=False,
         exit_on_error=False,
     )
@@ -83,18 +82,23 @@ def build() -> App:
     return app
 
 
-def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911  one a way to end
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the verb that the arguments name; the exit status."""
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    if given[:1] == ["run"]:
-        _outlive_hangups()
+    with _ended_by_interrupts() as hear:
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        if given[:1] == ["run"]:
+            _outlive_hangups()
+        return _run(given, hear)
+
+
+def _run(given: list[str], hear: Callable[[], object]) -> int:  # noqa: PLR0911  one a way to end
     from cyclopts import CycloptsError
 
-    if sys.stdout is None:  # it was closed for us
-        sys.stdout = io.TextIOWrapper(_Closed(), write_through=True)
+    from relayproxy.cli.standard_output import ReaderGone, standard_output
+
     try:
-        status = build()(given)
-        sys.stdout.flush()
+        with standard_output(goes_on=not JUDGES.isdisjoint(given[:1])):
+            status = _call(given, hear)
     except Failed as error:
         say(str(error))
         return error.status
@@ -103,12 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911  one a
         return USAGE
     except KeyboardInterrupt:
         return 130  # as a shell has it: 128 and SIGINT
-    except BrokenPipeError:
-        # Who read our output has had enough (`| head`); Python flushes standard output once more when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except ReaderGone:
         return 0
     except OSError as error:
-        say(f"relayproxy: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
+        say(f"relayproxy: {_of_system(error)}")
         return 1
     except Exception as error:  # noqa: BLE001 - a fault of ours, and still nobody's traceback
         say(f"relayproxy: a fault in relayproxy, please report it: {_where(error)}")
@@ -116,14 +118,32 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911  one a
     return status if isinstance(status, int) else 0
 
 
-class _Closed(io.RawIOBase):
-    """Standard output where there is none: who writes to it hears so in words."""
+def _call(given: list[str], hear: Callable[[], object]) -> object:
+    """What the verb returns. `hear`: what it does may need an orderly end."""
+    from inspect import iscoroutinefunction
 
-    def writable(self) -> bool:
-        return True
+    verb, bound, _ = build().parse_args(given)
+    if not iscoroutinefunction(verb):
+        hear()
+        return verb(*bound.args, **bound.kwargs)
+    import trio
 
-    def write(self, _octets: object, /) -> int:
-        raise OSError(errno.EBADF, "standard output is closed")
+    hear()
+    return trio.run(partial(verb, *bound.args, **bound.kwargs))
+
+
+@contextmanager
+def _ended_by_interrupts() -> Iterator[Callable[[], object]]:
+    """Until what this gives is called Ctrl-C ends us by the system's hand, as the entry point has it (__main__.py)."""
+    before = signal.getsignal(signal.SIGINT)
+    if before not in (signal.default_int_handler, signal.SIG_DFL):  # it is ignored, as in a background job
+        yield lambda: None
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _usage(error: CycloptsError) -> str:
@@ -173,11 +193,19 @@ def in_words() -> Iterator[None]:
         raise Failed(str(error), AWAY) from error
     except (StoreError, TlsConfigError) as error:
         raise Failed(str(error)) from error
-    except BrokenPipeError:
-        raise  # who read our output has had enough: no failure, and main's to end with
     except OSError as error:
-        file = "" if error.filename is None else f"{error.filename}: "
-        raise Failed(f"{file}{error.strerror or error}") from error
+        raise Failed(_of_system(error)) from error
+
+
+def _of_system(error: OSError) -> str:
+    """What the system does not give, and where."""
+    where = error.filename
+    if where is None and error.errno == errno.ENOENT:
+        try:
+            os.getcwd()  # noqa: PTH109 - that alone has no name to be told
+        except FileNotFoundError:
+            where = "the working folder"
+    return f"{'' if where is None else f'{where}: '}{error.strerror or error}"
 
 
 def file_or_dash(_type: object, value: str | None) -> None:

@@ -5,12 +5,15 @@ What is in it does not belong here (record/log.py).
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fcntl import F_GETFL, fcntl
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from relayproxy.cli import Failed, in_words, say
+from relayproxy.cli.standard_output import UNWRITTEN
 from relayproxy.record.log import open_log
 
 if TYPE_CHECKING:
@@ -35,6 +38,8 @@ class Log:
 def logged(config: Config, *, refuses: bool) -> Iterator[Log]:
     """`refuses`: mail is, for as long as it cannot be written. Raises Failed, also for what the system does not give to what goes on within."""
     told = config.log
+    if told.file is None and fcntl(1, F_GETFL) & os.O_ACCMODE == os.O_RDONLY:  # as standard_output.py leaves it
+        raise Failed("the log cannot be opened: standard output is closed", UNWRITTEN)
     try:
         alarm = partial(_tell, refuses=refuses)
         log = Log(open_log(told.file, told.format, told.level, alarm, config.record.privacy))

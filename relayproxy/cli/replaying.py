@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
-from relayproxy.cli import say
+from relayproxy.cli import Failed, say
 from relayproxy.record.log import Reporter
 from relayproxy.record.store.interface import StoreError
 from relayproxy.replay.compare import compare, not_replayed
@@ -123,7 +123,7 @@ def shown(total: int, *, json: bool) -> Iterator[Callable[[Comparison], None]]:
 
 
 async def with_relay(between: Between, play: Callable[[], Awaitable[None]]) -> int:
-    """Play, with the relay in between, unless a signal ends it: what is under way is given up then. The signal, or 0. Raises OSError where what is told cannot be written."""
+    """Play, with the relay in between, unless a signal ends it: what is under way is given up then. The signal, or 0. Raises Failed where what is told cannot be written."""
     players = trio.CancelScope()
     stopped, over = 0, False
 
@@ -147,13 +147,13 @@ async def with_relay(between: Between, play: Callable[[], Awaitable[None]]) -> i
             await between.end()
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        if (unwritten := group.subgroup(OSError)) is None:
+        if (unwritten := group.subgroup(Failed)) is None:
             raise
         raise _first(unwritten) from group
     return stopped
 
 
-def _first(group: BaseExceptionGroup[OSError]) -> OSError:
+def _first(group: BaseExceptionGroup[Failed]) -> Failed:
     first = group.exceptions[0]
     return _first(first) if isinstance(first, BaseExceptionGroup) else first
 

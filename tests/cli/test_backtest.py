@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from outputs import full, unread
 from stored import BEGAN, HEADER, kept_in, message, record
 
 from relayproxy.cli import main
@@ -155,6 +156,21 @@ STATUS = [
 @pytest.mark.parametrize(("arguments", "status"), STATUS, ids=lambda value: " ".join(value) if isinstance(value, list) else "")  # fmt: skip
 def test_a_gate_for_ci(arguments: list[str], status: int, capsys: pytest.CaptureFixture[str]) -> None:
     said(capsys, *arguments, status=status)
+
+
+@pytest.mark.parametrize("json_", [[], ["--json"]])
+def test_a_reader_that_has_had_enough_changes_no_verdict(json_: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with unread():
+        assert main(["backtest", "hole.toml", *GUARDED, "--fail-on", "leak", *json_]) == 1
+    with unread():
+        assert main(["backtest", "qa.toml", *GUARDED, "--fail-on", "leak", *json_]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_what_cannot_be_written_is_no_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with full():
+        assert main(["backtest", "qa.toml"]) == 1
+    assert capsys.readouterr().err == "relayproxy: standard output: No space left on device\n"
 
 
 def test_gates_that_are_others_are_a_change_even_where_no_message_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from outputs import unread
 
 from relayproxy.cli import main
 from relayproxy.cli.config import load
@@ -324,3 +325,10 @@ def test_what_is_wrong_with_functions_is_told_with_its_line(capsys: pytest.Captu
             "functions.py:1: expected Python that runs when it is loaded, got ModuleNotFoundError: No module named 'nothing_of_that_name'"
         ],
     )
+
+
+def test_a_reader_that_has_had_enough_changes_no_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("redirect.toml").write_text(REDIRECT.replace('["joe@example.test"], rules', '["jane@example.test"], rules'))
+    with unread():
+        assert main(["check", "redirect.toml"]) == 1
+    assert "a colleague: " in capsys.readouterr().err

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from outputs import full, unread
 
 from relayproxy import __version__
 from relayproxy.cli import VERBS, main
@@ -98,8 +100,8 @@ def test_a_fault_of_ours_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: py
     def fail() -> None:
         raise ExceptionGroup("a nursery's", [ValueError("hunter2")])
 
-    monkeypatch.setattr("relayproxy.cli.build", lambda: lambda _: fail())
-    assert main(["check"]) == 1
+    monkeypatch.setattr("relayproxy.cli.schema._SCHEMAS", {"rules": fail})
+    assert main(["schema", "rules"]) == 1
     said = capsys.readouterr().err
     assert re.fullmatch(r"relayproxy: a fault in relayproxy, please report it: ValueError \(test_main:[0-9]+\)\n", said)
 
@@ -111,11 +113,44 @@ def test_help_does_not_wait_for_what_it_does_not_need() -> None:
     assert {"trio", "pydantic", "structlog", "msgspec"} & set(done.stdout.split()) == set()
 
 
+def test_a_reader_that_goes_away_is_no_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    with unread():
+        assert main(["schema", "record"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_an_output_that_cannot_be_written_is_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    with full():
+        assert main(["schema", "record"]) == 1
+    assert capsys.readouterr().err == "relayproxy: standard output: No space left on device\n"
+
+
 @pytest.mark.slow
-def test_a_reader_that_goes_away_is_no_fault() -> None:
-    shell = f"{sys.executable} -m relayproxy schema record | true"
-    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("module", ["relayproxy.cli", "cyclopts", "relayproxy.cli.listing", "apsw"])
+def test_an_interrupt_while_modules_are_imported_is_quiet(module: str) -> None:
+    script = f"""
+import os, signal, sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from relayproxy.__main__ import main
+sys.exit(main())
+"""
+    Path("relayproxy.db").touch()
+    done = subprocess.run([sys.executable, "-c", script, "list"], capture_output=True, text=True, check=False)
+    assert done.returncode in {-signal.SIGINT, 128 + signal.SIGINT}
     assert done.stderr == ""
+
+
+def test_a_working_folder_that_is_gone_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    Path.cwd().rmdir()
+    try:
+        assert main(["check"]) == 1
+    finally:
+        tmp_path.mkdir()
+    assert capsys.readouterr().err == "relayproxy: the working folder: No such file or directory\n"
 
 
 def test_a_standard_output_that_was_closed_is_told_in_words(

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from outputs import full, unread
 from stored import BEGAN, BODY, HEADER, TRACED, kept_in, message, record, session, wire
 
 from relayproxy.cli import main
@@ -50,6 +51,20 @@ def out(capsysbinary: pytest.CaptureFixture[bytes], *arguments: str, status: int
 
 def ids(lines: bytes) -> list[str]:
     return [json.loads(line)["transaction"] for line in lines.splitlines()]
+
+
+@pytest.mark.parametrize(
+    "arguments", [("list",), ("show", "01BT1"), ("export", "--format", "jsonl"), ("export", "--format", "dialog")]
+)
+def test_an_output_that_cannot_be_written_is_status_1_and_one_that_nobody_reads_none(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with unread():
+        assert main(arguments) == 0
+    assert capsys.readouterr().err == ""
+    with full():
+        assert main(arguments) == 1
+    assert capsys.readouterr().err == "relayproxy: standard output: No space left on device\n"
 
 
 # list
