@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote
 
 import apsw
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _CHECKPOINT: Final = 4000
 #: Octets that the write-ahead log keeps on disk when it is empty again.
 _LOG_KEEPS: Final = 64 << 20
+_A_FOLDER: Final = "{}: expected a file, found a folder"
 
 #: What says that nothing can be written now; any other error is about what was to be written.
 _TROUBLE: Final = (
@@ -67,8 +69,14 @@ def _create(path: Path) -> None:
     """Make the file, so that nobody else can ever read it; one that is there is not touched: to close it would take away SQLite's locks."""
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-    if not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+    if path.is_dir():
+        raise StoreError(_A_FOLDER.format(path))
+    if not _can_be_written(path):
         raise StoreError(f"{path} cannot be written: it, or its folder, is read-only")
+
+
+def _can_be_written(path: Path) -> bool:
+    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
 
 
 def _connect(path: Path, flags: int, patience: float, query: str = "") -> apsw.Connection:
@@ -118,21 +126,19 @@ def _set_up(connection: apsw.Connection, path: Path, sync: Sync, patience: float
     connection.wal_autocheckpoint(_CHECKPOINT)
 
 
-def open_to_read(path: Path, *, patience: float) -> tuple[apsw.Connection, bool]:
-    """Open a store that is there, and whether it was taken for one that nobody can change. Raises StoreError."""
-    if not path.exists():
-        raise StoreError(f"{path} does not exist: nothing was recorded there")
-    connection, immutable = None, False
+def open_to_read(path: Path, *, patience: float) -> tuple[apsw.Connection, Still | None]:
+    """Open a store that is there, and as what, where it was taken for one that nobody changes. Raises StoreError."""
+    connection, still = None, None
     try:
+        _check_readable(path)
         try:
             connection = _connect(path, apsw.SQLITE_OPEN_READONLY, patience)
             _check(connection, path, new_is_fine=False)
         except (apsw.CantOpenError, apsw.ReadOnlyError):
-            if not is_still(path):
+            if (still := still_at(path)) is None:
                 raise
             if connection is not None:
                 connection.close()
-            immutable = True
             connection = _connect(path, apsw.SQLITE_OPEN_READONLY, patience, "?immutable=1")
             _check(connection, path, new_is_fine=False)
     except (OSError, apsw.Error) as error:
@@ -144,20 +150,41 @@ def open_to_read(path: Path, *, patience: float) -> tuple[apsw.Connection, bool]
         if connection is not None:
             connection.close()
         raise
-    return connection, immutable
+    return connection, still
 
 
-def is_still(path: Path) -> bool:
-    """Whether a store may be read without locks and without its write-ahead log.
-
-    The file system is mounted read-only here, and no log is there: who writes elsewhere (the mount may be read-only for us alone) has one.
-    """
+def _check_readable(path: Path) -> None:
+    """Without opening it: to close it would take away SQLite's locks. Raises StoreError, OSError."""
     try:
-        if not os.statvfs(path).f_flag & os.ST_RDONLY:
-            return False
-        return path.with_name(f"{path.name}-wal").stat().st_size == 0
-    except FileNotFoundError:
-        return True
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreError(f"{path} does not exist: nothing was recorded there") from None
+    if stat.S_ISDIR(mode):
+        raise StoreError(_A_FOLDER.format(path))
+    if not os.access(path, os.R_OK):
+        raise StoreError(f"{path}: {os.strerror(errno.EACCES)}")
+
+
+class Still(NamedTuple):
+    """A file that nobody writes to, as it is."""
+
+    inode: int
+    size: int
+    modified: int
+
+
+def still_at(path: Path) -> Still | None:
+    """What is there where it may be read without locks and without its write-ahead log, and for as long as it stays the same.
+
+    Nothing can be written there (the file system, the folder or the file is read-only), and no log is there: whoever writes all the same (it may be read-only for us alone) has one.
+    """
+    if _can_be_written(path):
+        return None
+    with suppress(FileNotFoundError):
+        if path.with_name(f"{path.name}-wal").stat().st_size:
+            return None
+    found = path.stat()
+    return Still(found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def _say(error: OSError | apsw.Error, connection: apsw.Connection | None, path: Path) -> str:

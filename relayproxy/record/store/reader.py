@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import apsw
 
 from relayproxy.record.store import releases
-from relayproxy.record.store.connection import is_still, open_to_read, store_error
+from relayproxy.record.store.connection import open_to_read, still_at, store_error
 from relayproxy.record.store.contents import pieces
 from relayproxy.record.store.interface import StoreError
 from relayproxy.record.store.reading import Row, RowReader, is_read
@@ -50,7 +50,7 @@ class SqliteReader(RowReader):
         """Raises StoreError."""
         self._path = path
         self._bodies = bodies
-        self._connection, self._immutable = open_to_read(path, patience=_PATIENCE)
+        self._connection, self._still = open_to_read(path, patience=_PATIENCE)
         for name, function in FUNCTIONS.items():
             self._connection.create_scalar_function(name, function, deterministic=True)
 
@@ -126,6 +126,10 @@ class SqliteReader(RowReader):
         except apsw.ConnectionClosedError:
             raise
         except apsw.Error as error:
+            self._check_still()  # what was half read may look damaged
             raise store_error(error, self._connection, self._path) from error
-        if self._immutable and not is_still(self._path):
+        self._check_still()
+
+    def _check_still(self) -> None:
+        if self._still is not None and still_at(self._path) != self._still:
             raise StoreError(f"{self._path} was opened by somebody else who writes while it was read: try again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -10,7 +11,7 @@ import time
 from contextlib import closing, contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import apsw
 import pytest
@@ -26,7 +27,7 @@ from relayproxy.record.store.sqlite import SqliteStore
 from relayproxy.record.store.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 
 @pytest.fixture
@@ -224,6 +225,69 @@ def test_a_store_that_was_not_closed_is_not_guessed_at_where_nothing_can_be_writ
         read_only(disk)
         with pytest.raises(StoreError, match="copy both"):
             open_store(f"sqlite:{disk}/store.db").reader()
+
+
+@contextmanager
+def somebody_else(modes: Mapping[str, int]) -> Iterator[SqliteStore]:
+    """A store that was closed, as those find it who may not write there; root is nobody meanwhile. `modes`: of what is there, "" the folder."""
+    folder = Path(tempfile.mkdtemp(prefix="relayproxy-"))  # pytest's are root's alone
+    store = SqliteStore(folder / "store.db")
+    try:
+        with closing(store.backend()) as backend:
+            backend.write([transaction("T1", noise(100_000))], durable=True)
+        for name, mode in modes.items():
+            (folder / name).chmod(mode)
+        if is_root := os.geteuid() == 0:
+            os.setresuid(65534, 65534, 0)
+        try:
+            yield store
+        finally:
+            if is_root:
+                os.setresuid(0, 0, 0)
+    finally:
+        folder.chmod(0o700)
+        shutil.rmtree(folder)
+
+
+READABLE: Final = {"store.db": 0o644, "store.db-bodies": 0o755}
+
+
+def test_a_store_in_a_folder_that_is_read_only_is_read() -> None:
+    with somebody_else({"": 0o555, **READABLE}) as store:
+        with store.reader() as reader:
+            assert ids(reader) == ["T1"]
+        with pytest.raises(StoreError, match="read-only"):
+            store.backend()
+
+
+def test_a_store_that_was_taken_for_still_and_is_written_to_is_not_guessed_at() -> None:
+    with somebody_else({"": 0o555, **READABLE}) as store, store.reader() as reader:
+        assert ids(reader) == ["T1"]
+        mine, _, others = os.getresuid()
+        os.setresuid(others, others, others)
+        store.path.parent.chmod(0o755)
+        with closing(store.backend()) as backend:
+            backend.write([transaction("T2")], durable=True)
+        store.path.parent.chmod(0o555)
+        os.setresuid(mine, mine, others)
+        with pytest.raises(StoreError, match="somebody else"):
+            ids(reader)
+
+
+def test_a_store_that_may_not_be_read_is_told_as_such() -> None:
+    with (
+        somebody_else({"": 0o755, "store.db": 0o200}) as store,
+        pytest.raises(StoreError, match=r"store.db: Permission denied$"),
+    ):
+        store.reader()
+    with somebody_else({"": 0o000}) as store, pytest.raises(StoreError, match=r"store.db: Permission denied$"):
+        store.reader()
+
+
+def test_a_folder_is_no_store(tmp_path: Path) -> None:
+    for opened in (SqliteStore(tmp_path).reader, SqliteStore(tmp_path).backend):
+        with pytest.raises(StoreError, match="expected a file, found a folder"):
+            opened()
 
 
 async def test_a_full_disk_is_told_as_such_and_nothing_is_left_of_what_did_not_fit() -> None:
