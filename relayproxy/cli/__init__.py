@@ -53,6 +53,8 @@ TLS: Final = {"off": "no TLS", "starttls": "STARTTLS", "implicit": "implicit TLS
 #: Where that is not the verb's own name: a module called list would be a name of this package, and hide what Python calls so.
 _MODULES: Final = {"list": "listing"}
 
+_NUMBERS: Final = {int: "an integer", float: "a number"}
+
 
 class Failed(Exception):  # noqa: N818  it is a fact, and reads as one
     """A verb cannot do what it was asked to: why, in words for people, and the exit status."""
@@ -103,7 +105,8 @@ def _run(given: list[str], hear: Callable[[], object]) -> int:  # noqa: PLR0911 
         say(str(error))
         return error.status
     except CycloptsError as error:
-        say(f"relayproxy: {_usage(error)}\nrelayproxy --help shows what there is.")
+        verb = f" {given[0]}" if given[0] in VERBS else ""
+        say(f"relayproxy: {_usage(error)}\nrelayproxy{verb} --help shows what there is.")
         return USAGE
     except KeyboardInterrupt:
         return 130  # as a shell has it: 128 and SIGINT
@@ -148,10 +151,16 @@ def _ended_by_interrupts() -> Iterator[Callable[[], object]]:
 
 def _usage(error: CycloptsError) -> str:
     """What is wrong with the arguments: one that is not there is something else than one that has no value."""
-    from cyclopts import MissingArgumentError
+    from cyclopts import CoercionError, MissingArgumentError, UnusedCliTokensError
 
-    if type(error) is MissingArgumentError and error.keyword is None and error.argument is not None:
-        return f"{' '.join(error.command_chain or ())}: {error.argument.name} is required"
+    verb = " ".join(error.command_chain or ())
+    match error:
+        case MissingArgumentError(keyword=None, argument=argument) if argument and type(error) is MissingArgumentError:
+            return f"{verb}: {argument.name} is required"
+        case UnusedCliTokensError(unused_tokens=[*more]):
+            return f"{verb}: expected no more arguments, got {' '.join(more)}"
+        case CoercionError(token=token, target_type=wanted) if token and token.keyword and wanted in _NUMBERS:
+            return f"{token.keyword}: expected {_NUMBERS[wanted]}, got {token.value!r}"
     return str(error)
 
 

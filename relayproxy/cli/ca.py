@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from cyclopts import Parameter
 
+from relayproxy.cli import file_or_dash
+
 if TYPE_CHECKING:
     from relayproxy.tls.authority import Authority
 
@@ -29,7 +31,9 @@ def ca(
     what: Literal["show", "export"],
     /,
     *,
-    output: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    output: Annotated[
+        str | None, Parameter(metavar="FILE|-", allow_leading_hyphen=True, validator=file_or_dash)
+    ] = None,
     config: Annotated[Path | None, Parameter(name="--config")] = None,
 ) -> int:
     """Show or export the authority that signs minted certificates.
@@ -39,13 +43,14 @@ def ca(
     what
         show: whose it is, until when, and where it is kept; export: its certificate, in PEM, and how to have it trusted
     output
-        where the certificate goes; default: standard output
+        where the certificate goes: a file, or - for standard output, the default
     config
         the configuration, for its state folder; default: ./relayproxy.toml where there is one
 
     """
     from relayproxy.cli import Failed, in_words, say
     from relayproxy.cli.config import load
+    from relayproxy.cli.output import path_or_none
     from relayproxy.tls.authority import CERTIFICATE, FOLDER, Authority
 
     if what == "show" and output is not None:
@@ -65,7 +70,7 @@ def ca(
         if what == "show":
             _show(authority, folder / CERTIFICATE)
         else:
-            _export(authority, output)
+            _export(authority, path_or_none(output))
     return 0
 
 

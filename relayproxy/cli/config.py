@@ -48,11 +48,17 @@ PREFIX: Final = "RELAYPROXY_"
 _NOT_FLAGS: Final = re.compile(r"REQUIRE_PEERS|INTEROP_.*|SERVICE_.*|PORT(?:_.*)?")
 
 
+_NO_FILES: Final = ("--", PREFIX)
+
+
 class ConfigError(Failed):
     """What is wrong with a configuration, a line each."""
 
     def __init__(self, lines: Sequence[str]) -> None:
-        super().__init__("\n".join(lines), who="")
+        # What stands in a file begins with its name.
+        super().__init__(
+            "\n".join(f"relayproxy: {line}" if line.startswith(_NO_FILES) else line for line in lines), who=""
+        )
         self.lines = tuple(lines)
 
 

@@ -24,6 +24,12 @@ def mismatches(settings: Mapping[str, Any]) -> Iterator[Wrong]:
     for key in _KEYS:
         if key in record:
             yield ("record", key), 'expected a store beside it, as store is "none"'
+    if "upstream" not in settings:
+        yield (
+            ("record", "store"),
+            'expected an upstream beside it (--upstream, or [upstream.NAME]), as "none" keeps nothing, and without one the store is where mail goes',
+        )
+        return
     for name, upstream in upstreams(settings).items():
         if upstream is not None and any(url.kind == "capture" for url in urls(upstream)):
             yield (

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from cyclopts import Parameter
 
+from relayproxy.cli import file_or_dash
 from relayproxy.cli.recordings import SelectText, StoreUrl  # noqa: TC001 - as Path
 
 if TYPE_CHECKING:
@@ -53,7 +54,9 @@ def export(
     /,
     *,
     format_: Annotated[Format, Parameter(name="--format")],
-    output: Annotated[Path | None, Parameter(metavar="PATH")] = None,
+    output: Annotated[
+        str | None, Parameter(metavar="PATH|-", allow_leading_hyphen=True, validator=file_or_dash)
+    ] = None,
     sent: Annotated[bool, Parameter(negative="")] = False,
     force: Annotated[bool, Parameter(negative="")] = False,
     store: StoreUrl = None,
@@ -68,7 +71,7 @@ def export(
     format_
         whole sessions: dialog, pcapng (for Wireshark); messages: eml (one, octet for octet), mbox, maildir; records: jsonl
     output
-        a file, or for maildir a folder, to which is added; default: standard output
+        a file, or - for standard output, the default; for maildir a folder, to which is added
     sent
         messages as they left, what is held as it is to leave; default: as they were received
     force
@@ -80,21 +83,22 @@ def export(
 
     """
     from relayproxy.cli import Failed, in_words, say
-    from relayproxy.cli.output import written
+    from relayproxy.cli.output import path_or_none, written
     from relayproxy.cli.recordings import NOTHING, dialog_file, reading, recorded, selected
 
-    _check(format_, output, sent=sent, force=force)
+    path = path_or_none(output)
+    _check(format_, path, sent=sent, force=force)
     if format_ == "dialog" and (file := dialog_file(selected(select))) is not None:
-        with in_words(), written(output) as write:
+        with in_words(), written(path) as write:
             write(_printed_again(file))
         return 0
     named = recorded(select)
     with reading(store, config) as reader, in_words(), _progress(reader, named) as advance:
         messages = _Messages(reader, sent=sent)
-        if output is not None and format_ == "maildir":
-            count = _write_maildir(reader, named, messages, output, advance)
+        if path is not None and format_ == "maildir":
+            count = _write_maildir(reader, named, messages, path, advance)
         else:
-            with written(output) as write:
+            with written(path) as write:
                 count = _WRITERS[format_](reader, named, messages, write, advance)
                 if not count:
                     raise Failed(messages.told() or "nothing matched", NOTHING)

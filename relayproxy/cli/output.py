@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
+def path_or_none(output: str | None) -> Path | None:
+    """What a flag names; None: standard output."""
+    return None if output in (None, "-") else Path(output)
+
+
 @contextmanager
 def written(path: Path | None) -> Iterator[Callable[[bytes], object]]:
     """Where octets go: standard output, or a file beside `path` that becomes it when all is written."""

@@ -41,4 +41,4 @@ def _read_again(running: Config, path: Path | None, flags: Flags) -> Rules:
     try:
         return _rules(*load_with_rules(path, flags, running=running))
     except ConfigError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError("\n".join(error.lines)) from error

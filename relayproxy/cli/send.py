@@ -109,9 +109,16 @@ def _tls(url: UpstreamUrl, verify: str | None, ca: Path | None) -> ClientTls | N
     if url.tls == "off":
         return None
     from relayproxy.tls.contexts import ClientTls
+    from relayproxy.tls.facts import TlsConfigError
+    from relayproxy.tls.verification import Verification
 
+    verify = verify or "full"
+    try:
+        Verification(verify)
+    except TlsConfigError as error:
+        raise Failed(f"--{error}") from error  # it begins with the setting's name
     with in_words():
-        return ClientTls(verify=verify or "full", ca=ca, certificate=None, key=None, minimum="TLSv1.2", keylog=None)
+        return ClientTls(verify=verify, ca=ca, certificate=None, key=None, minimum="TLSv1.2", keylog=None)
 
 
 def _guard(config: Path | None, url: UpstreamUrl, recipients: Sequence[Mailbox]) -> None:
@@ -129,7 +136,7 @@ def _guard(config: Path | None, url: UpstreamUrl, recipients: Sequence[Mailbox])
             f"RCPT TO:<{shown(path)}>: the guard of {source or 'the environment'} does not allow it" for path in outside
         ]
         otherwise = "" if source is None else "; --config FILE takes another configuration, and its guard if it has one"
-        raise Failed("\n".join([*told, f"mail may go to {guard.what}: nothing was sent{otherwise}"]), UNSENT)
+        raise Failed("\nrelayproxy: ".join([*told, f"mail may go to {guard.what}: nothing was sent{otherwise}"]), UNSENT)
 
 
 def _is_relay_of(config: Config, url: UpstreamUrl) -> bool:
@@ -228,5 +235,5 @@ async def _deliver(
     finally:
         await server.leave()
     if taken.refused:
-        raise Failed("\n".join([*taken.refused, f"sent to the others: {words(taken.reply)}"]), UNSENT)
+        raise Failed("\nrelayproxy: ".join([*taken.refused, f"sent to the others: {words(taken.reply)}"]), UNSENT)
     return taken.reply

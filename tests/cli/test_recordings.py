@@ -67,6 +67,13 @@ def test_an_output_that_cannot_be_written_is_status_1_and_one_that_nobody_reads_
     assert capsys.readouterr().err == "relayproxy: standard output: No space left on device\n"
 
 
+def test_a_dash_is_standard_output(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert out(capsysbinary, "export", "01BT1", "--format", "eml", "--output", "-") == RECEIVED
+    assert not Path("-").exists()
+    told = out(capsysbinary, "export", "--format", "maildir", "--output", "-", status=2)
+    assert told == b"relayproxy: expected --output with maildir: a folder\n"
+
+
 # list
 
 

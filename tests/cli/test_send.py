@@ -180,8 +180,8 @@ def test_nobody_outside_the_guard_of_a_configuration_is_told_to_a_server(
     assert send(nowhere, "--config", "guarded.toml", to=people) == 1
     assert capsys.readouterr().err.splitlines() == [
         "relayproxy: RCPT TO:<jane@customer.example>: the guard of guarded.toml does not allow it",
-        'RCPT TO:<"x@example.test"@evil.test>: the guard of guarded.toml does not allow it',
-        "mail may go to *@example.test: nothing was sent; --config FILE takes another configuration, and its guard if it has one",
+        'relayproxy: RCPT TO:<"x@example.test"@evil.test>: the guard of guarded.toml does not allow it',
+        "relayproxy: mail may go to *@example.test: nothing was sent; --config FILE takes another configuration, and its guard if it has one",
     ]
     Path("guarded.toml").rename("relayproxy.toml")
     assert send(nowhere, to=people[1:2]) == 1
