@@ -16,6 +16,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relayproxy.record.state import unusable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -52,11 +54,12 @@ def instance(state: Path) -> str:
     """The installation's name, made at the first start and kept under `state`. Raises OSError."""
     path = state / "instance"
     try:
-        with path.open("rb") as file:
-            found = file.read(_LONGEST)
-    except FileNotFoundError:
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return _new_instance(path)
+        found = _read(path)
+        if found is None:
+            state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return _new_instance(path)
+    except OSError as error:
+        raise OSError(unusable(state, error)) from error
     match = _INSTANCE.fullmatch(found)
     if match is None:
         raise OSError(
@@ -69,6 +72,15 @@ def instance_at(instance: str, hostname: str, addresses: Iterable[str]) -> str:
     """The name of what listens there, which is the same after a restart; of two relays of one installation each has its own, since they cannot share an address."""
     digest = sha256("\n".join([instance, hostname, *sorted(addresses)]).encode("utf-8", "surrogateescape")).digest()
     return "".join(_DIGITS[octet % len(_DIGITS)] for octet in digest[:10]).lower()
+
+
+def _read(path: Path) -> bytes | None:
+    """What is there; None: nothing."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_LONGEST)
+    except FileNotFoundError:
+        return None
 
 
 def _new_instance(path: Path) -> str:

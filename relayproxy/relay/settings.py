@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from relayproxy.record.privacy import Privacy
+from relayproxy.record.state import default_state
 from relayproxy.relay.values import (
     Age,
     AllowedAddress,
@@ -339,9 +340,10 @@ class Config(Settings):
         default_factory=machine, description="our name in banner, Received and EHLO; default: the machine's"
     )
     state: FilePath = Field(
-        default="~/.local/state/relayproxy",
+        default_factory=default_state,
         validate_default=True,
-        description="where the authority for minted certificates and this installation's name are kept",
+        json_schema_extra={"default": "~/.local/state/relayproxy"},
+        description="where the authority for minted certificates and this installation's name are kept; default: $XDG_STATE_HOME/relayproxy where that is set",
     )
     trace: StrictBool = Field(default=True, description="add the Received field")
     drain: Duration = _for("30s", "how long transactions may go on after SIGTERM")

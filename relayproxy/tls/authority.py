@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from relayproxy.record.state import unusable
 from relayproxy.tls.certificates import digest_of
 from relayproxy.tls.facts import TlsConfigError
 from relayproxy.tls.files import check_pair, key_of, read_certificates
@@ -68,7 +69,7 @@ class Authority:
         folder = state / FOLDER
         try:
             if not os.path.lexists(folder):
-                _make(state, folder)
+                _made(state, folder)
             _check(folder, os.lstat(folder), stat.S_ISDIR, "a folder", 0o700)
             octets = _read_private(folder / KEY)
         except OSError as error:
@@ -164,6 +165,14 @@ def _usage(*, digital_signature: bool = False, key_cert_sign: bool = False) -> x
         encipher_only=False,
         decipher_only=False,
     )
+
+
+def _made(state: Path, folder: Path) -> None:
+    """A new one, or that of another process that was quicker. Raises TlsConfigError."""
+    try:
+        _make(state, folder)
+    except OSError as error:
+        raise TlsConfigError(unusable(state, error)) from None
 
 
 def _make(state: Path, folder: Path) -> None:

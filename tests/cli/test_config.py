@@ -42,7 +42,16 @@ def urls(upstream: Upstream) -> list[str]:
     return [url.short for url in upstream.url]
 
 
-def test_nothing_at_all_is_a_configuration() -> None:
+@pytest.mark.parametrize(
+    ("given", "state"), [("/var/state", "/var/state"), ("state", "~/.local/state"), ("", "~/.local/state")]
+)
+def test_the_state_folder_is_where_such_folders_are(given: str, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", given)
+    assert load(environ={}).state == Path(state).expanduser() / "relayproxy"
+
+
+def test_nothing_at_all_is_a_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     config = load(environ={})
     assert [(one.name, str(one.address), one.clients) for one in config.listener] == [
         ("default", "127.0.0.1:2525", None)

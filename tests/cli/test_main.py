@@ -103,6 +103,19 @@ def test_a_place_that_is_taken_is_status_2(capsys: pytest.CaptureFixture[str], t
     assert streams.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("arguments", [["run", "--listen", "127.0.0.1:0"], ["ca", "export"]])
+def test_a_state_folder_that_cannot_be_used_is_told_as_such(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "home").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"relayproxy: the state folder {tmp_path}/home/.local/state/relayproxy cannot be used: ")
+    assert said.endswith(": Not a directory; state in the configuration moves it\n")
+
+
 def test_a_fault_of_ours_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
         raise ExceptionGroup("a nursery's", [ValueError("hunter2")])

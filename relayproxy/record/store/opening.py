@@ -6,17 +6,15 @@ Nothing is opened here: who writes opens the store's `backend`, which makes what
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from relayproxy.record.state import default_state
 from relayproxy.record.store.interface import KEEP_ALL, PATIENCE, Backend, Releasing, StoreError
 from relayproxy.record.store.location import PostgresqlUrl, location, without_password
 
 if TYPE_CHECKING:
     from relayproxy.record.store.bodies import Bodies
     from relayproxy.record.store.interface import Keep, Reader, Sync
-
-#: Where large bodies wait of who was not told where.
-_WAITING: Final = Path("~/.local/state/relayproxy/waiting")
 
 
 class WritingEnd(Backend, Releasing, Protocol):
@@ -50,12 +48,12 @@ def open_store(url: str) -> Store:
     return store_at(place if isinstance(place, PostgresqlUrl) else Path(place).expanduser().absolute())
 
 
-def store_at(place: Path | PostgresqlUrl, waiting: Path = _WAITING) -> Store:
-    """The store there. `waiting`: a folder for large bodies on their way in, where the store has none of its own; made when one comes. Raises StoreError where its library is missing."""
+def store_at(place: Path | PostgresqlUrl, waiting: Path | None = None) -> Store:
+    """The store there. `waiting`: a folder for large bodies on their way in, where the store has none of its own, default: in the usual state folder; made when one comes. Raises StoreError where its library is missing."""
     if isinstance(place, PostgresqlUrl):
         from relayproxy.record.store.postgresql.store import PostgresqlStore
 
-        return PostgresqlStore(place, waiting.expanduser())
+        return PostgresqlStore(place, waiting or Path(default_state()).expanduser() / "waiting")
     from relayproxy.record.store.sqlite import SqliteStore
 
     return SqliteStore(place)
