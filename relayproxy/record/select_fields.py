@@ -5,7 +5,6 @@ Invariants: what cannot be meant is a ValueError, which says what was expected a
 
 from __future__ import annotations
 
-import difflib
 import re
 from datetime import UTC, datetime
 from ipaddress import ip_network
@@ -35,6 +34,7 @@ from relayproxy.record.conditions import (
 from relayproxy.record.full_text import words
 from relayproxy.record.report import Outcome
 from relayproxy.record.times import microseconds_of
+from relayproxy.rules import wording
 from relayproxy.rules.facts import TLS_VERSIONS
 
 if TYPE_CHECKING:
@@ -75,10 +75,7 @@ def is_field(name: str) -> bool:
 
 def nearest(name: str) -> str:
     """The known field that comes closest, or all of them where none comes close."""
-    known = sorted([*_FIELDS, "header.NAME"])
-    if close := difflib.get_close_matches(name, known, n=1):
-        return f"the nearest known is {close[0]}"
-    return f"known are {', '.join(known)}"
+    return wording.nearest(name, [*_FIELDS, "header.NAME"])
 
 
 def shown(text: str) -> str:

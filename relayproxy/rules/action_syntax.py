@@ -58,6 +58,10 @@ def then(written: Written) -> tuple[Act, ...]:
     return tuple([act for one in written.each("an action") if (act := _act(one)) is not None])
 
 
+#: What others call some of them.
+_OTHERS: Final = {"drop": "discard", "quarantine": "hold"}
+
+
 def _act(written: Written) -> Act | None:
     if not isinstance(written.value, dict):
         written.expected('a table of one action, such as { tag = "x" }')
@@ -68,7 +72,7 @@ def _act(written: Written) -> Act | None:
     ((name, _),) = written.value.items()
     one = written.of(name)
     if name not in ACTIONS:
-        one.wrong(f"unknown action; {nearest(name, ACTIONS)}")
+        one.wrong(f"unknown action; {nearest(_OTHERS.get(name, name), ACTIONS)}")
         return None
     act: Act | None = ACTIONS[name].read(one)
     return act

@@ -17,11 +17,19 @@ if TYPE_CHECKING:
 
 #: Characters of a value that are shown.
 _LONGEST: Final = 80
+#: Characters from which on a part of a name says something.
+_SHORTEST: Final = 3
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name that comes closest, or all of them where none comes close."""
+    """The known names of which it is the beginning or the end, else the one that comes closest, or all of them where none comes close.
+
+    Letters alone mislead: to who writes `redirect`, `redirect_recipient` is nearer than `reject`.
+    """
     names = sorted(known)
+    parts = [one for one in names if one.startswith(name) or one.endswith((f"_{name}", f".{name}"))]
+    if len(name) >= _SHORTEST and parts:
+        return f"the nearest known is {either(parts)}"
     if (close := close_to(name, names)) is not None:
         return f"the nearest known is {close}"
     return f"known are {', '.join(names)}"

@@ -373,7 +373,7 @@ WRONG = [
     ('[upstream.a]\nurl = "smtp://[::1]"\nidentity = "proxy"', "it.toml:3: upstream.a.identity: expected 'none', 'xclient', 'xforward', 'proxy-v1' or 'proxy-v2', got 'proxy'"),
     ('[upstream.a]\nurl = "smtp://[::1]"\ncredentials = "hunter2"', "it.toml:3: upstream.a.credentials: expected a table, got something else"),
     ('[upstream.a]\nurl = "smtp://[::1]"\ncredentials = { user = "", password_env = "P" }', "it.toml:3: upstream.a.credentials.user: expected a user's name without control characters, got something else"),
-    ('[upstream.a]\nurl = "smtp://[::1]"\ncredentials = { user = "a", password = "hunter2", password_env = "P" }', "it.toml:3: upstream.a.credentials.password: unknown key; the nearest known is password_env"),
+    ('[upstream.a]\nurl = "smtp://[::1]"\ncredentials = { user = "a", password = "hunter2", password_env = "P" }', "it.toml:3: upstream.a.credentials.password: unknown key; the nearest known is password_env or password_file"),
     ('[upstream.a]\nurl = "smtp://[::1]"\ncredentials = { user = "a", password_env = "hunter 2" }', "it.toml:3: upstream.a.credentials.password_env: expected the name of a variable, got something else"),
     ('[upstream.a]\nurl = "smtp://[::1]"\ncredentials = { user = "a", token_command = "hunter\'" }', 'it.toml:3: upstream.a.credentials.token_command: expected a command such as "oauth2-token --user app", or a list of its words, got something else'),
     ('[upstream.a]\nurl = "smtp://[::1]"\ncredentials = { user = "a" }', "it.toml:3: upstream.a.credentials: expected one of password_file, password_env, token_command, got none"),

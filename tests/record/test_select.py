@@ -164,6 +164,7 @@ WRONG = [
     ("", 0, "expected a field and its value, such as sender:*@example.test, found the end"),
     ("subjct:a", 0, "expected a field, found 'subjct'; the nearest known is subject"),
     ("tag:a & recipent:a", 8, "expected a field, found 'recipent'; the nearest known is recipient"),
+    ("mess:a", 0, "expected a field, found 'mess'; the nearest known is message"),
     ("header.:a", 0, "expected a field, found 'header.'; the nearest known is header.NAME"),
     ("q:a", 0, "expected a field, found 'q'; known are acknowledged, auth, "),
     ("tag:", 4, 'expected a value at once behind tag: ("" is the empty one; operators stand in quotes), found the end'),
