@@ -3,7 +3,7 @@
 Theory of operation: each session is made a script (replay/script.py) when its turn comes, and played (replay/player.py) to a relay in this process (replay/between.py), which has the
 rules and the guard of the configuration and the target as its only upstream.
 
-Invariants: nothing goes anywhere but to --to. A replay is not recorded, but where the guard or a rule keeps mail: the store is then what makes that true. Here stands what is asked for; playing
+Invariants: nothing goes anywhere but to --to. Without a guard nothing is said at all where rules or a guard stood between one of the transactions and those whom its client named. A replay is not recorded, but where the guard or a rule keeps mail: the store is then what makes that true. Here stands what is asked for; playing
 does not belong here (replaying.py, and up to a command fork.py), nor comparing (replay/).
 """
 
@@ -24,6 +24,7 @@ from relayproxy.cli.recordings import StoreUrl  # noqa: TC001 - as Path
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from relayproxy.cli.config import Flags
     from relayproxy.cli.recordings import Named
     from relayproxy.cli.replaying import Pace, Source
     from relayproxy.record.dialog import Session
@@ -46,6 +47,8 @@ async def replay(
     then: Annotated[str | None, Parameter(metavar="interactive|FILE")] = None,
     new_message_id: Annotated[bool, Parameter(negative="")] = False,
     rules: Annotated[list[str] | None, Parameter(negative="", metavar="PATH")] = None,
+    redirect_all: Annotated[str | None, Parameter(metavar="ADDRESS")] = None,
+    allow: Annotated[list[str] | None, Parameter(negative="", metavar="PATTERN")] = None,
     json: Annotated[bool, Parameter(name="--json", negative="")] = False,
     store: StoreUrl = None,
     config: Annotated[Path | None, Parameter(name="--config")] = None,
@@ -53,6 +56,7 @@ async def replay(
     """Send recorded sessions again, and compare every reply. Exit status 0: code and enhanced code of all were the same.
 
     What a client said is said again, as it was pipelined, but for AUTH and STARTTLS: TLS and credentials are the target's. On the way rules and guard of the configuration apply.
+    Without a guard what did not go to whom its client named (it was redirected, held, discarded, or refused by rules or a guard) is not sent, nor anything else: --allow says whom mail may go to.
 
     With --until and --then one session is played up to a command, and then it is yours: what you type is said, a line each, but for EHLO, RSET without a MAIL, and what is no command,
     which the relay in between answers; behind DATA it is the message, up to a line that is a dot alone (other dots are doubled for you). Ctrl-D ends with QUIT, or, in the middle of a message, without sending it.
@@ -81,6 +85,10 @@ async def replay(
         give each message a Message-ID of its own
     rules
         a file of rules, or relayproxy:NAME, in place of those of the configuration; again for another
+    redirect_all
+        an address that all mail is sent to, but for that to whom --allow allows; without --allow to nobody else
+    allow
+        whom mail may go to at most, whatever the rules: an address, or a pattern such as *@example.test; again for another
     json
         a JSON line for each session
     store
@@ -89,7 +97,9 @@ async def replay(
         the configuration, for its store, rules, guard and upstreams; default: ./relayproxy.toml where there is one
 
     """
-    from relayproxy.cli import in_words
+    from relayproxy.cli import in_words, say
+    from relayproxy.cli.config import Flags
+    from relayproxy.cli.config_rules import guarded
     from relayproxy.cli.recordings import NOTHING, dialog_file, reading, selected
     from relayproxy.cli.replaying import Pace, Replays, reporting, shown
 
@@ -100,12 +110,19 @@ async def replay(
 
         fork = fork_of(until, then, pace, json=json)
     named = selected(select)
-    loaded, book, keeps = _between(to, pace, rules, store, config, new_message_id=new_message_id)
+    flags = Flags(
+        rules=tuple(rules) if rules else None,
+        redirect_all=redirect_all,
+        allow=tuple(allow) if allow else None,
+        store=store,
+    )
+    loaded, book, keeps = _between(to, pace, flags, config, new_message_id=new_message_id)
+    whom = guarded(loaded)
     with ExitStack() as stack:
         if (file := dialog_file(named)) is not None:
             sources = _of_file(file)
         else:
-            sources = _of_store(stack.enter_context(reading(store, config)), named)
+            sources = _of_store(stack.enter_context(reading(store, config)), named, is_guarded=whom is not None)
         if not sources:
             raise Failed("nothing matched", NOTHING)
         playing = (
@@ -113,6 +130,7 @@ async def replay(
             if fork
             else Replays(sources, pace, stack.enter_context(shown(len(sources) * loop, json=json)))
         )
+        say(f"relayproxy: {whom or 'no guard: mail goes to whom it was recorded for'}")
         reporter = stack.enter_context(reporting())
         stack.enter_context(in_words())
         recorder = None
@@ -158,12 +176,12 @@ def _name(ehlo: str | None) -> str | None:
 
 
 def _between(
-    to: str, pace: Pace, rules: list[str] | None, store: str | None, config: Path | None, *, new_message_id: bool
+    to: str, pace: Pace, flags: Flags, config: Path | None, *, new_message_id: bool
 ) -> tuple[Config, Rulebook, bool]:
     """The configuration of the relay in between, its rules and guard, and whether they keep mail."""
     import msgspec
 
-    from relayproxy.cli.config import ConfigError, Flags, load_with_rules
+    from relayproxy.cli.config import ConfigError, load_with_rules
     from relayproxy.cli.config_rules import fitted
     from relayproxy.cli.rulebook import rulebook
     from relayproxy.cli.server import server
@@ -172,7 +190,7 @@ def _between(
     from relayproxy.rules.load import RuleError
     from relayproxy.rules.ruleset import RuleSet
 
-    whole, read = load_with_rules(config, Flags(rules=tuple(rules) if rules else None, store=store))
+    whole, read = load_with_rules(config, flags)
     loaded = aimed(whole, server("--to", to, whole), pace.concurrency, pace.ehlo)
     try:
         read = fitted(read, loaded)  # again, since no rule may route elsewhere
@@ -194,8 +212,28 @@ def _itself(session: Session) -> Session:
     return session
 
 
-def _of_store(reader: Reader, named: Named) -> Sequence[Source]:
-    """Of the sessions whose transactions are named no more is kept than their ids."""
+def _of_store(reader: Reader, named: Named, *, is_guarded: bool) -> Sequence[Source]:
+    """Of the sessions whose transactions are named no more is kept than their ids. Raises Failed."""
     from relayproxy.cli.recordings import session_ids, stored_dialog
 
-    return [(id_, partial(stored_dialog, reader, id_)) for id_ in session_ids(reader, named)]
+    ids = session_ids(reader, named)
+    if not is_guarded:
+        _check_recipients(reader, ids)
+    return [(id_, partial(stored_dialog, reader, id_)) for id_ in ids]
+
+
+def _check_recipients(reader: Reader, ids: Sequence[str]) -> None:
+    """What was kept from those whom its client named must not reach them now, since no guard is here to see to that. Raises Failed."""
+    from relayproxy.replay.effects import went_as_named
+
+    records = (stored.record for id_ in ids for stored in reader.of_session(id_))
+    others = (record for record in records if not went_as_named(record))
+    if (first := next(others, None)) is None:
+        return
+    addresses = [one.address for one in first.envelope.received.recipients]
+    more = f" and {len(addresses) - 1} more" if len(addresses) > 1 else ""
+    raise Failed(
+        "nothing was sent, for want of a guard: transactions that went to others than their clients had named, or were kept or refused on the way: "
+        f"{1 + sum(1 for _ in others)}; the first: {first.transaction}, for {addresses[0] if addresses else 'nobody'}{more}\n"
+        "expected --allow, as '*@example.test' (or '*' where mail is to go to whom it was recorded for), RELAYPROXY_ALLOW, or a configuration with [guard]"
+    )

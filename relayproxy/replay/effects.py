@@ -215,6 +215,14 @@ def is_ruled(record: TransactionRecord) -> bool:
             return any(reply is not None and _is_ours(reply) for reply in _refusals(record))
 
 
+def went_as_named(record: TransactionRecord) -> bool:
+    """Whether it went to all of those whom its client named, or was refused by upstream, and to nobody else: no rule and no guard stood in between, as far as is known."""
+    sent = () if record.envelope.sent is None else record.envelope.sent.recipients
+    named = {one.address for one in record.envelope.received.recipients}
+    refused = any(one.reply is not None and _is_ours(one.reply) for one in record.recipients)
+    return named == {one.address for one in sent} and not refused and not is_ruled(record)
+
+
 def is_refused_by_limits(record: TransactionRecord) -> bool:
     """Whether the relay refused it for what no rule says: limits, broken protocol, a store that is full."""
     if record.outcome not in ("rejected", "tempfailed") or is_ruled(record):

@@ -210,7 +210,7 @@ def test_a_dialog_goes_on_and_is_compared(capsys: pytest.CaptureFixture[str]) ->
         assert forked(server.url, TO_RCPT, then) == 1
     told = capsys.readouterr()
     assert told.out == ("one.dialog  1 difference\n  RCPT TO:<joe@x.test>\n    - 550 5.1.1 no\n    + 250 2.1.5 ok\n")
-    assert told.err == ""
+    assert told.err == "relayproxy: no guard: mail goes to whom it was recorded for\n"
     assert server.messages[0].endswith(b"hi\r\n")
 
 

@@ -24,6 +24,8 @@ from relayproxy.record.store.opening import open_store
 
 #: As it is on the wire.
 LEFT = HEADER + b"\r\n" + BODY.replace(b"\r\n.", b"\r\n..")
+#: What is said first.
+UNGUARDED = "relayproxy: no guard: mail goes to whom it was recorded for\n"
 DIALOG = """relayproxy dialog 1
 C< 220 relay
 C> EHLO app-1
@@ -80,7 +82,7 @@ def test_stored_sessions_are_said_again(capsys: pytest.CaptureFixture[str]) -> N
         assert main(["replay", "sender:*", "--to", server.url]) == 0
     told = capsys.readouterr()
     assert told.out == "01S1  same: 7 replies\n01S2  same: 7 replies\n"
-    assert told.err == "relayproxy: 2 of 2 sessions replayed: 2 the same, 0 different\n"
+    assert told.err == f"{UNGUARDED}relayproxy: 2 of 2 sessions replayed: 2 the same, 0 different\n"
     assert [line.split(b" SIZE")[0].strip() for line in server.lines] == 2 * [
         b"EHLO relay.test",
         b"MAIL FROM:<a@example.com>",
@@ -320,7 +322,7 @@ def test_a_reader_that_has_had_enough_changes_no_verdict(
 ) -> None:
     with scripted(answers) as server, unread():
         assert main(["replay", "one.dialog", "--to", server.url]) == status
-    assert capsys.readouterr().err == f"relayproxy: 1 of 1 sessions replayed: {told}\n"
+    assert capsys.readouterr().err == f"{UNGUARDED}relayproxy: 1 of 1 sessions replayed: {told}\n"
 
 
 @pytest.mark.parametrize("flags", [[], ["--json"]])
@@ -331,4 +333,4 @@ def test_a_standard_output_that_was_closed_is_told_in_words(
     monkeypatch.setattr("sys.stdout", None)
     with scripted({"NOOP": "250 ok"}) as server:
         assert main(["replay", "one.dialog", "--to", server.url, *flags]) == 1
-    assert capsys.readouterr().err == "relayproxy: standard output is closed\n"
+    assert capsys.readouterr().err == f"{UNGUARDED}relayproxy: standard output is closed\n"
