@@ -62,7 +62,6 @@ class Transaction:
     """The one that is open in a connection. `own`: the connection's session; `current`: the recorded one that answers; None: it is none of the recording's."""
 
     sender: str
-    parameters: frozenset[tuple[bytes, bytes]]
     own: RecordedSession | None = None
     current: RecordedTransaction | None = None
     named: list[str] = field(default_factory=list)
@@ -85,11 +84,11 @@ class Transaction:
     @property
     def state(self) -> tuple[object, ...]:
         """What decides what fits, as long as it is held."""
-        return self.sender, self.parameters, tuple(self.heard)
+        return self.sender, tuple(self.heard)
 
     def fits(self, recorded: RecordedTransaction) -> bool:
         """Whether that one began like this, and said the same so far, in so far as it is known."""
-        if self.lost or recorded.parameters != self.parameters or (self.wants is not None and not self.wants(recorded)):
+        if self.lost or (self.wants is not None and not self.wants(recorded)):
             return False
         for verb, address, turn, code in self.heard:
             if verb == "RCPT" and recorded.recipient(address) is None:

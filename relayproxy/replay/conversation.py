@@ -15,7 +15,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from relayproxy.replay.cassette import Transaction, Unexpected, in_turn, shown
-from relayproxy.replay.recorded import Answer, compared, key_of, parameters, welcome
+from relayproxy.replay.recorded import Answer, compared, key_of, welcome
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.replies import Reply
 
@@ -98,7 +98,7 @@ class Conversation:
     def mail(self, command: Mail) -> Answer | None:
         self._is_probe = False
         self.reset()
-        self._open = transaction = Transaction(compared(command.path), parameters(command), self.session)
+        self._open = transaction = Transaction(compared(command.path), self.session)
         if self._choose() is not None:
             return transaction.hear("MAIL", "", _OK["MAIL"])
         answer = self._unexpected("MAIL", "")

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 LONGEST: Final = 300.0
 #: Octets of a recorded reply, as of any server's (PROTOCOL §1.13).
 _MOST: Final = 64 * 1024
-#: Parameters of MAIL that say nothing of whose mail it is.
-_OF_NO_MATTER: Final = frozenset({b"SIZE", b"BODY", b"AUTH", b"ENVID"})
 #: What a relay says by itself to MAIL and RCPT, for what they are.
 _OURS: Final = frozenset(
     (reply.code, reply.lines)
@@ -102,10 +100,9 @@ class Recipient:
 
 @dataclass(slots=True, eq=False)
 class RecordedTransaction:
-    """`parameters`: MAIL's, but for those that say nothing of whose mail it is; `recipients`: by their addresses; `data`: to each DATA; `verdict` None: it never came to the end of the message; `reset`: to the RSET that ended it."""
+    """`recipients`: by their addresses; `data`: to each DATA; `verdict` None: it never came to the end of the message; `reset`: to the RSET that ended it."""
 
     session: str
-    parameters: frozenset[tuple[bytes, bytes]]
     sender: Recipient
     recipients: dict[str, Recipient] = field(default_factory=dict)
     data: list[Answer] = field(default_factory=list)
@@ -178,13 +175,6 @@ class RecordedSession:
 def recorded_of(script: Script) -> RecordedSession:
     """Raises ScriptError where a server could not say what its client heard."""
     return _Reading(script).read()
-
-
-def parameters(mail: Mail) -> frozenset[tuple[bytes, bytes]]:
-    """Those that count."""
-    return frozenset(
-        [(name.upper(), value or b"") for name, value in mail.parameters if name.upper() not in _OF_NO_MATTER]
-    )
 
 
 def compared(path: Path) -> str:
@@ -266,7 +256,7 @@ class _Reading:
         if not self._greeted or not self._session.lets_in or (is_open and _is_code(answer, 503)):
             return False
         sender = _recipient(mail.path, [] if answer is None else [answer])
-        self._open = RecordedTransaction(self._session.id, parameters(mail), sender)
+        self._open = RecordedTransaction(self._session.id, sender)
         self._session.transactions.append(self._open)
         return True
 

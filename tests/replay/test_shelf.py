@@ -19,7 +19,7 @@ def who(address: str) -> Recipient:
 
 
 def transaction(sender: str, *recipients: str) -> RecordedTransaction:
-    return RecordedTransaction("s", frozenset(), who(sender), {one: who(one) for one in recipients})
+    return RecordedTransaction("s", who(sender), {one: who(one) for one in recipients})
 
 
 def session(*transactions: RecordedTransaction) -> RecordedSession:
