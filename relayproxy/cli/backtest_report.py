@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _Line = tuple[str, str]
 _NOTHING: Final = Difference()
+#: In the place of how many leaks there are.
+_NOT_LOOKED_FOR: Final = "leaks were not looked for, as there is no guard (--allow says whom mail may go to)"
 #: Addresses whose leaks are counted each.
 _ADDRESSES: Final = 1000
 #: In words, by the name in Difference.
@@ -51,7 +53,7 @@ class RulesOf(msgspec.Struct, frozen=True):
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of JSON."""
+    """A line of JSON. `leaks` None: there is no guard, so that nobody looked for any."""
 
     event: Literal["backtest"] = "backtest"
     transaction: str
@@ -61,7 +63,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str
     changed: bool
     changes: Difference
-    leaks: tuple[str, ...]
+    leaks: tuple[str, ...] | None
     rules: RulesOf
     unseen: tuple[str, ...]
     failure: str | None
@@ -75,13 +77,13 @@ class GatesOf(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """The last line of JSON. `leaks`: how often, by address, of a thousand; `changes`: how many messages, by what is not the same; `unseen`: of how many something was not kept that rules look at."""
+    """The last line of JSON. `leaks`: how often, by address, of a thousand, and None with `leaking` as in a message; `changes`: how many messages, by what is not the same; `unseen`: of how many something was not kept that rules look at."""
 
     event: Literal["backtest-summary"] = "backtest-summary"
     messages: int
     changed: int
-    leaking: int
-    leaks: dict[str, int]
+    leaking: int | None
+    leaks: dict[str, int] | None
     changes: dict[str, int]
     unseen: dict[str, int]
     failures: int
@@ -165,7 +167,7 @@ class Report:
             outcome=after.outcome,
             changed=found is not None,
             changes=found or _NOTHING,
-            leaks=after.leaks,
+            leaks=None if self._guard is None else after.leaks,
             rules=RulesOf(before.rules, after.rules),
             unseen=after.unseen,
             failure=after.failure,
@@ -193,8 +195,8 @@ class Report:
         return Summary(
             messages=self._messages,
             changed=self._changed,
-            leaking=self._leaking,
-            leaks=dict(self._leaks.most_common()),
+            leaking=None if self._guard is None else self._leaking,
+            leaks=None if self._guard is None else dict(self._leaks.most_common()),
             changes=dict(self._changes),
             unseen=dict(self._unseen),
             failures=self._failures,
@@ -206,7 +208,8 @@ class Report:
         return styled(shown, style) if self._colour and style else shown
 
     def _text(self) -> Iterator[_Line]:
-        yield "", f"{_count(self._messages, 'message')}, {self._changed} changed, {_count(self._leaking, 'leak')}"
+        leaks = _NOT_LOOKED_FOR if self._guard is None else _count(self._leaking, "leak")
+        yield "", f"{_count(self._messages, 'message')}, {self._changed} changed, {leaks}"
         for kind, count in self._changes.items():
             yield "", f"  {_KINDS[kind]}: {count}"
         for what, count in self._unseen.items():
@@ -252,7 +255,7 @@ class Report:
             yield YELLOW, "~ another body"
         yield from _moved("tag", changes.tags)
         guard = "" if self._guard is None else f" ({self._guard.what})"
-        yield from ((MAGENTA, f"! leak: {one}: the guard{guard} does not allow it") for one in message.leaks)
+        yield from ((MAGENTA, f"! leak: {one}: the guard{guard} does not allow it") for one in message.leaks or ())
         if message.failure is not None:
             yield MAGENTA, f"! {message.failure}"
         if message.unseen:

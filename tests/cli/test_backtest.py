@@ -138,6 +138,15 @@ def test_json_is_a_line_a_message_and_one_that_sums_up(capsys: pytest.CaptureFix
     assert gates["after"][0] == "MAIL and RCPT leave at the end of the header section: to QA"
 
 
+def test_without_a_guard_nobody_looks_for_leaks(capsys: pytest.CaptureFixture[str]) -> None:
+    not_looked_for = "leaks were not looked for, as there is no guard (--allow says whom mail may go to)"
+    assert said(capsys, "hole.toml").splitlines()[0] == f"3 messages, 1 changed, {not_looked_for}"
+    *messages, summary = objects(said(capsys, "hole.toml", "--json"))
+    assert [one["leaks"] for one in messages] == [None, None, None]
+    assert (summary["leaking"], summary["leaks"]) == (None, None)
+    assert said(capsys, "qa.toml", *GUARDED).splitlines()[0] == "3 messages, 2 changed, 0 leaks"
+
+
 STATUS = [
     # arguments, exit status
     (["qa.toml", *GUARDED, "--fail-on", "leak"], 0),
@@ -179,7 +188,7 @@ def test_gates_that_are_others_are_a_change_even_where_no_message_is(capsys: pyt
         '[[rule]]\nwhen = { sender = "*@nobody.test" }\nthen = [{ reject = true }]\nat = "eom"\n'
     )
     text = said(capsys, "late.toml", "--against", "early.toml", "--fail-on", "change", status=1)
-    assert text.splitlines()[0] == "3 messages, 0 changed, 0 leaks"
+    assert text.splitlines()[0].startswith("3 messages, 0 changed, ")
     assert "- the final dot leaves as it comes" in text
     assert "+ the final dot waits for the rules: rule 1 of late.toml" in text
 
@@ -240,7 +249,7 @@ def test_functions_of_python_files_have_their_time(capsys: pytest.CaptureFixture
         'def mail(mail):\n    mail.tag("seen")\n    if mail.transaction == "01BT2":\n        never.wait(30)\n'
     )
     text = said(capsys, "slow.py")
-    assert "3 messages, 3 changed, 0 leaks" in text
+    assert "3 messages, 3 changed, " in text
     assert "tags: 2" in text
     assert "slow.py: mail': expected it to end within 2 s, and gave up" in text
 
