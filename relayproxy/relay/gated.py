@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from relayproxy.relay.transactions import Transactions
     from relayproxy.relay.upstream import Progress, Upstream
     from relayproxy.relay.upstream_leg import UpstreamLeg
-    from relayproxy.smtp.commands import Command
+    from relayproxy.smtp.commands import Command, Ehlo, Helo
     from relayproxy.smtp.replies import Reply
 
 
@@ -239,12 +239,17 @@ class GatedDelivery:
 
 
 def put_rules_between(
-    client: ClientLeg, leg: UpstreamLeg, context: Context, transactions: Transactions, reroute: Reroute
+    client: ClientLeg,
+    leg: UpstreamLeg,
+    context: Context,
+    transactions: Transactions,
+    reroute: Reroute,
+    hello: Ehlo | Helo | None,
 ) -> Ruling:
-    """Have rules and guard say what passes between two legs; what says it."""
-    ruling = Ruling(
-        context.rulebook, transactions.session, context.listener, client, transactions.new_id, context.reporter
-    )
+    """Have rules and guard say what passes between two legs; what says it. `hello`: what the client has said already."""
+    helo = None if hello is None else hello.name
+    book, id_, new_id = context.rulebook, transactions.session, transactions.new_id
+    ruling = Ruling(book, id_, context.listener, client, new_id, context.reporter, helo)
     client.faults = ruling.take_faults
     envelopes = Envelopes(leg, ruling, reroute, context.reporter)
     rewriting = partial(Rewriting, memory=context.limits.spool_memory)

@@ -1,6 +1,7 @@
 """What rules say of one session, stage by stage: facts made of what has come, decisions taken over into the plan of a transaction (DESIGN §6).
 
-Invariants: a stage's rules see what the rules before them left; where one goes wrong nothing of what its stage decided is used, and it is told (`rule-error`).
+Invariants: a stage's rules see what the rules before them left; all that befalls a transaction is said by one set (what connect and helo decided by another is
+decided anew at MAIL, which is refused where they refuse); where one goes wrong nothing of what its stage decided is used, and it is told (`rule-error`).
 Evaluating rules does not belong here (rules/ruleset.py), nor what leaves and when (gated.py).
 """
 
@@ -39,11 +40,14 @@ class Ruling:
     """One session's. `decided`: what the rules of connect and helo want of all its mail."""
 
     __slots__ = (
+        "_begun",
         "_client",
         "_connected",
         "_faults",
+        "_helo",
         "_new_id",
         "_reporter",
+        "_rules",
         "_session",
         "_turn",
         "auth",
@@ -59,7 +63,9 @@ class Ruling:
         client: ClientLeg,
         new_id: Callable[[], str],
         reporter: Reporter,
+        helo: bytes | None = None,
     ) -> None:
+        """`helo`: what the client has said already."""
         self.book = book
         #: Who the client says it is.
         self.auth: AuthRecord | None = None
@@ -70,38 +76,51 @@ class Ruling:
         self._faults: Faults | None = None
         self._turn: Turn | None = None
         address = plain_address(client.peer.address)
-        self._connected = Decision(
-            facts=Facts(listener=listener, client="" if address is None else str(address), session=session)
-        )
-        self.decided = self._connected
+        self._begun = Facts(listener=listener, client="" if address is None else str(address), session=session)
+        self._helo = None if helo is None else text(helo)
+        #: Whose doing `decided` is; None: nobody was asked yet.
+        self._rules: RuleSet | None = None
+        self._connected = self.decided = Decision(facts=self._begun)
 
     async def connect(self) -> str | None:
         """Before anything else: to which upstream the session goes (None: the listener's own). Raises Refusal, whose reply is a greeting."""
-        decision = await self._evaluate(self.book.rules, Stage.CONNECT, self._connected.facts)
-        if (answer := decision.answer) is not None and answer.code not in _GREETINGS:
-            decision = msgspec.structs.replace(
-                decision, answer=msgspec.structs.replace(answer, code=554 if answer.severity == 5 else 421)
-            )
-        self._connected = self.decided = decision
-        accept(decision)
-        return decision.route
+        await self._catch_up(self.book.rules)
+        accept(self.decided)
+        return self.decided.route
 
     async def helo(self, name: bytes) -> Decision:
-        """EHLO or HELO begins anew; one that is refused behind another leaves things as they were (RFC 5321 §4.1.4)."""
-        facts = msgspec.structs.replace(self._connected.facts, helo=text(name))
-        decision = await self._evaluate(self.book.rules, Stage.HELO, facts)
-        if decision.answer is not None and self.decided.facts.helo:
-            return decision
-        faults, more = self._connected.faults, decision.faults
-        self.decided = msgspec.structs.replace(
+        """EHLO or HELO begins anew, unless it is refused: then all stays as it was (RFC 5321 §4.1.4)."""
+        rules, helo = self.book.rules, text(name)
+        connected, decided = await self._decide(rules, helo)
+        if decided.answer is None:
+            self._rules, self._helo, self._connected, self.decided = rules, helo, connected, decided
+        return decided
+
+    async def _catch_up(self, rules: RuleSet) -> None:
+        """What others decided counts no more: rules that ran later there may run this early here."""
+        self._connected, self.decided = await self._decide(rules, self._helo)
+        self._rules = rules
+
+    async def _decide(self, rules: RuleSet, helo: str | None) -> tuple[Decision, Decision]:
+        """What the rules of connect want, and what those and the ones of helo do; where these have been asked at connect, they are not asked again."""
+        connected = self._connected
+        if rules is not self._rules:
+            connected = _greeting(await self._evaluate(rules, Stage.CONNECT, self._begun))
+        if helo is None or connected.answer is not None:
+            return connected, connected
+        decision = await self._evaluate(rules, Stage.HELO, msgspec.structs.replace(connected.facts, helo=helo))
+        faults, more = connected.faults, decision.faults
+        return connected, msgspec.structs.replace(
             decision,
             faults=more if faults is None else faults if more is None else faults.joined(more),
-            fired=(*self._connected.fired, *decision.fired),
+            fired=(*connected.fired, *decision.fired),
         )
-        return decision
 
     async def mail(self, command: Mail) -> tuple[Plan, Decision]:
         """A transaction begins: its plan, and what its rules say of MAIL."""
+        rules = self.book.rules
+        if rules is not self._rules:
+            await self._catch_up(rules)
         id_ = self._new_id()
         tls = self._client.tls
         facts = msgspec.structs.replace(
@@ -112,8 +131,10 @@ class Ruling:
             sender=_words(command.path.address),
             parameters=parameters_of(command.parameters),
         )
-        plan = Plan(id_, self.book.rules, facts, command, captures=self.book.captures)
+        plan = Plan(id_, rules, facts, command, captures=self.book.captures)
         plan.take(msgspec.structs.replace(self.decided, facts=facts))
+        if self.decided.answer is not None:
+            return plan, self.decided
         return plan, await self.judge(plan, Stage.MAIL)
 
     async def rcpt(self, plan: Plan, command: Rcpt) -> Decision:
@@ -166,6 +187,14 @@ class Ruling:
                 decision.failure, session=self._session, transaction=transaction, reply=decision.answer
             )
         return decision
+
+
+def _greeting(decision: Decision) -> Decision:
+    """Of connect, whose answer is one."""
+    if (answer := decision.answer) is None or answer.code in _GREETINGS:
+        return decision
+    code = 554 if answer.severity == 5 else 421
+    return msgspec.structs.replace(decision, answer=msgspec.structs.replace(answer, code=code))
 
 
 def _words(address: bytes) -> str:

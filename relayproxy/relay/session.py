@@ -179,7 +179,7 @@ class Session:
     async def _greet(self) -> None:
         """Upstream first, so that what we offer is what it offers (PROTOCOL §1.1 (1)); but rules before it."""
         try:
-            if (ruling := await self._put_rules_between()) is not None:
+            if (ruling := self._put_rules_between()) is not None:
                 self._leg.routed = await ruling.connect()
             await self._leg.dial(None)
         except (Refusal, UpstreamUnavailable) as error:
@@ -218,20 +218,21 @@ class Session:
         if self._context.shutting_down and self._transactions.open is None:
             raise Goodbye("shutdown", local_replies.SHUTTING_DOWN)
 
-    async def _put_rules_between(self) -> Ruling | None:
-        """Where rules or a guard are in force, or have come to be since the session began, and no transaction has begun without them."""
-        if self._context.rulebook.active and self._transactions.open is None:
-            self._ruling = put_rules_between(self._client, self._leg, self._context, self._transactions, self._reroute)
-            if self._helo is not None:
-                await self._ruling.helo(self._helo.name)
+    def _put_rules_between(self) -> Ruling | None:
+        """Where rules or a guard are in force, or have come to be since the session began."""
+        if self._lacks_rules:
+            between = self._client, self._leg, self._context, self._transactions, self._reroute, self._helo
+            self._ruling = put_rules_between(*between)
         return self._ruling
+
+    @property
+    def _lacks_rules(self) -> bool:
+        return self._ruling is None and self._context.rulebook.active
 
     async def _answer(self, group: list[Command | Refused]) -> None:  # noqa: C901, PLR0912  a table of commands
         """Answer all of a group in one write; what goes upstream goes as a group too (RFC 2920)."""
         asked: list[Command] = []
         pending, self._came = self._pending, self._context.now()
-        if self._ruling is None and self._context.rulebook.active:
-            await self._put_rules_between()
         for command in group:
             if type(command) in JUNK and not self._allowance.covers_junk():
                 pending += [*await self._ask(asked), self._allowance.over("junk_commands", local_replies.TOO_MUCH_JUNK)]
@@ -305,7 +306,7 @@ class Session:
             begun = (self._transactions.open is not None or bool(asked)) and self._context.unrecorded is None
             return begun and self._allowance.covers_recipient(self._transactions.open, asked, self._leg.recipients)
         if type(command) is Mail:
-            return self._objection_to_mail(command, asked) is None
+            return not self._lacks_rules and self._objection_to_mail(command, asked) is None
         if kind is Rset:
             return bool(asked) or self._transactions.open is not None
         return kind in PASSED_ON
@@ -376,7 +377,8 @@ class Session:
             refusal = await greet_again(upstream, name)
         if refusal is not None:
             return refusal
-        if self._ruling is not None and (answer := (await self._ruling.helo(command.name)).answer) is not None:
+        ruling = self._put_rules_between()
+        if ruling is not None and (answer := (await ruling.helo(command.name)).answer) is not None:
             return answer
         self._helo = command
         self._leg.hear(command)
@@ -421,7 +423,8 @@ class Session:
         return None
 
     async def _mail(self, command: Mail) -> Reply:
-        """MAIL that could not just be passed on: refused here, or first there has to be a new connection."""
+        """MAIL that could not just be passed on: refused here, or first there have to be rules, or a new connection."""
+        self._put_rules_between()
         objection = self._objection_to_mail(command)
         if objection is None and self._leg.upstream is not None and self._leg.upstream.spent:
             objection = await self._dial_again()

@@ -389,11 +389,11 @@ class Process:
         """How many are open."""
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
-    async def tells(self, event: str, **facts: object) -> None:
-        """Wait until such a line is in its log."""
+    async def tells(self, event: str, count: int = 1, **facts: object) -> None:
+        """Wait until so many such lines are in its log."""
         assert self.process.stdout is not None
         with trio.fail_after(PATIENCE):
-            while not any(
+            while count > sum(
                 {**(told := json.loads(line)), "event": event, **facts} == told
                 for line in self._told.splitlines(keepends=True)
                 if line.endswith(b"\n")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import signal
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 from relay_on_sockets import relay_process, upstream_server
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from relay_on_sockets import Client, Process, Upstream
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +49,90 @@ async def test_a_rule_that_comes_holds_for_the_next_transaction(tmp_path: Path) 
         await client.say("RSET")
         await client.say("MAIL FROM:<a@client.test>")
         assert (await client.say("RCPT TO:<no@inside.test>")) == (550, "5.7.1 Refused")
+
+
+class Session:
+    """An open one; `rules` become others under it."""
+
+    def __init__(self, relay: Process, client: Client, folder: Path) -> None:
+        self.relay = relay
+        self.client = client
+        self._folder = folder
+        self._reloads = 0
+
+    async def rules(self, toml: str) -> None:
+        (self._folder / "rules").write_text(toml)
+        self.relay.process.send_signal(signal.SIGHUP)
+        self._reloads += 1
+        await self.relay.tells("reload", self._reloads, what="rules and guard", error=None)
+
+    async def mail(self) -> tuple[int, str]:
+        return await self.client.say("MAIL FROM:<a@client.test>")
+
+
+@asynccontextmanager
+async def open_session(folder: Path, toml: str, upstream: Upstream | None = None) -> AsyncIterator[Session]:
+    """With a client that has said EHLO, under these rules."""
+    async with upstream_server() as default:
+        rules = folder / "rules"
+        rules.write_text(toml)
+        urls = {"default": default.port} | ({} if upstream is None else {"other": upstream.port})
+        config = "".join(f'[upstream.{name}]\nurl = "smtp://127.0.0.1:{port}"\n' for name, port in urls.items())
+        config += f'[[listener]]\naddress = "127.0.0.1:0"\nupstream = "default"\n[rules]\nfiles = ["{rules}"]\n'
+        async with relay_process(folder, None, listen=None, toml=config) as relay:
+            client = await relay.connect()
+            await client.hello()
+            yield Session(relay, client, folder)
+
+
+ALL = '[[rule]]\nname = "all"\nthen = [{}]\n'
+REFUSE = ALL.format('{ reject = "550 5.7.1 no mail at all today" }')
+REFUSED = (554, "5.7.1 no mail at all today")
+
+
+@pytest.mark.parametrize("before", ["", '[[rule]]\nwhen = { recipient = "no@*" }\nthen = [{ reject = true }]\n'])
+async def test_a_rule_that_runs_before_mail_refuses_the_mail_of_sessions_that_are_open(
+    tmp_path: Path, before: str
+) -> None:
+    async with open_session(tmp_path, before) as session:
+        assert (await session.mail())[0] == 250
+        await session.rules(REFUSE)
+        assert (await session.client.say("RCPT TO:<b@upstream.test>"))[0] == 250  # it keeps what it began with
+        await session.client.send(b"RSET\r\nMAIL FROM:<a@client.test>\r\nRCPT TO:<b@upstream.test>\r\n")
+        assert [await session.client.reply() for _ in range(2)] == [(250, "2.0.0 ok"), REFUSED]
+        assert (await session.client.reply())[0] == 503
+        assert await session.mail() == REFUSED
+        await session.rules(before)
+        assert (await session.client.message())[0] == 250
+
+
+async def test_a_rule_that_names_the_client_refuses_the_mail_of_sessions_that_are_open(tmp_path: Path) -> None:
+    async with open_session(tmp_path, "") as session:
+        await session.rules('[[rule]]\nwhen = { helo = "client.test" }\nthen = [{ reject = true }]\n')
+        assert (await session.mail()) == (550, "5.7.1 Refused")
+        assert (await session.client.say("EHLO client.test"))[0] == 550
+        assert (await session.mail()) == (550, "5.7.1 Refused")
+        assert (await session.client.say("EHLO another.test"))[0] == 250
+        assert (await session.mail())[0] == 250
+
+
+async def test_what_the_rules_of_before_wanted_of_a_session_does_not_linger(tmp_path: Path) -> None:
+    async with open_session(tmp_path, ALL.format('{ tag = "old" }')) as session:
+        await session.client.message()
+        await session.relay.tells("transaction", tags=["old"])
+        await session.rules(ALL.format('{ tag = "new" }'))
+        await session.client.message()
+        await session.relay.tells("transaction", tags=["new"], rules=[{"name": "all", "actions": ["tag"]}])
+
+
+async def test_the_mail_of_a_session_that_is_open_goes_where_the_rules_that_came_route_it(tmp_path: Path) -> None:
+    async with upstream_server() as other, open_session(tmp_path, "", other) as session:
+        await session.rules(ALL.format('{ route = "other" }'))
+        assert (await session.client.message())[0] == 250
+        assert other.messages == 1
+        await session.rules("")
+        assert (await session.client.message())[0] == 250
+        assert other.messages == 1
 
 
 async def test_sigterm_is_obeyed_while_a_file_is_read_that_does_not_end(tmp_path: Path) -> None:
