@@ -229,7 +229,9 @@ def load_with_rules(
     if config is None or errors:
         raise ConfigError([text for _, text in sorted(dict.fromkeys(errors), key=lambda error: error[0])])
     config = _absolute(config, sources)
-    bad = [text for _, text in sorted(sources.complaint(*wrong) for wrong in config_tls.bad_files(config))]
+    # Whoever takes rules and guard alone, takes them whatever has become of a certificate.
+    files = config_tls.bad_files(config) if running is None else ()
+    bad = [text for _, text in sorted(sources.complaint(*wrong) for wrong in files)]
     rules: Loaded | None = None
     try:
         rules = config_rules.read(config, running)

@@ -135,7 +135,12 @@ def _parts(record: Record) -> list[str]:  # noqa: C901, PLR0911 - one a kind of 
             return [_cut(record.recipient, _ADDRESS), "captured" if record.captured else "refused"]
         case ReloadRecord():
             if record.error is None:
-                return [_cut(record.what, _WORDS)]
+                restart = ", ".join(record.restart or ())
+                return [
+                    _cut(record.what, _WORDS),
+                    _cut(record.guard or "", _WORDS),
+                    f"changed, and takes a restart: {_cut(restart, _WORDS)}" if restart else "",
+                ]
             return [f"{_cut(record.what, _WORDS)}: failed, what was in force stays:", _cut(record.error, _WORDS)]
     assert_never(record)
 

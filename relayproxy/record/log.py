@@ -41,7 +41,7 @@ from relayproxy.record.sink import MAX_WAITING, PATIENCE, FileTarget, LogSink, S
 from relayproxy.record.text import text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from structlog.typing import FilteringBoundLogger
@@ -312,12 +312,29 @@ class Reporter:
         """Whether the next transaction's line would get where it belongs; where not, MAIL is refused (DESIGN §7)."""
         return self._sink.healthy
 
-    def reloaded(self, what: str, error: str | None = None) -> None:
-        """SIGHUP: `what` was read anew, or, with an error, the old one is kept."""
-        self._log.critical("reload", record=self._reload(what, error))
+    def reloaded(
+        self,
+        what: str,
+        error: str | None = None,
+        *,
+        guard: str = "",
+        restart: Sequence[str] = (),
+        loosened: bool = False,
+    ) -> None:
+        """SIGHUP: `what` was read anew, or, with an error, the old one is kept.
 
-    def _reload(self, what: str, error: str | None) -> ReloadRecord:
-        return ReloadRecord(time=self.time(), level="error" if error else "info", what=what, error=error)
+        `guard`: whom mail may go to; `loosened`: to anybody, for the first time; `restart`: settings that are others, and not in force.
+        """
+        level: Level = "error" if error else "warning" if restart or loosened else "info"
+        record = ReloadRecord(
+            time=self.time(),
+            level=level,
+            what=what,
+            error=error,
+            guard=guard or UNSET,
+            restart=tuple(restart) if restart else UNSET,
+        )
+        self._log.critical("reload", record=record)
 
     def reopen(self) -> None:
         """SIGHUP: open the file anew. How that went is a `reload` line."""
@@ -342,7 +359,8 @@ class Reporter:
         )
 
     def _tell_reopened(self, error: str | None) -> bytes:
-        return self._line(self._reload("log", error))
+        level: Level = "error" if error else "info"
+        return self._line(ReloadRecord(time=self.time(), level=level, what="log", error=error))
 
 
 class _Levels:

@@ -177,6 +177,10 @@ class ReloadRecord(Part, frozen=True, gc=False, kw_only=True):
     level: Level = "info"
     what: str
     error: Annotated[str | None, Meta(description="why the old one is kept; null where the new one is in use")] = None
+    guard: Annotated[str, Meta(description="whom mail may go to from here on")] | UnsetType = UNSET
+    restart: (
+        Annotated[tuple[str, ...], Meta(description="settings that are others now, and take a restart")] | UnsetType
+    ) = UNSET
 
 
 Record = TransactionRecord | ListeningRecord | SessionRecord | TlsRecord | AuthenticationRecord | ViolationRecord | LimitRecord | ErrorRecord | RuleErrorRecord | GuardRecord | ReloadRecord  # fmt: skip

@@ -10,7 +10,7 @@ import random
 import threading
 from collections import Counter, OrderedDict
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import trio
 
@@ -19,7 +19,7 @@ from relayproxy.rules.guard import Guard
 from relayproxy.rules.load import stamp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from relayproxy.relay.settings import Config
@@ -41,6 +41,25 @@ class Rules(NamedTuple):
     captures: bool = False
     #: That they were read from, to be looked at now and then, as they were before.
     files: Mapping[Path, Stamp] = MappingProxyType({})
+    #: Whom mail may go to, in a line for people.
+    guarded: str = ""
+    #: Settings that are others than those which the relay was started with, and not in force.
+    restart: tuple[str, ...] = ()
+
+
+class Tell(Protocol):
+    """Hears what was read again, or why what was in force stays (record/log.py `reloaded`)."""
+
+    def __call__(
+        self,
+        what: str,
+        error: str | None = None,
+        /,
+        *,
+        guard: str = "",
+        restart: Sequence[str] = (),
+        loosened: bool = False,
+    ) -> None: ...
 
 
 def guard_of(config: Config) -> Guard | None:
@@ -62,7 +81,7 @@ class Rulebook:
     def _take(self, rules: Rules) -> None:
         #: Whether rules or guard have a say in what passes.
         self.active = bool(rules.rules.rules) or rules.guard is not None
-        self.rules, self.guard, self.captures, self._files = rules
+        self.rules, self.guard, self.captures, self._files = rules[:4]
         #: Whether rules may change a message.
         self.edits = self.rules.gates.data is not DataGate.LIVE
 
@@ -70,22 +89,24 @@ class Rulebook:
         """Whether the guard lets a RCPT with this address leave (DESIGN §9.3)."""
         return self.guard is None or self.guard.allows(address)
 
-    async def reload(self, tell: Callable[[str, str | None], None]) -> None:
+    async def reload(self, tell: Tell) -> None:
         """Read the files again; `tell` hears of it, and why what was in force stays."""
         async with self._reading:
             await self._read_again(tell)
 
-    async def _read_again(self, tell: Callable[[str, str | None], None]) -> None:
+    async def _read_again(self, tell: Tell) -> None:
         if self._read is None:
             return
         before = await trio.to_thread.run_sync(_stamps, self._files)
         try:
-            self._take(await self._read_in_time(self._read))
+            rules = await self._read_in_time(self._read)
         except (OSError, ValueError) as error:
             self._files = before  # as it was read, it is told once
             tell("rules and guard", str(error))
         else:
-            tell("rules and guard", None)
+            loosened = self.guard is not None and rules.guard is None
+            self._take(rules)
+            tell("rules and guard", guard=rules.guarded, restart=rules.restart, loosened=loosened)
 
     @staticmethod
     async def _read_in_time(read: Callable[[], Rules]) -> Rules:
@@ -94,7 +115,7 @@ class Rulebook:
             return await trio.to_thread.run_sync(read, abandon_on_cancel=True)
         raise ValueError(f"expected rule files that can be read within {READING_SECONDS} s, and gave up")
 
-    async def look(self, tell: Callable[[str, str | None], None]) -> None:
+    async def look(self, tell: Tell) -> None:
         """Where a file has changed, read them again."""
         async with self._reading:
             if self._files and await trio.to_thread.run_sync(_stamps, self._files) != self._files:

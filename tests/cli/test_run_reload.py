@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from dialog_relay import MemoryTarget
 
 from relayproxy.cli.config import Flags, load_with_rules
 from relayproxy.cli.rulebook import rulebook
+from relayproxy.record.log import Reporter
 from relayproxy.relay.rulebook import Drawn
 from relayproxy.rules.facts import Facts, Stage
+from relayproxy.tls.authority import Authority
 
 if TYPE_CHECKING:
     from relayproxy.rules.ruleset import RuleSet
@@ -22,6 +27,7 @@ CAPTURES = '[guard]\nallow = ["*@inside.test"]\notherwise = "capture"\n'
 ROUTE = '[[rule]]\nname = "to two"\nthen = [{ route = "two" }]\n'
 HOLD = '[[rule]]\nname = "held"\nthen = [{ hold = "look" }]\n'
 PYTHON = 'ACTIONS = ["route"]\ndef mail(mail):\n    mail.route("two")\n'
+GUARD_OF_NOBODY = "mail may go to nobody; what is for others is refused (550)"
 OF_THE_START = "(upstreams and store are those that the relay was started with)"
 
 
@@ -38,9 +44,21 @@ async def reload(before: str, after: str, rules: str, file: str = "rules.toml") 
     written("relayproxy.toml", f'{after}[rules]\nfiles = ["{file}"]\n')
     folder = written(file, rules).parent
     told: list[str | None] = []
-    await book.reload(lambda _, error: told.append(error))
+    await book.reload(lambda _, error=None, **_more: told.append(error))
     (error,) = told
     return None if error is None else error.replace(f"{folder}/", ""), book.rules
+
+
+async def told_of(before: str, after: str) -> dict[str, Any]:
+    """What the log has of it, but for the time."""
+    path = written("relayproxy.toml", before)
+    book = rulebook(*load_with_rules(path, Flags()), path, Flags())
+    written("relayproxy.toml", after)
+    log = MemoryTarget()
+    reporter = Reporter(log, format_="json")
+    await book.reload(reporter.reloaded)
+    assert reporter.close(5.0)
+    return {key: value for key, value in json.loads(log.written).items() if key not in ("v", "event", "time")}
 
 
 async def taken(before: str, after: str, rules: str) -> tuple[str | None, list[str]]:
@@ -82,3 +100,43 @@ async def test_what_a_guard_captures_needs_the_store_of_the_start() -> None:
     expected = f'guard.otherwise: expected "refuse", as record.store is "none" {OF_THE_START}'
     assert await taken(ONE + NO_STORE, ONE + CAPTURES, "") == (expected, [])
     assert await taken(ONE, ONE + CAPTURES, "") == (None, [])
+
+
+async def test_whom_the_guard_allows_from_there_on_is_told() -> None:
+    what = {"level": "info", "what": "rules and guard", "error": None}
+    nobody, anybody = {"guard": GUARD_OF_NOBODY}, {"guard": "mail may go to anybody: there is no guard"}
+    assert await told_of(ONE, ONE + "[guard]\n") == what | nobody
+    assert await told_of(ONE + "[guard]\n", ONE) == what | anybody | {"level": "warning"}
+    assert await told_of(ONE, ONE) == what | anybody
+
+
+async def test_what_takes_a_restart_is_told() -> None:
+    after = 'drain = "1s"\n' + TWO.replace("one.test", "another.test") + "[limits]\nsessions = 1\n[rules]\nseed = 1\n"
+    told = await told_of(ONE, after + '[tls]\nminimum = "TLSv1.3"\n')
+    assert (told["level"], told["error"]) == ("warning", None)
+    assert told["restart"] == [
+        "drain",
+        "upstream.one.url",
+        "upstream.two",
+        "tls.minimum",
+        "rules.seed",
+        "limits.sessions",
+    ]
+    assert "restart" not in await told_of(after, after)
+    assert (await told_of(ONE, ONE + '[[listener]]\nname = "b"\naddress = "127.0.0.1:2"\n'))["restart"] == ["listener"]
+    assert (await told_of(ONE, ONE + 'address = "127.0.0.1:2"\n'))["restart"] == ["listener[0].address"]
+
+
+async def test_a_guard_is_tightened_whatever_has_become_of_a_certificate(tmp_path: Path) -> None:
+    authority = Authority.open(tmp_path)
+    certificate, key = authority.leaf(["relay.test"])
+    pem = written("certificate.pem", certificate.public_bytes(Encoding.PEM).decode())
+    written("key.pem", key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode())
+    before = ONE + '[tls]\ncertificate = "certificate.pem"\nkey = "key.pem"\n[guard]\nallow = '
+    path = written("relayproxy.toml", before + '["*@inside.test"]\n')
+    book = rulebook(*load_with_rules(path, Flags()), path, Flags())
+    written("relayproxy.toml", before + "[]\n")
+    pem.write_text("spoilt")
+    told: list[str | None] = []
+    await book.reload(lambda _, error=None, **_more: told.append(error))
+    assert (told, book.admits(b"a@inside.test")) == ([None], False)

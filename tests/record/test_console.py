@@ -108,6 +108,10 @@ LINES: list[tuple[Record, str]] = [
         "03:04:05 error      session: ours  KeyError at b:2  S",
     ),
     (ErrorRecord(time=T, level="warning", where="tls", what="x" * 301), f"03:04:05 warning    tls: {'x' * 299}…"),
+    (
+        ReloadRecord(time=T, level="warning", what="rules and guard", guard="mail may go to nobody", restart=("drain", "limits.sessions")),
+        "03:04:05 reload     rules and guard  mail may go to nobody  changed, and takes a restart: drain, limits.sessions",
+    ),
     (ReloadRecord(time=T, what="log", error="Permission denied"), "03:04:05 reload     log: failed, what was in force stays:  Permission denied"),
 ]  # fmt: skip
 

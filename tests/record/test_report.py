@@ -153,6 +153,7 @@ ALL = [
     ErrorRecord(time=TIME, where="upstream", what="w"),
     ErrorRecord(time=TIME, where="session", what="w", faults=(FaultRecord("KeyError", ("a:1",)),)),
     ReloadRecord(time=TIME, what="log"),
+    ReloadRecord(time=TIME, level="warning", what="rules and guard", guard="mail may go to a@b.test", restart=("drain",)),
     ReloadRecord(time=TIME, level="error", what="log", error="No such file or directory"),
 ]  # fmt: skip
 VALIDATOR = Draft202012Validator(schema(), format_checker=Draft202012Validator.FORMAT_CHECKER)

@@ -43,7 +43,7 @@ class Changing:
 
     async def look(self) -> str:
         """The name of the rule that is in force then."""
-        await self.book.look(lambda _, error: self.told.append(error))
+        await self.book.look(lambda _, error=None, **_more: self.told.append(error))
         return self.book.rules.rules[0].name
 
 

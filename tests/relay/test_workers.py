@@ -158,7 +158,7 @@ async def test_files_that_take_too_long_to_read_leave_what_was_in_force(mock_clo
 
         @nursery.start_soon
         async def reload() -> None:
-            await book.reload(lambda what, error: told.append((what, error)))
+            await book.reload(lambda what, error=None, **_more: told.append((what, error)))
 
         await begun(began)
         mock_clock.jump(READING_SECONDS + 0.1)
