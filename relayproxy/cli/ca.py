@@ -16,7 +16,7 @@ from cyclopts import Parameter
 from relayproxy.cli import file_or_dash
 
 if TYPE_CHECKING:
-    from relayproxy.tls.authority import Authority
+    from relayproxy.tls.authority import Named
 
 #: What to type so that the file is trusted, by what is to trust it.
 TRUST: Final = (
@@ -51,7 +51,7 @@ def ca(
     from relayproxy.cli import Failed, in_words, say
     from relayproxy.cli.config import load
     from relayproxy.cli.output import path_or_none
-    from relayproxy.tls.authority import CERTIFICATE, FOLDER, Authority
+    from relayproxy.tls.authority import CERTIFICATE, FOLDER, Authority, Named
 
     if what == "show" and output is not None:
         raise Failed("expected --output with export, got it with show")
@@ -64,7 +64,8 @@ def ca(
             status=1,
         )
     with in_words():
-        authority = Authority.open(state)
+        # root may ask for what belongs to the service.
+        authority = Authority.open(state) if is_new else Named.read(state)
         if is_new:
             say(f"relayproxy: made a new authority in {folder}")
         if what == "show":
@@ -74,7 +75,7 @@ def ca(
     return 0
 
 
-def _show(authority: Authority, path: Path) -> None:
+def _show(authority: Named, path: Path) -> None:
     sys.stdout.write(
         f"subject    {authority.subject}\n"
         f"digest     sha256:{authority.digest}\n"
@@ -83,7 +84,7 @@ def _show(authority: Authority, path: Path) -> None:
     )
 
 
-def _export(authority: Authority, output: Path | None) -> None:
+def _export(authority: Named, output: Path | None) -> None:
     from shlex import quote
 
     from relayproxy.cli import say

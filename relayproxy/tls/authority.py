@@ -53,34 +53,22 @@ LEAVES: Final = 256
 _COMMON_NAME_LENGTH: Final = 64  # RFC 5280's ub-common-name
 
 
-class Authority:
-    """It signs leaves."""
+class Named:
+    """What may be known of an authority, whoever asks."""
 
-    def __init__(self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
+    def __init__(self, certificate: x509.Certificate) -> None:
         self._certificate = certificate
-        self._key = key
-        self._leaf_key = ec.generate_private_key(ec.SECP256R1())
-        self._leaves: OrderedDict[tuple[str, ...], x509.Certificate] = OrderedDict()
-        self._key_identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
 
     @classmethod
-    def open(cls, state: Path) -> Authority:
-        """The authority of a state folder, made where there is none. Raises TlsConfigError."""
+    def read(cls, state: Path) -> Named:
+        """Of the authority of a state folder, whosever it is: its key is looked at, and not read. Raises TlsConfigError."""
         folder = state / FOLDER
         try:
-            if not os.path.lexists(folder):
-                _made(state, folder)
             _check(folder, os.lstat(folder), stat.S_ISDIR, "a folder", 0o700)
-            octets = _read_private(folder / KEY)
+            _check(folder / KEY, os.lstat(folder / KEY), stat.S_ISREG, "a file", 0o600)
         except OSError as error:
             raise TlsConfigError(f"{error.filename or folder}: {error.strerror}") from None
-        certificate = read_certificates(folder / CERTIFICATE)[0]
-        key = key_of(octets, folder / KEY)
-        check_pair(certificate, folder / CERTIFICATE, key, folder / KEY)
-        _check_authority(certificate, folder / CERTIFICATE)
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise TlsConfigError(f"{folder / KEY}: expected a key on an elliptic curve, got {type(key).__name__}")
-        return cls(certificate, key)
+        return cls(_certificate_in(folder))
 
     @property
     def certificate_pem(self) -> bytes:
@@ -98,6 +86,35 @@ class Authority:
     @property
     def not_after(self) -> datetime:
         return self._certificate.not_valid_after_utc
+
+
+class Authority(Named):
+    """It signs leaves."""
+
+    def __init__(self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
+        super().__init__(certificate)
+        self._key = key
+        self._leaf_key = ec.generate_private_key(ec.SECP256R1())
+        self._leaves: OrderedDict[tuple[str, ...], x509.Certificate] = OrderedDict()
+        self._key_identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
+
+    @classmethod
+    def open(cls, state: Path) -> Authority:
+        """The authority of a state folder, made where there is none. Raises TlsConfigError."""
+        folder = state / FOLDER
+        try:
+            if not os.path.lexists(folder):
+                _made(state, folder)
+            _check(folder, os.lstat(folder), stat.S_ISDIR, "a folder", 0o700, owner=os.geteuid())
+            octets = _read_private(folder / KEY)
+        except OSError as error:
+            raise TlsConfigError(f"{error.filename or folder}: {error.strerror}") from None
+        certificate = _certificate_in(folder)
+        key = key_of(octets, folder / KEY)
+        check_pair(certificate, folder / CERTIFICATE, key, folder / KEY)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise TlsConfigError(f"{folder / KEY}: expected a key on an elliptic curve, got {type(key).__name__}")
+        return cls(certificate, key)
 
     def leaf(self, names: Sequence[str]) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
         """A certificate for names and addresses, one at least, and its key. Raises TlsConfigError."""
@@ -236,26 +253,34 @@ def _read_private(path: Path) -> bytes:
             raise TlsConfigError(f"{path}: expected a file, got a symbolic link") from None
         raise
     with os.fdopen(descriptor, "rb") as file:
-        _check(path, os.fstat(descriptor), stat.S_ISREG, "a file", 0o600)
+        _check(path, os.fstat(descriptor), stat.S_ISREG, "a file", 0o600, owner=os.geteuid())
         return file.read()
 
 
-def _check(path: Path, status: os.stat_result, is_kind: Callable[[int], bool], kind: str, mode: int) -> None:
-    """That a file or folder is one, and nobody else's business."""
+def _check(
+    path: Path,
+    status: os.stat_result,
+    is_kind: Callable[[int], bool],
+    kind: str,
+    mode: int,
+    *,
+    owner: int | None = None,
+) -> None:
+    """That a file or folder is one, and nobody's business but its owner's; and whose that is, where it has to be this one."""
     if not is_kind(status.st_mode):
         got = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "something else"
         raise TlsConfigError(f"{path}: expected {kind}, got {got}")
-    if status.st_uid != os.geteuid():
-        raise TlsConfigError(
-            f"{path}: expected {kind} of user {os.geteuid()}, who runs this, got one of user {status.st_uid}"
-        )
+    if owner is not None and status.st_uid != owner:
+        raise TlsConfigError(f"{path}: expected {kind} of user {owner}, who runs this, got one of user {status.st_uid}")
     if status.st_mode & 0o077:
         raise TlsConfigError(
             f"{path}: expected {kind} that nobody else can get at (chmod {mode:o}), got mode {stat.S_IMODE(status.st_mode):04o}"
         )
 
 
-def _check_authority(certificate: x509.Certificate, path: Path) -> None:
+def _certificate_in(folder: Path) -> x509.Certificate:
+    path = folder / CERTIFICATE
+    certificate = read_certificates(path)[0]
     try:
         is_authority = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension):
@@ -266,3 +291,4 @@ def _check_authority(certificate: x509.Certificate, path: Path) -> None:
         raise TlsConfigError(
             f"{path}: it ended on {certificate.not_valid_after_utc:%Y-%m-%d}; move the folder away to have a new one made"
         )
+    return certificate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 from pathlib import Path
@@ -60,6 +61,20 @@ def test_the_authority_of_another_configuration(capsys: pytest.CaptureFixture[st
     assert main(["ca", "show", "--config", "other.toml"]) == 0
     assert f"{tmp_path}/other/ca/" in capsys.readouterr().out
     assert not Path("state").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_root_sees_and_exports_what_belongs_to_the_service(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["ca", "export"]) == 0
+    exported = capsys.readouterr().out
+    for path in (Path("state"), *Path("state").rglob("*")):
+        os.chown(path, 65534, 65534)
+    assert main(["ca", "export"]) == 0
+    assert capsys.readouterr().out == exported
+    assert main(["ca", "show"]) == 0
+    assert f"file       {tmp_path}/state/ca/certificate.pem\n" in capsys.readouterr().out
+    assert main(["run", "--listen", "127.0.0.1:0"]) == 2
+    assert "state/ca: expected a folder of user 0, who runs this, got one of user 65534" in capsys.readouterr().err
 
 
 def test_a_key_that_others_can_read_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
