@@ -120,8 +120,9 @@ class Authority(Named):
         """A certificate for names and addresses, one at least, and its key. Raises TlsConfigError."""
         wanted = tuple(names)
         now = datetime.now(UTC)
+        begins, ends = max(now, self._certificate.not_valid_before_utc), min(now + RENEWAL, self.not_after)
         leaf = self._leaves.get(wanted)
-        if leaf is None or leaf.not_valid_after_utc < min(now + RENEWAL, self.not_after):
+        if leaf is None or leaf.not_valid_before_utc > begins or leaf.not_valid_after_utc < ends:
             leaf = self._leaves[wanted] = self._sign(wanted, now)
             if len(self._leaves) > LEAVES:
                 self._leaves.popitem(last=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import pytest
 import trio
@@ -24,6 +24,7 @@ from relayproxy.tls.facts import TlsConfigError, TlsFailure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import tzinfo
     from pathlib import Path
 
 NOW = datetime.now(UTC)
@@ -220,6 +221,27 @@ def test_leaves_are_kept_and_few(state: Path) -> None:
     assert authority.leaf(["second.test"])[0] is not second
 
 
+def test_a_leaf_is_made_anew_where_the_clock_is_set_back(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Back(datetime):
+        days = 0
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return super().now(tz) - timedelta(days=cls.days)
+
+    authority_file(state, NOW + timedelta(days=1000))
+    authority = Authority.open(state)
+    first, _ = authority.leaf(["a.test"])
+    monkeypatch.setattr("relayproxy.tls.authority.datetime", Back)
+    assert authority.leaf(["a.test"])[0] is first
+    Back.days = 10
+    again, _ = authority.leaf(["a.test"])
+    assert again.not_valid_before_utc < NOW - timedelta(days=10)
+    assert authority.leaf(["a.test"])[0] is again
+    Back.days = 200  # when there was no authority
+    assert authority.leaf(["a.test"])[0] is authority.leaf(["a.test"])[0]
+
+
 def test_a_name_that_is_too_long_for_a_subject_stands_beside_it(state: Path) -> None:
     name = "x" * 60 + ".example.test"
     leaf, _ = Authority.open(state).leaf([name])
@@ -331,4 +353,4 @@ class Ended:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ended")])
 
     def __init__(self, end: datetime) -> None:
-        self.not_valid_after_utc = end
+        self.not_valid_before_utc, self.not_valid_after_utc = NOW, end
