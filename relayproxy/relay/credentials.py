@@ -13,8 +13,10 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
@@ -227,11 +229,15 @@ async def _run(command: tuple[str, ...]) -> str:
     whence = f"the command {command[0]}"
     try:
         process = await trio.lowlevel.open_process(
-            list(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
     except OSError as error:
         raise LoginFailed(f"{whence} cannot be run: {error.strerror}") from None
-    printed = b""
+    printed, ended = b"", False
     try:
         with trio.move_on_after(COMMAND_SECONDS) as patience:
             if process.stdout is not None:
@@ -240,9 +246,11 @@ async def _run(command: tuple[str, ...]) -> str:
                         printed += data
             if len(printed) <= MAX_SECRET:
                 await process.wait()
+                ended = True
     finally:
-        if process.returncode is None:
-            process.kill()
+        if not ended:  # nor has anybody asked how it went, so that the number is still its own, and its group's
+            with suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)  # what a script has begun would outlive it
             with trio.CancelScope(shield=True):
                 await process.wait()
     if patience.cancelled_caught:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -337,6 +338,25 @@ async def test_a_command_that_gives_no_token(
     assert told in failed.value.what
     assert not {"hush", "words"} & set(failed.value.what.split())
     assert capfd.readouterr() == ("", "")
+
+
+async def test_what_a_command_has_begun_ends_with_it(tmp_path: Path) -> None:
+    told, script = tmp_path / "told", tmp_path / "script"
+    os.mkfifo(told)
+    script.write_text(f"#!/bin/sh\n(echo up; exec sleep 100) > {told} &\nwait\n")
+    script.chmod(0o700)
+    descriptor = os.open(told, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(log_in, login(token_command=str(script)), Server())
+                await trio.lowlevel.wait_readable(descriptor)
+                assert os.read(descriptor, 99) == b"up\n"
+                nursery.cancel_scope.cancel()
+            await trio.lowlevel.wait_readable(descriptor)
+            assert os.read(descriptor, 99) == b"", "nobody is left who could write"
+    finally:
+        os.close(descriptor)
 
 
 async def test_a_command_that_is_not_there() -> None:
