@@ -2,8 +2,8 @@
 
 Made once, complete, and replaced on reload: a context costs milliseconds, and does not change under the sessions that it began.
 Invariants: TLS 1.2 at least unless told otherwise; no compression, no renegotiation, no early data; sessions are resumed within one
-ServerTls only (PROTOCOL §1.9: a ticket of one listener is worth nothing at another), and none are kept for upstreams, which asks for
-a full handshake, and a look at the certificate, each time. ALPN: a client offers none, or one of SMTP's (attack 29); we offer none.
+ServerTls, or ClientTls, only (PROTOCOL §1.9: a ticket of one listener is worth nothing at another); an upstream's certificate is looked at every ten minutes
+at least (resumption.py). ALPN: a client offers none, or one of SMTP's (attack 29); we offer none.
 Which leg gets which of these does not belong here (relay/), nor how a handshake is driven (stream.py).
 """
 
@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import os
 import re
+from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
+import trio
 from OpenSSL import SSL, crypto
 
 from relayproxy.tls import openssl
 from relayproxy.tls.engine import Engine, reason_of
 from relayproxy.tls.facts import TlsConfigError, TlsFailure
 from relayproxy.tls.files import check_pair, read_certificates, read_key
+from relayproxy.tls.resumption import Known, Sessions
 from relayproxy.tls.stream import TlsStream, shake_hands
 from relayproxy.tls.verification import Findings, Verification
 
@@ -103,7 +106,7 @@ class ServerTls:
 class ClientTls:
     """What faces one upstream."""
 
-    __slots__ = ("_context", "_verification")
+    __slots__ = ("_context", "_sessions", "_verification")
 
     def __init__(
         self,
@@ -117,6 +120,7 @@ class ClientTls:
     ) -> None:
         """`verify` is full, ca, none or pin:sha256:HEX; `ca` None is the system's store. Raises TlsConfigError."""
         self._verification = Verification(verify)
+        self._sessions = Sessions()
         self._context = context = _context(SSL.TLS_CLIENT_METHOD, minimum, keylog)
         openssl.verify_by(context, SSL.VERIFY_PEER, self._verification.judge)
         if ca is not None:
@@ -138,14 +142,29 @@ class ClientTls:
             openssl.require_name(connection, host)
         if not _is_address(host):
             connection.set_tlsext_host_name(host.encode("ascii"))
-        engine = Engine(connection, findings, server=False)
-        await shake_hands(stream, engine, seconds)
+        looked_at = trio.current_time()
+        known = self._sessions.of(host, looked_at)
+        engine = Engine(connection, findings, server=False, session=None if known is None else known.session)
+        try:
+            await shake_hands(stream, engine, seconds)
+        except TlsFailure as failure:
+            if known is not None and failure.reason != "timeout":
+                self._sessions.give_up(host)
+            raise
         facts = engine.facts()
+        if facts.resumed and known is not None:
+            findings, looked_at = known.findings, known.looked_at
+        why = None
         if kind == "none":
             what = findings.words()
             why = "verify is none" if what is None else f"verify is none; {what}"
-            return TlsStream(stream, engine, msgspec.structs.replace(facts, why=why))
-        return TlsStream(stream, engine, msgspec.structs.replace(facts, verified=True))
+        facts = msgspec.structs.replace(facts, verified=kind != "none", why=why)
+        return TlsStream(stream, engine, facts, partial(self._keep, host, engine, findings, looked_at))
+
+    def _keep(self, host: str, engine: Engine, findings: Findings, looked_at: float) -> None:
+        """At its end a session has all the tickets that it will have (RFC 8446 §4.6.1)."""
+        if (session := engine.session) is not None:
+            self._sessions.keep(host, Known(session, findings, looked_at))
 
 
 def _context(method: int, minimum: Minimum, keylog: KeyLog | None) -> SSL.Context:

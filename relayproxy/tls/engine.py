@@ -61,14 +61,21 @@ class Engine:
         "_fed",
         "_findings",
         "_plaintext",
+        "_resumes",
         "_server",
         "_started",
         "_written",
         "more",
     )
 
-    def __init__(self, connection: SSL.Connection, findings: Findings, *, server: bool) -> None:
+    def __init__(
+        self, connection: SSL.Connection, findings: Findings, *, server: bool, session: SSL.Session | None = None
+    ) -> None:
+        """`session`: to go on with, if the peer will; whom it was made with was judged then."""
         self._connection = connection
+        self._resumes = session is not None
+        if session is not None:
+            connection.set_session(session)
         connection.set_app_data(findings)
         self._server = server
         if server:
@@ -146,10 +153,13 @@ class Engine:
             self._fail(failure.reason, failure.what)
         except SSL.Error as error:
             self._fail(*self._why(error))
-        if self._findings.required and not self._findings.judged:
+        if self._findings.required and not (self._findings.judged or self._goes_on()):
             self.take()  # it would say yes to a peer whom nobody has looked at
             self._fail("certificate", "the peer's certificate was not looked at")
         return True
+
+    def _goes_on(self) -> bool:
+        return self._resumes and openssl.was_resumed(self._connection)
 
     def _what_came(self) -> str:
         """Text, where TLS was expected. A server's greeting is quoted; of a client only what is sure to be no secret (attack 21)."""
@@ -195,6 +205,11 @@ class Engine:
             certificate=None if certificate is None else facts_of(certificate),
             resumed=openssl.was_resumed(connection),
         )
+
+    @property
+    def session(self) -> SSL.Session | None:
+        """For another connection to go on with; None where this one broke."""
+        return self._connection.get_session() if self._broken is None else None
 
     # Plaintext.
 

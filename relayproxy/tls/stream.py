@@ -24,6 +24,8 @@ from relayproxy.tls.engine import RECORD_SIZE, Engine, TlsBroken
 from relayproxy.tls.facts import TlsFailure
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from relayproxy.tls.facts import TlsFacts
 
 #: Plaintext encrypted at a time.
@@ -83,6 +85,7 @@ class TlsStream(DeadlineStream):
         "_cut",
         "_ended",
         "_engine",
+        "_leaving",
         "_receiving",
         "_sending",
         "_transport",
@@ -90,7 +93,11 @@ class TlsStream(DeadlineStream):
         "facts",
     )
 
-    def __init__(self, transport: DeadlineStream, engine: Engine, facts: TlsFacts) -> None:
+    def __init__(
+        self, transport: DeadlineStream, engine: Engine, facts: TlsFacts, leaving: Callable[[], None] | None = None
+    ) -> None:
+        """`leaving` is called once, before the session ends by us closing it."""
+        self._leaving = leaving
         self._transport = transport
         self._engine = engine
         self.facts = facts
@@ -357,10 +364,16 @@ class TlsStream(DeadlineStream):
         finally:
             self._transport.send_by = send_by
 
+    def _close(self) -> bytes | memoryview:
+        """The session is over for us; the last octets of it."""
+        self._closed = True
+        if self._leaving is not None:
+            self._leaving()
+        return self._goodbye()
+
     def close(self) -> None:
         if not self._closed:
-            octets = self._goodbye()
-            self._closed = True
+            octets = self._close()
             with suppress(*_NOBODY_HEARS):
                 if octets:
                     self._transport.send_nowait(octets)
@@ -369,8 +382,7 @@ class TlsStream(DeadlineStream):
     async def aclose(self) -> None:
         """As close(), but close_notify may wait a little to be taken."""
         if not self._closed:
-            octets = self._goodbye()
-            self._closed = True
+            octets = self._close()
             try:
                 with suppress(*_NOBODY_HEARS):
                     await self._say_last(octets)

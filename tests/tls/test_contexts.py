@@ -7,6 +7,7 @@ import ssl
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 import trio
 import trustme
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tls_pairs import Files
+    from trio.testing import MockClock
 
     from relayproxy.tls.contexts import Minimum
 
@@ -339,6 +341,78 @@ async def resume(server: ServerTls, context: SSL.Context, session: SSL.Session) 
         await shake_hands(other, engine, 10)
     assert engine.facts().resumed is facts[0].resumed
     return facts[0]
+
+
+# Sessions with upstreams that are gone on with.
+
+
+async def twice(server: ServerTls, client: ClientTls, host: str = HOST) -> tuple[TlsFacts, TlsFacts]:
+    """What two sessions with a server are, one after the other."""
+    one, other = await once(server, client, host), await once(server, client, host)
+    return one, other
+
+
+async def once(server: ServerTls, client: ClientTls, host: str = HOST) -> TlsFacts:
+    ours, theirs = await handshake(server, client, host=host)
+    await ours.send_all(b"220 ready")  # the tickets go with it
+    assert await theirs.receive_some() == b"220 ready"
+    theirs.close()
+    ours.close()
+    return theirs.facts
+
+
+@pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
+@pytest.mark.parametrize("verify", ["full", "ca", "none"])
+async def test_a_session_with_an_upstream_is_gone_on_with(files: Files, version: int, verify: str) -> None:
+    server, client = server_of(files), client_of(files, verify)
+    server._context.set_max_proto_version(version)
+    one, other = await twice(server, client)
+    assert not one.resumed
+    assert other == msgspec.structs.replace(one, resumed=True), "all else is told as it was found out"
+
+
+async def test_what_was_wrong_is_told_of_a_session_that_is_gone_on_with(files: Files) -> None:
+    server, client = server_of(files, files.self_signed("other.test")), client_of(files, "none")
+    one, other = await twice(server, client)
+    assert other.resumed
+    assert (other.verified, other.why) == (False, one.why)
+    assert one.why is not None
+    assert "self-signed" in one.why
+
+
+async def test_a_session_is_not_gone_on_with_under_another_name(files: Files) -> None:
+    """PROTOCOL §1.9: what was looked at was looked at for a name."""
+    server, client = server_of(files, files.pair(HOST, "mx2.example.test")), client_of(files)
+    assert not (await once(server, client)).resumed
+    assert not (await once(server, client, "mx2.example.test")).resumed
+    await refused(server, client, "mx3.example.test")
+
+
+async def test_another_server_of_that_name_is_looked_at(files: Files) -> None:
+    client = client_of(files)
+    assert not (await once(server_of(files), client)).resumed
+    assert not (await once(server_of(files), client)).resumed
+    _, failure = await refused(server_of(files, files.self_signed(HOST)), client)
+    assert "self-signed" in failure.what
+
+
+async def test_a_certificate_is_looked_at_again_after_ten_minutes(files: Files, autojump_clock: MockClock) -> None:
+    server, client = server_of(files), client_of(files)
+    seen = []
+    for _ in range(8):
+        seen.append((await once(server, client)).resumed)
+        autojump_clock.jump(200)
+    assert seen == [False, True, True, False, True, True, False, True], "however often it was gone on with"
+
+
+async def test_where_going_on_fails_it_is_not_tried_again(files: Files, client: ClientTls) -> None:
+    server = server_of(files)
+    assert [facts.resumed for facts in await twice(server, client)] == [False, True]
+    one, other = memory_pair()
+    one.close()
+    with pytest.raises(TlsFailure):
+        await client.connect(other, host=HOST, seconds=10)
+    assert [facts.resumed for facts in await twice(server, client)] == [False, False]
 
 
 # Who does not speak TLS, or not in time.
