@@ -136,7 +136,9 @@ def _guard(config: Path | None, url: UpstreamUrl, recipients: Sequence[Mailbox])
             f"RCPT TO:<{shown(path)}>: the guard of {source or 'the environment'} does not allow it" for path in outside
         ]
         otherwise = "" if source is None else "; --config FILE takes another configuration, and its guard if it has one"
-        raise Failed("\nrelayproxy: ".join([*told, f"mail may go to {guard.what}: nothing was sent{otherwise}"]), UNSENT)
+        raise Failed(
+            "\nrelayproxy: ".join([*told, f"mail may go to {guard.what}: nothing was sent{otherwise}"]), UNSENT
+        )
 
 
 def _is_relay_of(config: Config, url: UpstreamUrl) -> bool:
