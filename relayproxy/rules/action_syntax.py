@@ -69,6 +69,7 @@ def _act(written: Written) -> Act | None:
     if len(written.value) != 1:
         written.wrong(f"expected one action a table, got {len(written.value) or 'none'}")
         return None
+    name: str
     ((name, _),) = written.value.items()
     one = written.of(name)
     if name not in ACTIONS:

@@ -19,6 +19,7 @@ from relayproxy.rules.facts import Recipient, Stage
 from relayproxy.rules.recipients import collapsed
 from relayproxy.rules.ruleset import RuleSet
 from relayproxy.smtp import local_replies
+from relayproxy.smtp.commands import Path
 from relayproxy.smtp.replies import worst
 
 if TYPE_CHECKING:
@@ -194,10 +195,9 @@ class _Play:
             before = self.facts
             one = Recipient(address, origin, parameters)
             if self.stage(Stage.RCPT, _with(before, recipients=(one,), route=of_mail)):
-                if is_taken and self.facts.route != before.route:
-                    # PROTOCOL §1.10: the first route counts.
+                if (refusal := self._refusal(before, one, coming, others=is_taken)) is not None:
                     self.facts = _with(before, tags=self.facts.tags)
-                    self.refusals.append(local_replies.TOO_MANY_RECIPIENTS)
+                    self.refusals.append(refusal)
                     continue
                 origin += 1
                 stand = self.facts.recipients
@@ -214,6 +214,14 @@ class _Play:
         return is_taken and (
             coming.until < Stage.DATA or (self.stage(Stage.DATA, self.facts) and self._has_recipients())
         )
+
+    def _refusal(self, before: Facts, one: Recipient, coming: Coming, *, others: bool) -> Reply | None:
+        """What rules made of a recipient may go another way than the others, of whom the first counts (PROTOCOL §1.10), or be no address."""
+        if others and self.facts.route != before.route:
+            return local_replies.TOO_MANY_RECIPIENTS
+        made = [other.address for other in self.facts.recipients if other.address != one.address]
+        fits = all(_is_address(address, utf8="SMTPUTF8" in coming.parameters) for address in made)
+        return None if fits else local_replies.NO_VALID_ADDRESS
 
     def message(self, coming: Coming) -> bool:
         if coming.until < Stage.EOM:
@@ -239,3 +247,12 @@ class _Play:
             return True
         self.refusals.append(local_replies.NO_RECIPIENTS)
         return False
+
+
+def _is_address(address: str, *, utf8: bool) -> bool:
+    """Whether it may be named to a server (RFC 6531 §3.4)."""
+    try:
+        path = Path.parse(address.encode("utf-8", "replace"))
+    except ValueError:
+        return False
+    return utf8 or path.is_ascii

@@ -196,7 +196,7 @@ def test_nobody_outside_the_guard_of_a_configuration_is_told_to_a_server(
     assert send(nowhere, to=people[:1]) == 1
     assert capsys.readouterr().err.splitlines()[-2:] == [
         "relayproxy: RCPT TO:<b@example.test>: the guard of the environment does not allow it",
-        "mail may go to jane@*: nothing was sent",
+        "relayproxy: mail may go to jane@*: nothing was sent",
     ]
 
 
