@@ -58,7 +58,7 @@ def functions(source: str, path: Path, text: str) -> tuple[Rule, ...]:
         raise PythonFileError([_not_python(source, error)]) from None
     except (ValueError, RecursionError, MemoryError) as error:
         raise PythonFileError(
-            [f"{source}: expected Python: {error if str(error) else 'it is nested too deep'}"]
+            [f"{source}:1: expected Python: {error if str(error) else 'it is nested too deep'}"]
         ) from None
     module = ModuleType(f"relayproxy_rules_{next(_count)}_{path.stem}")
     module.__file__ = file
