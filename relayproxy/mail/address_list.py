@@ -47,7 +47,7 @@ MAX_ELEMENTS: Final = 10_000
 #   CFWS           = (1*([FWS] comment) [FWS]) / FWS
 # A comment in a comment, a quoted pair, quotes and angle brackets: some (postal-mime) see its end, or an address, where others do not.
 _FWS: Final = rb"[ \t]++|\r\n[ \t]++(?=[^\r\n])"
-_CFWS: Final = rb"(?:" + _FWS + rb"|\((?:[!#-'*-;=?-\[\]-~\x80-\xff]++|" + _FWS + rb")*+\))*+"
+_CFWS: Final = rb"(?>(?:" + _FWS + rb"|\((?:[!#-'*-;=?-\[\]-~\x80-\xff]++|" + _FWS + rb")*\))*)"
 # RFC 5322 §3.2.3, §3.2.4 (RFC 6532 §3.2: =/ UTF8-non-ascii). Octets of any character set are common in names.
 #   atext          = ALPHA / DIGIT / "!" / "#" / ...
 #   quoted-string  = [CFWS] DQUOTE *([FWS] qcontent) [FWS] DQUOTE [CFWS]
@@ -55,7 +55,7 @@ _CFWS: Final = rb"(?:" + _FWS + rb"|\((?:[!#-'*-;=?-\[\]-~\x80-\xff]++|" + _FWS 
 #   quoted-pair    = ("\" (VCHAR / WSP)) / obs-qp
 _ATEXT: Final = rb"A-Za-z0-9!#$%&'*+\-/=?^_`{|}~\x80-\xff"
 _DOT_STRING: Final = rb"[" + _ATEXT + rb".]++"
-_QUOTED: Final = rb'"(?:[!#-\[\]-~\x80-\xff]++|\\[\t -~\x80-\xff]|' + _FWS + rb')*+"'
+_QUOTED: Final = rb'"(?>(?:[!#-\[\]-~\x80-\xff]++|\\[\t -~\x80-\xff]|' + _FWS + rb')*)"'
 # RFC 5322 §3.4.1, without CFWS inside. Dots may stand anywhere in a local part: Japanese carriers have given out such.
 #   addr-spec      = local-part "@" domain
 #   domain         = dot-atom / domain-literal / obs-domain
@@ -70,40 +70,40 @@ _WORD: Final = rb"(?:" + _DOT_STRING + rb"|" + _QUOTED + rb")" + _CFWS
 _ELEMENT: Final = re.compile(
     _CFWS + rb"(?:"
     rb"(" + _ADDR_SPEC + rb"|" + _DOT_STRING + rb")" + _CFWS + rb"(?=[,;]|\Z)"
-    rb"|(?:(" + _ADDR_SPEC + rb")" + _CFWS + rb"|(?:" + _WORD + rb")*+)"
-    rb"<(?:" + _FWS + rb")*+(" + _ADDR_SPEC + rb"|" + _DOT_STRING + rb")(?:" + _FWS + rb")*+>" + _CFWS + rb"(?=[,;]|\Z)"
-    rb"|(?:" + _WORD + rb")++(:))"
+    rb"|(?:(" + _ADDR_SPEC + rb")" + _CFWS + rb"|(?>(?:" + _WORD + rb")*))"
+    rb"<(?:" + _FWS + rb")*(" + _ADDR_SPEC + rb"|" + _DOT_STRING + rb")(?:" + _FWS + rb")*>" + _CFWS + rb"(?=[,;]|\Z)"
+    rb"|(?>(?:" + _WORD + rb")+)(:))"
 )  # fmt: skip
-_BETWEEN: Final = re.compile(rb"(?:[,;]++|" + _FWS + rb")*+")
+_BETWEEN: Final = re.compile(rb"(?:[,;]++|" + _FWS + rb")*")
 
 
 def _comment(depth: int) -> bytes:
     nested = rb"|" + _comment(depth - 1) if depth > 1 else rb""
-    return rb"\((?:[^()\\]++|\\." + nested + rb")*+\)"
+    return rb"\((?>(?:[^()\\]++|\\." + nested + rb")*)\)"
 
 
 # What lenient readers take, any octets in it.
 _ANY_COMMENT: Final = _comment(MAX_DEPTH)
-_ANY_QUOTED: Final = rb'"(?:[^"\\]++|\\.)*+"'
-_ANY_CFWS: Final = rb"(?:[\x00- ]++|" + _ANY_COMMENT + rb")"
+_ANY_QUOTED: Final = rb'"(?>(?:[^"\\]++|\\.)*)"'
+_ANY_CFWS: Final = rb"(?>(?:[\x00- ]++|" + _ANY_COMMENT + rb")+)"
 # What is odd goes on to a comma or semicolon outside of quotes and comments; one that does not end has no end.
-_ODD: Final = re.compile(rb'(?s:(?:[^",;(\\]++|\\.|' + _ANY_QUOTED + rb"|" + _ANY_COMMENT + rb")*+)")
+_ODD: Final = re.compile(rb'(?s:(?:[^",;(\\]++|\\.|' + _ANY_QUOTED + rb"|" + _ANY_COMMENT + rb")*)")
 # RFC 5322 §4.4, with CFWS around "@" and dots
 #   obs-local-part = word *("." word)
 #   obs-domain     = atom *("." atom)
-_ANY_WORD: Final = rb"(?:" + _DOT_STRING + rb"|" + _ANY_QUOTED + rb")++"
+_ANY_WORD: Final = rb"(?>(?:" + _DOT_STRING + rb"|" + _ANY_QUOTED + rb")+)"
 _ANY_LABELS: Final = rb"[A-Za-z0-9_.\-\x80-\xff]++"
 
 
 def _dotted(words: bytes) -> bytes:
-    return words + rb"(?:(?<=\.)" + _ANY_CFWS + rb"++" + words + rb"|" + _ANY_CFWS + rb"++(?=\.)" + words + rb")*+"
+    return words + rb"(?>(?:(?<=\.)" + _ANY_CFWS + words + rb"|" + _ANY_CFWS + rb"(?=\.)" + words + rb")*)"
 
 
 # One token after another, so that no octet is the beginning of more than one search.
 _LOOSE: Final = re.compile(
     rb"(?s:"
     rb"(" + _dotted(_ANY_WORD) + rb")"
-    rb"(?:" + _ANY_CFWS + rb"*+@" + _ANY_CFWS + rb"*+(" + _dotted(_ANY_LABELS) + rb"|\[[^\[\]]*+\]))?+"
+    rb"(?:" + _ANY_CFWS + rb"?@" + _ANY_CFWS + rb"?(" + _dotted(_ANY_LABELS) + rb"|\[[^\[\]]*+\]))?"
     rb"|" + _ANY_COMMENT + rb'|\\.|[^"(\\' + _ATEXT + rb".]++|.)"
 )  # fmt: skip
 _WORDS: Final = re.compile(rb"(?s:" + _ANY_COMMENT + rb"|(" + _ANY_QUOTED + rb"|\[[^\[\]]*+\]|[" + _ATEXT + rb".]++))")

@@ -17,12 +17,12 @@ from typing import Final
 #: RFC 1035 §2.3.4. A longer label is none, and the conversion takes quadratic time.
 MAX_LABEL: Final = 63
 
-_QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*+)"', re.DOTALL)
+_QUOTED: Final = re.compile(r'"((?:[^"\\]++|\\.)*)"', re.DOTALL)
 _QUOTED_PAIR: Final = re.compile(r"\\(.)", re.DOTALL)
 _TO_BE_QUOTED: Final = re.compile(r'(["\\])')
 # RFC 5322 §3.2.3, RFC 6532 §3.2:  dot-atom-text = 1*atext *("." 1*atext)
 _ATEXT: Final = r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~\u0080-\U0010ffff]++"
-_DOT_ATOM: Final = re.compile(_ATEXT + r"(?:\." + _ATEXT + r")*+")
+_DOT_ATOM: Final = re.compile(_ATEXT + r"(?:\." + _ATEXT + r")*")
 
 
 def split(address: str) -> tuple[str, str]:

@@ -42,11 +42,11 @@ _Q: Final = [chr(octet) if octet in _PLAIN else "_" if octet == 0x20 else f"={oc
 
 # Of text, pieces of an address list as RFC 5322 §3.4 has them (mail/address_list.py): addr-spec, phrase, comment.
 _ATOM: Final = r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~.\u0080-\U0010ffff]++"
-_QUOTED: Final = r'"(?:[^"\\]++|\\.)*+"'
+_QUOTED: Final = r'"(?:[^"\\]++|\\.)*"'
 _PIECE: Final = re.compile(
     rf"(?P<address>(?:{_ATOM}|{_QUOTED})@(?:{_ATOM}|\[[^\[\]]*+\]))"
-    rf"|(?P<phrase>(?:{_ATOM}|{_QUOTED})(?: ++(?:{_ATOM}|{_QUOTED})(?!@))*+)"
-    r"|\((?P<comment>(?:[^()\\]++|\\.)*+)\)"
+    rf"|(?P<phrase>(?:{_ATOM}|{_QUOTED})(?: ++(?:{_ATOM}|{_QUOTED})(?!@))*)"
+    r"|\((?P<comment>(?:[^()\\]++|\\.)*)\)"
     r"|\\.|[^\u0080-\U0010ffff]"
 )
 _WORD: Final = re.compile(rf"{_ATOM}|{_QUOTED}")

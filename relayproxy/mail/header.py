@@ -33,12 +33,12 @@ MAX_LINE: Final = 998
 _NAME: Final = re.compile(rb"[!-9;-~]+")
 # RFC 5322 §2.2.3: lines after the first begin with white space and have something else in them (a line of white space alone is obsolete,
 # §4.2, and the end of the section to some readers).
-_VALUE: Final = re.compile(rb"[^\r\n\0]*+(?:\r\n[ \t]++[^\r\n\0 \t][^\r\n\0]*+)*+")
+_VALUE: Final = re.compile(rb"[^\r\n\0]*+(?:\r\n[ \t]++[^\r\n\0 \t][^\r\n\0]*+)*")
 # A field that all readers read alike but for NUL and bare LF, which are looked for in the whole section (to scan for one octet is twice as fast
 # as for a set); or else all that is left: a search that went on behind what does not match would take quadratic time.
-_PLAIN_FIELD: Final = re.compile(rb"(?s:([!-9;-~]++):([^\r]*+(?:\r\n[ \t]++[^\r\n\0 \t][^\r]*+)*+)\r\n|(.+))")
+_PLAIN_FIELD: Final = re.compile(rb"(?s:([!-9;-~]++):([^\r]*+(?>(?:\r\n[ \t]++[^\r\n\0 \t][^\r]*+)*))\r\n|(.+))")
 # Any octets up to a CRLF without white space behind it: name, what is between it and the colon (§4.5.8), value. A line without a colon is all value.
-_FIELD: Final = re.compile(rb"(?:([!-9;-~]++)([ \t]*+):)?+([^\r]*+(?:\r(?!\n(?![ \t]))[^\r]*+)*+)(?:\r\n|\Z)")
+_FIELD: Final = re.compile(rb"(?:([!-9;-~]++)([ \t]*+):)?([^\r]*+(?:\r(?!\n(?![ \t]))[^\r]*+)*)(?:\r\n|\Z)")
 _BARE: Final = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _BLANK_LINE: Final = re.compile(rb"\r\n[ \t]++(?=\r\n|\Z)")
 

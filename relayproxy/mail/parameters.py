@@ -34,10 +34,10 @@ _LONGEST_VALUE: Final = 4 * 1024
 #   parameter := attribute ["*" section] ["*"] "=" value
 _PLACE: Final = rb"(?<![^\s;,\"'()])(%b)[ \t]*(?:\*[ \t]*([0-9]{1,9}))?[ \t]*(\*)?[ \t]*="
 _FILE_NAME: Final = re.compile(_PLACE % rb"filename|name", re.IGNORECASE)
-_QUOTED: Final = re.compile(rb'"((?:[^"\\]|\\.)*+)"([^;]*+)', re.DOTALL)
+_QUOTED: Final = re.compile(rb'"((?:[^"\\]++|\\.)*)"([^;]*+)', re.DOTALL)
 _QUOTED_PAIR: Final = re.compile(rb"\\(.)", re.DOTALL)
 # An encoded-word may have a ";" in it.
-_UNQUOTED: Final = re.compile(rb"(?:=\?[^?;]*+\?[^?;]*+\?[^?]*+\?=|[^;])*+")
+_UNQUOTED: Final = re.compile(rb"(?:=\?[^?;]*+\?[^?;]*+\?[^?]*+\?=|[^;])*")
 _TOKEN: Final = re.compile(rb"[^\s;\"(),]*+")
 # RFC 2231 §7:  extended-initial-value := [charset] "'" [language] "'" extended-other-values
 _EXTENDED: Final = re.compile(rb"([A-Za-z0-9_.:+-]{0,40})'[A-Za-z0-9-]{0,40}'(.*)", re.DOTALL)
@@ -45,10 +45,10 @@ _EXTENDED: Final = re.compile(rb"([A-Za-z0-9_.:+-]{0,40})'[A-Za-z0-9-]{0,40}'(.*
 _ODD_CHARSET: Final = re.compile(
     rb"(?:=\?|\*[ \t]*=[\s\"]*)[^?'\r\n]{0,20}?(?:idna|punycode|unicode[^?'\r\n]{0,3}escape)", re.IGNORECASE
 )
-_COMMENT: Final = re.compile(rb'("(?:[^"\\]|\\.)*+")|\((?:[^()\\]|\\.)*+\)', re.DOTALL)
+_COMMENT: Final = re.compile(rb'("(?:[^"\\]++|\\.)*")|\((?:[^()\\]++|\\.)*\)', re.DOTALL)
 # Where a scan from an opener finds no end, none does from one that is escaped in it, and each would cost a scan again.
-_ESCAPED_QUOTES: Final = re.compile(rb'(")([^"\\]*+(?:\\.[^"\\]*+)++)(?=("?))', re.DOTALL)
-_ESCAPED_PARENTHESES: Final = re.compile(rb"(\()([^()\\]*+(?:\\.[^()\\]*+)++)(?=(\)?))", re.DOTALL)
+_ESCAPED_QUOTES: Final = re.compile(rb'(")([^"\\]*+(?:\\.[^"\\]*+)+)(?=("?))', re.DOTALL)
+_ESCAPED_PARENTHESES: Final = re.compile(rb"(\()([^()\\]*+(?:\\.[^()\\]*+)+)(?=(\)?))", re.DOTALL)
 _DEEPEST_COMMENT: Final = 5
 _COMMENTS: Final = 1000
 _CONTROL: Final = re.compile(r"[\0-\x1f\x7f]")

@@ -52,7 +52,7 @@ _MESSAGE: Final = re.compile(rb"[\s\"']*+message\s*+/\s*+(?:rfc822|global|news)\
 _ENCODED: Final = re.compile(rb"base64|quoted-printable|uu", re.IGNORECASE)
 # Only these are read, so that a section of nothing but fields costs little (the order of fields with one name stays).
 _CONTENT_FIELD: Final = re.compile(
-    rb"^content-(?:type|disposition|transfer-encoding)[ \t]*:[^\n]*+(?:\n[ \t][^\n]*+)*+\n?",
+    rb"^content-(?:type|disposition|transfer-encoding)[ \t]*:[^\n]*+(?:\n[ \t][^\n]*+)*\n?",
     re.IGNORECASE | re.MULTILINE,
 )
 # RFC 2046 §5.1.1:  delimiter := CRLF "--" boundary,  close-delimiter := delimiter "--",  transport-padding := *LWSP-char

@@ -43,7 +43,7 @@ _CHARSETS: Final = (frozenset(aliases.values()) - _NOT_CHARSETS) | {
 
 # As the most lenient read them: any character set, and "?" in the text. What is not closed is matched too, up to the end of its line:
 # no word begins in it, and looking for one from each "=?" would be quadratic.
-_ANY_WORD: Final = re.compile(rb"=\?([^?\r\n]{0,100})\?([BbQq])\?((?:[^?\r\n]|\?(?!=))*+)(\?=)?+")
+_ANY_WORD: Final = re.compile(rb"=\?([^?\r\n]{0,100})\?([BbQq])\?((?:[^?\r\n]++|\?(?!=))*)(\?=)?")
 #: What programs make of octets whose character set they do not know, and UTF-7, which some know.
 _OTHERWISE: Final = ("utf-8", "latin-1", "utf-7")
 

@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 #: A local part, quoted or not, "@", and a domain or an address literal; begun where an address can begin, so that no octet is looked at twice.
 #: "+40" is an "@" in xtext (RFC 3461 §4); a backslash may be doubled, as it is in records.
 _ADDRESS: Final = re.compile(
-    rb"""(?:"(?:[^"\\\r\n]|\\{1,2}[^\r\n])*+"|(?<![^\s<>()\[\],:;"@])(?:(?!\+40)[^\s<>()\[\],:;"@])++)(?:@|\+40)(?:\[[^\]\s]*+\]|[^\s<>()\[\],:;"@]++)"""
+    rb"""(?:"(?>(?:[^"\\\r\n]++|\\{1,2}[^\r\n])*)"|(?<![^\s<>()\[\],:;"@])(?:[^\s<>()\[\],:;"@+]++|\+(?!40))+)(?:@|\+40)(?:\[[^\]\s]*+\]|[^\s<>()\[\],:;"@]++)"""
 )
 # Where a scan from a "[" or a quote comes to no address, none does from one that is within it, and each would cost a scan again.
 _BRACKETS: Final = re.compile(rb"\[[^\]\s]*+(\]?+)")
 _ESCAPED_QUOTES: Final = re.compile(
-    rb"""("[^"\\\r\n]*+)((?:\\{1,2}[^\r\n][^"\\\r\n]*+)++)(?=("(?:@|\+40)[^\s<>()\],:;"@])?)"""
+    rb"""("[^"\\\r\n]*+)((?:\\{1,2}[^\r\n][^"\\\r\n]*+)+)(?=("(?:@|\+40)[^\s<>()\],:;"@])?)"""
 )
 _FIELD_NAME: Final = re.compile(r"header\.[!-9;-~]+")
 #: Identifiers that have the form of an address.

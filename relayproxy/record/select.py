@@ -41,9 +41,9 @@ _SHOWN: Final = 100
 _SPACE: Final = re.compile(r"\s*+")
 _FIELD: Final = re.compile(r'([^\s:&|!()"]++):')
 _WORD: Final = re.compile(r'[^\s&|()"]++')
-_QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*+)"', re.DOTALL)
+_QUOTED: Final = re.compile(r'"((?:[^"\\]++|\\.)*)"', re.DOTALL)
 _ESCAPED: Final = re.compile(r'\\(["\\])')
-_EXPRESSION: Final = re.compile(r"/(?:[^/\\]|\\.|/(?![\s&|)]|\Z))*+/", re.DOTALL)
+_EXPRESSION: Final = re.compile(r"/(?>(?:[^/\\]++|\\.|/(?![\s&|)]|\Z))*)/", re.DOTALL)
 _ID: Final = re.compile(r"[0-9A-Za-z]{1,64}")
 _A_COMPARISON: Final = "a field and its value, such as sender:*@example.test"
 

@@ -207,7 +207,7 @@ def _rewrite_header_addresses(written: Written) -> Act | None:
 
 # Replies (RFC 5321 §4.2, RFC 3463 §2):  LINE = code [SP enhanced code] [SP text]; in what refuses the code may be left out.
 
-_LINE: Final = re.compile(r"(?:([0-9]{3})(?: +|\Z))?+(?:([0-9]+\.[0-9]+\.[0-9]+)(?: +|\Z))?+(.*)", re.DOTALL)
+_LINE: Final = re.compile(r"(?:([0-9]{3})(?: +|\Z))?(?:([0-9]+\.[0-9]+\.[0-9]+)(?: +|\Z))?(.*)", re.DOTALL)
 _CODE: Final = re.compile(r"[45][0-5][0-9]")
 _ENHANCED: Final = re.compile(r"[45]\.[0-9]{1,3}\.[0-9]{1,3}")
 #: The classes of code that an action may answer with; where only a text is given: code and enhanced code.

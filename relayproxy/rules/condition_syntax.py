@@ -50,7 +50,7 @@ T = TypeVar("T")
 #: RFC 5322 §3.6.8 ftext.
 FIELD_NAME: Final = re.compile(r"[!-9;-~]{1,200}")
 _COMPARISONS: Final[Mapping[str, Comparison]] = {one: one for one in get_args(Comparison)}
-_COMPARED: Final = re.compile(rf"({'|'.join(sorted(_COMPARISONS, key=len, reverse=True))})?+ *+(.*)", re.DOTALL)
+_COMPARED: Final = re.compile(rf"({'|'.join(sorted(_COMPARISONS, key=len, reverse=True))})? *+(.*)", re.DOTALL)
 _COUNT: Final = re.compile(r"[0-9]{1,9}")
 
 _IN: Final[JsonSchema] = {

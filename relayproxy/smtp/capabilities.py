@@ -29,7 +29,7 @@ MAX_KEYWORDS: Final = 100
 #   ehlo-keyword   = (ALPHA / DIGIT) *(ALPHA / DIGIT / "-")
 #   ehlo-param     = 1*(%d33-126)
 # Servers end lines in a space, or write two between parameters; `AUTH=LOGIN` is how Outlook Express once wanted it.
-_LINE: Final = re.compile(rb"([A-Za-z0-9][A-Za-z0-9-]*+)(?:[ =] *+([!-~]++(?: ++[!-~]++)*+)?+)?+ *+")
+_LINE: Final = re.compile(rb"([A-Za-z0-9][A-Za-z0-9-]*+)(?:[ =] *+([!-~]++(?: ++[!-~]++)*)?)? *+")
 
 # Which extension brings a parameter: RFC 1870 §3, RFC 6152 §2, RFC 6531 §3.1, RFC 3461 §3, RFC 4954 §3.
 _MAIL_EXTENSIONS: Final = {

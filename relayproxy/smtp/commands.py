@@ -219,7 +219,7 @@ def _sealed(command: Command, line: bytes) -> bytes:
 
 # The common form: a dot-string at a domain of plain labels, and SIZE, BODY or nothing behind it. All of it is in the grammar, and
 # the line is shorter than a path may be.
-_ADDRESS: Final = rb"<([" + grammar.ATEXT + rb".]++)@([A-Za-z0-9]++(?:[.-][A-Za-z0-9]++)*+)>"
+_ADDRESS: Final = rb"<([" + grammar.ATEXT + rb".]++)@([A-Za-z0-9]++(?:[.-][A-Za-z0-9]++)*)>"
 _COMMON_MAIL: Final = re.compile(
     rb"[Mm][Aa][Ii][Ll] [Ff][Rr][Oo][Mm]:" + _ADDRESS + rb"(?: ([Ss][Ii][Zz][Ee])=([0-9]{1,20}))?"
     rb"(?: ([Bb][Oo][Dd][Yy])=(8BITMIME|7BIT|8bitmime|7bit))?"

@@ -47,7 +47,7 @@ _UTF8: Final = rb"\x80-\xff"
 #   qtextSMTP      = %d32-33 / %d35-91 / %d93-126         (RFC 6531 §3.3: =/ UTF8-non-ascii)
 # Dots may stand anywhere: Japanese carriers have given out `a..b@` and `a.@` for years, and servers take them.
 _DOT_STRING: Final = rb"[" + ATEXT + rb"." + _UTF8 + rb"]++"
-_QUOTED_STRING: Final = rb'"(?:[ !#-\[\]-~' + _UTF8 + rb']|\\[ -~])*+"'
+_QUOTED_STRING: Final = rb'"(?>(?:[ !#-\[\]-~' + _UTF8 + rb']++|\\[ -~])*)"'
 _LOCAL_PART: Final = rb"(?:" + _DOT_STRING + rb"|" + _QUOTED_STRING + rb")"
 
 # RFC 5321 §4.1.2
@@ -57,8 +57,8 @@ _LOCAL_PART: Final = rb"(?:" + _DOT_STRING + rb"|" + _QUOTED_STRING + rb")"
 #   Ldh-str        = *( ALPHA / DIGIT / "-" ) Let-dig
 # `_` counts as a letter (Windows and container names have it), one dot may end the whole (a DNS habit).
 _LET_DIG: Final = rb"[A-Za-z0-9_" + _UTF8 + rb"]++"
-_SUB_DOMAIN: Final = _LET_DIG + rb"(?:-++" + _LET_DIG + rb")*+"
-_DOMAIN: Final = _SUB_DOMAIN + rb"(?:\." + _SUB_DOMAIN + rb")*+\.?+"
+_SUB_DOMAIN: Final = _LET_DIG + rb"(?:-++" + _LET_DIG + rb")*"
+_DOMAIN: Final = rb"(?>" + _SUB_DOMAIN + rb"(?:\." + _SUB_DOMAIN + rb")*\.?)"
 
 # RFC 5321 §4.1.3
 #   address-literal  = "[" ( IPv4-address-literal / IPv6-address-literal / General-address-literal ) "]"
@@ -82,8 +82,8 @@ _GENERAL_LITERAL: Final = re.compile(rb"[A-Za-z0-9-]*[A-Za-z0-9]:[!-Z^-~]+")
 #   Mailbox        = Local-part "@" ( Domain / address-literal )
 # A local-part alone passes whatever it is, not only as Postmaster: machines send cron's mail as `<root>`, and upstream knows what it means.
 PATH: Final = re.compile(
-    rb"<(?:(@" + _DOMAIN + rb"(?:,@" + _DOMAIN + rb")*+:)?+"
-    rb"(" + _LOCAL_PART + rb")(?:@(" + _DOMAIN + rb"|" + _LITERAL + rb"))?+)?+>"
+    rb"<(?:(@" + _DOMAIN + rb"(?:,@" + _DOMAIN + rb")*:)?"
+    rb"(" + _LOCAL_PART + rb")(?:@(" + _DOMAIN + rb"|" + _LITERAL + rb"))?)?>"
 )
 
 # RFC 5321 §4.1.1.1: ehlo = "EHLO" SP ( Domain / address-literal ) CRLF. Clients say whatever their machine is called; the
@@ -94,7 +94,7 @@ HELO_NAME: Final = re.compile(rb"[!-~]{1,255}")
 #   esmtp-param    = esmtp-keyword ["=" esmtp-value]
 #   esmtp-keyword  = (ALPHA / DIGIT) *(ALPHA / DIGIT / "-")
 #   esmtp-value    = 1*(%d33-60 / %d62-126)               (RFC 6531 §3.3: =/ UTF8-non-ascii)
-PARAMETER: Final = re.compile(rb"([A-Za-z0-9][A-Za-z0-9-]*+)(?:=([!-<>-~" + _UTF8 + rb"]++))?+")
+PARAMETER: Final = re.compile(rb"([A-Za-z0-9][A-Za-z0-9-]*+)(?:=([!-<>-~" + _UTF8 + rb"]++))?")
 
 # RFC 1870 §4:  size-value ::= 1*20DIGIT;  RFC 3030 §2:  chunk-size ::= 1*DIGIT
 _NUMBER: Final = re.compile(rb"[0-9]{1,20}")
@@ -103,9 +103,9 @@ _NUMBER: Final = re.compile(rb"[0-9]{1,20}")
 #   xtext = *( xchar / hexchar )
 #   xchar = any ASCII CHAR between "!" (33) and "~" (126) inclusive, except for "+" and "=".
 #   hexchar = ASCII "+" immediately followed by two upper case hexadecimal digits
-_XTEXT: Final = re.compile(rb"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*+")
+_XTEXT: Final = re.compile(rb"(?:[!-*,-<>-~]++|\+[0-9A-F]{2})*")
 # RFC 6533 §3: an ORCPT of type utf-8 may have UTF-8 as it is (utf-8-addr-unitext), beside xtext.
-_UNITEXT: Final = re.compile(rb"(?:[!-*,-<>-~" + _UTF8 + rb"]|\+[0-9A-F]{2})++")
+_UNITEXT: Final = re.compile(rb"(?:[!-*,-<>-~" + _UTF8 + rb"]++|\+[0-9A-F]{2})+")
 _HEXCHAR: Final = re.compile(rb"\+([0-9A-F]{2})")
 _NOT_XCHAR: Final = re.compile(rb"[^!-*,-<>-~]")
 # RFC 3461 §4.2
@@ -123,7 +123,7 @@ MECHANISM: Final = re.compile(rb"[A-Za-z0-9_-]{1,20}")
 # RFC 4954 §8:  initial-response = base64 / "="
 #   base64         = base64-terminal / ( 1*(4base64-char) [base64-terminal] )
 #   base64-terminal = (2base64-char "==") / (3base64-char "=")
-BASE64: Final = re.compile(rb"=|(?:[A-Za-z0-9+/]{4})*+(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+BASE64: Final = re.compile(rb"=|(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 
 # Characters that a peer which maps before it splits would take for "." or "@" (UTS 46, attacks 10, 30). No U-label has them (RFC 5892 §2).
 _FALSE_SEPARATORS: Final = frozenset("\u3002\uff0e\uff61\uff20\ufe52\ufe6b")

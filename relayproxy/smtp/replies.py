@@ -44,7 +44,7 @@ _ENHANCED: Final = re.compile(rb"([245])\.[0-9]{1,3}\.[0-9]{1,3}(?= |\Z)")
 #   Reply-line = *( Reply-code "-" [ textstring ] CRLF ) Reply-code [ SP textstring ] CRLF
 #   Reply-code = %x32-35 %x30-35 %x30-39
 # PROTOCOL §1.6: any second digit, and any text without CR, LF and NUL.
-_LINE: Final = re.compile(rb"([2-5][0-9]{2})(?:([ -])([^\r\n\0]*+))?+")
+_LINE: Final = re.compile(rb"([2-5][0-9]{2})(?:([ -])([^\r\n\0]*+))?")
 
 # What cannot become part of a line, whatever follows; a CR that came last may still.
 _STRAY: Final = re.compile(rb"[\n\0]|\r(?!\n|\Z)")

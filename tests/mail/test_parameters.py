@@ -184,7 +184,7 @@ def test_no_octets_raise(value: bytes) -> None:
 
 
 # The same with no thought of what it costs.
-COMMENT = re.compile(rb'("(?:[^"\\]|\\.)*+")|\((?:[^()\\]|\\.)*+\)', re.DOTALL)
+COMMENT = re.compile(rb'("(?:[^"\\]|\\.)*")|\((?:[^()\\]|\\.)*\)', re.DOTALL)
 
 
 @given(st.lists(st.sampled_from([b'"', b"(", b")", b"\\", b"a"]), max_size=16).map(b"".join))
