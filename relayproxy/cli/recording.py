@@ -47,7 +47,7 @@ def recording(config: Config, reporter: Reporter) -> Iterator[Recorder | None]:
     try:
         backend = opened()
     except StoreAwayError as error:  # as if it went away later: a relay must not be down for that
-        backend, away = opened(later=True), RecordError(str(error))
+        backend, away = opened(later=True), RecordError(str(error), full=error.full)
     loop = trio.lowlevel.current_trio_token()
     alarm = partial(_tell, loop, reporter, refused=record.on_failure == "refuse")
     writer = Writer(backend, alarm=alarm, trouble=away)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -14,10 +14,12 @@ import trio
 from kept_mail import kept
 from relay_on_sockets import END_OF_DATA, serving, upstream_server
 
+from relayproxy.record.store.sqlite import SqliteStore
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from relay_on_sockets import Client
+    from relay_on_sockets import Client, Running
 
 MIB = 1 << 20
 
@@ -78,6 +80,91 @@ async def test_a_full_disk_refuses_for_now_and_recovers() -> None:
             assert upstream.messages == accepted + 1
         subjects = [stored.record.message.subject for stored, _ in kept(disk / "relay.db") if stored.record.message]
     assert subjects == [*(f"m{number}" for number in range(accepted)), "again"]
+
+
+async def fill(client: Client, size: int) -> list[str]:
+    """Send until it is refused; who sent what was accepted, in order."""
+    codes = [250]
+    with trio.fail_after(60):
+        while codes[-1] == 250:
+            codes.append(await send(client, f"m{len(codes)}", size))
+    assert codes[-1] == 452
+    return [f"m{number}" for number in range(1, len(codes) - 1)]
+
+
+def take_all(disk: Path) -> Path:
+    """A file with all the room that is left."""
+    filler = disk / "filler"
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    return filler
+
+
+async def until_taken(relay: Running, name: str) -> None:
+    """Send until it is accepted."""
+    with trio.fail_after(30):
+        while True:
+            client = await relay.connect()
+            if (await client.reply())[0] == 220:
+                await client.say("EHLO client.test")
+                if await send(client, name) == 250:
+                    return
+            await trio.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [60_000, 900_000], ids=["rows", "files"])
+async def test_a_full_disk_is_made_room_on_by_keep_from_a_start_on(size: int) -> None:
+    with small_disk(8 * MIB) as disk, TemporaryDirectory() as state:
+        store = f"sqlite:{disk / 'relay.db'}"
+        async with upstream_server() as upstream:
+            async with serving(Path(state), upstream=upstream, record={"store": store}) as relay:
+                client = await relay.connect()
+                await client.hello()
+                accepted = await fill(client, size)
+            take_all(disk)
+            record = {"store": store, "keep": {"bytes": "2MiB"}}
+            async with serving(Path(state), upstream=upstream, record=record) as relay:
+                await until_taken(relay, "again")
+        with SqliteStore(disk / "relay.db").reader() as reader:
+            told = [stored.record.message for stored in reader.transactions()]
+        subjects = [message.subject for message in told if message is not None]
+        left = [name for name in subjects if name in accepted]
+        assert left
+        assert left == accepted[-len(left) :], "the oldest went, and nothing else"
+        assert subjects[-1] == "again"
+
+
+@pytest.mark.slow
+async def test_keep_holds_on_a_small_disk_from_the_first_message() -> None:
+    with small_disk(8 * MIB) as disk, TemporaryDirectory() as state:
+        record = {"store": f"sqlite:{disk / 'relay.db'}", "keep": {"bytes": "2MiB"}}
+        async with upstream_server() as upstream, serving(Path(state), upstream=upstream, record=record) as relay:
+            client = await relay.connect()
+            await client.hello()
+            for number in range(200):
+                assert await send(client, f"m{number}", 60_000) == 250
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("on_failure", ["refuse", "continue"])
+async def test_a_full_disk_keeps_no_relay_from_starting(on_failure: str) -> None:
+    with small_disk(4 * MIB) as disk, TemporaryDirectory() as state:
+        filler = take_all(disk)
+        record = {"store": f"sqlite:{disk / 'relay.db'}", "on_failure": on_failure}
+        async with upstream_server() as upstream, serving(Path(state), upstream=upstream, record=record) as relay:
+            client = await relay.connect()
+            if on_failure == "refuse":
+                assert (await client.reply())[1].startswith("4.3.2")
+            else:
+                await client.hello()
+                assert await send(client, "unrecorded") == 250
+            filler.unlink()
+            await until_taken(relay, "later")
+        told = [stored.record.message for stored, _ in kept(disk / "relay.db")]
+        assert told[-1] is not None
+        assert told[-1].subject == "later"
 
 
 @pytest.mark.slow

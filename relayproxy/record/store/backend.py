@@ -12,7 +12,6 @@ When things are written does not belong here (writer.py), nor what is removed an
 from __future__ import annotations
 
 import os
-import shutil
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -20,9 +19,10 @@ import apsw
 
 from relayproxy.record.store import releases
 from relayproxy.record.store.bodies import Bodies, record_error
-from relayproxy.record.store.connection import NoRoomError, open_to_write, record_error_of
+from relayproxy.record.store.connection import is_for_want_of_room, open_to_write, record_error_of, roll_back
 from relayproxy.record.store.contents import RAW, ZSTD, Packer
-from relayproxy.record.store.interface import RecordError, StoreError, TransactionWrite
+from relayproxy.record.store.interface import RecordError, StoreAwayError, StoreError, TransactionWrite
+from relayproxy.record.store.reserve import ROOM, Reserve
 from relayproxy.record.store.rows import message_columns, session_columns, transaction_columns
 from relayproxy.record.store.schema import ROWS, arrive, arrive_session
 from relayproxy.record.store.upkeep import Upkeep
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 _FILE_FROM: Final = 1 << 16
 #: Octets of a session's wire from which on it is worth to compress it.
 _PACK_FROM: Final = 512
-#: Octets that must be free before a store that was full counts as having room again: what a few messages take, so that it does not go to and fro.
-_ROOM: Final = 1 << 20
 
 _NO_BODY: Final = (None,) * 6
 
@@ -56,25 +54,47 @@ class _Prepared(NamedTuple):
 class SqliteBackend:
     """The writing end of a SQLite store."""
 
-    def __init__(self, path: Path, bodies: Bodies, *, sync: Sync, keep: Keep, patience: float) -> None:
-        """`patience`: seconds to wait for others who write. Raises StoreError."""
+    def __init__(self, path: Path, bodies: Bodies, *, sync: Sync, keep: Keep, patience: float, later: bool) -> None:
+        """`patience`: seconds to wait for others who write; `later`: where there is no space to open it, that is tried again by whatever is asked. Raises StoreError."""
         self._path = path
         self._sync: Sync = sync
         self._patience = patience
+        self._most = keep.bytes
         self._bodies = bodies
         self._packer = Packer()
         self._flushes = sync == "full"  # whether `synchronous` is FULL just now
-        self._connection: apsw.Connection | None = open_to_write(path, sync=sync, patience=patience)
-        self._file = _identity(path)
-        self._upkeep = Upkeep(bodies, keep)
+        self._connection: apsw.Connection | None = None
+        self._file: tuple[int, int] | None = None
+        self._reserve = Reserve(path)
+        self._upkeep = Upkeep(bodies, keep, self._reserve)
         try:
-            bodies.open()
+            self._open()
+        except StoreAwayError:
+            if not later:
+                raise
+
+    def _open(self) -> apsw.Connection:
+        """Raises StoreError."""
+        try:
+            connection = self._connect()
+        except StoreAwayError:
+            self._reserve.give_up()  # to read the log takes a little, too
+            connection = self._connect()
+        try:
+            self._bodies.open()
         except OSError as error:
-            self._connection.close()
-            raise StoreError(f"{error.filename or bodies.folder}: {error.strerror or error}") from error
+            connection.close()
+            said = f"{error.filename or self._bodies.folder}: {error.strerror or error}"
+            raise (StoreAwayError(said, full=True) if is_for_want_of_room(error, None) else StoreError(said)) from error
+        self._connection, self._file, self._flushes = connection, _identity(self._path), self._sync == "full"
+        return connection
+
+    def _connect(self) -> apsw.Connection:
+        return open_to_write(self._path, sync=self._sync, patience=self._patience, most=self._most)
 
     def write(self, writes: Sequence[Write], *, durable: bool) -> None:
         with self._connected() as connection:
+            self._reserve.hold()
             try:
                 self._write(connection, writes, self._known(connection, writes), durable=durable)
             except apsw.ConstraintError:
@@ -94,7 +114,7 @@ class SqliteBackend:
             _insert(connection, prepared.sessions, arrive_session)
             connection.execute("COMMIT")
         except BaseException:
-            _roll_back(connection)
+            roll_back(connection)
             for file in files:
                 with suppress(OSError):
                     file.unlink()
@@ -120,7 +140,7 @@ class SqliteBackend:
                 noted = releases.note(connection, statement, transaction, attempt, release)
                 connection.execute("COMMIT")
             except BaseException:
-                _roll_back(connection)
+                roll_back(connection)
                 raise
             return noted
 
@@ -192,17 +212,18 @@ class SqliteBackend:
                 connection.execute("UPDATE counters SET probes = probes + 1")
                 connection.execute("COMMIT")
             except BaseException:
-                _roll_back(connection)
+                roll_back(connection)
                 raise
-            if shutil.disk_usage(self._path.parent).free < _ROOM:
-                raise RecordError(f"{self._path}: less than {_ROOM >> 20} MiB are free", full=True)
+            self._reserve.hold()
+            if self._reserve.is_tight:
+                raise RecordError(f"{self._path}: less than {ROOM >> 20} MiB are free", full=True)
 
     def upkeep(self, *, busy: bool = False) -> bool:
         with self._connected() as connection:
             try:
                 return self._upkeep.piece(connection, busy=busy)
             except BaseException:
-                _roll_back(connection)
+                roll_back(connection)
                 raise
 
     def close(self) -> None:
@@ -239,11 +260,9 @@ class SqliteBackend:
 
     def _reopen(self) -> apsw.Connection:
         try:
-            connection = open_to_write(self._path, sync=self._sync, patience=self._patience)
+            return self._open()
         except StoreError as error:
-            raise RecordError(str(error), full=isinstance(error, NoRoomError)) from error
-        self._connection, self._file, self._flushes = connection, _identity(self._path), self._sync == "full"
-        return connection
+            raise RecordError(str(error), full=isinstance(error, StoreAwayError)) from error
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -261,12 +280,6 @@ def _insert(connection: apsw.Connection, rows: list[list[Value]], statement: Cal
         connection.execute(statement(count), [value for row in rows[at : at + count] for value in row])
         at += count
         left -= count
-
-
-def _roll_back(connection: apsw.Connection) -> None:
-    with suppress(apsw.Error):  # after some errors SQLite has done so by itself
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
 
 
 def _flush(files: list[Path], folder: Path) -> None:

@@ -17,7 +17,8 @@ from urllib.parse import quote
 import apsw
 
 from relayproxy.record.store.bodies import is_full
-from relayproxy.record.store.interface import RecordError, StoreError
+from relayproxy.record.store.interface import RecordError, StoreAwayError, StoreError
+from relayproxy.record.store.reserve import disk_size
 from relayproxy.record.store.schema import APPLICATION, PROGRAMS, STEPS, migrate, version
 
 if TYPE_CHECKING:
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
 
     from relayproxy.record.store.interface import Sync
 
-#: Pages of 4 KiB in the write-ahead log before they are carried into the database.
+#: Pages in the write-ahead log before they are carried into the database, at most and at least, and what part they may be of all that there is to be.
 _CHECKPOINT: Final = 4000
-#: Octets that the write-ahead log keeps on disk when it is empty again.
-_LOG_KEEPS: Final = 64 << 20
+_CHECKPOINT_SMALL: Final = 64
+_CHECKPOINT_PART: Final = 16
+_PAGE: Final = 4096
+_FRAME: Final = _PAGE + 24
 _A_FOLDER: Final = "{}: expected a file, found a folder"
 
 #: What says that nothing can be written now; any other error is about what was to be written.
@@ -38,23 +41,21 @@ _TROUBLE: Final = (
 )  # fmt: skip
 
 
-class NoRoomError(StoreError):
-    """A store cannot be opened for want of space."""
-
-
-def open_to_write(path: Path, *, sync: Sync, patience: float) -> apsw.Connection:
-    """Open a store, or make it; `patience`: seconds to wait for others who write. Raises StoreError; NoRoomError where that is why."""
+def open_to_write(path: Path, *, sync: Sync, patience: float, most: int | None) -> apsw.Connection:
+    """Open a store, or make it; `patience`: seconds to wait for others who write; `most`: octets that are kept. Raises StoreError; StoreAwayError for want of space."""
     connection = None
     try:
         _create(path)
         connection = _connect(path, apsw.SQLITE_OPEN_READWRITE, patience)
         _check(connection, path, new_is_fine=True)
         _set_up(connection, path, sync, patience)
+        _bound_log(connection, disk_size(path) if most is None else min(most, disk_size(path)))
         migrate(connection)
         connection.execute(PROGRAMS)
     except (OSError, apsw.Error) as error:
-        kind = NoRoomError if _is_for_want_of_room(error, connection) else StoreError
-        refused = kind(str(store_error(error, connection, path)))
+        refused = store_error(error, connection, path)
+        if is_for_want_of_room(error, connection):
+            refused = StoreAwayError(str(refused), full=True)
         if connection is not None:
             connection.close()
         raise refused from error
@@ -122,8 +123,13 @@ def _set_up(connection: apsw.Connection, path: Path, sync: Sync, patience: float
     connection.pragma("synchronous", sync)
     connection.pragma("temp_store", "memory")
     connection.pragma("secure_delete", True)
-    connection.pragma("journal_size_limit", _LOG_KEEPS)
-    connection.wal_autocheckpoint(_CHECKPOINT)
+
+
+def _bound_log(connection: apsw.Connection, room: int) -> None:
+    """The log is to be a small part of the room that there is: it is not counted, and what is in it takes room twice until the database has it."""
+    pages = max(_CHECKPOINT_SMALL, min(room // _CHECKPOINT_PART // _PAGE, _CHECKPOINT))
+    connection.pragma("journal_size_limit", pages * _FRAME)
+    connection.wal_autocheckpoint(pages)
 
 
 def open_to_read(path: Path, *, patience: float) -> tuple[apsw.Connection, Still | None]:
@@ -187,6 +193,13 @@ def still_at(path: Path) -> Still | None:
     return Still(found.st_ino, found.st_size, found.st_mtime_ns)
 
 
+def roll_back(connection: apsw.Connection) -> None:
+    """End what has begun, whatever state it is in."""
+    with suppress(apsw.Error):  # after some errors SQLite has done so by itself
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
 def _say(error: OSError | apsw.Error, connection: apsw.Connection | None, path: Path) -> str:
     match error:
         case apsw.CorruptError() | apsw.NotADBError():
@@ -223,11 +236,12 @@ def record_error_of(error: apsw.Error, connection: apsw.Connection, path: Path) 
     """What keeps things from being written; None where it is what was to be written."""
     if not isinstance(error, _TROUBLE):
         return None
-    full = _is_for_want_of_room(error, connection)
+    full = is_for_want_of_room(error, connection)
     return RecordError(f"{path}: {os.strerror(errno.ENOSPC)}" if full else _say(error, connection, path), full=full)
 
 
-def _is_for_want_of_room(error: OSError | apsw.Error, connection: apsw.Connection | None) -> bool:
+def is_for_want_of_room(error: OSError | apsw.Error, connection: apsw.Connection | None) -> bool:
+    """Whether it would pass if there were space."""
     match error:
         case apsw.FullError():
             return True

@@ -43,7 +43,11 @@ class StoreError(Exception):
 
 
 class StoreAwayError(StoreError):
-    """It cannot be reached now, and may be again, without anybody changing what was asked for."""
+    """It cannot be reached now, and may be again, without anybody changing what was asked for. `full`: for want of space."""
+
+    def __init__(self, what: str, *, full: bool = False) -> None:
+        super().__init__(what)
+        self.full = full
 
 
 class RecordError(Exception):

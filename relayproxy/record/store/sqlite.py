@@ -32,10 +32,10 @@ class SqliteStore:
         sync: Sync = "normal",
         keep: Keep = KEEP_ALL,
         patience: float = PATIENCE,
-        later: bool = False,  # noqa: ARG002 - a file is there, or is made
+        later: bool = False,
     ) -> SqliteBackend:
-        """The writing end; one a process. `sync`: normal survives kill -9, full also power loss. Raises StoreError."""
-        return SqliteBackend(self.path, self.bodies, sync=sync, keep=keep, patience=patience)
+        """The writing end; one a process. `sync`: normal survives kill -9, full also power loss; `later`: where there is no space to open it now, it is opened when there is. Raises StoreError."""
+        return SqliteBackend(self.path, self.bodies, sync=sync, keep=keep, patience=patience, later=later)
 
     def reader(self) -> SqliteReader:
         """A reading end. Raises StoreError."""

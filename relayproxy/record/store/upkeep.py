@@ -2,8 +2,10 @@
 
 Retention removes the oldest first, by the time of MAIL, whole transactions with their messages, and sessions that have none (left). `age`: what is older goes.
 `bytes`: what the database's pages in use and the files beside take stays below it: not counted are free pages (at most a tenth, or 1 MiB, is left of them in
-the file; they are used again), the write-ahead log (up to 64 MiB beside) and what is on its way in.
+the file; they are used again), the write-ahead log, the reserve (reserve.py) and what is on its way in.
 Never removed: what is `held` and was not released (accepted: what may have left stays too); within an hour, a transaction that is not final, and within a day, a session that has not ended.
+
+Where there is no room to remove anything, the reserve is given up, and the log begun anew; then what is removed and given back goes in small pieces.
 
 Invariants: rows go first, files after the commit, so that no row is ever without its file; a crash in between leaves a file, which the next start
 finds. Several processes may do this at once. Writing does not belong here (backend.py), nor when upkeep is done (writer.py).
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 import apsw
 
 from relayproxy.record.store.bodies import Sweep
+from relayproxy.record.store.connection import is_for_want_of_room, roll_back
 from relayproxy.record.store.index import index_some
 from relayproxy.record.store.interface import ABANDONED_SESSION, ABANDONED_TRANSACTION
 
@@ -26,11 +29,14 @@ if TYPE_CHECKING:
 
     from relayproxy.record.store.bodies import Bodies
     from relayproxy.record.store.interface import Keep
+    from relayproxy.record.store.reserve import Reserve
 
 #: Seconds that a piece takes, or a little more.
 _PIECE: Final = 0.02
 #: Rows that go in one statement.
 _ROWS: Final = 32
+#: Pages that become free in one piece, or a few more, and that are given back where room is tight: all of them go through the log.
+_FREED: Final = 64
 #: Pages that are given back to the system in one piece; octets of free pages that are kept at least.
 _PAGES: Final = 256
 _FREE: Final = 1 << 20
@@ -61,23 +67,40 @@ _FOR_EVER: Final = 1 << 53  # microseconds
 class Upkeep:
     """Upkeep of one store by one process. The caller rolls back when anything is raised: apsw.Error, OSError."""
 
-    def __init__(self, bodies: Bodies, keep: Keep) -> None:
+    def __init__(self, bodies: Bodies, keep: Keep, reserve: Reserve) -> None:
         self._bodies = bodies
+        self._reserve = reserve
         self._keep = keep
         self._sweep = Sweep(bodies)
         self._giving_back = False
         self._in_vain_until = 0.0
 
     def piece(self, connection: apsw.Connection, *, busy: bool) -> bool:
-        """A piece; whether there is more. `busy`: writes come all the time, so only retention."""
-        if self._retention(connection) or busy:
+        """A piece; whether there is more. `busy`: writes come all the time, or none can, so only what makes room."""
+        if self._make_room(connection, self._retention):
             return True
+        if busy:
+            return self._reserve.is_tight and self._make_room(connection, self._give_back)
         known = "SELECT EXISTS(SELECT 1 FROM contents WHERE file = ?)"
         return (
             self._sweep.piece(lambda name: bool(connection.execute(known, (name,)).get))
             or index_some(connection, self._bodies.folder)
             or self._give_back(connection)
         )
+
+    def _make_room(self, connection: apsw.Connection, make: Callable[[apsw.Connection], bool]) -> bool:
+        """Do so; where that takes room that is not there, in what is kept for it."""
+        if self._reserve.is_held:
+            try:
+                return make(connection)
+            except (OSError, apsw.Error) as error:
+                if not is_for_want_of_room(error, connection):
+                    raise
+            roll_back(connection)
+            self._reserve.give_up()
+        with suppress(apsw.Error):  # so that the log begins anew, and need not grow
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        return make(connection)
 
     # Retention.
 
@@ -91,9 +114,10 @@ class Upkeep:
             return False
         removed = False
         connection.execute("BEGIN IMMEDIATE")
+        free = _free(connection)
         files = _drop_loose(connection)
         for remove in removals:
-            while time.monotonic() < start + _PIECE and remove():
+            while time.monotonic() < start + _PIECE and _free(connection) - free < _FREED and remove():
                 removed = True
                 files += _drop_loose(connection)
         connection.execute("COMMIT")
@@ -130,7 +154,7 @@ class Upkeep:
             self._giving_back = False
             return False
         self._giving_back = True
-        for _ in connection.execute(f"PRAGMA incremental_vacuum({_PAGES})"):
+        for _ in connection.execute(f"PRAGMA incremental_vacuum({_FREED if self._reserve.is_tight else _PAGES})"):
             pass
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         return True
@@ -140,6 +164,12 @@ def taken(connection: apsw.Connection) -> int:
     """Octets as `bytes` counts them."""
     octets: int = connection.execute(_TAKEN).get
     return octets
+
+
+def _free(connection: apsw.Connection) -> int:
+    """Pages."""
+    pages: int = connection.pragma("freelist_count")
+    return pages
 
 
 def _remove_old(connection: apsw.Connection, bindings: dict[str, int]) -> bool:

@@ -6,7 +6,7 @@ wait are woken with one call into trio a batch. What is `put` does not wake the 
 both threads their turn. Where nothing comes, the thread does the store's upkeep.
 
 When a batch cannot be written, those who wait for it hear so, and what they gave is never written; what was `put` stays, in order, and is tried again each half
-second, and whenever somebody wants to commit; where there is no space left, retention is tried before. Where a single write is at fault (a bug, a number that no column takes), the others are written without it.
+second, and whenever somebody wants to commit; where there is no space left, upkeep is to make room before. Where a single write is at fault (a bug, a number that no column takes), the others are written without it.
 
 Invariants: `put` never waits, and what it was given is written once and whole, in order, as long as the process lives, unless it was counted as dropped:
 beyond `max_waiting` octets, and for what can never be written. `commit` returns only when all is in the store. Nothing is written after `commit` has said
@@ -46,6 +46,8 @@ _RECORD: Final = 2048
 _GATHER: Final = 0.008
 #: Seconds between tries to write what could not be written.
 _RETRY: Final = 0.5
+#: Seconds that room is made for, at each such try.
+_MAKE_ROOM: Final = 0.25
 #: Seconds that what was put may wait for a commit to go in with.
 _LAG: Final = 0.05
 #: Seconds without a write until upkeep begins, and between pieces of it where writes come all the time.
@@ -235,7 +237,7 @@ class Writer:
         if again:
             self._next_try = now + _RETRY
             if self._trouble is not None and self._trouble.full and closing_by is None:
-                self._upkeep(busy=True)  # it may make room
+                self._make_room()
         if self._waiting and (closing_by is not None or self._trouble is None or again or self._is_awaited()):
             self._write()
             self._keep_up()
@@ -246,6 +248,13 @@ class Writer:
         if closing_by is None:
             return True
         return bool(self._waiting) and self._trouble is None and time.monotonic() < closing_by
+
+    def _make_room(self) -> None:
+        """For a while, as much as upkeep can: nothing else can be done, but those who wait hear so in time."""
+        until = time.monotonic() + _MAKE_ROOM
+        self._upkeep(busy=True)
+        while self._more and time.monotonic() < until:
+            self._upkeep(busy=True)
 
     def _patience(self) -> float:
         """Seconds to wait for something to come before there is something else to do."""

@@ -92,7 +92,7 @@ def test_only_the_owner_can_read_it(store: SqliteStore) -> None:
     finally:
         os.umask(before)
     assert modes.pop("store.db-bodies") == 0o700
-    assert len(modes) == 5  # the database, its two helpers, the body, the lock
+    assert len(modes) == 6  # the database, its two helpers, the reserve, the body, the lock
     assert set(modes.values()) == {0o600}
 
 

@@ -122,9 +122,9 @@ class Upkeep:
         self._found_none = -_IN_VAIN  # when
 
     def piece(self, connection: Connection, *, busy: bool) -> bool:
-        """A piece; whether there is more. `busy`: writes come all the time, so only retention."""
+        """A piece; whether there is more. `busy`: writes come all the time, or none can, so only retention."""
         if busy and time.monotonic() < self._found_none + _IN_VAIN:
-            return True
+            return False
         if not connection.value("SELECT pg_try_advisory_lock($1)", LOCK_UPKEEP):
             return False  # another relay is at it
         try:
@@ -135,7 +135,7 @@ class Upkeep:
             self._make_ready(connection)
             self._found_none = time.monotonic()
             if busy:
-                return True
+                return False
             # There is no folder before a large body comes; no row names a file.
             swept = not self._bodies.folder.exists() or not self._sweep.piece(lambda _: False)
             return not swept or index_some(connection)
