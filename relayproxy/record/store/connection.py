@@ -89,8 +89,10 @@ def _connect(path: Path, flags: int, patience: float, query: str = "") -> apsw.C
 def _check(connection: apsw.Connection, path: Path, *, new_is_fine: bool) -> None:
     """Whether it is a store that we know. Raises StoreError, apsw.Error."""
     made = version(connection)
+    used = made or connection.execute("SELECT EXISTS(SELECT 1 FROM sqlite_schema)").get
+    # Asked last: another process may be making it just now, and whose it is comes with the tables.
     if connection.pragma("application_id") != APPLICATION:
-        if made or connection.execute("SELECT EXISTS(SELECT 1 FROM sqlite_schema)").get:
+        if used:
             raise StoreError(
                 f"{path} is a database of another program: expected a store of relayproxy, or a path where nothing is"
             )
