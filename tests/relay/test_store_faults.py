@@ -183,3 +183,25 @@ async def test_mail_passes_unrecorded_where_that_is_asked_for() -> None:
     truncated = [line["message"].get("truncated", False) for line in lines]
     assert not truncated[0]
     assert truncated[-1]
+
+
+@pytest.mark.slow
+async def test_what_does_not_fit_keeps_no_other_record_out() -> None:
+    with small_disk(5 * MIB) as disk, TemporaryDirectory() as state:
+        record = {"store": f"sqlite:{disk / 'relay.db'}", "on_failure": "continue"}
+        async with upstream_server() as upstream, serving(Path(state), upstream=upstream, record=record) as relay:
+            client = await relay.connect()
+            await client.hello()
+            sent = [*(f"large-{number}" for number in range(12)), *(f"small-{number}" for number in range(5))]
+            for name in sent:
+                assert await send(client, name, 1_000_000 if name.startswith("large") else 2) == 250
+        with SqliteStore(disk / "relay.db").reader() as reader:
+            told = {stored.record.message.subject: stored for stored in reader.transactions() if stored.record.message}
+    assert list(told) == sent
+    assert {stored.record.outcome for stored in told.values()} == {"accepted"}
+    whole = {name: stored.message is not None and stored.message.body is not None for name, stored in told.items()}
+    assert whole["large-0"]
+    assert not whole["large-11"]
+    for stored in told.values():
+        assert stored.record.message is not None
+        assert stored.record.message.truncated is True or whole[stored.record.message.subject or ""]

@@ -6,9 +6,10 @@ wait are woken with one call into trio a batch. What is `put` does not wake the 
 both threads their turn. Where nothing comes, the thread does the store's upkeep.
 
 When a batch cannot be written, those who wait for it hear so, and what they gave is never written; what was `put` stays, in order, and is tried again each half
-second, and whenever somebody wants to commit; where there is no space left, upkeep is to make room before. Where a single write is at fault (a bug, a number that no column takes), the others are written without it.
+second, and whenever somebody wants to commit; where there is no space left, upkeep is to make room before, and bodies that do
+not fit even so need not be written (weights.py), so that they keep no record behind them out. Where a single write is at fault (a bug, a number that no column takes), the others are written without it.
 
-Invariants: `put` never waits, and what it was given is written once and whole, in order, as long as the process lives, unless it was counted as dropped:
+Invariants: `put` never waits, and what it was given is written once and whole (but for a body for want of space), in order, as long as the process lives, unless it was counted as dropped:
 beyond `max_waiting` octets, and for what can never be written. `commit` returns only when all is in the store. Nothing is written after `commit` has said
 that it was not. A task that is cancelled is woken at once; what it gave is written all the same, or not.
 What is written, and when, does not belong here (record/recorder.py), nor how (backend.py).
@@ -27,7 +28,8 @@ from typing import TYPE_CHECKING, Final, Literal
 import outcome
 import trio
 
-from relayproxy.record.store.interface import RecordError, TransactionWrite
+from relayproxy.record.store.interface import RecordError
+from relayproxy.record.store.weights import files_of, lighter, octets_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,8 +42,6 @@ MAX_WAITING: Final = 64 << 20
 #: Writes, and octets, of one batch: so many go in together also when the store was away for long, and behind a slow line.
 _BATCH: Final = 256
 _BATCH_OCTETS: Final = 1 << 20
-#: Octets of a write besides its message and wire, roughly.
-_RECORD: Final = 2048
 #: Seconds that those who wait are waited for by others, on a loop that always has something else to do.
 _GATHER: Final = 0.008
 #: Seconds between tries to write what could not be written.
@@ -85,8 +85,8 @@ class _Put:
 
     def __init__(self, write: Write) -> None:
         self.writes: Sequence[Write] = (write,)
-        self.octets = _octets(write)
-        self.files = _files(write)
+        self.octets = octets_of(write)
+        self.files = files_of(write)
 
 
 _Item = _Commit | _Put
@@ -131,6 +131,7 @@ class Writer:
         self._waiting: deque[_Item] = deque()
         self._written_octets = 0
         self._spoilt = 0
+        self._is_whole = True  # no body was left out that might have waited for space
         self._trouble = trouble
         self._neglect: RecordError | None = None
         self._next_try = 0.0
@@ -209,7 +210,7 @@ class Writer:
         self._closing_by = time.monotonic() + timeout
         self._ring()
         self._thread.join(timeout)
-        return not self._thread.is_alive() and self._put_octets == self._written_octets
+        return not self._thread.is_alive() and self._put_octets == self._written_octets and self._is_whole
 
     # The thread's side.
 
@@ -288,7 +289,10 @@ class Writer:
             if writes:
                 self._backend.write(writes, durable=any(item.durable for item in batch))
         except RecordError as error:
-            self._fail(error)
+            if error.full and self._lighten(batch):
+                self._write()
+            else:
+                self._fail(error)
             return
         except Exception:  # noqa: BLE001 - one of them is at fault; which, and why, is seen when they are written one by one
             if not self._one_by_one(batch):
@@ -297,6 +301,25 @@ class Writer:
             self._done(batch)
         self._recover()
         self._last_write = time.monotonic()
+
+    def _lighten(self, batch: list[_Item]) -> bool:
+        """Let bodies go that do not fit, where room was made in vain, or there is no other try; whether there were any."""
+        at_last = self._closing_by is not None
+        if self._trouble is None and not at_last:
+            return False
+        lightened = False
+        for item in batch:
+            if (
+                isinstance(item, _Put)
+                and item.writes
+                and (light := lighter(item.writes[0], at_last=at_last)) is not None
+            ):
+                self._written_octets += item.octets - octets_of(light)
+                item.writes, item.octets = (light,), octets_of(light)
+                _remove(item.files)
+                lightened = True
+        self._is_whole = self._is_whole and not (lightened and at_last)
+        return lightened
 
     def _keep_up(self) -> None:
         """What was written may be upkeep's to look at; where things are written all the time, it has to be in between."""
@@ -311,7 +334,7 @@ class Writer:
         for item in self._waiting:
             batch.append(item)
             count += len(item.writes)
-            octets += item.octets if isinstance(item, _Put) else sum([_octets(write) for write in item.writes])
+            octets += item.octets if isinstance(item, _Put) else sum([octets_of(write) for write in item.writes])
             if count >= _BATCH or octets >= _BATCH_OCTETS:
                 break
         return batch
@@ -342,9 +365,7 @@ class Writer:
                 commits.append(item)
                 continue
             self._written_octets += item.octets
-            for file in item.files:
-                with suppress(OSError):  # it is found at the next start
-                    file.unlink()
+            _remove(item.files)
         _wake(commits)
 
     def _fail(self, error: RecordError) -> None:
@@ -398,6 +419,12 @@ class Writer:
             self._alarm(what, error)
 
 
+def _remove(files: list[Path]) -> None:
+    while files:
+        with suppress(OSError):  # it is found at the next start
+            files.pop().unlink()
+
+
 def _fault(error: Exception) -> RecordError:
     """Its message is left out: it may hold what a client sent."""
     return RecordError(f"a fault of relayproxy's own: {type(error).__name__}")
@@ -419,23 +446,3 @@ def _reschedule(commits: list[_Commit]) -> None:
             trio.lowlevel.reschedule(task)
         else:
             trio.lowlevel.reschedule(task, outcome.Error(commit.error))
-
-
-def _octets(write: Write) -> int:
-    """What it takes in memory, roughly."""
-    if not isinstance(write, TransactionWrite):
-        return _RECORD + len(write.wire or b"")
-    message = write.message
-    if message is None:
-        return _RECORD
-    octets = _RECORD + len(message.header) + len(message.header_sent or b"")
-    return octets + sum(
-        [len(body.octets) for body in (message.body, message.body_sent) if body is not None and body.octets is not None]
-    )
-
-
-def _files(write: Write) -> list[Path]:
-    if not isinstance(write, TransactionWrite) or write.message is None:
-        return []
-    bodies = (write.message.body, write.message.body_sent)
-    return [body.file for body in bodies if body is not None and body.file is not None]

@@ -29,6 +29,8 @@ class Ledger:
         self.batches: list[list[str]] = []
         self.durable: list[bool] = []
         self.fails: RecordError | None = None
+        self.is_tight = False  # there is no space for bodies
+        self.bodies: list[str] = []
         self.neglects: RecordError | None = None
         self.makes_room = False  # upkeep removes what is in the way
         self.tried = threading.Semaphore(0)
@@ -48,6 +50,14 @@ class Ledger:
         self._free.wait()
         if self.fails is not None:
             raise self.fails
+        bodies = [
+            write.record.transaction
+            for write in writes
+            if isinstance(write, TransactionWrite) and write.message is not None and write.message.body is not None
+        ]
+        if self.is_tight and bodies:
+            raise RecordError("no space left", full=True)
+        self.bodies += bodies
         names = [write.record.transaction if isinstance(write, TransactionWrite) else write.id for write in writes]
         if "bad" in names:
             raise OverflowError(names)
@@ -170,6 +180,45 @@ async def test_where_it_is_full_what_is_old_goes_however_many_try_meanwhile(ledg
         await alarm.wait()
     assert alarm.fails == ["writing", "writing"]
     assert [error is None for error in alarm.told] == [False, True]
+
+
+async def test_a_body_that_does_not_fit_keeps_no_other_record_out(ledger: Ledger, start: Start, tmp_path: Path) -> None:
+    file = tmp_path / "body"
+    file.write_bytes(b"")
+    alarm = Alarm()
+    writer = start(alarm=alarm)
+    ledger.is_tight = True
+    aborted = record("T1", outcome="aborted")
+    writer.put(TransactionWrite(aborted, Message(b"", b"\r\n", Body(bytes(32), 9, None, file))))
+    for name in ("T2", "T3"):
+        writer.put(TransactionWrite(record(name)))
+    for _ in range(2):
+        await alarm.wait()
+    assert ledger.names == ["T1", "T2", "T3"]
+    assert ledger.bodies == []
+    assert not file.exists()
+    assert [error is None for error in alarm.told] == [False, True]
+    assert await trio.to_thread.run_sync(writer.close, SOON)
+
+
+async def test_a_body_that_somebody_relies_on_waits_for_space_and_its_record_for_no_longer_than_the_end(
+    ledger: Ledger, start: Start
+) -> None:
+    message = Message(b"", b"\r\n", Body(bytes(32), 1, b"x"))
+    writer = start()
+    ledger.is_tight = True
+    writer.put(TransactionWrite(record("T1"), message))
+    for _ in range(3):
+        await until(ledger.tried)
+    assert ledger.names == []
+    ledger.is_tight = False
+    await writer.commit([transaction("T2")])
+    assert ledger.bodies == ["T1", "T2"]
+    ledger.is_tight = True
+    writer.put(TransactionWrite(record("T3"), message))
+    assert not await trio.to_thread.run_sync(writer.close, SOON)
+    assert ledger.names == ["T1", "T2", "T3"]
+    assert ledger.bodies == ["T1", "T2"]
 
 
 async def test_what_was_put_waits_for_the_store_in_order(ledger: Ledger, start: Start) -> None:
