@@ -77,7 +77,14 @@ class Bodies:
             self._name, self._lock = name, lock
 
     def create(self) -> tuple[Path, int]:
-        """A new file, and its descriptor to write to it."""
+        """A new file, and its descriptor to write to it; the folder may have been removed."""
+        try:
+            return self._create()
+        except FileNotFoundError:
+            self.open()
+            return self._create()
+
+    def _create(self) -> tuple[Path, int]:
         path = self.new()
         return path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
 
