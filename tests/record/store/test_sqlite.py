@@ -377,9 +377,9 @@ def test_a_store_that_was_moved_away_is_not_written_to_in_silence(store: SqliteS
 
 async def test_a_folder_of_bodies_that_was_removed_is_made_again(store: SqliteStore) -> None:
     with closing(store.backend()) as backend:
-        subprocess.run(["rm", "-r", store.bodies.folder], check=True)
+        shutil.rmtree(store.bodies.folder)
         backend.write([transaction("T1", noise(100_000))], durable=False)
-        subprocess.run(["rm", "-r", store.bodies.folder], check=True)
+        shutil.rmtree(store.bodies.folder)
         spool = Spool(store.bodies, 1000)
         await spool.add(noise(100_000))
         assert (await spool.finish()).file is not None
