@@ -97,6 +97,7 @@ def _check_config(path: Path | None, flags: Flags) -> bool:
     from relayproxy.cli.check_rules import of_guard, of_rules
     from relayproxy.cli.config import load_with_rules
     from relayproxy.cli.config_rules import guarded
+    from relayproxy.cli.places import unwritable
     from relayproxy.record.store.location import PostgresqlUrl
     from relayproxy.record.store.postgresql.pruning import many_days
     from relayproxy.relay.credentials import without_secret
@@ -111,6 +112,7 @@ def _check_config(path: Path | None, flags: Flags) -> bool:
     doubtful = [*without_secret(config), *([] if config.guard is None else of_guard(config.guard.allow))]
     if isinstance(config.record.store, PostgresqlUrl) and (many := many_days(config.record.keep.age)) is not None:
         doubtful.append(many)
+    doubtful += [f"{what}; run does not start before that is mended" for what in unwritable(config)]
     return _weighed(found, doubtful)
 
 

@@ -107,8 +107,12 @@ async def run(
 
 async def _run(loaded: Config, path: Path | None, book: Rulebook) -> int:
     """Relay, with a log; the exit status."""
+    from relayproxy.cli import Failed
     from relayproxy.cli.logged import logged
+    from relayproxy.cli.places import unwritable
 
+    for what in unwritable(loaded):
+        raise Failed(what)
     with logged(loaded, refuses=loaded.record.store is None) as log:
         status = await _serve(loaded, path, book, log.reporter)
     return status if log.told else 1
@@ -123,6 +127,7 @@ async def _serve(config: Config, path: Path | None, book: Rulebook, reporter: Re
     from relayproxy.net.descriptors import make_room
 
     make_room(MOST_FILES)  # the usual limit is a thousand, for select(), which nobody uses here
+    config.state.mkdir(mode=0o700, parents=True, exist_ok=True)  # the store may be there
     with recording(config, reporter) as recorder:
         status = await _relay(config, path, book, reporter, recorder)
     return status if recorder is None or recorder.complete else 1

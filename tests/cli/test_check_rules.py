@@ -215,6 +215,28 @@ def test_a_secret_that_is_not_there_is_a_warning(
     assert check("it.toml", capsys=capsys)[2] == []
 
 
+def test_what_run_would_not_start_with_is_a_warning_in_the_same_words(capsys: pytest.CaptureFixture[str]) -> None:
+    here = Path.cwd()
+    Path("a file").touch()
+    wrong = {
+        "state = 'a file/state'": f"state: {here}/a file is no folder",
+        "[record]\nstore = 'sqlite:no/store.db'": f"the store cannot be opened: {here}/no/store.db: there is no folder {here}/no",
+        "[record]\nstore = 'sqlite:.'": f"the store cannot be opened: {here}: expected a file, found a folder",
+        "[log]\nfile = 'no/log'": f"the log cannot be opened: {here}/no/log: there is no folder {here}/no",
+        "[log]\nfile = '.'": f"the log cannot be opened: {here}: expected a file, found a folder",
+    }
+    for text, what in wrong.items():
+        Path("it.toml").write_text(text if text.startswith("state") else f"state = 'state'\n{text}")
+        status, _, err = check("it.toml", capsys=capsys)
+        assert (status, err) == (0, [f"relayproxy: warning: {what}; run does not start before that is mended"])
+        assert main(["run", "it.toml"]) == 2
+        assert capsys.readouterr().err.splitlines() == [f"relayproxy: {what}"]
+    assert not Path("state").exists()
+    Path("it.toml").write_text("state = 'new/state'\n[record]\nstore = 'sqlite:new/state/store.db'")
+    assert check("it.toml", capsys=capsys)[2] == []  # run makes the folder
+    assert not Path("new").exists()
+
+
 def test_a_signature_that_a_test_shows_to_break_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     signed = (
         "DKIM-Signature: v=1; a=rsa-sha256; d=app.test; s=k; h=From; bh=x; b=y; l=0\\nFrom: a@app.test\\n\\nhello\\n"

@@ -132,6 +132,14 @@ def test_it_says_that_it_cannot_log_in(tmp_path: Path) -> None:
     assert f"relayproxy: warning: upstream.a.credentials: password_file {tmp_path}/secret: cannot be read: " in told
 
 
+def test_the_store_may_be_in_the_folder_of_state(tmp_path: Path) -> None:
+    with running(tmp_path, "--store", "sqlite:state/relayproxy.db") as relay:
+        line(relay.stdout)
+        relay.terminate()
+        assert relay.wait(20) == 0
+    assert (tmp_path / "state/relayproxy.db").exists()
+
+
 def test_it_says_whom_it_waits_for_and_leaves_no_socket(tmp_path: Path) -> None:
     with running(tmp_path, "--listen", f"unix:{tmp_path}/s") as relay:
         assert relay.stderr
