@@ -36,7 +36,7 @@ _passable = lru_cache(maxsize=64)(sasl.passable)
 class Authentication:
     """One session's."""
 
-    __slots__ = ("_client", "_context", "_session", "out_of_step", "record")
+    __slots__ = ("_client", "_context", "_session", "out_of_step", "record", "user")
 
     def __init__(self, client: ClientLeg, context: Context, session: str) -> None:
         self._client = client
@@ -44,6 +44,8 @@ class Authentication:
         self._session = session
         #: Who the client is; None before AUTH has succeeded.
         self.record: AuthRecord | None = None
+        #: Who the client says it is, for rules; None as long as it has not logged in.
+        self.user: str | None = None
         #: There was an AUTH, and no MAIL since: what is no command may be a line that was meant for it (attack 21).
         self.out_of_step = False
 
@@ -101,12 +103,13 @@ class Authentication:
             self._check_silence()
             outcome = "cancelled" if witness.cancelled else _OUTCOMES[reply.severity]
         finally:
-            # What takes whatever comes has not seen that it was right.
+            # What takes whatever comes has not seen that it was right: rules are told who it says it is, nobody else.
             user = witness.user(accepted=outcome == "accepted" and self._context.auth != "any")
             told = None if reply is None else witness.tellable(reply)
             self._context.reporter.auth("client", command.mechanism, user, outcome, session=self._session, reply=told)
         if outcome == "accepted":
             self.record = AuthRecord(command.mechanism.decode("ascii"), None if user is None else text(user))
+            self.user = text(witness.user(accepted=True) or b"")
         return reply
 
     def tell_refused(self, refused: Refused) -> None:

@@ -173,7 +173,11 @@ def test_whatever_clients_say_is_taken(
         assert SECURE_CLIENTS[client](way.port, MAIL, tmp_path, Way("starttls", way.ca, login)).code == 250
         check_arrived(upstream, way, None, "ESMTPSA")
         line = check_told(way, mechanism)
-    assert line["client"]["auth"] == {"mechanism": mechanism, "user": "anybody@client.test"}
+    # Of LOGIN nothing shows that its user is no password in the wrong place.
+    assert line["client"]["auth"] == {
+        "mechanism": mechanism,
+        "user": None if mechanism == "LOGIN" else "anybody@client.test",
+    }
 
 
 @needs_the_relay
