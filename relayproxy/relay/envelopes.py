@@ -336,7 +336,7 @@ class Envelopes:
         for recipient in plan.facts.recipients:
             rcpt = rcpt_of(plan, recipient, self._ruling.book.guard)
             named = [plan.named[origin] for origin in (recipient.origin, *recipient.also) if origin >= 0]
-            if self._captures(rcpt):
+            if self._captures(rcpt) and not plan.has_left(rcpt):
                 self._capture(plan, named, rcpt)
             else:
                 going.append((recipient, plan.leaves(rcpt)))

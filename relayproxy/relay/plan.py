@@ -112,6 +112,11 @@ class Plan:
             leaving = self.leaving[key] = Leaving(rcpt)
         return leaving
 
+    def has_left(self, rcpt: Rcpt) -> bool:
+        """Whether upstream has accepted it already: a guard that came since cannot keep it any more."""
+        leaving = self.leaving.get(canonical(text(rcpt.path.address)))
+        return leaving is not None and leaving.left and leaving.reply is not None and leaving.reply.severity == 2
+
     @property
     def utf8(self) -> bool:
         """Whether addresses need not be ASCII (RFC 6531)."""

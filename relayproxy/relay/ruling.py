@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from relayproxy.mail.header import HeaderSection
     from relayproxy.record.log import Reporter
-    from relayproxy.record.report import AuthRecord
     from relayproxy.relay.client_leg import ClientLeg
     from relayproxy.relay.rulebook import Rulebook
     from relayproxy.relay.workers import Turn
@@ -50,9 +49,9 @@ class Ruling:
         "_rules",
         "_session",
         "_turn",
-        "auth",
         "book",
         "decided",
+        "user",
     )
 
     def __init__(
@@ -68,7 +67,7 @@ class Ruling:
         """`helo`: what the client has said already."""
         self.book = book
         #: Who the client says it is.
-        self.auth: AuthRecord | None = None
+        self.user: str | None = None
         self._client = client
         self._session = session
         self._new_id = new_id
@@ -99,7 +98,7 @@ class Ruling:
     async def _catch_up(self, rules: RuleSet) -> None:
         """What others decided counts no more: rules that ran later there may run this early here."""
         self._connected, self.decided = await self._decide(rules, self._helo)
-        self._rules = rules
+        self._rules = rules if self.decided.answer is None else None  # who was refused is judged anew
 
     async def _decide(self, rules: RuleSet, helo: str | None) -> tuple[Decision, Decision]:
         """What the rules of connect want, and what those and the ones of helo do; where these have been asked at connect, they are not asked again."""
@@ -126,7 +125,7 @@ class Ruling:
         facts = msgspec.structs.replace(
             self.decided.facts,
             tls=None if tls is None else tls.version,
-            user=None if self.auth is None else self.auth.user or "",
+            user=self.user,
             transaction=id_,
             sender=_words(command.path.address),
             parameters=parameters_of(command.parameters),

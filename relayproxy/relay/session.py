@@ -291,7 +291,7 @@ class Session:
                     return (await self._ask([command]))[0]  # others in front of it were refused, so there is room
                 return self._refuse_recipient(command)
             case Rset():
-                return await self._messages.abandon() or UNASKED["RSET"]
+                return await self._reset() or UNASKED["RSET"]
             case _:
                 return UNASKED[command.verb]  # where there is no upstream connection to ask
 
@@ -317,7 +317,7 @@ class Session:
             return []
         started = self._context.now()
         if self._ruling is not None:
-            self._ruling.auth = self._auth.record
+            self._ruling.user = self._auth.user
         answers = await way.pass_on(commands)
         waited = self._context.now() - started
         if (transaction := self._transactions.open) is not None:
