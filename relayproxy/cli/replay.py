@@ -226,14 +226,35 @@ def _check_recipients(reader: Reader, ids: Sequence[str]) -> None:
     """What was kept from those whom its client named must not reach them now, since no guard is here to see to that. Raises Failed."""
     from relayproxy.replay.effects import went_as_named
 
-    records = (stored.record for id_ in ids for stored in reader.of_session(id_))
-    others = (record for record in records if not went_as_named(record))
-    if (first := next(others, None)) is None:
+    kept: list[tuple[str, list[str]]] = []
+    for id_ in ids:
+        records = [stored.record for stored in reader.of_session(id_)]
+        named = [(record, [one.address for one in record.envelope.received.recipients]) for record in records]
+        kept += [(record.transaction, addresses) for record, addresses in named if not went_as_named(record)]
+        known = {address for _, addresses in named for address in addresses}
+        if unknown := [address for address in _said_in(reader, id_) if address not in known]:
+            kept.append((id_, unknown))  # refused before there was a transaction
+    if not kept:
         return
-    addresses = [one.address for one in first.envelope.received.recipients]
-    more = f" and {len(addresses) - 1} more" if len(addresses) > 1 else ""
+    (first, addresses), more = kept[0], ""
+    if len(addresses) > 1:
+        more = f" and {len(addresses) - 1} more"
     raise Failed(
         "nothing was sent, for want of a guard: transactions that went to others than their clients had named, or were kept or refused on the way: "
-        f"{1 + sum(1 for _ in others)}; the first: {first.transaction}, for {addresses[0] if addresses else 'nobody'}{more}\n"
+        f"{len(kept)}; the first: {first}, for {addresses[0] if addresses else 'nobody'}{more}\n"
         "expected --allow, as '*@example.test' (or '*' where mail is to go to whom it was recorded for), RELAYPROXY_ALLOW, or a configuration with [guard]"
     )
+
+
+def _said_in(reader: Reader, id_: str) -> list[str]:
+    """Whom a session's client named, with or without a transaction."""
+    from relayproxy.cli.recordings import stored_dialog
+    from relayproxy.record.text import text
+    from relayproxy.replay.script import ScriptError, script_of
+    from relayproxy.smtp.commands import Rcpt
+
+    try:
+        steps = script_of(stored_dialog(reader, id_)).steps
+    except ScriptError:
+        return []  # it is not said again
+    return [text(step.what.path.address) for step in steps if isinstance(step.what, Rcpt)]

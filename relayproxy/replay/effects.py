@@ -220,7 +220,7 @@ def went_as_named(record: TransactionRecord) -> bool:
     sent = () if record.envelope.sent is None else record.envelope.sent.recipients
     named = {one.address for one in record.envelope.received.recipients}
     refused = any(one.reply is not None and _is_ours(one.reply) for one in record.recipients)
-    return named == {one.address for one in sent} and not refused and not is_ruled(record)
+    return named == {one.address for one in sent} and not refused and not is_ruled(record) and not _did(record, "route")
 
 
 def is_refused_by_limits(record: TransactionRecord) -> bool:
