@@ -51,8 +51,12 @@ def _read_again(running: Config, path: Path | None, flags: Flags) -> Rules:
         config, loaded = load_with_rules(path, flags, running=running)
     except ConfigError as error:
         raise ValueError("\n".join(error.lines)) from error
-    restart = tuple([dotted(place) for place in _changed(running, config) if place not in _READ_AGAIN])
+    restart = tuple([dotted(place) for place in _changed(running, config) if not _is_read_again(place)])
     return _rules(config, loaded)._replace(restart=restart)
+
+
+def _is_read_again(place: Place) -> bool:
+    return any(place[: len(known)] == known for known in _READ_AGAIN)
 
 
 def _changed(old: object, new: object, place: Place = ()) -> Iterator[Place]:

@@ -104,6 +104,8 @@ async def test_what_a_guard_captures_needs_the_store_of_the_start() -> None:
 
 async def test_whom_the_guard_allows_from_there_on_is_told() -> None:
     what = {"level": "info", "what": "rules and guard", "error": None}
+    narrower = await told_of(ONE + '[guard]\nallow = ["*@a.test"]\n', ONE + '[guard]\nallow = ["b@a.test"]\n')
+    assert narrower == what | {"guard": "mail may go to b@a.test; what is for others is refused (550)"}
     nobody, anybody = {"guard": GUARD_OF_NOBODY}, {"guard": "mail may go to anybody: there is no guard"}
     assert await told_of(ONE, ONE + "[guard]\n") == what | nobody
     assert await told_of(ONE + "[guard]\n", ONE) == what | anybody | {"level": "warning"}
