@@ -148,8 +148,10 @@ class ClientTls:
         try:
             await shake_hands(stream, engine, seconds)
         except TlsFailure as failure:
-            if known is not None and failure.reason != "timeout":
+            if known is not None and failure.reason == "protocol":
                 self._sessions.give_up(host)
+            elif known is not None:
+                self._sessions.forget(host)
             raise
         facts = engine.facts()
         if facts.resumed and known is not None:

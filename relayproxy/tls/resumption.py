@@ -2,7 +2,7 @@
 
 A server that goes on with a session has shown no certificate: it has shown that it is the one that was met then.
 Invariants: what is kept is a session whose peer was looked at, under the context that looked at it and for the host that it was looked at for (PROTOCOL §1.9);
-however often it is gone on with, after LOOK_AGAIN the certificate is looked at anew; where going on has failed once, it is not tried again.
+however often it is gone on with, after LOOK_AGAIN the certificate is looked at anew; where a server refuses to go on once, it is not tried again.
 How a session is made does not belong here (contexts.py), nor whom we believe (verification.py).
 """
 
@@ -45,7 +45,11 @@ class Sessions:
         if host not in self._never and (before is None or before.looked_at <= known.looked_at):
             self._known[host] = known
 
-    def give_up(self, host: str) -> None:
-        """There are servers that promise to go on, and break off (those of whole providers did)."""
+    def forget(self, host: str) -> None:
+        """It came to nothing, which may have been for this session's sake."""
         self._known.pop(host, None)
+
+    def give_up(self, host: str) -> None:
+        """There are servers that promise to go on, and refuse (those of whole providers did)."""
+        self.forget(host)
         self._never.add(host)

@@ -412,6 +412,11 @@ async def test_where_going_on_fails_it_is_not_tried_again(files: Files, client: 
     one.close()
     with pytest.raises(TlsFailure):
         await client.connect(other, host=HOST, seconds=10)
+    assert [facts.resumed for facts in await twice(server, client)] == [False, True], "that may have been anything"
+    one, other = memory_pair()
+    await one.send_all(b"\x15\x03\x03\x00\x02\x02\x50")  # the alert internal_error
+    with pytest.raises(TlsFailure):
+        await client.connect(other, host=HOST, seconds=10)
     assert [facts.resumed for facts in await twice(server, client)] == [False, False]
 
 
