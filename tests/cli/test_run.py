@@ -202,6 +202,30 @@ def test_the_health_check_of_the_image(tmp_path: Path) -> None:
     assert (gone.returncode, gone.stderr.count("\n")) == (1, 1)
 
 
+def test_for_the_health_check_an_upstream_that_says_nothing_is_no_fault_of_the_relay(tmp_path: Path) -> None:
+    program = f"import runpy, sys; main = runpy.run_path({str(ROOT / 'deploy/healthcheck.py')!r})['main']; main.__globals__['SECONDS'] = 0.5; sys.exit(main())"
+    check = [sys.executable, "-c", program]
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        running(tmp_path, "--upstream", f"smtp://127.0.0.1:{silent.getsockname()[1]}") as relay,
+    ):
+        address = line(relay.stdout)["address"]
+        healthy = subprocess.run([*check, address], capture_output=True, text=True, check=False, timeout=20)
+        assert (healthy.returncode, healthy.stdout) == (0, "no greeting yet: it waits for upstream\n")
+
+
+def test_the_health_check_fails_where_nobody_answers() -> None:
+    check = [sys.executable, str(ROOT / "deploy/healthcheck.py")]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        for said in (b"", b"554 5.7.1 no\r\n"):
+            with subprocess.Popen([*check, address], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as asking:
+                taken, _ = server.accept()
+                with taken:
+                    taken.sendall(said)
+                assert asking.wait(20) == 1
+
+
 def test_send_and_run_go_together(tmp_path: Path) -> None:
     with running(tmp_path) as relay:
         url = f"smtp://127.0.0.1:{port(line(relay.stdout))}"
