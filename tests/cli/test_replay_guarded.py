@@ -22,10 +22,12 @@ from relayproxy.record.report import (
     HeldRecord,
     RecipientRecord,
     ReplyRecord,
+    RuleRecord,
     UpstreamRecord,
     reply_of,
 )
 from relayproxy.record.store.interface import TransactionWrite
+from relayproxy.record.wire import WireOctets
 from relayproxy.smtp import local_replies
 
 if TYPE_CHECKING:
@@ -83,6 +85,7 @@ OTHERWISE: Final = {
     "discarded": told(outcome="discarded"),
     "held": told(outcome="held", held=HeldRecord("why", envelope(JANE))),
     "refused by a rule": told(reply=BY_RULE, outcome="rejected"),
+    "routed elsewhere": told(rules=(RuleRecord("sandbox", ("route",)),)),
 }
 AS_NAMED: Final = {
     "accepted": told(),
@@ -122,6 +125,20 @@ def test_all_transactions_of_its_session_count(capsys: pytest.CaptureFixture[str
     one, _, both, _ = capsys.readouterr().err.splitlines()
     assert "on the way: 1; the first: 01T1" in one
     assert "on the way: 2; the first: 01T1" in both
+
+
+def test_who_was_named_before_there_was_a_transaction_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    """Behind a refused EHLO, say, which the target may take."""
+    *all_but_the_end, quit_, goodbye, left, gone = wire("01T1")
+    refused = [
+        WireOctets(61510, "C", ">", b"MAIL FROM:<a@example.com>\r\nRCPT TO:<joe@customer.example>\r\n"),
+        WireOctets(61520, "C", "<", b"503 5.5.1 first EHLO\r\n503 5.5.1 first EHLO\r\n"),
+    ]
+    said = [*all_but_the_end, *refused, quit_, goodbye, left, gone]
+    written = TransactionWrite(record("01S1", "01T1", **told()), message(), final=True)
+    kept_in(Path("relayproxy.db"), session(said, "01S1"), written)
+    assert main(["replay", "latest", "--to", NOWHERE]) == 2
+    assert "on the way: 1; the first: 01S1, for joe@customer.example\n" in capsys.readouterr().err
 
 
 def test_nor_does_anybody_go_on_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
