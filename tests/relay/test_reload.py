@@ -116,6 +116,34 @@ async def test_a_rule_that_names_the_client_refuses_the_mail_of_sessions_that_ar
         assert (await session.mail())[0] == 250
 
 
+async def test_a_refusal_that_ends_ends_for_sessions_that_are_open(tmp_path: Path) -> None:
+    once = '[[rule]]\nwhen = { helo = "client.test", first = { times = 1, per = ["client"], within = "4h" } }\nthen = [{ tempfail = true }]\n'
+    async with open_session(tmp_path, "") as session:
+        await session.rules(once)
+        assert (await session.mail())[0] == 451
+        assert (await session.mail())[0] == 250
+
+
+async def test_what_has_left_before_a_guard_came_that_captures_is_not_told_as_captured(tmp_path: Path) -> None:
+    async with open_session(tmp_path, '[[rule]]\nat = "data"\nthen = [{ tag = "x" }]\n') as session:
+        relay, client = session.relay, session.client
+        assert (await session.mail())[0] == 250
+        recipients = ("a@inside.test", "b@outside.test")
+        for one in recipients:
+            assert (await client.say(f"RCPT TO:<{one}>"))[0] == 250
+        add(tmp_path, '\n[guard]\nallow = ["*@inside.test"]\notherwise = "capture"\n')
+        relay.process.send_signal(signal.SIGHUP)
+        await relay.tells("reload", guard="mail may go to *@inside.test; what is for others is captured")
+        assert (await client.say("DATA"))[0] == 354
+        assert (await client.say("Subject: x\r\n\r\nx\r\n."))[0] == 250
+        said = {
+            "sender": "a@client.test",
+            "parameters": {},
+            "recipients": [{"address": one, "parameters": {}} for one in recipients],
+        }
+        await relay.tells("transaction", outcome="accepted", envelope={"received": said, "sent": said})
+
+
 async def test_what_the_rules_of_before_wanted_of_a_session_does_not_linger(tmp_path: Path) -> None:
     async with open_session(tmp_path, ALL.format('{ tag = "old" }')) as session:
         await session.client.message()
