@@ -5,9 +5,13 @@ A warning there, since what is missing may be made by whoever starts the relay. 
 
 from __future__ import annotations
 
+import errno
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from relayproxy.record.state import unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +23,10 @@ def unwritable(config: Config) -> Iterator[str]:
     """What keeps a relay from starting, a line each."""
     state, store, log = config.state, config.record.store, config.log.file
     made = (state, *state.parents)
-    if (what := _told(partial(_no_folder, made))) is not None:
-        yield f"state: {what}"
+    try:
+        _check_folder(made)
+    except OSError as error:
+        yield unusable(state, error)
     if isinstance(store, Path) and (what := _told(partial(_no_file, store, made))) is not None:
         yield f"the store cannot be opened: {what}"
     if log is not None and (what := _told(partial(_no_file, log))) is not None:
@@ -35,10 +41,11 @@ def _told(ask: Callable[[], str | None]) -> str | None:
         return f"{error.filename}: {error.strerror}"
 
 
-def _no_folder(made: Sequence[Path]) -> str | None:
-    """Why it can be none; `made`: it, and those that it is in."""
+def _check_folder(made: Sequence[Path]) -> None:
+    """Raises OSError where it can be none; `made`: it, and those that it is in."""
     there = next(folder for folder in made if folder.exists())
-    return None if there.is_dir() else f"{there} is no folder"
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
 
 
 def _no_file(path: Path, made: Sequence[Path] = ()) -> str | None:

@@ -219,7 +219,7 @@ def test_what_run_would_not_start_with_is_a_warning_in_the_same_words(capsys: py
     here = Path.cwd()
     Path("a file").touch()
     wrong = {
-        "state = 'a file/state'": f"state: {here}/a file is no folder",
+        "state = 'a file/state'": f"the state folder {here}/a file/state cannot be used: {here}/a file: Not a directory; state in the configuration moves it",
         "[record]\nstore = 'sqlite:no/store.db'": f"the store cannot be opened: {here}/no/store.db: there is no folder {here}/no",
         "[record]\nstore = 'sqlite:.'": f"the store cannot be opened: {here}: expected a file, found a folder",
         "[log]\nfile = 'no/log'": f"the log cannot be opened: {here}/no/log: there is no folder {here}/no",

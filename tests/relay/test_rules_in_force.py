@@ -96,3 +96,25 @@ def test_clients_that_leave_are_noticed_while_a_file_is_read_that_does_not_end(t
         play("relayproxy dialog 1\nU open\n@ quiet 6\nC close\n+10 U close by us\n@ record none\n", start=start)
     finally:
         go_on.set()
+
+
+def test_rules_know_who_a_client_says_it_is_though_no_record_does() -> None:
+    """DESIGN §6 `auth`, by LOGIN as by PLAIN. (What is recorded cannot be tried by backtest, then.)"""
+    play(
+        """relayproxy dialog 1
+@ config listener.auth = "any"
+@ rule {name = "app", when = {auth = "app"}, then = [{reject = true}]}
+@ upstream offers PIPELINING SIZE 8BITMIME
+@ client says EHLO
+C> AUTH LOGIN
+C< 334 *
+C> YXBw
+C< 334 *
+C> c2VjcmV0
+C< 235 *
+C> MAIL FROM:<a@x.test>
+C< 550 *
+@ record client.auth = {"mechanism": "LOGIN", "user": null}
+@ quit
+"""
+    )
