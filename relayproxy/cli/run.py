@@ -111,7 +111,7 @@ async def _run(loaded: Config, path: Path | None, book: Rulebook) -> int:
     from relayproxy.cli.logged import logged
     from relayproxy.cli.places import unwritable
 
-    for what in unwritable(loaded):
+    if (what := next(unwritable(loaded), None)) is not None:
         raise Failed(what)
     with logged(loaded, refuses=loaded.record.store is None) as log:
         status = await _serve(loaded, path, book, log.reporter)
@@ -123,11 +123,16 @@ async def _serve(config: Config, path: Path | None, book: Rulebook, reporter: Re
 
     Raises OSError, StoreError and TlsConfigError where it cannot begin, and only then.
     """
+    from relayproxy.cli import Failed
     from relayproxy.cli.recording import recording
     from relayproxy.net.descriptors import make_room
+    from relayproxy.record.state import unusable
 
     make_room(MOST_FILES)  # the usual limit is a thousand, for select(), which nobody uses here
-    config.state.mkdir(mode=0o700, parents=True, exist_ok=True)  # the store may be there
+    try:
+        config.state.mkdir(mode=0o700, parents=True, exist_ok=True)  # the store may be there
+    except OSError as error:
+        raise Failed(unusable(config.state, error)) from error
     with recording(config, reporter) as recorder:
         status = await _relay(config, path, book, reporter, recorder)
     return status if recorder is None or recorder.complete else 1

@@ -81,7 +81,7 @@ class Rulebook:
     def _take(self, rules: Rules) -> None:
         #: Whether rules or guard have a say in what passes.
         self.active = bool(rules.rules.rules) or rules.guard is not None
-        self.rules, self.guard, self.captures, self._files = rules[:4]
+        self.rules, self.guard, self.captures, self._files = rules.rules, rules.guard, rules.captures, rules.files
         #: Whether rules may change a message.
         self.edits = self.rules.gates.data is not DataGate.LIVE
 

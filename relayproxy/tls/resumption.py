@@ -1,4 +1,4 @@
-"""Sessions with upstreams that a later connection goes on with: half the work of a handshake for both sides (RFC 8446 §2.2, RFC 5077).
+"""Sessions with upstreams that a later connection goes on with: without signatures, and the look at them, a handshake costs a fifth less (RFC 8446 §2.2, RFC 5077).
 
 A server that goes on with a session has shown no certificate: it has shown that it is the one that was met then.
 Invariants: what is kept is a session whose peer was looked at, under the context that looked at it and for the host that it was looked at for (PROTOCOL §1.9);

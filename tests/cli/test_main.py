@@ -116,6 +116,14 @@ def test_a_state_folder_that_cannot_be_used_is_told_as_such(
     assert said.endswith(": Not a directory; state in the configuration moves it\n")
 
 
+def test_so_is_one_that_cannot_be_made(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("relayproxy.toml").write_text('state = "/proc/nothing/state"\n[[listener]]\naddress = "127.0.0.1:0"\n')
+    assert main(["run"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("relayproxy: the state folder /proc/nothing/state cannot be used: ")
+    assert said.endswith("; state in the configuration moves it\n")
+
+
 def test_a_fault_of_ours_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
         raise ExceptionGroup("a nursery's", [ValueError("hunter2")])

@@ -65,22 +65,6 @@ class BrokenStore(MemoryWriter):
         super().put(write)
 
 
-class Lines:
-    """A log in memory."""
-
-    def __init__(self) -> None:
-        self.octets = b""
-
-    def write(self, data: bytes, /) -> int:
-        self.octets += data
-        return len(data)
-
-    def reopen(self) -> bool:
-        return False
-
-    def close(self) -> None: ...
-
-
 async def say(stream: Stream, line: bytes = b"") -> int:
     """The code of what is answered."""
     if line:
@@ -97,7 +81,7 @@ def with_a_broken_store(
     folder: Path, script: Callable[[Callable[[], Awaitable[Stream]], list[bytes | bytearray]], Awaitable[None]]
 ) -> list[str]:
     """Play it with a relay whose upstream takes all; it is given what begins a session, and what upstream hears. The errors that were told."""
-    log, heard = Lines(), list[bytes | bytearray]()
+    log, heard = dialog_relay.MemoryTarget(), list[bytes | bytearray]()
     config = Config.model_validate(
         {"hostname": "relay.test", "state": str(folder), "upstream": {"default": {"url": "smtp://upstream.test:25"}}}
     )
@@ -137,7 +121,7 @@ def with_a_broken_store(
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
     assert reporter.close(5)
-    lines = [json.loads(line) for line in log.octets.splitlines()]
+    lines = [json.loads(line) for line in log.written.splitlines()]
     return [line["what"] for line in lines if line["event"] == "error"]
 
 
