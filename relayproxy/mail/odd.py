@@ -16,8 +16,9 @@ from typing import Final
 
 from relayproxy.mail.canonical import canonical_domain, with_u_labels
 
-# The percent hack, UUCP paths, and an address in an address (RFC 5321 §F.2 says why source routes went; relays that split once more are still about).
-_ROUTING: Final = frozenset("%!@")
+# The percent hack, UUCP paths, an address in an address, and a host in front of a colon (RFC 5321 §F.2 says why source routes went; relays that split once
+# more are still about).
+_ROUTING: Final = frozenset("%!@:")
 _FULL_STOP: Final = "\u3002"  # to IDNA 2003 a dot, and the only one of those that NFKC leaves as it is
 # atext (RFC 5322 §3.2.3, RFC 6532 §3.2) and dots, but for the ideographic full stop.
 _PLAIN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~.\u0080-\u3001\u3003-\U0010ffff]++")

@@ -111,9 +111,12 @@ def test_names_are_bounded_and_that_is_told() -> None:
 
 @pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_megabyte_costs_little(body: bytes) -> None:
-    started = time.process_time()
-    scanned(MULTIPART, body)
-    assert time.process_time() - started < 0.4
+    def cost() -> float:
+        started = time.process_time()
+        scanned(MULTIPART, body)
+        return time.process_time() - started
+
+    assert min(cost() for _ in range(3)) < 0.4  # what all else in this process leaves behind may be collected meanwhile
 
 
 FILE = b"--b\r\nContent-Type: a/b\r\n\r\n" + b"x" * (16 << 20)

@@ -22,6 +22,7 @@ ADDRESSES = [
     ("jane", "", True, True),
     ("jane%evil.test", "example.test", True, True),
     ("evil.test!jane", "example.test", True, True),
+    ("evil.test:jane", "example.test", True, False),
     ("jane@evil.test", "example.test", True, False),
     ("jane\uff20evil.test", "example.test", True, True),
     ("\u212aate", "example.test", True, True),

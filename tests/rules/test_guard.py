@@ -70,6 +70,7 @@ ADDRESSES = [
     ('"jane%customer.test"@example.test', True),
     ('"jane%evil.test"@example.test', False),
     ("evil.test!jane@example.test", False),
+    ('"evil.test:jane"@example.test', False),
     ("customer.test!jane@example.test", True),
     ("jane@evil.test@example.test", False),
     ("jane@example.test@evil.test", False),
