@@ -115,6 +115,11 @@ def _run(given: list[str], hear: Callable[[], object]) -> int:  # noqa: PLR0911 
     except OSError as error:
         say(f"relayproxy: {_of_system(error)}")
         return 1
+    except ImportError as error:
+        say(
+            f"relayproxy: the installation is not whole: {error.__cause__ or error}; install relayproxy again (in its checkout: make clean run)"
+        )
+        return 1
     except Exception as error:  # noqa: BLE001 - a fault of ours, and still nobody's traceback
         say(f"relayproxy: a fault in relayproxy, please report it: {_where(error)}")
         return 1

@@ -135,6 +135,18 @@ def test_a_fault_of_ours_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 
 @pytest.mark.slow
+def test_a_dependency_that_is_not_installed_is_no_fault_of_the_code() -> None:
+    script = "import sys; sys.modules['re2'] = None; from relayproxy.cli import main; sys.exit(main(['check']))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )  # as after an update
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"relayproxy: the installation is not whole: .*re2.*; install relayproxy again .*\n", done.stderr
+    )
+
+
+@pytest.mark.slow
 def test_help_does_not_wait_for_what_it_does_not_need() -> None:
     script = "import sys; from relayproxy.cli import main; main(['--help']); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
