@@ -6,7 +6,7 @@ What is printed is a dialog again (record/view.py). Making it does not belong he
 from __future__ import annotations
 
 from pathlib import Path  # noqa: TC003 - cyclopts reads annotations when it runs
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from cyclopts import Parameter
 
@@ -19,12 +19,16 @@ if TYPE_CHECKING:
     from relayproxy.record.store.interface import Reader, Stored, StoredSession
 
 
+T = TypeVar("T")
+
+
 def show(
     select: SelectText = None,
     /,
     *,
     message: Annotated[bool, Parameter(negative="")] = False,
     headers: Annotated[bool, Parameter(negative="")] = False,
+    text: Annotated[bool, Parameter(negative="")] = False,
     sent: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(name="--json", negative="")] = False,
     only: Annotated[bool, Parameter(negative="")] = False,
@@ -41,8 +45,10 @@ def show(
         instead, the one message, octet for octet (on a terminal: with what it would obey escaped)
     headers
         instead, its header section
+    text
+        instead, as people read it: fields and text decoded, parts and attachments listed
     sent
-        with --message and --headers: as it left, or, of what is held, is to leave
+        with --message, --headers and --text: as it left, or, of what is held, is to leave
     json
         instead, the records, a JSON line each
     only
@@ -54,21 +60,22 @@ def show(
 
     """
     from relayproxy.cli import Failed
-    from relayproxy.cli.recordings import NOTHING, dialog_file, reading, selected, transactions, write_octets
+    from relayproxy.cli.recordings import NOTHING, dialog_file, reading, selected, transactions
 
-    if message + headers + json > 1:
-        raise Failed("expected one of --message, --headers and --json")
-    if sent and not (message or headers):
-        raise Failed("expected --sent with --message or --headers")
+    if message + headers + text + json > 1:
+        raise Failed("expected one of --message, --headers, --text and --json")
+    of_one = _message if message else _headers if headers else _text if text else None
+    if sent and of_one is None:
+        raise Failed("expected --sent with --message, --headers or --text")
     named = selected(select or "latest")
     if (file := dialog_file(named)) is not None:
-        if message or headers or json or only:
+        if of_one is not None or json or only:
             raise Failed(f"expected recorded transactions, got the file {file}; without flags it is shown")
         _show_file(file)
         return 0
     with reading(store, config) as reader:
-        if message or headers:
-            write_octets(_octets(reader, transactions(reader, named), headers=headers, sent=sent))
+        if of_one is not None:
+            of_one(reader, _one(transactions(reader, named)), sent=sent)
         elif not (_show_records if json else _show)(reader, named, only=only):
             raise Failed("nothing matched", NOTHING)
     return 0
@@ -115,8 +122,8 @@ def _show_records(reader: Reader, named: Named, *, only: bool) -> bool:
     return sum(write_documents(reader.of_session(id_)) for id_ in session_ids(reader, named)) > 0
 
 
-def _octets(reader: Reader, found: Iterator[Stored], *, headers: bool, sent: bool) -> Iterator[bytes]:
-    """The one message, or its header section. Raises Failed where there is none, or are several."""
+def _one(found: Iterator[Stored]) -> Stored:
+    """The one transaction. Raises Failed where there is none, or are several."""
     from itertools import islice
 
     from relayproxy.cli import Failed
@@ -125,20 +132,47 @@ def _octets(reader: Reader, found: Iterator[Stored], *, headers: bool, sent: boo
     first = [*islice(found, 6)]
     if not first:
         raise Failed("nothing matched", NOTHING)
-    stored, *others = first
-    if others:
+    if len(first) > 1:
         ids = ", ".join(one.record.transaction for one in first)
         raise Failed(f"expected one transaction, got several: {ids}")
-    octets = _header(stored, sent=sent) if headers else reader.message(stored, sent=sent)
-    if octets is None:
-        what = "header section" if headers else "message"
-        raise Failed(f"of {stored.record.transaction} no {what} is kept{' as it left' if sent else ''}", NOTHING)
-    return octets
+    return first[0]
 
 
-def _header(stored: Stored, *, sent: bool) -> Iterator[bytes] | None:
+def _message(reader: Reader, stored: Stored, *, sent: bool) -> None:
+    from relayproxy.cli.recordings import write_octets
+
+    write_octets(_kept(reader.message(stored, sent=sent), "message", stored, sent=sent))
+
+
+def _headers(_: Reader, stored: Stored, *, sent: bool) -> None:
+    from relayproxy.cli.recordings import write_octets
+
+    write_octets([_section(stored, sent=sent)])
+
+
+def _text(reader: Reader, stored: Stored, *, sent: bool) -> None:
+    from relayproxy.cli.recordings import has_colour, write_lines
+    from relayproxy.record.mail_view import mail_view
+
+    section = _section(stored, sent=sent)
     kept = stored.left if sent else stored.message
-    return None if kept is None or kept.header is None else iter([kept.header])
+    digest = _kept(None if kept is None else kept.body, "message", stored, sent=sent)
+    write_lines(mail_view(section, reader.body(digest), colour=has_colour()))
+
+
+def _section(stored: Stored, *, sent: bool) -> bytes:
+    kept = stored.left if sent else stored.message
+    return _kept(None if kept is None else kept.header, "header section", stored, sent=sent)
+
+
+def _kept(found: T | None, what: str, stored: Stored, *, sent: bool) -> T:
+    """What is asked for. Raises Failed where it is not kept."""
+    from relayproxy.cli import Failed
+    from relayproxy.cli.recordings import NOTHING
+
+    if found is None:
+        raise Failed(f"of {stored.record.transaction} no {what} is kept{' as it left' if sent else ''}", NOTHING)
+    return found
 
 
 def _show_file(path: Path) -> None:

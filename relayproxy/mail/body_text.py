@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 OCTETS: Final = 16 << 20
 TEXT: Final = 1 << 20
 #: Octets of a text part that are decoded: base64 in short lines takes more than its third.
-_LONGEST_PART: Final = 2 * TEXT
+LONGEST_PART: Final = 2 * TEXT
 #: Octets that are looked at between two looks at whether there is enough.
 _PIECE: Final = 256 * 1024
 
@@ -70,7 +70,7 @@ class TextParts:
                     is_text = part.form == "leaf" and part.kind.startswith(b"text/") and not self.enough
                     self._octets = bytearray() if is_text else None
                 case Content(octets) if self._octets is not None:
-                    self._octets += octets[: _LONGEST_PART - len(self._octets)]
+                    self._octets += octets[: LONGEST_PART - len(self._octets)]
                 case End(part) if self._octets is not None:
                     text = _text(part, bytes(self._octets))
                     self._octets = None
@@ -81,9 +81,14 @@ class TextParts:
                     pass
 
 
-def _text(part: Part, octets: bytes) -> str:
+def decoded(part: Part, octets: bytes) -> str:
+    """A text part's text, markup as it is written."""
     charset = next(filter(None, map(known_charset, filter(bytes.isascii, part.charsets))), "utf-8")
-    text = _decoded(part.encoding, octets).decode(charset, "replace")
+    return _decoded(part.encoding, octets).decode(charset, "replace")
+
+
+def _text(part: Part, octets: bytes) -> str:
+    text = decoded(part, octets)
     if part.kind in {b"text/html", b"text/xhtml"}:
         return html.unescape(_TAG.sub(" ", text))
     return text

@@ -140,6 +140,8 @@ def test_show_of_a_message(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     assert out(capsysbinary, "show", "01BT1", "--message", "--sent") == SENT
     assert out(capsysbinary, "show", "01BT1", "--headers") == HEADER
     assert out(capsysbinary, "show", "01BT1", "--headers", "--sent") == TRACED
+    as_read = b"From: a@example.com\nTo: jane@customer.example\nSubject: hi\n\n[1 text/plain, 15 B]\nhello\n.a dot\n\n"
+    assert out(capsysbinary, "show", "01BT1", "--text") == as_read
 
 
 def test_show_only_has_the_transaction_alone(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
@@ -170,8 +172,9 @@ def test_a_dialog_file_is_shown_and_exported(capsysbinary: pytest.CaptureFixture
         (["list", "--store", "sqlite:none.db"], 2, "none.db"),
         (["show", "none.dialog"], 2, "none.dialog: No such file or directory"),
         (["show", "01BT2", "--message"], 1, "of 01BT2 no message is kept"),
-        (["show", "01BT2", "--message", "--json"], 2, "expected one of --message, --headers and --json"),
-        (["show", "--sent"], 2, "expected --sent with --message or --headers"),
+        (["show", "01BT2", "--message", "--json"], 2, "expected one of --message, --headers, --text and --json"),
+        (["show", "01BT2", "--text"], 1, "of 01BT2 no header section is kept"),
+        (["show", "--sent"], 2, "expected --sent with --message, --headers or --text"),
         (["show", "01CS3", "--message"], 1, "nothing matched"),
         (["tail", "latest"], 2, "tail -n 1 begins with the latest"),
         (["tail", "-n", "-1"], 2, "-n: expected 0 or more, got -1"),
@@ -251,7 +254,7 @@ def run(*arguments: str) -> list[str]:
 @pytest.mark.slow
 def test_on_a_terminal_list_is_a_table_and_show_is_coloured_and_obeyed_by_none(store: Path) -> None:
     kept_in(store, TransactionWrite(record("01DS4", "01DT4"), message(HEADER + b"X: \x1b[5mblink\r\n"), final=True))
-    for arguments, expected in ((("list",), b"\x1b[31mrejected  \x1b[m"), (("show", "01BT1"), b"\x1b[32mU< 250 2.0.0 queued\x1b[m"), (("show", "01DT4", "--message"), b"X: \\x1b[5mblink"), (("show", "01DT4", "--headers"), b"X: \\x1b[5mblink")):  # fmt: skip
+    for arguments, expected in ((("list",), b"\x1b[31mrejected  \x1b[m"), (("show", "01BT1"), b"\x1b[32mU< 250 2.0.0 queued\x1b[m"), (("show", "01DT4", "--message"), b"X: \\x1b[5mblink"), (("show", "01DT4", "--headers"), b"X: \\x1b[5mblink"), (("show", "01DT4", "--text"), b"\x1b[2mSubject:\x1b[m hi")):  # fmt: skip
         ours, its = pty.openpty()
         environ = {**os.environ, "NO_COLOR": ""}
         subprocess.run(run(*arguments), stdout=its, stdin=subprocess.DEVNULL, check=True, timeout=30, env=environ)
