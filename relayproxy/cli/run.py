@@ -1,7 +1,7 @@
 """`relayproxy run`: from a configuration to a relay, and what signals mean to it.
 
 SIGTERM and SIGINT: the orderly end (DESIGN §9); a second one cuts it short. SIGHUP: open the log's file anew, and read certificates, rules and guard again.
-That it listens is told twice: to programs by the relay, on the log (`listening`), and to people on standard error, with where mail goes.
+That it listens is told to programs by the relay, on the log (`listening`), to people on standard error, with where mail goes, and to the service manager.
 What the relay does does not belong here.
 """
 
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 from cyclopts import Parameter
 
 from relayproxy.cli import TLS, file_or_dash
+from relayproxy.cli.notify import READY, STOPPING, notify
 
 if TYPE_CHECKING:
     import trio
@@ -170,6 +171,7 @@ async def _relay(
     async with trio.open_nursery() as nursery:
         await nursery.start(poller.run)
         await nursery.start(_obey, relay, reporter, config.drain, nursery)
+        notify(READY)
         served = await relay.serve()
         nursery.cancel_scope.cancel()
     return 0 if served else 1
@@ -231,4 +233,5 @@ async def _obey(
             else:
                 say(f"relayproxy: ending; open sessions: {relay.open_sessions}, transactions may go on for {drain:g} s")
             ending = True
+            notify(STOPPING)
             relay.shut_down()

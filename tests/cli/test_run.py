@@ -92,6 +92,29 @@ def test_it_says_where_it_listens_and_ends_in_order(number: signal.Signals, tmp_
     assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("relayproxy.db*") if path.is_file()} == {0o600}
 
 
+@pytest.mark.parametrize("abstract", [False, True])
+def test_a_service_manager_is_told_when_it_serves_and_when_it_ends(abstract: bool, tmp_path: Path) -> None:
+    place = f"{tmp_path}/notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("\0" + place if abstract else place)
+        manager.settimeout(20)
+        with running(tmp_path, NOTIFY_SOCKET=("@" if abstract else "") + place) as relay:
+            assert manager.recv(100) == b"READY=1"
+            with socket.create_connection(("127.0.0.1", port(line(relay.stdout))), 20) as client:
+                assert client.recv(100).startswith(b"220 ")
+            relay.terminate()
+            assert manager.recv(100) == b"STOPPING=1"
+            assert relay.wait(20) == 0
+
+
+@pytest.mark.parametrize("place", ["/nowhere/notify", "vsock:2:1", ""])
+def test_one_that_cannot_be_told_is_no_reason_to_end(place: str, tmp_path: Path) -> None:
+    with running(tmp_path, NOTIFY_SOCKET=place) as relay:
+        assert port(line(relay.stdout))
+        relay.terminate()
+        assert relay.wait(20) == 0
+
+
 def test_it_says_whom_it_guards(tmp_path: Path) -> None:
     with running(tmp_path, "--redirect-all", "qa@example.test", "--allow", "*@example.test") as relay:
         line(relay.stdout)
