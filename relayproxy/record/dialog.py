@@ -274,23 +274,21 @@ def parse(text: str) -> list[Session]:
     id_: str | None = None
     attributes: tuple[tuple[str, str], ...] = ()
     entries: list[Entry] = []
+    before: Entry | None = None
     for number, line in numbered:
         _check_characters(line, number)
-        entry = _parse_line(line, number, _last_but_comments(entries))
+        entry = _parse_line(line, number, before)
         if isinstance(entry, Note) and entry.key == "session":
             if id_ is not None or entries:
                 sessions.append(Session(id_, attributes, tuple(entries)))
             id_, attributes = _parse_session(entry)
-            entries = []
+            entries, before = [], None
         else:
             entries.append(entry)
+            before = before if isinstance(entry, Comment) else entry
     if id_ is not None or entries:
         sessions.append(Session(id_, attributes, tuple(entries)))
     return sessions
-
-
-def _last_but_comments(entries: list[Entry]) -> Entry | None:
-    return next((entry for entry in reversed(entries) if not isinstance(entry, Comment)), None)
 
 
 def _check_characters(line: str, number: int) -> None:

@@ -48,7 +48,7 @@ _FIELD_NAME: Final = re.compile(r"[!-9;-~]+")
 #: Patterns, and the only addresses of clients that are no IP addresses.
 _CLIENTS: Final = re.compile(r"unix:|/|.*[*?]", re.DOTALL)
 _ID: Final = re.compile(r"[0-9A-Za-z]{1,64}")
-_CODE: Final = re.compile(r"[1-5*?][0-9*?]{0,2}")
+_CODE: Final = re.compile(r"[1-5?][0-9?]{2}|(?=.*\*)[1-5*?][0-9*?]{0,2}")
 _SIZE: Final = re.compile(r"(<=|>=|<|=|>)(.*)", re.DOTALL)
 _COMPARISONS: Final[dict[str, Comparison]] = {one: one for one in get_args(Comparison)}
 

@@ -35,7 +35,7 @@ class Keeping:
         "_intake",
         "_keeps_body",
         "_recording",
-        "_repaired",
+        "_sent",
         "_spool",
         "_whole",
         "message",
@@ -60,7 +60,7 @@ class Keeping:
         keeps_body = capture or may_capture or self._keeps_body
         self._spool: Spool | None = recording.spool() if keeps_body else None
         # Where line endings may be repaired, or rules edit it, what leaves is another body.
-        self._repaired: Spool | None = recording.spool() if keeps_body and (intake.repairs_lines or may_edit) else None
+        self._sent: Spool | None = recording.spool() if keeps_body and (intake.repairs_lines or may_edit) else None
         self._edited = False
         self._whole = False
         #: What is kept of it, as far as it came; None before it has settled.
@@ -82,8 +82,8 @@ class Keeping:
             return None
         try:
             await self._spool.add(self._intake.received[2])
-            if self._repaired is not None and self._intake.repairs_lines:
-                await self._repaired.add(self._intake.body)
+            if self._sent is not None and self._intake.repairs_lines:
+                await self._sent.add(self._intake.body)
         except RecordError as error:
             self._drop_bodies()
             return self._failed(error)
@@ -95,15 +95,15 @@ class Keeping:
 
     async def body_leaves(self, octets: bytes) -> None:
         """These of an edited body leave in place of the one that came. What cannot be kept of it shows when it is committed."""
-        if self._repaired is None:
+        if self._sent is None:
             return
         if not self._edited:
             self._edited = True
             if self._intake.repairs_lines:
-                self._repaired.discard()
-                self._repaired = self._recording.spool()
+                self._sent.discard()
+                self._sent = self._recording.spool()
         try:
-            await self._repaired.add(octets)
+            await self._sent.add(octets)
         except RecordError as error:
             self._drop_bodies()
             self.trouble = error
@@ -129,17 +129,19 @@ class Keeping:
 
     async def settle(self) -> None:
         """The message has ended, or will not: what there is of it is `message`. Behind it nothing more is taken."""
-        if self.message is not None or not (self._capture or self._recording.policy.messages in ("full", "headers")):
+        if self.message is not None:
             return
         if not self._capture and not self._keeps_body:
             self._drop_bodies()  # in the end nobody demanded them
+        if not (self._capture or self._recording.policy.messages in ("full", "headers")):
+            return
         intake = self._intake
         body = repaired = None
         try:
             if self._spool is not None:
                 body = await self._spool.finish(intake.body_digest if self._whole else None)
-            if self._repaired is not None and (intake.repairs or self._edited):
-                repaired = await self._repaired.finish()
+            if self._sent is not None and (intake.repairs or self._edited):
+                repaired = await self._sent.finish()
         except RecordError as error:
             self.trouble = error
             self._drop_bodies()
@@ -148,11 +150,11 @@ class Keeping:
         whole = self._whole and self.trouble is None
         message = Message(header, separator, body, intake.header_sent, repaired, whole=whole)
         self.message = message if self._capture else self._recording.policy.privacy.message(message)
-        if self._repaired is not None and repaired is None:
-            self._repaired.discard()
+        if self._sent is not None and repaired is None:
+            self._sent.discard()
 
     def _drop_bodies(self) -> None:
-        for spool in (self._spool, self._repaired):
+        for spool in (self._spool, self._sent):
             if spool is not None:
                 spool.discard()
-        self._spool = self._repaired = None
+        self._spool = self._sent = None

@@ -146,7 +146,7 @@ class Drawn:
         with self._lock:
             came = [then for then in self._seen.pop((rule, *key), ()) if now - then < within]
             came.append(now)
-            self._seen[rule, *key] = came[: times + 1]
+            self._seen[rule, *key] = came[-times - 1 :]
             if len(self._seen) > MOST_KEYS:
                 self._seen.popitem(last=False)
         return len(came) <= times

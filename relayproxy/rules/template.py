@@ -185,7 +185,7 @@ def _body(facts: Facts, _recipient: Recipient | None, _groups: Mapping[str, str]
 
 def is_placeholder(name: str) -> bool:
     """Whether a named group cannot have this name."""
-    return name in _KNOWN
+    return name in _KNOWN or name == BODY
 
 
 def _constant_address(written: str, *, may_be_null: bool) -> Template:
@@ -233,11 +233,12 @@ def _pieces(source: str, groups: Iterable[str] | None, start: int = 0, *, is_bod
     if groups is None:
         return _joined([source[start:]])
     found: list[str | Placeholder] = []
+    named = (*groups, BODY) if is_body else groups
     for match in _PIECE.finditer(source, start):
         written = match[0]
         if match[1] is not None:
             is_whole = is_body and match[1] == BODY
-            found.append(_BODY if is_whole else _placeholder(match[1], groups, match.start() + 1))
+            found.append(_BODY if is_whole else _placeholder(match[1], named, match.start() + 1))
         elif written in ("{", "}"):
             raise ValueError(
                 f"expected a placeholder such as {{recipient}}, or {written * 2} for a brace, got {written} at character {match.start() + 1}"

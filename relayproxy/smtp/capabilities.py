@@ -21,9 +21,6 @@ from relayproxy.smtp.replies import Reply
 if TYPE_CHECKING:
     from relayproxy.smtp.commands import Command, Parameters, Path
 
-#: PROTOCOL §1.13: lines of an EHLO reply that are read; no server has a quarter of that.
-MAX_KEYWORDS: Final = 100
-
 # RFC 5321 §4.1.1.1
 #   ehlo-line      = ehlo-keyword *( SP ehlo-param )
 #   ehlo-keyword   = (ALPHA / DIGIT) *(ALPHA / DIGIT / "-")
@@ -50,12 +47,12 @@ class Capabilities(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def parse(cls, reply: Reply) -> Capabilities:
-        """What a 250 to EHLO lists. Lines that break the grammar are skipped, and whatever comes after a hundred.
+        """What a 250 to EHLO lists. Lines that break the grammar are skipped.
 
         The first line is the server's name. Of a keyword that stands twice the first counts, but mechanisms of AUTH are joined.
         """
         keywords: dict[bytes, bytes] = {}
-        for line in reply.lines[1 : MAX_KEYWORDS + 1]:
+        for line in reply.lines[1:]:
             match = _LINE.fullmatch(line)
             if match is None:
                 continue

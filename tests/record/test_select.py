@@ -191,6 +191,8 @@ WRONG = [
     ("client:127.0.0.1/33", 7, "expected an IP address, a network such as 10.0.0.0/8, a pattern such as 10.*, or unix:/path, found '127.0.0.1/33'"),
     ("client:localhost", 7, "expected an IP address, a network such as 10.0.0.0/8, a pattern such as 10.*, or unix:/path, found 'localhost'"),
     ("acknowledged:maybe", 13, "expected true or false, found 'maybe'"),
+    ("code:25", 5, "expected a reply code, or a pattern of one, such as 250 or 5*, found '25'"),
+    ("code:/25./", 5, "expected a reply code, or a pattern of one, such as 250 or 5*, found '/25./'"),
     ("code:9", 5, "expected a reply code, or a pattern of one, such as 250 or 5*, found '9'"),
     ("transaction:01J_", 12, "expected an id, or how one begins, found '01J_'"),
     ("text:...", 5, "expected a word, found '...'"),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 from kept_mail import kept
-from relay_on_sockets import END_OF_DATA, serving
+from relay_on_sockets import END_OF_DATA, relay_process, serving, until_stored, upstream_server
 
 from relayproxy.record.store.sqlite import SqliteStore
 
@@ -89,6 +89,40 @@ async def test_whatever_is_left_out_of_records_it_is_kept_whole(tmp_path: Path) 
     assert line["message"]["subject"] == "<redacted 2>"
     ((_, octets),) = kept(tmp_path / STORE)
     assert b"Subject: hi" in octets
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("commit", ["before-dot", "behind"])
+@pytest.mark.parametrize("whole", [True, False])
+async def test_what_need_not_be_kept_in_the_end_is_gone(tmp_path: Path, *, whole: bool, commit: str) -> None:
+    """While the guard might have had it kept, it waited on disk."""
+    noise = b"".join(sha256(b"%d" % number).hexdigest().encode() + b"\r\n" for number in range(20_000))
+    toml = f"""
+[record]
+store = "sqlite:{tmp_path}/kept.db"
+messages = "digest"
+commit = "{commit}"
+[guard]
+allow = ["*@upstream.test"]
+otherwise = "capture"
+[limits]
+spool_memory = "10KiB"
+"""
+    async with upstream_server() as upstream, relay_process(tmp_path, upstream, toml=toml) as relay:
+        client = await relay.connect()
+        await client.hello()
+        await client.begin_message(b"Subject: hi\r\n\r\n" + noise)
+        await upstream.until(lambda: upstream.octets > len(noise) // 2)
+        if whole:
+            await client.send(END_OF_DATA)
+            assert (await client.reply())[0] == 250
+        await client.stream.aclose()
+        await relay.tells("session", state="closed")
+        relay.terminate()
+        assert await relay.ended() == 0
+    (stored,) = await until_stored(tmp_path / "kept.db", 1)
+    assert stored.message is None
+    assert [path.name for path in (tmp_path / "kept.db-bodies").glob("*.zst")] == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no resource limits")

@@ -304,6 +304,7 @@ async def test_a_token_is_kept_until_it_is_refused(tmp_path: Path) -> None:
     assert server.heard[4:] == ["token-1", "token-2"]
     server.right = ("token-3",)
     await log_in(ours, server)
+    assert server.heard[6:] == ["token-3"]
 
 
 async def test_a_token_that_was_asked_for_meanwhile_stays(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 import sys
+import weakref
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,12 +16,34 @@ from typing import Any
 
 import pytest
 import trio
-from relay_on_sockets import END_OF_DATA, Client, Log, connect, serving, upstream_server
+from relay_on_sockets import END_OF_DATA, PATIENCE, Client, Log, connect, serving, upstream_server
 from trio.testing import wait_all_tasks_blocked
 
 from relayproxy.record.store.sqlite import SqliteStore
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+async def test_a_session_that_has_ended_is_freed_at_once(tmp_path: Path) -> None:
+    """And not when Python looks for circles, which it seldom does here."""
+    sockets: list[weakref.ref[socket.socket]] = []
+    gc.disable()
+    try:
+        async with (
+            upstream_server() as upstream,
+            serving(tmp_path, upstream=upstream, prepare=lambda sock: sockets.append(weakref.ref(sock))) as relay,
+        ):
+            client = await relay.connect()
+            await client.hello()
+            assert (await client.message())[0] == 250
+            assert (await client.say("QUIT"))[0] == 221
+            await relay.log.wait_for("session", state="closed")
+            with trio.fail_after(PATIENCE):
+                while sockets[0]() is not None:
+                    await trio.lowlevel.checkpoint()
+    finally:
+        gc.enable()
+
 
 # Where clients connect.
 

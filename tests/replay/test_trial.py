@@ -374,6 +374,7 @@ def test_the_clock_is_the_record_s(trial: Callable[..., Trial]) -> None:
         return tried.effect(full(time=timestamp(1_767_323_045_000_000_000 + minutes * 60_000_000_000))).outcome
 
     assert [at(0), at(10), at(69), at(180)] == ["tempfailed", "accepted", "accepted", "tempfailed"]
+    assert [at(300), at(315), at(345), at(390)] == ["tempfailed", "accepted", "accepted", "accepted"]
 
 
 def test_every_counts_through_the_traffic(trial: Callable[..., Trial]) -> None:

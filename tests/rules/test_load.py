@@ -96,6 +96,7 @@ FILES = [
     ("[[rule]]\nwhen = { sendr = 'x' }\nthen = [{ accept = true }]\n", "a.toml:2: rule[0].when.sendr: unknown key; the nearest known is sender"),
     ("[[rule]]\nthen = [\n  { tag = 'x' },\n  { tag = '{' },\n]\n", "a.toml:4: rule[0].then[1].tag: expected a placeholder such as {recipient}, or {{ for a brace, got { at character 1"),
     ("[[rule]]\nwhen = { helo = '/(?P<sender>x)/' }\nthen = [{ accept = true }]\n", "a.toml:2: rule[0].when: expected a named group that is no placeholder of templates, got sender"),
+    ("[[rule]]\nwhen = { helo = '/(?P<body>x)/' }\nthen = [{ accept = true }]\n", "a.toml:2: rule[0].when: expected a named group that is no placeholder of templates, got body"),
     ("[[rule]]\nname = 'x'\nthen = [{ accept = true }]\n[[rule]]\nname = 'x'\nthen = [{ accept = true }]\n", "a.toml:5: rule[1].name: expected a name that no other rule has, got 'x', which is that of the rule at a.toml:1"),
     ("[[rule]]\nwhen = { sender = { in = 'gone' } }\nthen = [{ accept = true }]\n", "a.toml:2: rule[0].when.sender: gone: cannot be read: No such file or directory"),
     ('[[rule]]\nwhen = { sender = { in = "a\\u0000b" } }\nthen = [{ accept = true }]\n', "a.toml:2: rule[0].when.sender: a"),
