@@ -277,7 +277,9 @@ def _unavailable(error: BaseException) -> UpstreamUnavailable | None:  # noqa: P
         case PeerLost():
             return UpstreamUnavailable("the server closed the connection", local_replies.UPSTREAM_UNREACHABLE)
         case RemoteProtocolError():
-            return UpstreamUnavailable(error.what, local_replies.UPSTREAM_UNREACHABLE, violation=error.reply.code != 421)
+            return UpstreamUnavailable(
+                error.what, local_replies.UPSTREAM_UNREACHABLE, violation=error.reply.code != 421
+            )
         case LoginFailed():
             return UpstreamUnavailable(error.what, local_replies.CREDENTIALS_REFUSED, for_good=error.for_good)
         case TlsFailure(reason="timeout"):

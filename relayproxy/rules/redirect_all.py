@@ -7,16 +7,20 @@ recipients alone may still name others.
 
 What the guard allows is spared, by the guard itself and not by its patterns, so that no address is left which it would then refuse. What stays as it came: the
 reverse-path, which a mail server tells that it cannot deliver; From, Sender and the text with its links (those of List-Unsubscribe too), since they are what is tested.
-Where answers would go to From, and it is not wholly inside or not there, a Reply-To has them go to the one address.
+Where answers could go to From, and it is not wholly inside or not there, a Reply-To has them go to the one address; it stands on top, since programs take a
+line that is no field for the end of the section (Postfix and Exim make it so).
 """
 
 from __future__ import annotations
 
+import re
+from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
 from relayproxy.mail.address_list import found
 from relayproxy.mail.canonical import dequoted, split
 from relayproxy.mail.odd import is_plain
+from relayproxy.mail.words import unfold
 from relayproxy.rules.actions import AddHeader, DeleteHeader, RedirectRecipient, RewriteHeaderAddresses
 from relayproxy.rules.conditions import All, Part
 from relayproxy.rules.rule import Rule, header
@@ -42,6 +46,9 @@ FIELDS: Final = (
 #: This goes, whomever it names: its values are URLs, mail programs offer to answer there, and where it is the Reply-To, Thunderbird answers From instead.
 LIST: Final = "List-Post"
 
+#: A group, a semicolon, or nothing between two commas: programs differ in what they read, some read nobody, and then answer From.
+_UNLIKE_A_LIST: Final = re.compile(rb"[:;]|(?:^|,)[ \t]*(?:,|$)")
+
 
 def redirect_all(address: str, guard: Guard) -> tuple[Rule, ...]:
     """The rules. `address` is one that the guard allows; else nothing would arrive anywhere."""
@@ -61,7 +68,7 @@ def redirect_all(address: str, guard: Guard) -> tuple[Rule, ...]:
         Rule(
             f"{NAME}: answers",
             AnsweredOutside(inside),
-            (DeleteHeader("Reply-To"), AddHeader("Reply-To", text_template(written))),
+            (DeleteHeader("Reply-To"), AddHeader("Reply-To", text_template(written), 0)),
             where=where,
             always=True,
         ),
@@ -82,7 +89,7 @@ class Outside(Part, frozen=True):
 
 
 class AnsweredOutside(Part, frozen=True):
-    """No Reply-To names anybody, and From does not name people inside alone. Where it names nobody, programs answer Sender, or the reverse-path."""
+    """From does not name people inside alone, and there is no one Reply-To that all programs read. Where From names nobody, they answer Sender, or the reverse-path."""
 
     inside: Inside
 
@@ -92,10 +99,21 @@ class AnsweredOutside(Part, frozen=True):
 
     def holds(self, facts: Facts, recipient: Recipient | None, draws: Draws, groups: dict[str, str]) -> bool:  # noqa: ARG002
         section = facts.header
-        if section is None or any(found(field.value) for field in section.get_all(b"Reply-To")):
+        if section is None:
             return False
-        authors = [one.address for field in section.get_all(b"From") for one in found(field.value)]
-        return not authors or not all(one is not None and self.inside.spares(one) for one in authors)
+        seen = [*takewhile(lambda field: field.name, section.fields)]
+        authors = section.get_all(b"From")
+        if authors and authors[0] in seen and all(self._names(field.value) for field in authors):
+            return False
+        answers = section.get_all(b"Reply-To")
+        return not (len(answers) == 1 and answers[0] in seen and self._names(answers[0].value, plainly=True))
+
+    def _names(self, value: bytes, *, plainly: bool = False) -> bool:
+        """Whether it names people, and these are inside; `plainly`: in a list of mailboxes that no program reads otherwise, or not at all."""
+        if plainly and (not value.isascii() or _UNLIKE_A_LIST.search(unfold(value))):
+            return False
+        named = found(value)
+        return bool(named) and all(one.address is not None and self.inside.spares(one.address) for one in named)
 
 
 class Inside:

@@ -142,10 +142,32 @@ ANSWERED = [
     ("From: App <app@example.test>", []),
     ("From: shop@shop.example\nReply-To: help@example.test", ["help@example.test"]),
     ("From: shop@shop.example\nReply-To: help@shop.example", [QA]),
+    # What some programs cannot read, and then answer From.
+    ("From: shop@shop.example\nReply-To: help@example.test;", [QA]),
+    ("From: shop@shop.example\nReply-To: ;help@example.test", [QA]),
+    ("From: shop@shop.example\nReply-To: ,help@example.test", [QA]),
+    ("From: shop@shop.example\nReply-To: us: help@example.test;", [QA]),
+    ("From: shop@shop.example\nReply-To:\nReply-To: help@example.test", [QA]),
+    (
+        "From: shop@shop.example\nReply-To: Help <help@example.test>, joe@example.test",
+        ["Help <help@example.test>, joe@example.test"],
+    ),
+    ("From: shop@shop.example\nFrom: joe@example.test", [QA]),
+    # A line that is no field, behind which some see the text.
+    ("From: shop@shop.example\nX Header: y\nReply-To: help@example.test", [QA]),
+    ("From: shop@shop.example\nReply-To: help@example.test\nX Header: y", ["help@example.test"]),
+    ("no colon here\nFrom: joe@example.test", [QA]),
+    ("From: joe@example.test\nno colon here", []),
     ("From: (nobody)\nSender: shop@shop.example", [QA]),
     ("Sender: shop@shop.example", [QA]),
     ("Subject: nobody", [QA]),
 ]
+
+
+def test_where_answers_go_stands_on_top_so_that_no_line_hides_it() -> None:
+    header = passed(["joe@example.test"], "X Header: y\nFrom: shop@shop.example\n").header
+    assert header is not None
+    assert bytes(header).startswith(b"Reply-To: qa@example.test\r\n")
 
 
 @pytest.mark.parametrize(("fields", "where"), ANSWERED)
@@ -154,7 +176,7 @@ def test_answers_stay_inside_where_the_author_is_outside(fields: str, where: lis
     assert header is not None
     assert [field.value.decode().strip() for field in header.get_all(b"Reply-To")] == where
     # And From stays.
-    assert bytes(header).decode().startswith(fields.partition("\n")[0])
+    assert fields.partition("\n")[0] in bytes(header).decode().split("\r\n")
 
 
 STOPS = [
