@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 from contextlib import contextmanager, suppress
@@ -52,6 +53,9 @@ TLS: Final = {"off": "no TLS", "starttls": "STARTTLS", "implicit": "implicit TLS
 
 #: Where that is not the verb's own name: a module called list would be a name of this package, and hide what Python calls so.
 _MODULES: Final = {"list": "listing"}
+
+#: Of a URL, wherever one was quoted, as a path even; up to the last @, since an @ in a password is easily left as it is.
+_PASSWORD: Final = re.compile(r"(:/{1,2}[^\s/@:]*+:)\S*@")
 
 _NUMBERS: Final = {int: "an integer", float: "a number"}
 
@@ -179,13 +183,13 @@ def _outlive_hangups() -> None:
 
 
 def say(text: str) -> None:
-    """Tell the user, with nothing that a terminal would obey (attack 22): a file, a flag or a server may have put it there."""
+    """Tell the user, with nothing that a terminal would obey (attack 22): a file, a flag or a server may have put it there; and with no password of a URL."""
     from relayproxy.record.text import printable
 
     stream: TextIO | None = sys.stderr
     if stream is not None:  # there is none where it was closed for us
         with suppress(OSError):  # nobody hears it: no reason to end
-            stream.write("".join(printable(line) + "\n" for line in text.splitlines()))
+            stream.write("".join(printable(_PASSWORD.sub(r"\1***@", line)) + "\n" for line in text.splitlines()))
 
 
 def one_config(file: Path | None, config: Path | None) -> Path | None:

@@ -44,7 +44,7 @@ def _written(path: Path) -> str:
     record = settings.get("record", {})
     url = record.get("store", DEFAULT) if isinstance(record, dict) else record
     if not isinstance(url, str):
-        raise Failed(f"{path}: record.store: expected a text such as {DEFAULT}, got {url!r}", who="")
+        raise Failed(f"{path}: record.store: expected a text such as {DEFAULT}, got something else", who="")
     return url
 
 

@@ -33,7 +33,7 @@ SENDER_OK: Final = _reply(250, b"2.1.0 Sender OK")  # §4.1.1.2, at capture and 
 RECIPIENT_OK: Final = _reply(250, b"2.1.5 Recipient OK")  # §4.1.1.3, at capture and behind a closed gate
 CHUNK_OK: Final = _reply(250, b"2.0.0 Chunk received")  # RFC 3030 §2, to all but the last
 UNRECORDED_OK: Final = _reply(250, b"2.0.0 OK, although it is not in the recording")  # RFC 5321 §4.2.3, in place of a recorded server
-CANNOT_VERIFY: Final = _reply(252, b"2.5.0 Cannot verify the user, but will take mail for it")  # §3.5.3, at capture
+CANNOT_VERIFY: Final = _reply(252, b"2.5.0 Cannot verify the user, but will take mail for it")  # §3.5.3, at capture and under a guard
 START_MAIL: Final = _reply(354, b"Start mail input; end with <CRLF>.<CRLF>")  # §4.1.1.4, at capture and behind a closed gate
 
 # fmt: on

@@ -94,6 +94,23 @@ def test_what_a_file_says_is_not_obeyed_by_the_terminal(capsys: pytest.CaptureFi
     assert capsys.readouterr().err.startswith("relayproxy.toml:1: \\x1b[31m: unknown key")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "--listen", "smtp://app:hunter2@mail.test"],
+        ["run", "smtp://app:hunter2@mail.test"],
+        ["list", "smtp://app:hun@ter2@mail.test/"],
+        ["list", "--limit", "smtp://app:hunter2@mail.test"],
+        ["check", "--stroe=postgresql://app:hunter2@db/mail"],
+    ],
+)
+def test_a_password_in_a_url_is_shown_nowhere(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) != 0
+    said = capsys.readouterr().err
+    assert "hun" not in said
+    assert "/app:***@" in said
+
+
 def test_a_place_that_is_taken_is_status_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("no socket")
     Path("relayproxy.toml").write_text(f'state = "state"\n[[listener]]\naddress = "unix:{tmp_path}/taken"\n')

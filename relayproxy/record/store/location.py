@@ -19,7 +19,7 @@ _SCHEME: Final = "postgresql://"
 # Whatever the scheme, and whatever stands before it. Up to the last @, since an @ in a password is easily left as it is.
 _PASSWORD: Final = re.compile(r"(//[^:]*:|^[^:/]*:(?!//)(?:[^:/@]*:)?).*@", re.DOTALL)
 _NAME: Final = re.compile(r"([\w.%-]+)\s*=")
-_SECRET: Final = re.compile("pass(?!file)|secret|token", re.IGNORECASE)
+_SECRET: Final = re.compile("pass?w|pass(?!file)|secret|token|scram_", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -89,6 +89,8 @@ def ask(url: PostgresqlUrl, statement: str) -> list[tuple[Any, ...]]:
         ("postgresql://db/mail?sslpassword=hunter2", "postgresql://db/mail?sslpassword=***"),
         ("postgres://app:hunter2@db/mail", "postgres://app:***@db/mail"),
         ("postgresql://db/mail?pass=hunter2", "postgresql://db/mail?pass=***"),
+        ("postgresql://db/mail?pasword=hunter2", "postgresql://db/mail?pasword=***"),
+        ("postgresql://db/mail?scram_client_key=hunter2", "postgresql://db/mail?scram_client_key=***"),
         ("postgresql://db/mail?passfile=/run/pass", "postgresql://db/mail?passfile=/run/pass"),
         ("PostgreSQL:app:hunter2@db", "PostgreSQL:app:***@db"),
         ("app:hunter2@db/mail", "app:***@db/mail"),
