@@ -43,9 +43,13 @@ if TYPE_CHECKING:
 DEFAULT_FILE: Final = Path("relayproxy.toml")
 PREFIX: Final = "RELAYPROXY_"
 
-#: Variables that begin like ours and are none: the tests' own switches, and what Kubernetes gives to each container
+#: Variables that begin like ours and are none, with their values: the tests' own switches, and what Kubernetes gives to each container
 #: beside a service called relayproxy.
-_NOT_FLAGS: Final = re.compile(r"REQUIRE_PEERS|INTEROP_.*|SERVICE_.*|PORT(?:_.*)?")
+_NOT_FLAGS: Final = re.compile(
+    r"REQUIRE_PEERS=.*|INTEROP_(?:ALL|DIRECT|PEERS|TABLE)=.*|SERVICE_HOST=.*|SERVICE_PORT(?:_[A-Z0-9_]+)?=[0-9]+"
+    r"|PORT=(?:tcp|udp|sctp)://.*|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?=.*",
+    re.DOTALL,
+)
 
 
 _NO_FILES: Final = ("--", PREFIX)
@@ -283,5 +287,7 @@ def _absolute(config: Config, sources: _Sources) -> Config:
 def _unknown_variables(environ: Mapping[str, str], passwords: set[str]) -> Iterator[Complaint]:
     for variable in environ.keys() - passwords:
         name = variable.removeprefix(PREFIX)
-        if name != variable and variable not in _VARIABLES and _NOT_FLAGS.fullmatch(name) is None:
+        if name == variable or variable in _VARIABLES:
+            continue
+        if _NOT_FLAGS.fullmatch(f"{name}={environ[variable]}") is None:
             yield 0, f"{variable}: unknown variable; {nearest(variable, _VARIABLES)}"

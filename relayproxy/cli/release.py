@@ -74,7 +74,7 @@ async def release(
     recipients = [path_of("--to", one) for one in to or ()]
     loaded = load(config)
     with reading(store, config) as reader:
-        ids = _held(reader, named)
+        ids = _ids(reader, named)
         with in_words(), closing(open_store(store_url(store, config)).backend()) as writer:
             releases = _Releases(loaded, reader, writer, recipients, again=again)
             for id_ in ids:
@@ -86,7 +86,7 @@ async def release(
     return UNSENT if releases.failed else 0
 
 
-def _held(reader: Reader, named: Named) -> list[str]:
+def _ids(reader: Reader, named: Named) -> list[str]:
     """The ids of those that are meant, the oldest first. Raises Failed where there are none."""
     from relayproxy.cli import Failed
     from relayproxy.cli.recordings import NOTHING, expression, transactions
@@ -107,7 +107,7 @@ def _held(reader: Reader, named: Named) -> list[str]:
     return ids
 
 
-def _tries(stored: Stored) -> HeldRecord | None:
+def _held_record(stored: Stored) -> HeldRecord | None:
     from relayproxy.record.report import HeldRecord
 
     return stored.record.held if isinstance(stored.record.held, HeldRecord) else None
@@ -115,7 +115,7 @@ def _tries(stored: Stored) -> HeldRecord | None:
 
 def _why_not(stored: Stored) -> str:
     """Why it cannot be released."""
-    held = _tries(stored)
+    held = _held_record(stored)
     if stored.record.outcome != "held" or held is None:
         return f"is not held: its outcome is {stored.record.outcome}"
     taken = next(one for one in held.released if one.outcome == "accepted")
@@ -172,7 +172,7 @@ class _Releases:
             raise ValueError("it is not there any more")
         if not stored.record.waits:
             raise ValueError(_why_not(stored))
-        held = _tries(stored)
+        held = _held_record(stored)
         tries = () if held is None else held.released
         if not self._again and (unknown := [one for one in tries if one.outcome == "unknown"]):
             raise ValueError(

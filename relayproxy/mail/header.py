@@ -142,10 +142,6 @@ class HeaderSection:
     def get_all(self, name: bytes) -> list[Field]:
         return list(self._named(name))
 
-    def first(self, name: bytes) -> Field | None:
-        found = self._named(name)
-        return found[0] if found else None
-
     def first_text(self, name: bytes) -> str | None:
         """What the first field of that name says (`decode`)."""
         names, key = self._read(), name.lower()

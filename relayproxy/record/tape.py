@@ -49,7 +49,7 @@ class SessionTape:
         self.entries: list[WireEntry] = []
         self._has_empty = False
         self._taken = 0  # entries before the first of these
-        #: Octets that have come meanwhile, mail data included: what is held is not more than about that.
+        #: Octets that have come meanwhile, mail data included: what is held is about that, and what was said in answer.
         self.octets = 0
         self.hidden = hidden
         began = now()
@@ -216,7 +216,7 @@ class LegTape:
 
     def unsay(self, octets: int) -> None:
         """So many octets, at the end of what was said, have not left after all."""
-        self._session.cut_off(self._leg, "<" if self._leg == "C" else ">", octets)
+        self._session.cut_off(self._leg, self._from_us, octets)
 
     # Entries.
 

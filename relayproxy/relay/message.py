@@ -257,8 +257,8 @@ class Intake:
     def _judge_data(self) -> None:
         reader = self._normaliser or self._reader
         if reader.violation is not None:
-            nul = "NUL" in reader.violation
-            self._object(local_replies.NUL_IN_MESSAGE if nul else local_replies.BAD_LINE_ENDINGS, reader.violation)
+            reply = local_replies.NUL_IN_MESSAGE if reader.has_nul else local_replies.BAD_LINE_ENDINGS
+            self._object(reply, reader.violation)
         if reader.line_too_long:
             self._object(local_replies.LINE_OVER_LIMIT, "a line of mail data is too long", "line_bytes")
         if reader.size > self._max_size:

@@ -1,6 +1,6 @@
 """What DATA and BDAT are answered: whether a message may come now, and what follows from its verdict (RFC 5321 §4.1.1.4, RFC 3030).
 
-The message itself passes in transfer.py. Invariant: octets that a BDAT brings are read whatever it is answered (attack 4).
+The message itself passes in transfer.py. Invariant: octets that a BDAT brings are read whatever it is answered, but where that ends the session (attack 4).
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ class ClientTimeouts(Settings):
 
 
 class UpstreamTimeouts(Settings):
-    """How long we wait for upstream: never less than RFC 5321 §4.5.3.2, so that we do not give up first."""
+    """How long we wait for upstream: by default never less than RFC 5321 §4.5.3.2, so that we do not give up first."""
 
     setup: Duration = _for("4m", "for everything before our 220, all urls of a failover")
     connect: Duration = _for("30s", "for one connection")
@@ -141,7 +141,8 @@ class Limits(Settings):
         default=16, description="Python rules at once; one that was given up takes its thread until it ends"
     )
     spool_memory: Size = _octets(
-        "1MiB", "of a message's body, in memory on its way into the store; the rest waits on disk"
+        "1MiB",
+        "of a message's body, in memory on its way into the store, and once more for each that rules make of it; the rest waits on disk",
     )
     reply_bytes: Size = _octets("64KiB", "a whole reply of upstream's; over: upstream is broken")
     reply_lines: Count = Field(default=512, description="lines of a reply of upstream's; over: upstream is broken")

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from relayproxy.mail.mime import Scanner
     from relayproxy.mail.pattern import Pattern
 
-#: What `tls` says.
-TLS_VERSIONS: Final = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
+#: What `tls` says: those that a listener may take.
+TLS_VERSIONS: Final = ("TLSv1.2", "TLSv1.3")
 
 #: Of a message: nothing of it goes upstream.
 Fate = Literal["discard", "hold"]

@@ -3,8 +3,8 @@
 `parse_command` makes a typed command of one line; `wire()` makes the one canonical line of it again.
 
 Theory of operation: nearly all MAIL and RCPT lines have one form, which one anchored pattern takes apart; whatever it does not match goes
-the careful way, which takes all that it takes and gives the same command (a test holds that). The careful way looks at the first octet, then for control
-characters in the whole line, then at the verb, and only then at arguments, so that nothing is tokenised that could be two lines.
+the careful way, which takes all that it takes and gives the same command (a test holds that). The careful way looks at the first octet, for verbs of
+other protocols, then for control characters in the whole line, then at the verb, and only then at arguments, so that nothing is tokenised that could be two lines.
 
 Invariants: what was judged is what is sent (PROTOCOL I4): `wire()` parses its own line before it lets go of it, so neither
 a template nor a fault of ours can send a second command, address or parameter (attack 10). Local parts, domains and values leave octet for octet

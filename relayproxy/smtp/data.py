@@ -69,16 +69,27 @@ class ContentReader:
     """What is known of one message's content, of all that was handed on so far:
 
     - `size`: octets as RFC 1870 §3 counts them (unstuffed, CRLF is two, the end of data none);
-    - `violation`: the first CR or LF that is no CRLF, or NUL, in words, with its offset in the data as it came;
+    - `violation`: the first CR or LF that is no CRLF, or NUL, in words, with its offset in the data as it came; `has_nul`: it is a NUL;
     - `line_too_long`, and `eight_bit` for octets over 127.
     """
 
-    __slots__ = ("_line", "_max_line", "_newlines", "_offset", "eight_bit", "line_too_long", "size", "violation")
+    __slots__ = (
+        "_line",
+        "_max_line",
+        "_newlines",
+        "_offset",
+        "eight_bit",
+        "has_nul",
+        "line_too_long",
+        "size",
+        "violation",
+    )
 
     def __init__(self, max_line: int) -> None:
         """`max_line` bounds a line, unstuffed and with its CRLF."""
         self.size = 0
         self.violation: str | None = None
+        self.has_nul = False
         self.line_too_long = False
         self.eight_bit = False
         self._max_line = max_line
@@ -108,6 +119,7 @@ class ContentReader:
         stray = _STRAY.search(wire)
         if stray is None:
             raise AssertionError("the two scans of mail data do not agree")
+        self.has_nul = stray[0] == b"\0"
         self.violation = f"{_NAMES[stray[0]]} at octet {self._offset + stray.start()} of the mail data"
 
     def _measure_lines(self, content: bytes) -> None:

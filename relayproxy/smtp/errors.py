@@ -1,7 +1,7 @@
 """The two ways to break SMTP: we did (local), or the peer did (remote).
 
 A remote error carries the reply that fits it, so that whoever speaks to the client need not invent one,
-and says whether the connection can go on. Mapping from trio and OpenSSL errors does not belong here (net/).
+and says whether the connection can go on. Mapping from trio and OpenSSL errors does not belong here (net/, tls/).
 """
 
 from __future__ import annotations

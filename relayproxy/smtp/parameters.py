@@ -117,7 +117,7 @@ def _orcpt(value: bytes | None) -> None:
     grammar.original_recipient(_required(value))
 
 
-#: What MAIL's and RCPT's values must be: keyword in upper case, a check that raises ValueError.
+#: What MAIL's and RCPT's values must be: keyword in upper case, a check that raises ValueError, or RemoteProtocolError with a reply of its own.
 MAIL: Final[dict[bytes, ValueCheck]] = {
     b"SIZE": _size,
     b"BODY": _body,

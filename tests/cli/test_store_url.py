@@ -44,7 +44,7 @@ def test_a_path_counts_from_the_configuration_s_folder(tmp_path: Path) -> None:
     [
         ("x", "x.toml: expected TOML"),
         ("record = 1", "x.toml: record.store: expected a text such as sqlite:relayproxy.db, got something else"),
-        ("[record]\nstore = [\"postgresql://u:hunter2@h/db\"]", "got something else"),
+        ('[record]\nstore = ["postgresql://u:hunter2@h/db"]', "got something else"),
     ],
 )
 def test_what_is_wrong_with_it_is_told(text: str, said: str) -> None:

@@ -28,7 +28,7 @@ HOLDS = [
     ("tls = true", True),
     ("tls = false", False),
     ('tls = "TLSv1.3"', True),
-    ('tls = ["TLSv1.1", "TLSv1.2"]', False),
+    ('tls = ["TLSv1.2"]', False),
     ('tls = [false, "TLSv1.3"]', True),
     ('auth = "APP"', True),
     ("auth = true", True),
@@ -194,7 +194,7 @@ ERRORS = [
     ("recipient = { in = 'list', of = 5 }", "rule[0].when.recipient.of: unknown key; known are in"),
     ("client = '10.0.0.1/8'", "rule[0].when.client: expected a network whose last bits are 0, got '10.0.0.1/8'"),
     ("client = 'x'", "rule[0].when.client: expected a network such as 10.0.0.0/8, or an IP address, got 'x'"),
-    ("tls = 'TLSv9'", "rule[0].when.tls: expected true, false or TLSv1, TLSv1.1, TLSv1.2 or TLSv1.3, got 'TLSv9'"),
+    ("tls = 'TLSv9'", "rule[0].when.tls: expected true, false or TLSv1.2 or TLSv1.3, got 'TLSv9'"),
     ("recipients = 5", "rule[0].when.recipients: expected a count such as >50, <=2 or 3, as a string, got 5"),
     ("recipients = '>x'", "rule[0].when.recipients: expected a count such as >50, <=2 or 3, as a string, got '>x'"),
     ("size = '>10'", "rule[0].when.size: expected a size such as >10MiB or <=4KiB, got '>10'"),
@@ -271,7 +271,7 @@ def test_whatever_stands_there_is_read_or_told(value: object) -> None:
 
 addresses = st.sampled_from(
     [
-        "jane@x.test", "JANE@X.test", "*@x.test", "*@*.test", "*@*.x.test", "*", "?@x.test", "", "postmaster", "*@", "*@*.", "/^j/", "*@ü.test",
+        "jane@x.test", "JANE@X.test", "*@x.test", "*@*.test", "*@*.x.test", "*", "?@x.test", "", "postmaster", "*@*.", "/^j/", "*@ü.test",
         "a@sub.x.test", '"a@x.test"', '"a@x.test"@b.test', "\u212a@x.test", "k@x.test", "\u017f@x.test", "s@x.test", "*@\u212a.test", "k@k.test",
         "a@.test", "a@b@x.test", "ü@xn--tda.test", "*@xn--tda.test", "*@x.test.", "İ@x.test", "i̇@x.test",
     ]

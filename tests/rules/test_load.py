@@ -108,7 +108,7 @@ FILES = [
     ("[[test]]\ngiven = { recipients = 'x' }\nexpect = { rules = [] }\n", "a.toml:2: test[0].given.recipients: expected a list of addresses such as [\"user@example.com\"], got 'x'"),
     ("[[test]]\ngiven = { recipients = [''] }\nexpect = { rules = [] }\n", "a.toml:2: test[0].given.recipients[0]: expected an address such as user@example.com, got ''"),
     ("[[test]]\ngiven = { client = 'x' }\nexpect = { rules = [] }\n", "a.toml:2: test[0].given.client: expected an IP address, or \"\" for a Unix socket, got 'x'"),
-    ("[[test]]\ngiven = { tls = 'x' }\nexpect = { rules = [] }\n", "a.toml:2: test[0].given.tls: expected true, false or TLSv1, TLSv1.1, TLSv1.2 or TLSv1.3, got 'x'"),
+    ("[[test]]\ngiven = { tls = 'x' }\nexpect = { rules = [] }\n", "a.toml:2: test[0].given.tls: expected true, false or TLSv1.2 or TLSv1.3, got 'x'"),
     ("[[test]]\ngiven = { auth = true }\nexpect = { rules = [] }\n", "a.toml:2: test[0].given.auth: expected the name of a user, or false, got true"),
     ("[[test]]\ngiven = { message = 5 }\nexpect = { rules = [] }\n", "a.toml:2: test[0].given.message: expected a message: fields, an empty line, and a body, got 5"),
     ("[[test]]\ngiven = { parameters = { SIZ = '1' } }\nexpect = { rules = [] }\n", "a.toml:2: test[0].given.parameters.SIZ: unknown parameter; the nearest known is SIZE"),
