@@ -136,11 +136,7 @@ class Session:
                 await self._client.peer.close(agreed=self._quit)
             finally:
                 await self._leg.leave()
-                del (
-                    self._messages,
-                    self._handshake,
-                    self._transfer,
-                )  # `_say` is ours: a circle, which Python seldom looks for
+                del self._messages, self._handshake, self._transfer  # they have `_say`, which has us: a circle
 
     async def _say(self, replies: Sequence[Reply] = ()) -> None:
         """Write what is pending, and these; only then has the client heard them, and what they ended is told."""

@@ -477,7 +477,7 @@ def test_variables_that_kubernetes_gives_beside_a_service_of_our_name_are_none_o
     "name", ["RELAYPROXY_PORT", "RELAYPROXY_SERVICE_X", "RELAYPROXY_INTEROP_X", "RELAYPROXY_PORT_X"]
 )
 def test_others_that_are_like_them_are_mistakes(name: str) -> None:
-    assert wrong("", **{name: "25"})[0].startswith(f"{name}: unknown variable")
+    assert wrong("", None, **{name: "25"})[0].startswith(f"{name}: unknown variable")
 
 
 def test_a_secret_in_a_url_is_not_quoted() -> None:
