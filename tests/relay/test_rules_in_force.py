@@ -6,10 +6,11 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import dialog_relay
+import pytest
 import trio
 from dialog_runner import play
 
-from relayproxy.relay.rulebook import Drawn, Rulebook, Rules
+from relayproxy.relay.rulebook import MOST_KEYS, Drawn, Rulebook, Rules
 from relayproxy.relay.workers import Workers
 from relayproxy.rules.load import load
 from relayproxy.rules.ruleset import RuleSet
@@ -118,3 +119,17 @@ C< 550 *
 @ quit
 """
     )
+
+
+@pytest.mark.slow
+def test_of_what_came_first_no_more_is_remembered_than_that_many() -> None:
+    drawn = Drawn(1, lambda: 0.0)
+
+    def is_first(key: int) -> bool:
+        return drawn.first("greylist", (str(key),), times=1, within=3600)
+
+    assert all(is_first(key) for key in range(MOST_KEYS))
+    assert not is_first(0)  # and it is the newest again
+    assert is_first(MOST_KEYS)
+    assert not is_first(0)
+    assert is_first(1), "the oldest is forgotten"

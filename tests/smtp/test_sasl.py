@@ -74,6 +74,10 @@ def test_what_is_mistyped_tells_no_user(mechanism: bytes, responses: list[bytes]
     assert not seen.fits
 
 
+def test_no_more_of_a_user_is_told_than_a_name_takes() -> None:
+    assert witness(b"PLAIN", b"\0" + b"u" * 1000 + b"\0x").user(accepted=True) == b"u" * 255
+
+
 def test_the_user_of_login_is_told_once_it_has_succeeded() -> None:
     seen = witness(b"LOGIN", b"may be a password", b"may be a user")
     assert seen.user(accepted=False) is None
