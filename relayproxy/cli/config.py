@@ -31,7 +31,7 @@ from relayproxy.cli.config_written import listeners
 from relayproxy.relay.settings import Config, Settings
 from relayproxy.rules.load import RuleError
 from relayproxy.rules.locate import Place, line_of, locate
-from relayproxy.rules.wording import dotted, nearest, not_toml
+from relayproxy.rules.wording import dotted, nearest, not_toml, too_deep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -128,6 +128,8 @@ class _Sources:
             ) from error
         except tomllib.TOMLDecodeError as error:
             raise ConfigError([not_toml(path, str(error))]) from error
+        except RecursionError as error:
+            raise ConfigError([too_deep(path)]) from error
         self._file = path
         self._lines = locate(text)
         self.base = path.absolute().parent

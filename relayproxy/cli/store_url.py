@@ -39,7 +39,7 @@ def _written(path: Path) -> str:
         settings = tomllib.loads(path.read_bytes().decode())
     except OSError as error:
         raise Failed(f"{path}: cannot be read: {error.strerror}", who="") from error
-    except ValueError as error:  # no UTF-8, or no TOML
+    except (ValueError, RecursionError) as error:  # no UTF-8, no TOML, or TOML that is nested too deep
         raise Failed(f"{path}: expected TOML: {error}", who="") from error
     record = settings.get("record", {})
     url = record.get("store", DEFAULT) if isinstance(record, dict) else record

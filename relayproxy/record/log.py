@@ -385,3 +385,9 @@ def faults_of(error: BaseException) -> tuple[FaultRecord, ...]:
         places.append(f"{step.tb_frame.f_globals.get('__name__', '?')}:{step.tb_lineno}")
         step = step.tb_next
     return (FaultRecord(type(error).__qualname__, tuple(places[-_PLACES:])),)
+
+
+def fault_in_words(error: Exception) -> str:
+    """The same of one for people: its type, and its innermost place."""
+    fault = faults_of(error)[0]
+    return f"a fault of ours: {fault.type} ({fault.where[-1]})"

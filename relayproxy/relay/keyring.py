@@ -11,6 +11,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from relayproxy.record.log import fault_in_words
 from relayproxy.tls.authority import Authority
 from relayproxy.tls.contexts import ClientTls, ServerTls
 from relayproxy.tls.facts import TlsConfigError
@@ -60,6 +61,8 @@ class Keyring:
                 kept[name] = make()
             except (TlsConfigError, OSError) as bad:
                 error = str(bad)
+            except Exception as bad:  # noqa: BLE001  whatever a file makes of us, the old is there
+                error = fault_in_words(bad)
             told.append((f"certificates of {what} {name}", error))
 
         for name, listener in self._listeners.items():

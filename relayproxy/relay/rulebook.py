@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import trio
 
+from relayproxy.record.log import fault_in_words
 from relayproxy.rules.gates import DataGate
 from relayproxy.rules.guard import Guard
 from relayproxy.rules.load import stamp
@@ -97,12 +98,13 @@ class Rulebook:
     async def _read_again(self, tell: Tell) -> None:
         if self._read is None:
             return
-        before = await trio.to_thread.run_sync(_stamps, self._files)
+        before = self._files
         try:
+            before = await trio.to_thread.run_sync(_stamps, self._files)
             rules = await self._read_in_time(self._read)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001  what is in force stays, whatever a file makes of us
             self._files = before  # as it was read, it is told once
-            tell("rules and guard", str(error))
+            tell("rules and guard", str(error) if isinstance(error, (OSError, ValueError)) else fault_in_words(error))
         else:
             loosened = self.guard is not None and rules.guard is None
             self._take(rules)

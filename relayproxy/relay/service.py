@@ -21,6 +21,7 @@ from relayproxy.net.descriptors import make_room
 from relayproxy.net.listen import BATCH, accept, bind, bound_name
 from relayproxy.net.peer import Peer, PeerLost, endpoint
 from relayproxy.net.proxy_header import Ends, ProxyHeaderError, receive_proxy_header
+from relayproxy.record.log import fault_in_words
 from relayproxy.relay.client_leg import ClientLeg
 from relayproxy.relay.connections import Connections
 from relayproxy.relay.context import Context
@@ -150,7 +151,11 @@ class Relay:
 
     async def reload(self) -> None:
         """SIGHUP: read certificates and keys again, for the sessions that come."""
-        for what, error in await trio.to_thread.run_sync(self._keyring.reload):
+        try:
+            told = await trio.to_thread.run_sync(self._keyring.reload)
+        except Exception as fault:  # noqa: BLE001  there was no thread for it: what is in use stays
+            told = [("certificates", fault_in_words(fault))]
+        for what, error in told:
             self._reporter.reloaded(what, error)
         await self._rulebook.reload(self._reporter.reloaded)
 

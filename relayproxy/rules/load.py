@@ -22,7 +22,7 @@ from relayproxy.rules.rule_syntax import rules
 from relayproxy.rules.ruleset import RuleSet
 from relayproxy.rules.stages import problems
 from relayproxy.rules.syntax import Lines, Source, Written
-from relayproxy.rules.wording import nearest, not_toml
+from relayproxy.rules.wording import nearest, not_toml, too_deep
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -103,7 +103,7 @@ class _Reading:
         except tomllib.TOMLDecodeError as error:
             self.wrong.append(not_toml(source, str(error)))
         except RecursionError:
-            self.wrong.append(f"{source}: expected TOML that is nested less deep")
+            self.wrong.append(too_deep(source))
         except ValueError as error:
             self.wrong.append(f"{source}: {error}")
         else:

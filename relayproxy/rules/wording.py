@@ -47,6 +47,11 @@ def not_toml(file: object, what: str) -> str:
     return f"{file}: expected TOML, at its end: {what.removesuffix(' (at end of document)')}"
 
 
+def too_deep(file: object) -> str:
+    """What is nested deeper than Python's calls may be is nothing that tomllib can read."""
+    return f"{file}: expected TOML that is nested less deep"
+
+
 def dotted(place: Place) -> str:
     """listener[0].address"""
     text = ""

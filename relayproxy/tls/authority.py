@@ -283,7 +283,8 @@ def _certificate_in(folder: Path) -> x509.Certificate:
     path = folder / CERTIFICATE
     certificate = read_certificates(path)[0]
     try:
-        is_authority = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+        is_authority = constraints.ca and len(certificate.subject) > 0  # RFC 5280 §4.1.2.6; and it can be read
     except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension):
         is_authority = False
     if not is_authority:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import contextmanager
 from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, Literal
@@ -28,7 +29,7 @@ from relayproxy.tls.stream import TlsStream, shake_hands
 from relayproxy.tls.verification import Findings, Verification
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from relayproxy.net.stream import DeadlineStream
@@ -190,8 +191,9 @@ def _server_context(client_ca: Path | None, minimum: Minimum, keylog: KeyLog | N
     context.set_alpn_select_callback(_choose_protocol)
     if client_ca is not None:
         _trust(context, client_ca)
-        for authority in read_certificates(client_ca):
-            context.add_client_ca(authority)
+        with _in_words(client_ca):
+            for authority in read_certificates(client_ca):
+                context.add_client_ca(authority)
         demand = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
         openssl.verify_by(context, demand, Verification("ca").judge)
     return context
@@ -212,10 +214,8 @@ def _trust(context: SSL.Context, path: Path) -> None:
     store = context.get_cert_store()
     assert store is not None  # noqa: S101  a context has one
     store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
-    try:
+    with _in_words(path):
         context.load_verify_locations(str(path))
-    except SSL.Error as error:
-        raise TlsConfigError(f"{path}: {reason_of(error)}") from None
 
 
 def _show(context: SSL.Context, certificate_path: Path, key_path: Path) -> None:
@@ -223,13 +223,20 @@ def _show(context: SSL.Context, certificate_path: Path, key_path: Path) -> None:
     certificates = read_certificates(certificate_path)
     key = read_key(key_path)
     check_pair(certificates[0], certificate_path, key, key_path)
-    try:
+    with _in_words(certificate_path):
         context.use_certificate(certificates[0])
         context.use_privatekey(key)
         for issuer in certificates[1:]:
             context.add_extra_chain_cert(issuer)
-    except SSL.Error as error:
-        raise TlsConfigError(f"{certificate_path}: {reason_of(error)}") from None
+
+
+@contextmanager
+def _in_words(path: Path) -> Iterator[None]:
+    """What OpenSSL will not take of a file that could be read."""
+    try:
+        yield
+    except (SSL.Error, crypto.Error) as error:
+        raise TlsConfigError(f"{path}: {reason_of(error)}") from None
 
 
 def _is_address(host: str) -> bool:

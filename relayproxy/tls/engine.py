@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
 from relayproxy.tls import openssl
 from relayproxy.tls.certificates import facts_of
@@ -304,7 +304,7 @@ class Engine:
                 self._broken = self._why(error)[1]
 
 
-def reason_of(error: SSL.Error) -> str:
+def reason_of(error: SSL.Error | crypto.Error) -> str:
     """OpenSSL's own word for what went wrong."""
     if isinstance(error, SSL.SysCallError):
         return str(error.args[-1])

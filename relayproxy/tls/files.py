@@ -6,9 +6,10 @@ Which file is used for what does not belong here (contexts.py, authority.py).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
@@ -16,6 +17,9 @@ from relayproxy.tls.facts import TlsConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+#: What a private key is to be.
+_KINDS: Final = "expected a key for EC, RSA or Ed25519"
 
 PrivateKey = ec.EllipticCurvePrivateKey | ed448.Ed448PrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
 
@@ -32,7 +36,7 @@ def read_certificates(path: Path) -> list[x509.Certificate]:
     octets = octets_of(path)
     try:
         return x509.load_pem_x509_certificates(octets)
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise TlsConfigError(f"{path}: expected certificates in PEM, got {_what(octets)}") from None
 
 
@@ -49,15 +53,22 @@ def key_of(octets: bytes, path: Path) -> PrivateKey:
         raise TlsConfigError(f"{path}: expected a private key without a password, got one with a password") from None
     except ValueError:
         raise TlsConfigError(f"{path}: expected a private key in PEM, got {_what(octets)}") from None
+    except UnsupportedAlgorithm:
+        raise TlsConfigError(f"{path}: {_KINDS}, got one of a kind or on a curve that is not supported") from None
     if not isinstance(key, PrivateKey):
-        raise TlsConfigError(f"{path}: expected a key for EC, RSA or Ed25519, got {type(key).__name__}")
+        raise TlsConfigError(f"{path}: {_KINDS}, got {type(key).__name__}")
     return key
 
 
 def check_pair(certificate: x509.Certificate, certificate_path: Path, key: PrivateKey, key_path: Path) -> None:
     """That a key is the certificate's."""
     form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
-    if certificate.public_key().public_bytes(*form) != key.public_key().public_bytes(*form):
+    try:
+        public = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        what = "expected a certificate with a key that is supported, got a damaged one, or one of another kind"
+        raise TlsConfigError(f"{certificate_path}: {what}") from None
+    if public.public_bytes(*form) != key.public_key().public_bytes(*form):
         raise TlsConfigError(f"{key_path}: expected the key of the certificate in {certificate_path}, got another key")
 
 

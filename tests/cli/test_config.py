@@ -495,3 +495,7 @@ def test_a_file_that_is_no_text() -> None:
     Path("it.toml").write_bytes(b'a = 1\nb = "\xff"')
     with pytest.raises(ConfigError, match=r"it.toml:2: expected UTF-8, found the byte 0xff"):
         load(Path("it.toml"), environ={})
+
+
+def test_a_file_that_is_nested_too_deep() -> None:
+    assert wrong("[rules]\nfiles = " + "[" * 3000 + "]" * 3000) == ["it.toml: expected TOML that is nested less deep"]

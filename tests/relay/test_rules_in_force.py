@@ -66,6 +66,18 @@ async def test_a_file_that_stays_wrong_is_told_once(tmp_path: Path) -> None:
     assert len(changing.told) == 1
 
 
+async def test_what_goes_wrong_in_our_own_reading_leaves_what_was_in_force() -> None:
+    def read() -> Rules:
+        raise RuntimeError("words of a file")
+
+    book = Rulebook(Rules(RuleSet()), Drawn(1, trio.current_time), Workers(1, 5.0), read)
+    before, told = book.rules, []
+    await book.reload(lambda _, error=None, **_more: told.append(error))
+    assert book.rules is before
+    (error,) = told
+    assert str(error).startswith(f"a fault of ours: RuntimeError ({__name__}:")
+
+
 async def test_a_list_of_patterns_that_a_reload_brings_is_looked_at_too(tmp_path: Path) -> None:
     changing = Changing(
         tmp_path / "a.toml", RULE.format("x").replace("then", 'when = { sender = { in = "list" } }\nthen')

@@ -77,6 +77,18 @@ async def test_certificates_are_read_again_for_sessions_that_come(tmp_path: Path
         assert second["error"] == f"{files.certificate}: expected certificates in PEM, got something else"
 
 
+async def test_a_certificate_that_is_damaged_where_its_key_is_leaves_the_old_in_use(tmp_path: Path) -> None:
+    files = Files(tmp_path / "server").sign("relay.test")
+    async with serving(tmp_path, listener={"tls": "implicit"}, tls=files.config()) as relay:
+        octets = ssl.PEM_cert_to_DER_cert(files.certificate.read_text())
+        damaged = octets.replace(b"\x03\x42\x00\x04", b"\x03\x42\x00\x05", 1)
+        files.certificate.write_text(ssl.DER_cert_to_PEM_cert(damaged))
+        await relay.relay.reload()
+        (line,) = await relay.log.wait_for("reload")
+        assert line["error"].startswith(f"{files.certificate}: expected a certificate with a key that is supported")
+        await (await connect(relay, files.trusting(), "relay.test")).hello()
+
+
 async def test_clients_show_a_certificate(tmp_path: Path) -> None:
     """`client_ca`: whoever has none gets no further than STARTTLS (RFC 3207 §4)."""
     server, clients = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Self
 
@@ -18,7 +19,7 @@ from OpenSSL import SSL
 from stream_pairs import memory_pair
 from tls_pairs import handshake
 
-from relayproxy.tls.authority import LEAVES, Authority
+from relayproxy.tls.authority import LEAVES, Authority, Named
 from relayproxy.tls.contexts import ClientTls, ServerTls
 from relayproxy.tls.facts import TlsConfigError, TlsFailure
 
@@ -170,6 +171,16 @@ def test_what_is_no_authority_or_none_any_more_is_refused(state: Path) -> None:
     authority_file(state / "old", NOW - timedelta(days=9))
     with pytest.raises(TlsConfigError, match="it ended on"):
         Authority.open(state / "old")
+
+
+def test_an_authority_whose_name_is_damaged_is_refused(state: Path) -> None:
+    certificate = x509.load_pem_x509_certificate(Authority.open(state).certificate_pem)
+    before, name, behind = certificate.public_bytes(Encoding.DER).rpartition(b"relayproxy CA")
+    damaged = before + name.replace(b"CA", b"\xff\xff") + behind
+    (state / "ca" / "certificate.pem").write_text(ssl.DER_cert_to_PEM_cert(damaged))
+    for read in (Authority.open, Named.read):
+        with pytest.raises(TlsConfigError, match=r"certificate\.pem: expected the certificate of an authority"):
+            read(state)
 
 
 # Leaves.

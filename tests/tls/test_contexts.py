@@ -519,3 +519,47 @@ def test_files_that_will_not_do_are_told(files: Files, tmp_path: Path) -> None:
         server_of(files, client_ca=key)
     with pytest.raises(TlsConfigError, match="without the other"):
         ClientTls(verify="full", ca=None, certificate=certificate, key=None, minimum="TLSv1.2", keylog=None)
+
+
+#: On secp160r1, which `cryptography` has no name for.
+ODD_KEY = """-----BEGIN PRIVATE KEY-----
+MGECAQAwEAYHKoZIzj0CAQYFK4EEAAgESjBIAgEBBBUA+alON1Xy0qt9cvsfgsk6
+cT3+1QahLAMqAARSRCRKmCNV4/Ok3ljJDmAqA/M4FeeUxoeGtJAtVDuNyYq8LWPe
+rMV0
+-----END PRIVATE KEY-----
+"""
+UNUSABLE = "expected a certificate with a key that is supported, got a damaged one, or one of another kind"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        # Its version; the kind and the octets of its key; the kind of text of a name (RFC 5280 §4.1).
+        (b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x2e", "expected certificates in PEM, got a certificate, or a damaged"),
+        (b"\x2a\x86\x48\xce\x3d\x02\x01", b"\x2a\x86\x48\xce\x3d\x02\x09", UNUSABLE),
+        (b"\x03\x42\x00\x04", b"\x03\x42\x00\x05", UNUSABLE),
+        (b"\x06\x03\x55\x04\x03\x0c", b"\x06\x03\x55\x04\x03\x8c", "mstring not universal"),
+    ],
+)  # fmt: skip
+def test_a_certificate_with_one_octet_that_is_wrong_is_told(
+    files: Files, tmp_path: Path, old: bytes, new: bytes, words: str
+) -> None:
+    whole, key = files.self_signed()
+    octets = ssl.PEM_cert_to_DER_cert(whole.read_text())
+    assert old in octets
+    torn = tmp_path / "torn.pem"
+    torn.write_text(ssl.DER_cert_to_PEM_cert(octets.replace(old, new, 1)))
+    for make in (server_of, client_of):
+        with pytest.raises(TlsConfigError) as error:
+            make(files, pair=(torn, key))
+        assert str(error.value).startswith(f"{torn}: {words}")
+
+
+def test_a_key_that_nobody_can_use_is_told(files: Files, tmp_path: Path) -> None:
+    certificate, _ = files.pair(HOST)
+    key = tmp_path / "odd.key"
+    key.write_text(ODD_KEY)
+    with pytest.raises(
+        TlsConfigError, match="expected a key for EC, RSA or Ed25519, got one of a kind or on a curve that"
+    ):
+        server_of(files, (certificate, key))
