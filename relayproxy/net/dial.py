@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 import trio
 
+from relayproxy.net.resolver import resolve_in_own_threads
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -205,6 +207,7 @@ async def _connect(sock: socket.socket, name: tuple[str, int] | str, seconds: fl
 
 
 async def _dial_name(url: UpstreamUrl) -> socket.socket:
+    resolve_in_own_threads()
     stream = await trio.open_tcp_stream(url.host, url.port)
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
         # trio's stream asks for little unsent data in the kernel; we hold what does not fit ourselves, so back to the system's way.

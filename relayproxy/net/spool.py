@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from relayproxy.net.threads import Threads
 from relayproxy.record.store.bodies import is_full
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Octets that a worker thread writes or reads at once.
 BLOCK: Final = 256 * 1024
+
+_DISK: Final = Threads("spools")
 
 
 class SpoolError(Exception):
@@ -60,7 +63,7 @@ class Spool:
         self._waiting += octets
         if len(self._waiting) >= (self._memory + 1 if self._file is None else BLOCK):
             try:
-                await trio.to_thread.run_sync(self._write)
+                await _DISK.run(self._write)
             except OSError as error:
                 raise self._told(error) from error
 
@@ -70,7 +73,7 @@ class Spool:
         while self._file is not None and at < self._written:
             read = partial(os.pread, self._file.fileno(), min(BLOCK, self._written - at), at)
             try:
-                piece = await trio.to_thread.run_sync(read)
+                piece = await _DISK.run(read)
             except OSError as error:
                 raise self._told(error) from error
             if not piece:

@@ -158,8 +158,7 @@ class _Approach:
             if self._introduction is not None:
                 capabilities = await self._introduce(self._introduction, capabilities)
             if login is not None:
-                private = is_private(facts, self._peer.address)
-                await login.login.log_in(self._ask, capabilities.mechanisms, private=private, tell=login.tell)
+                await self._log_in(login, capabilities.mechanisms, private=is_private(facts, self._peer.address))
         except BaseException as error:
             self._peer.drop()
             if (unavailable := _unavailable(error)) is not None:
@@ -234,6 +233,13 @@ class _Approach:
             refusal = reply if reply.code == 421 else local_replies.IDENTITY_NOT_TAKEN
             raise UpstreamUnavailable(f"the server answered {reply.code} to XCLIENT", refusal)
         return await self._hello()
+
+    async def _log_in(self, login: SessionLogin, offered: bytes, *, private: bool) -> None:
+        """The secret may be long in coming, too."""
+        with trio.move_on_at(self._deadline) as patience:
+            await login.login.log_in(self._ask, offered, private=private, tell=login.tell)
+        if patience.cancelled_caught:
+            raise UpstreamUnavailable("we could not log in in time", local_replies.UPSTREAM_SLOW)
 
     async def _ask_for_tls(self, capabilities: Capabilities) -> None:
         """STARTTLS, up to its 220 and not an octet further. A server that has no TLS for us gets nothing else (attack 8)."""

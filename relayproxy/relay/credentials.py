@@ -17,10 +17,13 @@ import signal
 import subprocess
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
+from relayproxy.net.shared import Shared
+from relayproxy.net.threads import Threads
 from relayproxy.smtp import sasl
 from relayproxy.smtp.commands import Auth, Command, SaslCancel, SaslResponse
 from relayproxy.smtp.replies import Reply
@@ -37,8 +40,13 @@ if TYPE_CHECKING:
 COMMAND_SECONDS: Final = 30.0
 #: Seconds that what it gave is used again.
 TOKEN_LIFE: Final = 300.0
+#: Seconds that reading a file may take.
+READING_SECONDS: Final = 30.0
 #: Octets of a secret; AUTH's line has not many more.
 MAX_SECRET: Final = 8192
+
+_FILES: Final = Threads("secrets")
+_PROOFS: Final = Threads("proofs")
 
 #: Says a command to upstream and hears the reply to it.
 Ask = Callable[[Command], Awaitable[Reply]]
@@ -60,7 +68,8 @@ class Login:
 
     def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials
-        self._asking = trio.Lock()
+        command = credentials.token_command
+        self._tokens = None if command is None else Shared(partial(self._ask_for_token, command))
         self._kept: str | None = None
         self._kept_until = 0.0
 
@@ -119,7 +128,7 @@ class Login:
             try:
                 challenge = sasl.decode(reply.lines[0].strip(b" "))
                 if proof.is_slow:
-                    response = await trio.to_thread.run_sync(proof.respond, challenge)
+                    response = await _PROOFS.run(partial(proof.respond, challenge))
                 else:
                     response = proof.respond(challenge)
             except (UpstreamUnproven, ValueError) as error:
@@ -137,19 +146,20 @@ class Login:
     async def _secret(self) -> str:
         """From where the configuration says. Raises LoginFailed."""
         credentials = self._credentials
-        if credentials.token_command is not None:
-            return await self._token(credentials.token_command)
-        if credentials.password_file is not None:
-            return await trio.to_thread.run_sync(secret_of, credentials.password_file)
+        if self._tokens is not None:
+            return self._token_in_force or await self._tokens.result()
+        if (path := credentials.password_file) is not None:
+            try:
+                return await _FILES.read(partial(secret_of, path), READING_SECONDS, "a file")
+            except TimeoutError as error:
+                raise LoginFailed(f"password_file {path}: {error}") from None
         return _of_variable(credentials.password_env or "")
 
-    async def _token(self, command: tuple[str, ...]) -> str:
-        """One session asks, the others wait for what it gets."""
-        async with self._asking:
-            if (token := self._token_in_force) is None:
-                token = self._kept = await _run(command)
-                self._kept_until = trio.current_time() + TOKEN_LIFE
-            return token
+    async def _ask_for_token(self, command: tuple[str, ...]) -> str:
+        """For all sessions that need one; it is kept, too, where it comes too late for them."""
+        token = self._kept = await _run(command)
+        self._kept_until = trio.current_time() + TOKEN_LIFE
+        return token
 
     @property
     def _token_in_force(self) -> str | None:

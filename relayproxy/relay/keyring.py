@@ -1,16 +1,17 @@
 """The certificates and keys of this relay, as contexts: one a listener that has TLS, one an upstream that is met with it (DESIGN §5).
 
 Built once, before anything listens, and again on SIGHUP: sessions keep what they began with, new ones get the new, and where a file
-has become bad the old stays in use. The authority that signs minted certificates is made at the first start that needs it, never by
+has become bad, or cannot be read in time, the old stays in use. The authority that signs minted certificates is made at the first start that needs it, never by
 reading a configuration.
 How a handshake is made does not belong here (tls/), nor which settings fit together (cli/config_tls.py).
 """
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from relayproxy.net.threads import Threads
 from relayproxy.record.log import fault_in_words
 from relayproxy.tls.authority import Authority
 from relayproxy.tls.contexts import ClientTls, ServerTls
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 #: Addresses to listen at that nobody can connect to by them.
 _EVERYWHERE: Final = frozenset({"0.0.0.0", "::"})
 
+#: What reading the files of one listener or upstream again may take.
+READING_SECONDS: Final = 60.0
+
+_FILES: Final = Threads("certificates")
+
 Context = TypeVar("Context", ServerTls, ClientTls)
 
 
@@ -38,8 +44,8 @@ class Keyring:
         self._keylog = None if config.tls.keylog is None else KeyLog(config.tls.keylog, tell)
         self._listeners = {listener.name: listener for listener in config.listener if listener.tls != "off"}
         self._upstreams = [name for name, upstream in config.upstream.items() if upstream.has_tls]
-        self._authority: Authority | None = None
-        self.servers = {name: self._server(listener) for name, listener in self._listeners.items()}
+        mint = self._mint()
+        self.servers = {name: self._server(listener, mint) for name, listener in self._listeners.items()}
         self.clients = {name: self._client(name) for name in self._upstreams}
 
     def warnings(self) -> Iterator[str]:
@@ -50,38 +56,27 @@ class Keyring:
         if (keylog := self._config.tls.keylog) is not None:
             yield f"tls: keylog: whoever can read {keylog} can read all that TLS protects"
 
-    def reload(self) -> list[tuple[str, str | None]]:
-        """Read all files again. Blocks. Whose certificates these are, and why the old ones are kept, None where the new ones are in use."""
-        told: list[tuple[str, str | None]] = []
-        self._authority = None
-
-        def renew(what: str, kept: dict[str, Context], name: str, make: Callable[[], Context]) -> None:
-            error = None
-            try:
-                kept[name] = make()
-            except (TlsConfigError, OSError) as bad:
-                error = str(bad)
-            except Exception as bad:  # noqa: BLE001  whatever a file makes of us, the old is there
-                error = fault_in_words(bad)
-            told.append((f"certificates of {what} {name}", error))
-
+    async def reload(self, tell: Callable[[str, str | None], None]) -> None:
+        """Read all files again; `tell` hears whose certificates these are, and why the old ones are kept, None where the new ones are in use."""
+        mint = self._mint()
         for name, listener in self._listeners.items():
-            renew("listener", self.servers, name, partial(self._server, listener))
+            await _renew("listener", self.servers, name, partial(self._server, listener, mint), tell)
         for name in self._upstreams:
-            renew("upstream", self.clients, name, partial(self._client, name))
-        return told
+            await _renew("upstream", self.clients, name, partial(self._client, name), tell)
 
-    def _server(self, listener: Listener) -> ServerTls:
+    def _mint(self) -> Callable[[], Authority]:
+        """The authority as it is now, the same for all listeners, for those who need it."""
+        return cache(partial(Authority.open, self._config.state))
+
+    def _server(self, listener: Listener, mint: Callable[[], Authority]) -> ServerTls:
         """A context of its own for each listener, so that a ticket of one is of no use at another (PROTOCOL §1.9)."""
         tls = self._config.tls
         if tls.certificate is not None and tls.key is not None:
             return ServerTls.of_files(
                 tls.certificate, tls.key, client_ca=tls.client_ca, minimum=tls.minimum, keylog=self._keylog
             )
-        if self._authority is None:
-            self._authority = Authority.open(self._config.state)
         return ServerTls.minted(
-            self._authority, self._names(listener), client_ca=tls.client_ca, minimum=tls.minimum, keylog=self._keylog
+            mint(), self._names(listener), client_ca=tls.client_ca, minimum=tls.minimum, keylog=self._keylog
         )
 
     def _names(self, listener: Listener) -> list[str]:
@@ -95,6 +90,23 @@ class Keyring:
 
     def _client(self, name: str) -> ClientTls:
         return client_tls(self._config, name, self._keylog)
+
+
+async def _renew(
+    what: str,
+    kept: dict[str, Context],
+    name: str,
+    make: Callable[[], Context],
+    tell: Callable[[str, str | None], None],
+) -> None:
+    error = None
+    try:
+        kept[name] = await _FILES.read(make, READING_SECONDS, "files")
+    except (TlsConfigError, OSError) as bad:
+        error = str(bad)
+    except Exception as bad:  # noqa: BLE001  whatever a file makes of us, the old is there
+        error = fault_in_words(bad)
+    tell(f"certificates of {what} {name}", error)
 
 
 def client_tls(config: Config, name: str, keylog: KeyLog | None = None) -> ClientTls:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import trio
 
+from relayproxy.net.threads import Threads
 from relayproxy.record.log import fault_in_words
 from relayproxy.rules.gates import DataGate
 from relayproxy.rules.guard import Guard
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 #: Keys of `first` that are remembered, of all rules; past that the oldest are forgotten, and count as new.
 MOST_KEYS: Final = 100_000
 #: What reading all files again may take.
-READING_SECONDS: Final = 60
+READING_SECONDS: Final = 60.0
+
+_FILES: Final = Threads("rules")
 
 
 class Rules(NamedTuple):
@@ -100,8 +103,9 @@ class Rulebook:
             return
         before = self._files
         try:
-            before = await trio.to_thread.run_sync(_stamps, self._files)
-            rules = await self._read_in_time(self._read)
+            before = await _stamps(self._files)
+            # Python files may do anything while they are read, and for ever.
+            rules = await _FILES.read(self._read, READING_SECONDS, "rule files")
         except Exception as error:  # noqa: BLE001  what is in force stays, whatever a file makes of us
             self._files = before  # as it was read, it is told once
             tell("rules and guard", str(error) if isinstance(error, (OSError, ValueError)) else fault_in_words(error))
@@ -110,23 +114,21 @@ class Rulebook:
             self._take(rules)
             tell("rules and guard", guard=rules.guarded, restart=rules.restart, loosened=loosened)
 
-    @staticmethod
-    async def _read_in_time(read: Callable[[], Rules]) -> Rules:
-        """Python files may do anything while they are read, and for ever."""
-        with trio.move_on_after(READING_SECONDS):
-            return await trio.to_thread.run_sync(read, abandon_on_cancel=True)
-        raise ValueError(f"expected rule files that can be read within {READING_SECONDS} s, and gave up")
-
     async def look(self, tell: Tell) -> None:
         """Where a file has changed, read them again."""
         async with self._reading:
-            if self._files and await trio.to_thread.run_sync(_stamps, self._files) != self._files:
-                await self._read_again(tell)
+            try:
+                has_changed = bool(self._files) and await _stamps(self._files) != self._files
+            except TimeoutError as error:
+                tell("rules and guard", str(error))
+            else:
+                if has_changed:
+                    await self._read_again(tell)
 
 
-def _stamps(files: Iterable[Path]) -> dict[Path, Stamp]:
-    """Blocks."""
-    return {file: stamp(file) for file in files}
+async def _stamps(files: Iterable[Path]) -> dict[Path, Stamp]:
+    """Raises TimeoutError."""
+    return await _FILES.read(lambda: {file: stamp(file) for file in files}, READING_SECONDS, "rule files")
 
 
 class Drawn:

@@ -21,7 +21,6 @@ from relayproxy.net.descriptors import make_room
 from relayproxy.net.listen import BATCH, accept, bind, bound_name
 from relayproxy.net.peer import Peer, PeerLost, endpoint
 from relayproxy.net.proxy_header import Ends, ProxyHeaderError, receive_proxy_header
-from relayproxy.record.log import fault_in_words
 from relayproxy.relay.client_leg import ClientLeg
 from relayproxy.relay.connections import Connections
 from relayproxy.relay.context import Context
@@ -150,13 +149,8 @@ class Relay:
         return warnings
 
     async def reload(self) -> None:
-        """SIGHUP: read certificates and keys again, for the sessions that come."""
-        try:
-            told = await trio.to_thread.run_sync(self._keyring.reload)
-        except Exception as fault:  # noqa: BLE001  there was no thread for it: what is in use stays
-            told = [("certificates", fault_in_words(fault))]
-        for what, error in told:
-            self._reporter.reloaded(what, error)
+        """SIGHUP: read certificates and keys again, for the sessions that come, then rules and guard. What cannot be read is told, and stays as it was."""
+        await self._keyring.reload(self._reporter.reloaded)
         await self._rulebook.reload(self._reporter.reloaded)
 
     # Sockets.

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trio.testing
 from dialog_runner import play
+from relay_on_sockets import serving, upstream_server
 
 from relayproxy.relay import credentials
 from relayproxy.relay.credentials import Login, LoginFailed
@@ -341,23 +343,96 @@ async def test_a_command_that_gives_no_token(
     assert capfd.readouterr() == ("", "")
 
 
-async def test_what_a_command_has_begun_ends_with_it(tmp_path: Path) -> None:
+def test_what_a_command_has_begun_ends_with_us(tmp_path: Path) -> None:
     told, script = tmp_path / "told", tmp_path / "script"
     os.mkfifo(told)
     script.write_text(f"#!/bin/sh\n(echo up; exec sleep 100) > {told} &\nwait\n")
     script.chmod(0o700)
     descriptor = os.open(told, os.O_RDONLY | os.O_NONBLOCK)
-    try:
+
+    async def hear() -> bytes:
         with trio.fail_after(20):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(log_in, login(token_command=str(script)), Server())
-                await trio.lowlevel.wait_readable(descriptor)
-                assert os.read(descriptor, 99) == b"up\n"
-                nursery.cancel_scope.cancel()
             await trio.lowlevel.wait_readable(descriptor)
-            assert os.read(descriptor, 99) == b"", "nobody is left who could write"
+        return os.read(descriptor, 99)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(log_in, login(token_command=str(script)), Server())
+            assert await hear() == b"up\n"
+            nursery.cancel_scope.cancel()
+
+    try:
+        trio.run(main)
+        assert trio.run(hear) == b"", "nobody is left who could write"
     finally:
         os.close(descriptor)
+
+
+def counting(count: Path, go_on: Path) -> list[str]:
+    """A command that writes to `count` that it runs, and gives a token as soon as somebody writes to `go_on`."""
+    return printing(f"open({str(count)!r}, 'a').write('x'); print(open({str(go_on)!r}).read())")
+
+
+async def test_a_command_goes_on_for_those_who_wait_when_its_first_asker_leaves(tmp_path: Path) -> None:
+    count, go_on = tmp_path / "count", tmp_path / "go_on"
+    os.mkfifo(go_on)
+    server, ours = Server("token-1"), login(token_command=counting(count, go_on))
+    async with trio.open_nursery() as nursery:
+        first = trio.CancelScope()
+
+        async def leaves() -> None:
+            with first:
+                await log_in(ours, server)
+
+        nursery.start_soon(leaves)
+        nursery.start_soon(log_in, ours, server)
+        with await trio.to_thread.run_sync(go_on.open, "w") as writer:  # it runs
+            first.cancel()
+            await trio.testing.wait_all_tasks_blocked()
+            writer.write("token-1")
+    await log_in(ours, server)
+    assert (server.heard, count.read_text()) == (["token-1"] * 2, "x")
+
+
+async def test_those_who_wait_for_a_command_share_its_failure(tmp_path: Path) -> None:
+    count, go_on = tmp_path / "count", tmp_path / "go_on"
+    os.mkfifo(go_on)
+    ours, failed = login(token_command=counting(count, go_on)), []
+
+    async def fails() -> None:
+        with pytest.raises(LoginFailed, match="expected a secret of one line") as failure:
+            await log_in(ours, Server())
+        failed.append(failure.value)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(fails)
+        with await trio.to_thread.run_sync(go_on.open, "w"):
+            await trio.testing.wait_all_tasks_blocked()
+    assert (len(failed), count.read_text()) == (3, "x")
+
+
+@pytest.mark.slow
+async def test_a_login_ends_within_setup_though_its_secret_does_not_come(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    os.mkfifo(secret)
+    settings: list[dict[str, Any]] = [
+        {"password_file": str(secret)},
+        {"token_command": printing("import time; time.sleep(100)")},
+    ]
+    for number, more in enumerate(settings):
+        async with upstream_server() as upstream:
+            upstream.offers = (b"AUTH PLAIN XOAUTH2",)
+            async with serving(
+                tmp_path / str(number),
+                upstream=upstream,
+                upstream_more={"credentials": {"user": "app", **more}},
+                timeouts={"upstream": {"setup": "1s"}},
+            ) as relay:
+                client = await relay.connect()
+                assert (await client.reply())[0] == 421
+                (line,) = await relay.log.wait_for("error", where="upstream")
+                assert line["what"] == f"smtp://127.0.0.1:{upstream.port}: we could not log in in time"
 
 
 async def test_a_command_that_is_not_there() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
+from dialog_tls import certificate_pem
 from relay_on_sockets import relay_process, upstream_server
 
 if TYPE_CHECKING:
@@ -179,3 +182,17 @@ async def test_sigterm_is_obeyed_while_a_file_is_read_that_does_not_end(tmp_path
         await told.until(lambda: told.open == 1)  # the file is being read
         relay.terminate()
         assert await relay.ended() == 0
+
+
+async def test_sigterm_is_obeyed_while_a_certificate_cannot_be_read(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("certificate.pem", "key.pem")]
+    for file, text in zip(files, certificate_pem("good", "relay.test"), strict=True):
+        file.write_text(text)
+    toml = f'[tls]\ncertificate = "{files[0]}"\nkey = "{files[1]}"'
+    async with upstream_server() as upstream, relay_process(tmp_path, upstream, toml=toml) as relay:
+        files[0].unlink()
+        os.mkfifo(files[0])
+        relay.process.send_signal(signal.SIGHUP)
+        with await trio.to_thread.run_sync(files[0].open, "w"):  # it is being read
+            relay.terminate()
+            assert await relay.ended() == 0

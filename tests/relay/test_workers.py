@@ -5,7 +5,9 @@ Virtual time stands still until a test moves it, so that a function may take as 
 
 from __future__ import annotations
 
+import os
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +16,9 @@ import trio.testing
 from relay_on_sockets import relay_process, upstream_server
 from slow_function import SIGNALS, Signals
 
+from relayproxy.relay.credentials import Login
 from relayproxy.relay.rulebook import READING_SECONDS, Drawn, Rulebook, Rules
+from relayproxy.relay.settings import Credentials
 from relayproxy.relay.workers import Workers
 from relayproxy.rules.facts import Facts, Stage
 from relayproxy.rules.load import load
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
 
     from relayproxy.relay.workers import Turn
     from relayproxy.rules.decision import Decision
+    from relayproxy.smtp.commands import Command
+    from relayproxy.smtp.replies import Reply
 
 TEXT = """
 from slow_function import SIGNALS
@@ -165,6 +171,26 @@ async def test_files_that_take_too_long_to_read_leave_what_was_in_force(mock_clo
     assert told == [("rules and guard", "expected rule files that can be read within 60 s, and gave up")]
     assert book.rules is before
     go_on.set()
+
+
+async def test_secrets_that_cannot_be_read_leave_threads_for_rules(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    os.mkfifo(secret)
+    login = Login(Credentials.model_validate({"user": "app", "password_file": str(secret)}))
+
+    async def never(_: Command) -> Reply:
+        raise AssertionError("there is no secret to say anything with")
+
+    book = Rulebook(Rules(RuleSet()), Drawn(1, trio.current_time), Workers(1, 5.0), lambda: Rules(RuleSet()))
+    told: list[str | None] = []
+    async with trio.open_nursery() as nursery:
+        for _ in range(50):
+            nursery.start_soon(partial(login.log_in, never, b"PLAIN", private=True, tell=lambda *_: None))
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.fail_after(20):
+            await book.reload(lambda _, error=None, **_more: told.append(error))
+        nursery.cancel_scope.cancel()
+    assert told == [None]
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """A body on its way into the store: in memory while it is small, then compressed into a file in the store's own folder (DESIGN §1.5).
 
-Invariants: memory holds at most `memory` octets and a block, whatever comes. Nothing is written, compressed or hashed on trio's thread but what stays in memory. A file
+Invariants: memory holds at most `memory` octets and a block, whatever comes. Nothing is written, compressed or hashed on trio's thread but what stays in memory; worker threads of trio's own number
+are for this alone (net/threads.py). A file
 is removed by `discard`, also after `finish` (the store has a link of its own), or by the writer once the body was `put`; what a crash leaves, bodies.py finds.
 What becomes of the body does not belong here (writer.py).
 """
