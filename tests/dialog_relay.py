@@ -59,7 +59,7 @@ class Driven(Protocol):
 
     def sigterm(self) -> None: ...
 
-    def store(self, how: Literal["full", "broken", "well"]) -> None:
+    def store(self, how: Literal["full", "broken", "hangs", "well"]) -> None:
         """What becomes of what is written to the store from here on."""
 
     def authority(self) -> str:
@@ -183,10 +183,16 @@ class _Relay:
         self._relay.shut_down()
         trio.lowlevel.spawn_system_task(self._relay.drain)
 
-    def store(self, how: Literal["full", "broken", "well"]) -> None:
+    def store(self, how: Literal["full", "broken", "hangs", "well"]) -> None:
         from relayproxy.record.store.interface import RecordError
 
-        self.writer.trouble = None if how == "well" else RecordError(f"the store is {how}", full=how == "full")
+        match how:
+            case "well":
+                self.writer.well()
+            case "hangs":
+                self.writer.hangs()
+            case _:
+                self.writer.trouble = RecordError(f"the store is {how}", full=how == "full")
 
     def authority(self) -> str:
         from relayproxy.tls.authority import Authority

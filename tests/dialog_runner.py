@@ -38,7 +38,8 @@ Notes, besides those above:
     @ abrupt C|U                    the peer's `eof` and `close` come without the word for it in TLS (close_notify)
     @ stall C|U, @ resume C|U       the peer takes no octets, and takes them again
     @ sigterm                       what SIGTERM does
-    @ store full|broken|well        from here on nothing can be written to the store, for want of space or for another reason; or it can again
+    @ store full|broken|hangs|well  from here on nothing can be written to the store, for want of space or for another reason, or it is not said whether; or it
+                                    can again
     @ whole                         play only as written, not octet by octet (where it matters what came together)
 """
 
@@ -192,7 +193,7 @@ class _Player:
                     continue
                 case Note(key="record" | "kept" | "log"):
                     self._fact(entry)
-                case Note(key="store", text="full" | "broken" | "well" as how):
+                case Note(key="store", text="full" | "broken" | "hangs" | "well" as how):
                     self._driven.store(how)
                 case Note(key="upstream" | "client" | "envelope" | "data"):
                     queue[:0] = expand(entry)
@@ -393,7 +394,7 @@ class _Player:
                     "resume": " C|U",
                     "sni": " [NAME]",
                     "stall": " C|U",
-                    "store": " full|broken|well",
+                    "store": " full|broken|hangs|well",
                 }.get(note.key, "")
                 raise DialogError(note.number, f"@ {note.key}{usage}", f'"@ {note.key} {note.text}"')
 

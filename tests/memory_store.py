@@ -4,22 +4,46 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import trio
+
 from relayproxy.record.report import encode
-from relayproxy.record.store.interface import Kept, SessionWrite, Stored, StoredSession, TransactionWrite
+from relayproxy.record.store.interface import (
+    STUCK,
+    Kept,
+    RecordError,
+    SessionWrite,
+    Stored,
+    StoredSession,
+    TransactionWrite,
+)
 from relayproxy.record.wire import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from relayproxy.record.store.interface import Message, RecordError, Write
+    from relayproxy.record.store.interface import Message, Write
 
 
 class MemoryWriter:
-    """A `Writing`. `trouble` is set by whoever wants some: then nothing is committed."""
+    """A `Writing`. `trouble` is set by whoever wants some: then nothing is committed. What is committed while it `hangs` waits for `well`."""
 
     def __init__(self) -> None:
         self.trouble: RecordError | None = None
         self.writes: list[Write] = []
+        self._well: trio.Event | None = None
+        self._hung: float | None = None  # since when somebody waits
+
+    def hangs(self) -> None:
+        self._well = trio.Event()
+
+    def well(self) -> None:
+        self.trouble = self._hung = None
+        if self._well is not None:
+            self._well.set()
+
+    def look(self) -> None:
+        if self._hung is not None and trio.current_time() - self._hung > STUCK:
+            self.trouble = RecordError("the store hangs")
 
     def put(self, write: Write) -> None:
         self.writes.append(write)
@@ -28,6 +52,9 @@ class MemoryWriter:
         del durable
         if self.trouble is not None:
             raise self.trouble
+        if self._well is not None and not self._well.is_set():
+            self._hung = self._hung or trio.current_time()
+            await self._well.wait()
         self.writes += writes
 
     def wire(self, session: str) -> list[bytes]:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 #: Commands of a group that are answered together; the rest waits in the buffer, so that no group grows with what a client sends.
 GROUP = 100
+#: Seconds that who has sent its message is not asked whether it is still there: who has half-closed looks as if it were not.
+HALF_CLOSED = 10.0
 
 
 class Goodbye(Exception):  # noqa: N818  it is no error
@@ -52,6 +54,7 @@ class ClientLeg:
         "_minimum_rate",
         "_pausing",
         "_server_tls",
+        "_stays_until",
         "_tape",
         "_timeouts",
         "_waited",
@@ -92,6 +95,7 @@ class ClientLeg:
         self._waited = 0.0
         self._came = 0
         self._pausing: trio.CancelScope | None = None
+        self._stays_until = 0.0  # until when it is not asked whether the client has left meanwhile
 
     def record(self, helo: Ehlo | Helo | None, auth: AuthRecord | None) -> ClientRecord:
         """Who speaks to us, as it is told: what it has said of itself so far, and what TLS shows."""
@@ -190,9 +194,18 @@ class ClientLeg:
                 await trio.sleep(seconds)
         self._pausing = None
 
+    def patience(self, deadline: float) -> trio.CancelScope:
+        """For a wait of ours behind the end of a message: until then, or `expire`, or, once it takes long, until the client is gone.
+
+        Who has sent all that it wanted may have half-closed, and waits all the same (PROTOCOL §1.1 (7)).
+        """
+        self._stays_until = self.peer.now() + HALF_CLOSED
+        self._pausing = trio.CancelScope(deadline=deadline)
+        return self._pausing
+
     def pause_for_nobody(self) -> None:
         """Asked now and then: end a pause that its client did not wait for."""
-        if self._pausing is not None and self.peer.gone:
+        if self._pausing is not None and self.peer.gone and self.peer.now() >= self._stays_until:
             self._pausing.cancel()
 
     def expire(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from relayproxy.record.store.interface import Message, RecordError
+from relayproxy.record.store.interface import STUCK, Message, RecordError
 from relayproxy.smtp import local_replies
 
 if TYPE_CHECKING:
@@ -108,8 +108,18 @@ class Keeping:
             self._drop_bodies()
             self.trouble = error
 
+    def patience(self, held: float) -> float:
+        """Seconds that `commit` may take, where a message may be held for so many; what passes all the same does not wait for a store that hangs."""
+        return held if self._capture or self._recording.policy.refuse else min(held, STUCK)
+
+    def give_up(self) -> Reply | None:
+        """`commit` was cancelled: the store hangs. What there is of the message waits for it with the outcome; a reply where it must be refused."""
+        if self.message is None:
+            self._drop_bodies()  # their own file hangs
+        return self._failed(RecordError("the store did not take the message in time"))
+
     async def commit(self, record: TransactionRecord) -> Reply | None:
-        """Before the dot: it is in the store, or a reply says that it must be refused."""
+        """Before the dot: it is in the store, or a reply says that it must be refused. How long that takes is the store's affair."""
         if not self._capture and not self._recording.policy.before_dot:
             return None
         await self.settle()

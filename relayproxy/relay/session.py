@@ -69,14 +69,13 @@ class Session:
         self._client = client
         self._context = context
         self._leg = UpstreamLeg(self.id, context, connect, (client.peer.address, client.peer.port))
-        self._transfer = Transfer(client, self._say, context.limits, context.reporter, self.id)
+        self._transfer = Transfer(client, self._say, context, self.id)
         self._handshake = Handshake(client, self._transfer, self._say, context.reporter, self.id)
         self._transactions = Transactions(self.id, new_id, context, client, recording)
         self._helo: Ehlo | Helo | None = None
-        self._idle = False
+        self._idle = self._quit = False
         self._pending: list[Reply] = []  # to what came first in the group that is being answered
         self._came = 0.0  # when the group came that is being answered
-        self._quit = False
         self._allowance = Allowance(context.limits, context.reporter, id_)
         self._auth = Authentication(client, context, self.id)
         self._ruling: Ruling | None = None

@@ -90,7 +90,9 @@ class UpstreamTimeouts(Settings):
     data: Duration = _for("2m", "for the reply to DATA")
     data_block: Duration = _for("3m", "for upstream to take a block of mail data")
     end_of_data: Duration = _for("10m", "for the reply to the final dot")
-    held: Duration = _for("5m", "from the client's final dot to ours, where rules hold a message back; then 451")
+    held: Duration = _for(
+        "5m", "from the client's final dot to ours, where rules or the store hold a message back; then 451"
+    )
     quit: Duration = _for("5s", "for the reply to QUIT")
 
     @cached_property

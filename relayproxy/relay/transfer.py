@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, NoReturn
 
+import trio
+
 from relayproxy.net.peer import PeerLost
 from relayproxy.relay.client_leg import Goodbye
 from relayproxy.smtp import local_replies
@@ -21,9 +23,9 @@ from relayproxy.smtp.data import ChunkReader
 if TYPE_CHECKING:
     from relayproxy.record.log import Reporter
     from relayproxy.relay.client_leg import ClientLeg
+    from relayproxy.relay.context import Context
     from relayproxy.relay.delivery import Way
     from relayproxy.relay.message import Intake, Objection
-    from relayproxy.relay.settings import Limits
     from relayproxy.relay.transaction import Transaction
     from relayproxy.smtp.commands import Bdat
     from relayproxy.smtp.data import ContentReader, DataSlice
@@ -36,7 +38,7 @@ Say = Callable[["list[Reply]"], Awaitable[None]]
 class Passage:
     """One message under way, however it is framed: `verdict` is upstream's, or ours against it, as soon as there is one."""
 
-    __slots__ = ("_delivery", "_reporter", "_session", "_transaction", "intake", "verdict")
+    __slots__ = ("_client", "_delivery", "_held", "_reporter", "_session", "_transaction", "intake", "verdict")
 
     def __init__(
         self,
@@ -44,10 +46,12 @@ class Passage:
         transaction: Transaction,
         delivery: Way,
         max_size: int,
+        client: ClientLeg,
+        held: float,
         reporter: Reporter,
         session: str,
     ) -> None:
-        """DATA was answered 354."""
+        """DATA was answered 354. `held`: seconds from the client's end of data to ours."""
         self.intake: Intake = transaction.begin_message(
             reader,
             max_size,
@@ -55,6 +59,8 @@ class Passage:
             holds_header=delivery.holds_header,
         )
         self.verdict: Reply | None = None
+        self._client = client
+        self._held = held
         self._transaction = transaction
         self._delivery = delivery
         self._reporter = reporter
@@ -63,6 +69,7 @@ class Passage:
     async def take(self, part: DataSlice) -> Reply | None:
         """Judge a slice and pass it on; with the last one comes the verdict."""
         intake, ended = self.intake, part.ended
+        came = trio.current_time() if ended else 0.0
         octets = intake.add(part)
         if self.verdict is not None:
             return self.verdict
@@ -74,19 +81,23 @@ class Passage:
         if refusal is None:
             judged = await self._delivery.take(intake, octets, ended=ended)
             if isinstance(judged, bytes):
-                self.verdict = await (self._end(judged) if ended else self._delivery.body(judged))
+                self.verdict = await (self._end(judged, came) if ended else self._delivery.body(judged))
                 return self.verdict
             refusal = judged if intake.objection is None else self._object(intake.objection)
         self._delivery.give_up()
         self.verdict = refusal
         return refusal
 
-    async def _end(self, octets: bytes) -> Reply:
+    async def _end(self, octets: bytes, came: float) -> Reply:
+        """`came`: when the client's end did."""
         transaction, delivery = self._transaction, self._delivery
         if (keeping := transaction.keeping) is not None:
             if transaction.keeps:
                 keeping.demand()
-            refusal = await keeping.commit(transaction.intent())
+            with self._client.patience(came + keeping.patience(self._held)) as patience:
+                refusal = await keeping.commit(transaction.intent())
+            if patience.cancelled_caught:
+                refusal = keeping.give_up()
             if refusal is not None:
                 delivery.give_up()
                 return refusal
@@ -140,16 +151,20 @@ class Passage:
 class Transfer:
     """Takes the messages of a session. Raises PeerLost and Goodbye, as all that speaks to the client does."""
 
-    __slots__ = ("_chunked", "_client", "_limits", "_reporter", "_say", "_session")
+    __slots__ = ("_chunked", "_client", "_held", "_limits", "_reporter", "_say", "_session")
 
-    def __init__(self, client: ClientLeg, say: Say, limits: Limits, reporter: Reporter, session: str) -> None:
+    def __init__(self, client: ClientLeg, say: Say, context: Context, session: str) -> None:
         """`say` writes replies to the client."""
         self._client = client
         self._say = say
-        self._limits = limits
-        self._reporter = reporter
+        self._limits = context.limits
+        self._held = context.timeouts.upstream.held
+        self._reporter = context.reporter
         self._session = session
         self._chunked: _Chunked | None = None
+
+    def _passage(self, reader: ContentReader, transaction: Transaction, delivery: Way, max_size: int) -> Passage:
+        return Passage(reader, transaction, delivery, max_size, self._client, self._held, self._reporter, self._session)
 
     async def begin(self, transaction: Transaction, delivery: Way) -> bool:
         """DATA; whether the client was told to go on."""
@@ -175,7 +190,7 @@ class Transfer:
     async def finish(self, transaction: Transaction, delivery: Way, max_size: int) -> Reply:
         """From 354 to the verdict, and the client has it."""
         self._client.begin_message()
-        passage = Passage(self._client.reader, transaction, delivery, max_size, self._reporter, self._session)
+        passage = self._passage(self._client.reader, transaction, delivery, max_size)
         while True:
             try:
                 part = await self._client.mail_data()
@@ -246,7 +261,7 @@ class Transfer:
         if reply.severity != 3:
             return await self.refuse_chunks(reply, delivery)
         reader = ChunkReader(self._limits.line_bytes, bare_ends=transaction.normalises)
-        passage = Passage(reader, transaction, delivery, max_size, self._reporter, self._session)
+        passage = self._passage(reader, transaction, delivery, max_size)
         chunked = self._chunked = _Chunked(reader, passage, None)
         return chunked
 

@@ -132,13 +132,16 @@ class Writing(Protocol):
 
     @property
     def trouble(self) -> RecordError | None:
-        """Why the last try to write failed; None where it did not."""
+        """Why the last try to write failed, or that one does not return; None where neither is so."""
+
+    def look(self) -> None:
+        """Called now and then, so that a write that does not return is noticed."""
 
     def put(self, write: Write) -> None:
         """Have it written, behind: never waits, tried until it is in."""
 
     async def commit(self, writes: Sequence[Write], *, durable: bool = False) -> None:
-        """Have them written, all or none; RecordError: they are not, and will not be."""
+        """Have them written, all or none, however long that takes; RecordError: they are not, and will not be. Cancelled, they are taken back, unless that comes too late."""
 
 
 class Backend(Protocol):
@@ -272,3 +275,5 @@ class Reader(Protocol):
 KEEP_ALL: Final = Keep()
 #: Seconds that a write waits for others who write before it fails.
 PATIENCE: Final = 5.0
+#: Seconds that one may take before the store counts as in trouble.
+STUCK: Final = 10.0

@@ -3,30 +3,37 @@
 Invariants: memory holds at most `memory` octets and a block, whatever comes. Nothing is written, compressed or hashed on trio's thread but what stays in memory; worker threads of trio's own number
 are for this alone (net/threads.py). A file
 is removed by `discard`, also after `finish` (the store has a link of its own), or by the writer once the body was `put`; what a crash leaves, bodies.py finds.
+Who is cancelled, or waits for a disk that hangs, is not kept; then the body can only be discarded.
 What becomes of the body does not belong here (writer.py).
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import suppress
 from functools import partial
 from hashlib import sha256
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final, TypeVar
 
 import trio
 
 from relayproxy.record.store.bodies import record_error
 from relayproxy.record.store.contents import LEVEL, ZSTD, ZstdCompressor, digest_of
-from relayproxy.record.store.interface import Body
+from relayproxy.record.store.interface import Body, RecordError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from relayproxy.record.store.bodies import Bodies
 
 #: Octets that are given to a worker thread at once.
 BLOCK: Final = 1 << 20
+#: Seconds that the disk may take for one.
+PATIENCE: Final = 180.0
+
+T = TypeVar("T")
 
 
 class Spool:
@@ -56,28 +63,30 @@ class Spool:
             octets = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
             return Body(digest or sha256(octets).digest(), len(octets), octets)
         await self._write(self._file, last=True)
-        try:
-            return await trio.to_thread.run_sync(self._file.body, digest)
-        except OSError as error:
-            raise record_error(error, self._folder.folder) from error
+        return await self._in_thread(self._file, partial(self._file.body, digest))
 
     def discard(self) -> None:
         """Forget it, and remove its file where there is one; does not wait for that."""
         self._pieces.clear()
         if self._file is not None:
-            trio.lowlevel.start_thread_soon(self._file.discard, lambda _: None)
+            trio.lowlevel.start_thread_soon(partial(self._file.alone, self._file.discard), lambda _: None)
             self._file = None
 
     async def _write(self, file: _File, *, last: bool) -> None:
         pieces, self._pieces, self._waiting = self._pieces, [], 0
+        await self._in_thread(file, partial(file.write, pieces, last=last))
+
+    async def _in_thread(self, file: _File, work: Callable[[], T]) -> T:
         try:
-            await trio.to_thread.run_sync(partial(file.write, pieces, last=last))
+            with trio.move_on_after(PATIENCE):
+                return await trio.to_thread.run_sync(file.alone, work, abandon_on_cancel=True)
         except OSError as error:
             raise record_error(error, self._folder.folder) from error
+        raise RecordError(f"{self._folder.folder}: the disk has not answered for {PATIENCE:g} s")
 
 
 class _File:
-    """The file of one body; all of it but `body` is called in worker threads, one call at a time."""
+    """The file of one body; all of it is called in worker threads, and through `alone`: a disk that hangs has callers leave before it returns."""
 
     def __init__(self, folder: Bodies) -> None:
         self._folder = folder
@@ -85,6 +94,12 @@ class _File:
         self._size = 0
         self._path: Path | None = None
         self._file: BinaryIO | None = None
+        self._lock = threading.Lock()
+
+    def alone(self, work: Callable[[], T]) -> T:
+        """One call at a time."""
+        with self._lock:
+            return work()
 
     def write(self, pieces: list[bytes], *, last: bool) -> None:
         if self._file is None:

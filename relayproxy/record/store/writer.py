@@ -11,8 +11,9 @@ not fit even so need not be written (weights.py), so that they keep no record be
 
 Invariants: `put` never waits, and what it was given is written once and whole (but for a body for want of space), in order, as long as the process lives, unless it was counted as dropped:
 beyond `max_waiting` octets, and for what can never be written. `commit` returns only when all is in the store. Nothing is written after `commit` has said
-that it was not. A task that is cancelled is woken at once; what it gave is written all the same, or not.
-What is written, and when, does not belong here (record/recorder.py), nor how (backend.py).
+that it was not. A task that is cancelled is woken at once, and what it gave is not written, unless that has begun: then it is in front of all that is given from then on.
+A write that does not return is trouble too, once it has taken `patience`: the thread cannot say so, but `look` does.
+What is written, and when, does not belong here (record/recorder.py), nor how (backend.py), nor what waits (waiting.py).
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Literal
 
-import outcome
 import trio
 
-from relayproxy.record.store.interface import RecordError
-from relayproxy.record.store.weights import files_of, lighter, octets_of
+from relayproxy.record.store.interface import STUCK, RecordError
+from relayproxy.record.store.waiting import Commit, Put, remove, wake
+from relayproxy.record.store.weights import lighter, octets_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from relayproxy.record.store.interface import Backend, Write
+    from relayproxy.record.store.waiting import Item
 
 #: Octets that may wait behind, in memory, for a store that cannot be written.
 MAX_WAITING: Final = 64 << 20
@@ -63,35 +64,6 @@ Fails = Literal["writing", "upkeep", "one"]
 Alarm = Callable[[Fails, "RecordError | None"], None]
 
 
-class _Commit:
-    """What a task waits for. `task` is the loop's, the rest the thread's."""
-
-    __slots__ = ("durable", "error", "task", "token", "writes")
-
-    def __init__(self, writes: Sequence[Write], *, durable: bool, task: trio.lowlevel.Task) -> None:
-        self.writes = writes
-        self.durable = durable
-        self.task: trio.lowlevel.Task | None = task
-        self.token = trio.lowlevel.current_trio_token()
-        self.error: RecordError | None = None
-
-
-class _Put:
-    """What nobody waits for; without writes, where it was dropped, it is for its files alone."""
-
-    __slots__ = ("files", "octets", "writes")
-
-    durable: Final = False
-
-    def __init__(self, write: Write) -> None:
-        self.writes: Sequence[Write] = (write,)
-        self.octets = octets_of(write)
-        self.files = files_of(write)
-
-
-_Item = _Commit | _Put
-
-
 class _Idling(trio.abc.Instrument):
     """Calls each time that the event loop has run all that could run: with whether there is nothing left."""
 
@@ -112,12 +84,13 @@ class Writer:
         alarm: Alarm | None = None,
         max_waiting: int = MAX_WAITING,
         trouble: RecordError | None = None,
+        patience: float = STUCK,
     ) -> None:
         """`alarm` hears what fails, once, and when it goes on; from the thread that writes, or from the one that puts. `trouble`: why nothing can be written to begin with."""
         self._backend = backend
         self._alarm = alarm or (lambda _what, _error: None)
         self._max_waiting = max_waiting
-        self._arrived: deque[_Item] = deque()
+        self._arrived: deque[Item] = deque()
         self._bell = threading.Lock()  # held, until the loop's thread rings it
         self._bell.acquire()
         self._dozing = False  # it sleeps for long
@@ -127,8 +100,11 @@ class Writer:
         self._loop: trio.lowlevel.TrioToken | None = None  # the one that is looked at
         self._ring_by = math.inf  # for those who wait and whom the thread was not woken for
         self._closing_by: float | None = None
+        self._patient = patience
+        self._stuck: RecordError | None = None
         # Written by the writer's thread.
-        self._waiting: deque[_Item] = deque()
+        self._since = math.inf  # when it began what it does
+        self._waiting: deque[Item] = deque()
         self._written_octets = 0
         self._spoilt = 0
         self._is_whole = True  # no body was left out that might have waited for space
@@ -148,8 +124,18 @@ class Writer:
 
     @property
     def trouble(self) -> RecordError | None:
-        """What the last try to write said; None: it was written."""
-        return self._trouble
+        """What the last try to write said, or that one does not return; None: it was written."""
+        if self._stuck is not None:
+            self.look()
+        return self._stuck or self._trouble
+
+    def look(self) -> None:
+        """Called now and then: a disk that hangs fails nothing, and is trouble all the same."""
+        stuck = time.monotonic() - self._since > self._patient
+        if stuck is (self._stuck is None):
+            self._stuck = RecordError(f"the store has not answered for {self._patient:g} s") if stuck else None
+            if self._trouble is None:
+                self._tell("writing", self._stuck)
 
     @property
     def dropped(self) -> int:
@@ -158,7 +144,7 @@ class Writer:
 
     def put(self, write: Write) -> None:
         """Have it written, behind what was given before. The files of its bodies are the writer's from here on."""
-        item = _Put(write)
+        item = Put(write)
         if self._closing_by is not None or self._put_octets - self._written_octets + item.octets > self._max_waiting:
             if not self._refused:
                 self._tell("one", RecordError(f"more than {self._max_waiting} octets wait for the store"))
@@ -174,11 +160,11 @@ class Writer:
     async def commit(self, writes: Sequence[Write], *, durable: bool = False) -> None:
         """Return when they are in the store, all in one transaction; `durable`: they survive power loss. Raises RecordError.
 
-        The files of their bodies stay the caller's: the store has links of its own to them.
+        It waits for as long as a write takes: how long that may be is the caller's to say. The files of their bodies stay the caller's: the store has links of its own to them.
         """
         if self._closing_by is not None:
             raise RecordError("the store is closed")
-        item = _Commit(writes, durable=durable, task=trio.lowlevel.current_task())
+        item = Commit(writes, durable=durable)
         self._arrived.append(item)
         if item.token is not self._loop:
             self._loop, self._ring_by = item.token, math.inf
@@ -187,7 +173,7 @@ class Writer:
             self._ring_by = time.monotonic() + _GATHER
 
         def abort(_: object) -> trio.lowlevel.Abort:
-            item.task = None
+            item.take_back()
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
@@ -231,9 +217,10 @@ class Writer:
 
     def _step(self) -> bool:
         """Wait for something to do, and do it; False when it is time to end."""
+        self._since = math.inf
         self._take(self._patience())
         closing_by = self._closing_by
-        now = time.monotonic()
+        now = self._since = time.monotonic()
         again = self._trouble is not None and now >= self._next_try
         if again:
             self._next_try = now + _RETRY
@@ -279,7 +266,7 @@ class Writer:
             self._waiting.append(self._arrived.popleft())
 
     def _is_awaited(self) -> bool:
-        return any(isinstance(item, _Commit) for item in self._waiting)
+        return any(isinstance(item, Commit) for item in self._waiting)
 
     def _write(self) -> None:
         """Write a batch; those who wait hear how it went."""
@@ -302,7 +289,7 @@ class Writer:
         self._recover()
         self._last_write = time.monotonic()
 
-    def _lighten(self, batch: list[_Item]) -> bool:
+    def _lighten(self, batch: list[Item]) -> bool:
         """Let bodies go that do not fit, where room was made in vain, or there is no other try; whether there were any."""
         at_last = self._closing_by is not None
         if self._trouble is None and not at_last:
@@ -310,13 +297,13 @@ class Writer:
         lightened = False
         for item in batch:
             if (
-                isinstance(item, _Put)
+                isinstance(item, Put)
                 and item.writes
                 and (light := lighter(item.writes[0], at_last=at_last)) is not None
             ):
                 self._written_octets += item.octets - octets_of(light)
                 item.writes, item.octets = (light,), octets_of(light)
-                _remove(item.files)
+                remove(item.files)
                 lightened = True
         self._is_whole = self._is_whole and not (lightened and at_last)
         return lightened
@@ -328,18 +315,18 @@ class Writer:
                 self._upkeep(busy=True)
             self._more, self._next_upkeep = True, self._last_write + _IDLE
 
-    def _batch(self) -> list[_Item]:
-        batch: list[_Item] = []
+    def _batch(self) -> list[Item]:
+        batch: list[Item] = []
         count = octets = 0
         for item in self._waiting:
             batch.append(item)
             count += len(item.writes)
-            octets += item.octets if isinstance(item, _Put) else sum([octets_of(write) for write in item.writes])
+            octets += item.octets if isinstance(item, Put) else sum([octets_of(write) for write in item.writes])
             if count >= _BATCH or octets >= _BATCH_OCTETS:
                 break
         return batch
 
-    def _one_by_one(self, batch: list[_Item]) -> bool:
+    def _one_by_one(self, batch: list[Item]) -> bool:
         """Write what can be written; False where the store fails on the way."""
         for item in batch:
             try:
@@ -348,7 +335,7 @@ class Writer:
                 self._fail(error)
                 return False
             except Exception as error:  # noqa: BLE001 - whatever it is, the others must not suffer from it
-                if isinstance(item, _Commit):
+                if isinstance(item, Commit):
                     item.error = _fault(error)
                 else:
                     self._spoilt += 1
@@ -356,17 +343,17 @@ class Writer:
             self._done([item])
         return True
 
-    def _done(self, items: list[_Item]) -> None:
+    def _done(self, items: list[Item]) -> None:
         """The first that wait are in the store, or never will be."""
-        commits: list[_Commit] = []
+        commits: list[Commit] = []
         for item in items:
             self._waiting.popleft()
-            if isinstance(item, _Commit):
+            if isinstance(item, Commit):
                 commits.append(item)
                 continue
             self._written_octets += item.octets
-            _remove(item.files)
-        _wake(commits)
+            remove(item.files)
+        wake(commits)
 
     def _fail(self, error: RecordError) -> None:
         """Nothing can be written now: what was put stays, who waits hears it."""
@@ -377,14 +364,14 @@ class Writer:
             self._tell("writing", error)
 
     def _refuse(self, error: RecordError) -> None:
-        commits = [item for item in self._waiting if isinstance(item, _Commit)]
+        commits = [item for item in self._waiting if isinstance(item, Commit)]
         if commits:
-            self._waiting = deque([item for item in self._waiting if isinstance(item, _Put)])
+            self._waiting = deque([item for item in self._waiting if isinstance(item, Put)])
         for commit in commits:
             commit.error = RecordError(
                 error.what, full=error.full
             )  # each its own: a traceback is added where it is raised
-        _wake(commits)
+        wake(commits)
 
     def _recover(self) -> None:
         if self._trouble is not None:
@@ -419,30 +406,6 @@ class Writer:
             self._alarm(what, error)
 
 
-def _remove(files: list[Path]) -> None:
-    while files:
-        with suppress(OSError):  # it is found at the next start
-            files.pop().unlink()
-
-
 def _fault(error: Exception) -> RecordError:
     """Its message is left out: it may hold what a client sent."""
     return RecordError(f"a fault of relayproxy's own: {type(error).__name__}")
-
-
-def _wake(commits: list[_Commit]) -> None:
-    """One call into each trio run, however many tasks wait there."""
-    for token in {commit.token for commit in commits}:
-        with suppress(trio.RunFinishedError):
-            token.run_sync_soon(_reschedule, [commit for commit in commits if commit.token is token])
-
-
-def _reschedule(commits: list[_Commit]) -> None:
-    for commit in commits:
-        task, commit.task = commit.task, None
-        if task is None:
-            continue
-        if commit.error is None:
-            trio.lowlevel.reschedule(task)
-        else:
-            trio.lowlevel.reschedule(task, outcome.Error(commit.error))

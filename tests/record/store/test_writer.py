@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trio.lowlevel
 import trio.testing
 from stored_things import SOON, Alarm, record, session, transaction
 
@@ -300,12 +301,37 @@ async def test_a_bad_write_harms_no_other(ledger: Ledger, start: Start) -> None:
 async def test_who_is_cancelled_does_not_wait(ledger: Ledger, start: Start) -> None:
     writer = start()
     ledger.hold()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writer.commit, [transaction("T1")])
+        await until(ledger.tried)
+        nursery.cancel_scope.cancel()
     with trio.move_on_after(0) as scope:
-        await writer.commit([transaction("T1")])
+        await writer.commit([transaction("T2")])
     assert scope.cancelled_caught
+    writer.put(transaction("T1"))
     ledger.release()
-    await writer.commit([transaction("T2")])
-    assert ledger.names == ["T1", "T2"]
+    await writer.commit([transaction("T3")])
+    assert ledger.names == ["T1", "T1", "T3"], "what had begun, and behind it the outcome; what had not is taken back"
+
+
+async def test_a_write_that_does_not_return_is_trouble_and_told_once(ledger: Ledger, start: Start) -> None:
+    alarm = Alarm()
+    writer = start(alarm=alarm, patience=0.02)
+    ledger.hold()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writer.commit, [transaction("T1")])
+        with trio.fail_after(SOON):
+            while writer.trouble is None:
+                await trio.sleep(0.01)
+                writer.look()
+        writer.look()
+        assert [error is not None and error.what for error in alarm.told] == ["the store has not answered for 0.02 s"]
+        ledger.release()
+    with trio.fail_after(SOON):
+        while writer.trouble is not None:
+            await trio.lowlevel.checkpoint()
+    assert ledger.names == ["T1"]
+    assert alarm.told[1:] == [None]
 
 
 async def test_the_file_of_what_was_put_goes_when_it_is_in_and_of_a_commit_it_stays(
