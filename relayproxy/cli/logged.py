@@ -5,6 +5,7 @@ What is in it does not belong here (record/log.py).
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from relayproxy.cli import Failed, in_words, say
 from relayproxy.cli.standard_output import UNWRITTEN
 from relayproxy.record.log import open_log
+from relayproxy.record.sink import MAX_KEPT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,13 +38,14 @@ class Log:
 
 @contextmanager
 def logged(config: Config, *, refuses: bool) -> Iterator[Log]:
-    """`refuses`: mail is, for as long as it cannot be written. Raises Failed, also for what the system does not give to what goes on within."""
+    """`refuses`: mail is, for as long as it cannot be written; else it is recorded elsewhere. Raises Failed, also for what the system does not give to what goes on within."""
     told = config.log
     if told.file is None and fcntl(1, F_GETFL) & os.O_ACCMODE == os.O_RDONLY:  # as standard_output.py leaves it
         raise Failed("the log cannot be opened: standard output is closed", UNWRITTEN)
     try:
         alarm = partial(_tell, refuses=refuses)
-        log = Log(open_log(told.file, told.format, told.level, alarm, config.record.privacy))
+        max_kept = math.inf if refuses else MAX_KEPT
+        log = Log(open_log(told.file, told.format, told.level, alarm, config.record.privacy, max_kept))
     except OSError as error:
         raise Failed(f"the log cannot be opened: {error.filename}: {error.strerror}") from error
     try:
@@ -56,7 +59,7 @@ def logged(config: Config, *, refuses: bool) -> Iterator[Log]:
 
 
 def _tell(trouble: str | None, *, refuses: bool) -> None:
-    """Where the log itself cannot say it; the log's thread does."""
+    """Where the log itself cannot say it; another thread than the loop's does."""
     if trouble is None:
         say("relayproxy: the log can be written again")
     else:

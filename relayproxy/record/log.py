@@ -4,14 +4,16 @@
 what stands behind structlog: a queue and one thread that writes it in batches.
 
 Invariants: who tells never waits: nothing here blocks the event loop, whatever the disk or the reader of a pipe does. A transaction
-line is never dropped, torn or doubled while the process lives; diagnostics are dropped once `max_waiting` octets wait, and counted.
+line is never torn or doubled while the process lives; diagnostics are dropped once `max_waiting` octets wait, and counted.
 `healthy` is false from the moment that a write failed or a line has waited for `PATIENCE`, until all is written:
-then the next MAIL is refused, so that what waits in memory stays bounded by the mail in flight.
+then, where there is no store, the next MAIL is refused, so that what waits in memory stays bounded by the mail in flight, and no transaction line
+is ever dropped. Where there is one, mail goes on, and lines are dropped, and counted, once `max_kept` octets wait: the store has what they say.
 What lines hold does not belong here (report.py), nor how they look (report.py, console.py).
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from typing import TYPE_CHECKING, Final, Literal
@@ -67,18 +69,21 @@ def open_log(
     level: Level = "info",
     alarm: Callable[[str | None], None] = lambda _: None,
     privacy: Privacy = _NO_MORE,
+    max_kept: float = math.inf,
 ) -> Reporter:
     """The log that the configuration asks for: a file, or standard output for None.
 
     Without a format it is text on a terminal and JSON elsewhere; colour is for a terminal alone, and not where NO_COLOR is set.
-    `alarm` is LogSink's. Raises OSError where the file cannot be opened.
+    `alarm` and `max_kept` are LogSink's. Raises OSError where the file cannot be opened.
     """
     target: Target = StreamTarget(1) if path is None else FileTarget(path)
     terminal = path is None and os.isatty(1)
     if format_ is None:
         format_ = "text" if terminal else "json"
     colour = terminal and not os.environ.get("NO_COLOR")
-    return Reporter(target, format_=format_, level=level, colour=colour, alarm=alarm, privacy=privacy)
+    return Reporter(
+        target, format_=format_, level=level, colour=colour, alarm=alarm, privacy=privacy, max_kept=max_kept
+    )
 
 
 class Reporter:
@@ -97,6 +102,7 @@ class Reporter:
         colour: bool = False,
         alarm: Callable[[str | None], None] = lambda _: None,
         max_waiting: int = MAX_WAITING,
+        max_kept: float = math.inf,
         patience: float = PATIENCE,
         now: Callable[[], int] = time.time_ns,
         clock: Callable[[], float] = time.monotonic,
@@ -113,6 +119,7 @@ class Reporter:
             tell_reopened=self._tell_reopened,
             alarm=alarm,
             max_waiting=max_waiting,
+            max_kept=max_kept,
             patience=patience,
             clock=clock,
         )
@@ -336,6 +343,10 @@ class Reporter:
         )
         self._log.critical("reload", record=record)
 
+    def look(self) -> None:
+        """Called now and then, so that a write that does not return is told of."""
+        self._sink.look()
+
     def reopen(self) -> None:
         """SIGHUP: open the file anew. How that went is a `reload` line."""
         self._sink.reopen()
@@ -364,7 +375,7 @@ class Reporter:
 
 
 class _Levels:
-    """structlog's levels on the sink: what is critical is kept."""
+    """structlog's levels on the sink: what is critical is kept, as far as can be."""
 
     def __init__(self, sink: LogSink) -> None:
         self.critical = sink.keep

@@ -5,13 +5,14 @@ less than a microsecond a line and a hundred wake-ups a second at most. The thre
 system did not take stays, to the octet, and is tried again. Two threads share the deque and plain counters, each
 counter written by one of them only. The only lock is that of the event that wakes, and nobody writes or waits with it held.
 
-Invariants: `put` never waits. A line that must be kept is written once and whole, in order, as long as the process lives; any other
-is dropped, and counted, while `max_waiting` octets wait. `healthy` tells when the queue cannot be written (DESIGN §7); it recovers by itself.
+Invariants: `put` never waits. A line that must be kept is written once and whole, in order, as long as the process lives, unless `max_kept` octets wait; any other
+is dropped while `max_waiting` wait. What is dropped is counted. `healthy` tells when the queue cannot be written (DESIGN §7); it recovers by itself.
 What lines say does not belong here (log.py): the sink's own are made by `tell`.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import threading
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 PATIENCE: Final = 10.0
 #: Octets of diagnostics that may wait; more are dropped.
 MAX_WAITING: Final = 1 << 20
+#: Octets of all lines that may wait where they are not all there is of the mail: a store has it, too.
+MAX_KEPT: Final = 16 << 20
 #: Octets that are written at once.
 _BATCH: Final = 1 << 18
 #: Seconds that lines gather behind a batch.
@@ -110,18 +113,20 @@ class LogSink:
         tell_reopened: Callable[[str | None], bytes],
         alarm: Callable[[str | None], None] = lambda _: None,
         max_waiting: int = MAX_WAITING,
+        max_kept: float = math.inf,
         patience: float = PATIENCE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`tell_dropped` makes the line that says how many were dropped, `tell_reopened` the one that says so, or why not.
 
-        `alarm` hears once, from the sink's thread, why writing fails, and None when all is written again.
+        `alarm` hears once, from another thread, why nothing is written, and None when all is written again.
         """
         self._target = target
         self._tell_dropped = tell_dropped
         self._tell_reopened = tell_reopened
         self._alarm = alarm
         self._max_waiting = max_waiting
+        self._max_kept = max_kept
         self._patience = patience
         self._clock = clock
         # Written by put's thread; the other only reads, but for taking from the deque's left end, which is atomic.
@@ -129,6 +134,7 @@ class LogSink:
         self._put = 0
         self._dropped = 0
         self._reopen = 0
+        self._stuck = False
         self._closing_by: float | None = None
         # Written by the sink's thread.
         self._taken = 0
@@ -154,7 +160,10 @@ class LogSink:
             self.keep(line)
 
     def keep(self, line: bytes) -> None:
-        """`put`, of a line that is never dropped."""
+        """`put`, of a line that is not dropped before `max_kept` octets wait."""
+        if self._put - self._taken + len(line) > self._max_kept:
+            self._dropped += 1
+            return
         self._put += len(line)
         self._lines.append((self._clock(), line))
         if self._asleep:
@@ -173,6 +182,16 @@ class LogSink:
             except IndexError:  # the thread took it just now
                 return True
         return since is None or self._clock() - since <= self._patience
+
+    def look(self) -> None:
+        """Called now and then: that a write does not return is told from here, since the sink's thread waits with it."""
+        stuck = not self._failing and not self.healthy
+        if stuck is not self._stuck:
+            self._stuck = stuck
+            if not self._failing:
+                why = f"nothing has been taken for {self._patience:g} s" if stuck else None
+                # Standard error may be as stuck as the log is.
+                threading.Thread(target=self._alarm, args=(why,), name="relayproxy-alarm", daemon=True).start()
 
     def reopen(self) -> None:
         """Open the file anew (logrotate, SIGHUP); what waits goes to the new one."""

@@ -210,7 +210,7 @@ class Relay:
         return not self._failed
 
     async def watch(self) -> None:
-        """Look after clients that leave while nobody listens to them, a store that hangs, what is to be recorded late, and rule files that change, until
+        """Look after clients that leave while nobody listens to them, a log or a store that hangs, what is to be recorded late, and rule files that change, until
         cancelled: in one place, so that no session's wait costs more.
         """
         async with trio.open_nursery() as nursery:
@@ -230,6 +230,7 @@ class Relay:
                 self._tell_fault(error)
 
     def _look_after_clients(self) -> None:
+        self._reporter.look()
         if self._recorder is not None:
             self._recorder.writer.look()
         for session in self._sessions.values():

@@ -254,6 +254,46 @@ def test_diagnostics_are_dropped_and_counted_transactions_never() -> None:
     Draft202012Validator(schema()).validate(limits[0])
 
 
+def test_where_a_store_has_them_too_no_more_lines_wait_than_are_to() -> None:
+    paper = Paper()
+    paper.hold()
+    reporter = Reporter(paper, max_kept=5000)
+    for number in range(100):
+        reporter.transaction(transaction(number))
+    paper.release()
+    eventually(lambda: b"log_bytes" in paper.text)
+    lines = paper.lines()
+    kept = numbers(lines)
+    assert kept == list(range(len(kept)))
+    assert 0 < len(kept) < 20
+    assert (lines[-1]["limit"], lines[-1]["dropped"]) == ("log_bytes", 100 - len(kept))
+    reporter.transaction(transaction(100))
+    assert reporter.close(SOON)
+    assert numbers(paper.lines())[-1] == 100
+
+
+def test_that_nobody_reads_is_told_once() -> None:
+    paper = Paper()
+    paper.hold()
+    now = [0.0]
+    alarms: list[str | None] = []
+    reporter = Reporter(paper, alarm=alarms.append, clock=lambda: now[0])
+    reporter.transaction(transaction(0))
+    assert paper.tried.wait(SOON)
+    now[0] = 9.9
+    reporter.look()
+    now[0] = 10.1
+    reporter.look()
+    reporter.look()
+    eventually(lambda: alarms == ["nothing has been taken for 10 s"])
+    paper.release()
+    eventually(lambda: reporter.healthy)
+    reporter.look()
+    eventually(lambda: len(alarms) == 2)
+    assert reporter.close(SOON)
+    assert alarms[1] is None
+
+
 @pytest.mark.parametrize("bite", [1, 7, 1000])
 def test_short_writes_tear_and_double_nothing(bite: int) -> None:
     paper = Paper(bite=bite)

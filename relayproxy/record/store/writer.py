@@ -86,7 +86,7 @@ class Writer:
         trouble: RecordError | None = None,
         patience: float = STUCK,
     ) -> None:
-        """`alarm` hears what fails, once, and when it goes on; from the thread that writes, or from the one that puts. `trouble`: why nothing can be written to begin with."""
+        """`alarm` hears what fails, once, and when it goes on; from any thread. `trouble`: why nothing can be written to begin with."""
         self._backend = backend
         self._alarm = alarm or (lambda _what, _error: None)
         self._max_waiting = max_waiting
@@ -134,8 +134,8 @@ class Writer:
         stuck = time.monotonic() - self._since > self._patient
         if stuck is (self._stuck is None):
             self._stuck = RecordError(f"the store has not answered for {self._patient:g} s") if stuck else None
-            if self._trouble is None:
-                self._tell("writing", self._stuck)
+            if self._trouble is None:  # from a thread: whoever hears it may have to wait for the same disk
+                threading.Thread(target=self._tell, args=("writing", self._stuck), daemon=True).start()
 
     @property
     def dropped(self) -> int:

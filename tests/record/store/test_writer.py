@@ -325,12 +325,14 @@ async def test_a_write_that_does_not_return_is_trouble_and_told_once(ledger: Led
                 await trio.sleep(0.01)
                 writer.look()
         writer.look()
+        await alarm.wait()
         assert [error is not None and error.what for error in alarm.told] == ["the store has not answered for 0.02 s"]
         ledger.release()
     with trio.fail_after(SOON):
         while writer.trouble is not None:
             await trio.lowlevel.checkpoint()
     assert ledger.names == ["T1"]
+    await alarm.wait()
     assert alarm.told[1:] == [None]
 
 
