@@ -172,17 +172,17 @@ class Peer:
         """Send what `say` left, within seconds. PeerLost, PeerStalled."""
         rest, self._rest = self._rest, b""
         sent = 0
+        gives_way = self._streak > STREAK
+        deadline = self._start_to_wait(seconds, len(rest))
         try:
-            if self._streak > STREAK:
-                self._streak = 0
+            if gives_way:
                 await checkpoint()
                 sent = self.stream.send_nowait(rest)
             if sent < len(rest):
-                self.stream.send_by = self._start_to_wait(seconds)
+                self.stream.send_by = deadline
                 await self.stream.send_all(memoryview(rest)[sent:])
-                self._cut = False
+            self._sent()
         except BaseException as error:
-            self._cut = True
             self._not_sent(len(rest) - sent)
             if not isinstance(error, trio.TooSlowError | trio.BrokenResourceError | trio.ClosedResourceError):
                 raise
@@ -193,21 +193,22 @@ class Peer:
 
         That is how a server refuses in the middle of mail data (PROTOCOL §1.6). After False only receiving is left.
         """
-        if self._streak >= STREAK:
-            self._streak = 0
-            await checkpoint()
         sent = 0
         try:
             if self._cut:
                 self._refuse_to_send()
+            if self._streak >= STREAK:
+                self._start_to_wait(seconds, len(data))
+                await checkpoint()
+                self._sent()
             self._streak += 1
             sent = self.stream.send_nowait(data)
             if sent < len(data):
-                self.stream.receive_by = self.stream.send_by = self._start_to_wait(seconds)
+                self.stream.receive_by = self.stream.send_by = self._start_to_wait(seconds, len(data) - sent)
                 if not await self.stream.send_or_hear(memoryview(data)[sent:]):
                     self._not_sent(len(data) - sent)
                     return False
-                self._cut = False
+                self._sent()
         except BaseException as error:
             self._not_sent(len(data) - sent)
             if not isinstance(error, trio.TooSlowError | trio.BrokenResourceError | trio.ClosedResourceError):
@@ -218,11 +219,19 @@ class Peer:
     def _refuse_to_send(self) -> NoReturn:
         raise PeerLost(self.leg, "an earlier send was cut short")
 
-    def _start_to_wait(self, seconds: float) -> float:
-        """The deadline of a send that waits. Until it has ended well, it counts as cut."""
+    def _start_to_wait(self, seconds: float, octets: int) -> float:
+        """The deadline of a send that waits with so many octets. Until it has ended well, it counts as cut."""
         self._cut = True
         self._streak = 0
+        if self._tape is not None:
+            self._tape.on_its_way = octets
         return self.now() + (min(seconds, LAST_WORDS) if self.expired else seconds)
+
+    def _sent(self) -> None:
+        """A send that waited has ended well."""
+        self._cut = False
+        if self._tape is not None:
+            self._tape.on_its_way = 0
 
     async def send_eof(self) -> None:
         """Say that we send no more; what the peer sends still comes. PeerLost."""

@@ -108,11 +108,12 @@ class Recording:
     def so_far(self, record: TransactionRecord) -> None:
         """It takes its time: what is written is what is left of it if we end before its dot. Never waits, never fails.
 
-        Its wire follows: what is said last may yet be taken back.
+        Its wire so far is written with it.
         """
         writer = self._recorder.writer
         if writer.trouble is not None:
             return  # it is not worth the memory: the outcome waits there, too
+        self.spill(-1)
         if not self._part:
             writer.put(self._write(None))
         writer.put(TransactionWrite(record))
@@ -144,7 +145,7 @@ class Recording:
 
     def closed(self, why: str) -> None:
         """The session is over."""
-        self._recorder.writer.put(self._write(self.tape.take(), ended=self._recorder.clock(), why=why))
+        self._recorder.writer.put(self._write(self.tape.take(last=True), ended=self._recorder.clock(), why=why))
 
     def _write(self, wire: bytes | None, *, ended: int | None = None, why: str | None = None) -> SessionWrite:
         part = self._part

@@ -68,33 +68,43 @@ class SessionTape:
     def replace(self, place: int, entry: WireEntry) -> None:
         self.entries[place - self._taken] = entry
 
-    def cut_off(self, leg: Leg, arrow: Arrow, octets: int) -> None:
-        """Take so many octets from the end of what went this way."""
+    def cut_off(self, tape: LegTape, octets: int) -> None:
+        """Take so many octets from the end of what we said on this leg."""
         entries = self.entries
         at = len(entries)
         while octets and at:
             at -= 1
             entry = entries[at]
-            if isinstance(entry, WireEvent) or entry.leg != leg or _arrow(entry) != arrow:
+            if isinstance(entry, WireEvent) or not (said := tape.said_in(entry)):
                 continue
-            kept = _size(entry) - octets
+            kept = said - octets
             octets = max(0, -kept)
             entries[at] = _shortened(entry, max(0, kept))  # in its place, for who knows it by that
             self._has_empty = True
 
-    def take(self) -> bytes | None:
-        """What has gathered, encoded; None where that is nothing."""
-        if not self.entries:
+    def take(self, *, last: bool = False) -> bytes | None:
+        """What has gathered, encoded, up to what is on its way and may be unsaid yet (all of it, where it is the last); None where that is nothing."""
+        entries = self.entries[: None if last else self._first_on_its_way()]
+        if not entries:
             return None
-        entries = self.entries[:]
-        self.entries.clear()
+        del self.entries[: len(entries)]
         self._taken += len(entries)
         if self._has_empty:
             entries = [entry for entry in entries if isinstance(entry, WireEvent) or _size(entry)]
-            self._has_empty = False
+            self._has_empty = bool(self.entries)
         blob = encode(entries)
         self.octets = 0
         return blob
+
+    def _first_on_its_way(self) -> int:
+        first = len(self.entries)
+        for tape in (self.client, self.upstream):
+            at, octets = len(self.entries), tape.on_its_way
+            while octets > 0 and at:
+                at -= 1
+                octets -= tape.said_in(self.entries[at])
+            first = min(first, at)
+        return first
 
 
 class LegTape:
@@ -117,6 +127,7 @@ class LegTape:
         "_session",
         "_to_us",
         "_waiting",
+        "on_its_way",
         "transaction",
     )
 
@@ -130,6 +141,8 @@ class LegTape:
         self._began = began
         #: Whose message the mail data is; "": nobody's, it was refused.
         self.transaction = ""
+        #: Octets at the end of what was said that wait to be taken by the connection, at most.
+        self.on_its_way = 0
         # Reads, or what is left of them, that were not told to be anything.
         self._pending: list[tuple[float, bytes]] | None = None
         self._waiting = 0  # octets in them
@@ -214,9 +227,16 @@ class LegTape:
         self._at_line_start = octets.endswith(b"\r\n")
         self._add_data(self._now() - self._began, len(octets), dots=dots)
 
+    def said_in(self, entry: WireEntry) -> int:
+        """How many octets of an entry we said on this leg."""
+        if isinstance(entry, WireEvent) or entry.leg != self._leg or _arrow(entry) != self._from_us:
+            return 0
+        return _size(entry)
+
     def unsay(self, octets: int) -> None:
         """So many octets, at the end of what was said, have not left after all."""
-        self._session.cut_off(self._leg, self._from_us, octets)
+        self.on_its_way = 0
+        self._session.cut_off(self, octets)
 
     # Entries.
 

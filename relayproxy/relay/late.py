@@ -1,6 +1,6 @@
 """What may wait a moment on its way into the store, so that most of it need not be written by itself.
 
-A transaction that takes its time: what there is of it is put there while it runs, so that a kill leaves it `aborted` (PROTOCOL §4, S4 to S6). Most are committed, or
+A transaction that takes its time: what there is of it, and of its wire, is put there while it runs, so that a kill leaves it `aborted` (PROTOCOL §4, S4 to S6). Most are committed, or
 over, within milliseconds, and their record then has all of it. And the wire of a session that goes on: one part for what it said within the moment, not one a message.
 
 Theory of operation: who has something notes itself, and is asked to `catch_up` LAG to twice as long after it did; who is over by then costs a place in a table.

@@ -160,9 +160,8 @@ class Session:
             self._client.peer.expire()
 
     def catch_up(self) -> None:
-        """Have it recorded what was said, unless a reply is on its way, which may yet be taken back."""
-        if self._idle:
-            self._transactions.spill()
+        """Have it recorded what was said."""
+        self._transactions.spill()
 
     def look_after_client(self) -> None:
         """Called now and then: what was said is recorded, and who left while all wait for upstream is not waited for (PROTOCOL §4, S0, S6)."""

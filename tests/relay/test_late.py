@@ -4,19 +4,21 @@ moment is one part of its wire. On a clock of its own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, cast
 
 import trio
 import trio.testing
-from memory_store import MemoryWriter
+from memory_store import MemoryReader, MemoryWriter
 
 from relayproxy.net.stream import TrioStream
 from relayproxy.record.log import Reporter
+from relayproxy.record.playback import dialog_lines
 from relayproxy.record.recorder import Policy, Recorder
 from relayproxy.record.store.bodies import Bodies
 from relayproxy.record.store.interface import RecordError, TransactionWrite
 from relayproxy.record.store.spool import Spool
-from relayproxy.relay.service import Relay
+from relayproxy.relay.service import LOOK, Relay
 from relayproxy.relay.settings import Config
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
     from relayproxy.net.dial import UpstreamUrl
     from relayproxy.net.stream import DeadlineStream
-    from relayproxy.record.store.interface import Write
+    from relayproxy.record.store.interface import Reader, Write
 
 #: Seconds after which what takes its time is there, and a time in which nothing is.
 LONG = 0.5
@@ -59,13 +61,32 @@ class Client:
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
 
+    async def send(self, octets: bytes) -> None:
+        await self._stream.send_all(octets)
+
     async def say(self, line: bytes = b"") -> int:
         if line:
-            await self._stream.send_all(line + b"\r\n")
+            await self.send(line + b"\r\n")
         heard = b""
         while not heard.endswith(b"\r\n"):
             heard += await self._stream.receive_some()
         return int(heard.splitlines()[-1][:3])
+
+
+class SilentAtRcpt:
+    """An upstream that answers nothing any more once a recipient was named."""
+
+    async def dial(self, url: UpstreamUrl, seconds: float) -> DeadlineStream:
+        del url, seconds
+        near, far = trio.testing.memory_stream_pair()
+        trio.lowlevel.spawn_system_task(self._serve, near)
+        return TrioStream(far)
+
+    async def _serve(self, stream: trio.abc.Stream) -> None:
+        line = b"greeting"
+        while line and not line.startswith(b"RCPT"):
+            await stream.send_all(b"220 hi\r\n" if line == b"greeting" else b"250 ok\r\n")
+            line = bytes(await stream.receive_some())
 
 
 class Started:
@@ -85,6 +106,16 @@ class Started:
     def wire(self) -> list[bytes]:
         (session,) = self.store.sessions()
         return self.store.wire(session)
+
+    @property
+    def recorded(self) -> list[str]:
+        """What the store has of the session, line by line, without times."""
+        (id_,) = self.store.sessions()
+        reader = MemoryReader(self.store)
+        session = reader.session(id_)
+        assert session is not None
+        lines = dialog_lines(session, reader.of_session(id_), cast("Reader", reader))
+        return [re.sub(r"^(\+\S+|    &) ", "", line) for line in lines]
 
     async def send(self) -> None:
         """A message."""
@@ -108,17 +139,22 @@ def play(
     *,
     before_dot: bool = True,
     store_class: type[MemoryWriter] = MemoryWriter,
+    upstream: SilentAtRcpt | None = None,
+    streams: Callable[
+        [], tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]
+    ] = trio.testing.memory_stream_pair,
 ) -> None:
     """Run it with a session that has said EHLO."""
+    url, dial = ("capture:", _no_dial) if upstream is None else ("smtp://127.0.0.1", upstream.dial)
     config = Config.model_validate(
-        {"hostname": "relay.test", "state": str(folder), "upstream": {"default": {"url": "capture:"}}}
+        {"hostname": "relay.test", "state": str(folder), "upstream": {"default": {"url": url}}}
     )
     store, reporter = store_class(), Reporter(Nowhere(), format_="json")
     recorder = Recorder(store, Policy(before_dot), lambda: Spool(Bodies(folder), 1 << 20))
 
     async def main() -> None:
-        relay = Relay(config, reporter, dial=_no_dial, adopt=_no_sockets, recorder=recorder)
-        near, far = trio.testing.memory_stream_pair()
+        relay = Relay(config, reporter, dial=dial, adopt=_no_sockets, recorder=recorder)
+        near, far = streams()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(relay.watch)
             nursery.start_soon(relay.session, TrioStream(far), "10.0.0.5", 53122, config.listener[0])
@@ -222,16 +258,42 @@ def test_the_wire_of_messages_that_follow_each_other_is_one_part(tmp_path: Path)
     play(tmp_path, script)
 
 
-def test_what_may_yet_be_taken_back_is_not_recorded(tmp_path: Path) -> None:
+def test_what_is_said_in_the_middle_of_a_message_is_recorded_while_it_comes(tmp_path: Path) -> None:
     async def script(started: Started) -> None:
-        await started.send()
-        assert await started.client.say(b"MAIL FROM:<a@client.test>") == 250
-        assert await started.client.say(b"RCPT TO:<b@upstream.test>") == 250
-        assert await started.client.say(b"DATA") == 354
+        client = started.client
+        assert await client.say(b"MAIL FROM:<a@client.test>") == 250
+        assert await client.say(b"RCPT TO:<b@upstream.test>") == 250
+        assert await client.say(b"DATA") == 354
+        await client.send(b"Subject: hi\r\n")
         await trio.sleep(LONG)
-        assert started.wire == [], "it waits for no command"
-        assert await started.client.say(b"Subject: hi\r\n\r\nhi\r\n.") == 250
-        await trio.sleep(LONG)
-        assert len(started.wire) == 1
+        assert started.recorded[-2:] == ["C< 354 Start mail input; end with <CRLF>.<CRLF>", "@ unkept C> 13"]
+        await client.send(b"\r\nhi\r\n")
+        await trio.sleep(LOOK + LONG)
+        assert started.recorded[-2:] == ["@ unkept C> 13", "@ unkept C> 6"]
+        assert await client.say(b".") == 250
 
     play(tmp_path, script)
+
+
+def test_what_was_said_is_recorded_while_upstream_is_silent(tmp_path: Path) -> None:
+    async def script(started: Started) -> None:
+        assert await started.client.say(b"MAIL FROM:<a@client.test>") == 250
+        await started.client.send(b"RCPT TO:<b@upstream.test>\r\n")
+        await trio.sleep(LONG)
+        assert started.recorded[-2:] == ["C> RCPT TO:<b@upstream.test>", "U> RCPT TO:<b@upstream.test>"]
+
+    play(tmp_path, script, upstream=SilentAtRcpt())
+
+
+def test_what_has_not_left_yet_is_not_recorded(tmp_path: Path) -> None:
+    async def script(started: Started) -> None:
+        client = started.client
+        assert await client.say(b"MAIL FROM:<a@client.test>") == 250
+        await client.send(b"RCPT TO:<b@upstream.test>\r\n")
+        await trio.sleep(LOOK + LONG)
+        assert started.recorded[-1] == "C> RCPT TO:<b@upstream.test>", "its reply was not taken yet"
+        assert await client.say() == 250
+        await trio.sleep(LOOK + LONG)
+        assert started.recorded[-1] == "C< 250 2.1.5 Recipient OK"
+
+    play(tmp_path, script, streams=trio.testing.lockstep_stream_pair)

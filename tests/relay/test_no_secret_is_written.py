@@ -25,7 +25,7 @@ from relayproxy.record.recorder import Policy, Recorder
 from relayproxy.record.report import encode
 from relayproxy.record.store.bodies import Bodies
 from relayproxy.record.store.spool import Spool
-from relayproxy.relay.service import Relay
+from relayproxy.relay.service import LOOK, Relay
 from relayproxy.relay.settings import Config
 
 if TYPE_CHECKING:
@@ -198,18 +198,24 @@ class Session:
 
     async def play(self, relay: Relay, listener: Any, pieces: list[bytes], *, hello: bool) -> None:
         client = Leg(lambda _: None)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(relay.session, TrioStream(client, client.receive_nowait), "127.0.0.1", 50000, listener)
-            await self._settle()
-            for piece in (*([b"EHLO client.test\r\n"] if hello else []), *pieces):
-                if client.ended:
-                    break
-                client.far_send(piece)
+        async with trio.open_nursery() as watching:
+            watching.start_soon(relay.watch)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(
+                    relay.session, TrioStream(client, client.receive_nowait), "127.0.0.1", 50000, listener
+                )
                 await self._settle()
-            client.far_close()
-            await self._settle()
-            for upstream in self._upstreams:
-                upstream.leg.far_close()
+                for piece in (*([b"EHLO client.test\r\n"] if hello else []), *pieces):
+                    if client.ended:
+                        break
+                    client.far_send(piece)
+                    await self._settle()
+                    await trio.sleep(LOOK + 0.1)  # what was said so far is recorded
+                client.far_close()
+                await self._settle()
+                for upstream in self._upstreams:
+                    upstream.leg.far_close()
+            watching.cancel_scope.cancel()
 
     async def _settle(self) -> None:
         await wait_all_tasks_blocked()
