@@ -1,13 +1,15 @@
 """`relayproxy tail [SELECT]`: recorded transactions as they come, from every process that writes to the store, each once, when nothing more of it will come.
 
 Ends in good order at SIGINT and SIGTERM, and when nobody reads any more. A store that is away is waited for, and one that has gone back (a standby that had not heard of all,
-a backup) is followed from where it is: what was told is looked through once more, and told no more. What has been does not belong here (listing.py), but for the last few with -n.
+a backup) is followed from where it is: what was told is looked through once more, and told no more. Of one that was made anew in the place of another (SQLite) all since tail began is told. What has been does not belong here (listing.py), but for the last few with -n.
 """
 
 from __future__ import annotations
 
 import signal
 import sys
+import time
+from itertools import takewhile
 from pathlib import Path  # noqa: TC003 - cyclopts reads annotations when it runs
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -94,22 +96,22 @@ def _news(reader: Reader, named: Named, last: int) -> Iterator[list[Stored]]:
         earlier = transactions(reader, named, newest_first=True, limit=last)
         yield told.once([*earlier][::-1])
     output = sys.stdout.fileno()
-    away = False
+    away = replaced = False
     while True:
         try:
             if not reader.wait(PERIOD, output):
                 return
-            news = told.news(anew=away)
+            news = told.of_another() if replaced else told.news(anew=away)
         except StoreAwayError as error:
             if not away:
                 say(f"relayproxy: {error}; tried again each second")
-            away = True
+            away, replaced = True, replaced or error.replaced
             if not is_read(output, AGAIN):
                 return
             continue
         if away:
             say("relayproxy: the store is there again")
-            away = False
+            away = replaced = False
         if news:
             yield news
 
@@ -118,12 +120,15 @@ class _Told:
     """What was told."""
 
     def __init__(self, reader: Reader, named: Named, id_: str | None) -> None:
+        from relayproxy.record.report import timestamp
+
         self._reader = reader
         self._named = named
         self._id = id_
         self._revision = reader.revision()
         self._all_since = self._revision  # all that was told of later ones is remembered
         self._told: dict[str, int] = {}
+        self._began = timestamp(time.time_ns())
 
     def news(self, *, anew: bool) -> list[Stored]:
         """What has come since. `anew`: the store may be another than it was, or that of some time ago."""
@@ -132,9 +137,15 @@ class _Told:
             self._all_since = self._revision = min(now, self._all_since)
         if now == self._revision:
             return []
-        news = self.once(self._since(self._revision))
+        news = self.once(self._matching(after_revision=self._revision))
         self._revision = now
         return news
+
+    def of_another(self) -> list[Stored]:
+        """What is in a store that stands in the place of the one that was read, of the time since we began."""
+        self._revision = self._all_since = self._reader.revision()
+        newest_first = takewhile(lambda stored: stored.record.time >= self._began, self._matching(newest_first=True))
+        return self.once([*newest_first][::-1])
 
     def once(self, found: Iterable[Stored]) -> list[Stored]:
         """Those of them that are final and were not told."""
@@ -144,9 +155,10 @@ class _Told:
             self._all_since = max(self._all_since, self._told.pop(next(iter(self._told))))
         return news
 
-    def _since(self, revision: int) -> Iterator[Stored]:
+    def _matching(self, *, after_revision: int = 0, newest_first: bool = False) -> Iterator[Stored]:
         from relayproxy.cli.recordings import expression
 
-        for stored in self._reader.transactions(expression(self._named), after_revision=revision):
+        select = expression(self._named)
+        for stored in self._reader.transactions(select, newest_first=newest_first, after_revision=after_revision):
             if self._id is None or self._id in (stored.record.transaction, stored.record.session):
                 yield stored

@@ -6,12 +6,14 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
 import pytest
 from stored import kept_in, message, record, reopened, session
 
+from relayproxy.record.report import timestamp
 from relayproxy.record.store.interface import TransactionWrite
 
 if TYPE_CHECKING:
@@ -102,3 +104,26 @@ def test_it_ends_when_nobody_reads_though_nothing_comes(tmp_path: Path) -> None:
         assert process.wait(timeout=20) == 0
         assert process.stderr
         assert process.stderr.read() == b""
+
+
+def test_a_store_that_is_made_anew_in_its_place_is_followed(tmp_path: Path) -> None:
+    store = tmp_path / "relayproxy.db"
+    for number in range(9):
+        kept_in(store, TransactionWrite(record("S1", f"T{number}"), None, final=True))
+    with tailing(store, "-n", "1") as process:
+        assert next_id(process.stdout) == "T8"
+        now = timestamp(time.time_ns())
+        for path in tmp_path.iterdir():
+            path.rename(path.with_name(f"old-{path.name}"))
+        assert process.stderr
+        assert b"was moved or removed" in process.stderr.readline()
+        kept_in(
+            store,
+            TransactionWrite(record("S1", "T8"), None, final=True),
+            TransactionWrite(record("S2", "before it began"), None, final=True),
+            TransactionWrite(record("S2", "T9", time=now), None, final=True),
+        )
+        assert next_id(process.stdout) == "T9"
+        assert b"there again" in process.stderr.readline()
+        kept_in(store, TransactionWrite(record("S2", "T10", time=now), None, final=True))
+        assert next_id(process.stdout) == "T10"

@@ -173,6 +173,15 @@ def _check_readable(path: Path) -> None:
         raise StoreError(f"{path}: {os.strerror(errno.EACCES)}")
 
 
+def file_at(path: Path) -> tuple[int, int] | None:
+    """Which file is there, whatever is in it."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 class Still(NamedTuple):
     """A file that nobody writes to, as it is."""
 

@@ -43,11 +43,12 @@ class StoreError(Exception):
 
 
 class StoreAwayError(StoreError):
-    """It cannot be reached now, and may be again, without anybody changing what was asked for. `full`: for want of space."""
+    """It cannot be reached now, and may be again, without anybody changing what was asked for. `full`: for want of space; `replaced`: what is there then is another."""
 
-    def __init__(self, what: str, *, full: bool = False) -> None:
+    def __init__(self, what: str, *, full: bool = False, replaced: bool = False) -> None:
         super().__init__(what)
         self.full = full
+        self.replaced = replaced
 
 
 class RecordError(Exception):
@@ -260,7 +261,10 @@ class Reader(Protocol):
         """The last write's: all writes up to it can be read, and none that is to come has a smaller one."""
 
     def wait(self, seconds: float, output: int) -> bool:
-        """Until something may have been written since `revision` was asked, or so many seconds; False as soon as nobody reads that descriptor any more."""
+        """Until something may have been written since `revision` was asked, or so many seconds; False as soon as nobody reads that descriptor any more.
+
+        Raises StoreAwayError where it is not in its place any more; asked again, the reader goes on with the store that is there then.
+        """
 
     def close(self) -> None: ...
 

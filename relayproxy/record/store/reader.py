@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final
 import apsw
 
 from relayproxy.record.store import releases
-from relayproxy.record.store.connection import open_to_read, still_at, store_error
+from relayproxy.record.store.connection import file_at, open_to_read, still_at, store_error
 from relayproxy.record.store.contents import pieces
-from relayproxy.record.store.interface import StoreError
+from relayproxy.record.store.interface import StoreAwayError, StoreError
 from relayproxy.record.store.reading import Row, RowReader, is_read
 from relayproxy.record.store.sql_patterns import FUNCTIONS, SqliteDialect
 
@@ -50,7 +50,12 @@ class SqliteReader(RowReader):
         """Raises StoreError."""
         self._path = path
         self._bodies = bodies
-        self._connection, self._still = open_to_read(path, patience=_PATIENCE)
+        self._open()
+
+    def _open(self) -> None:
+        file = file_at(self._path)  # before it is opened: another may come in its place meanwhile
+        self._connection, self._still = open_to_read(self._path, patience=_PATIENCE)
+        self._file = file
         for name, function in FUNCTIONS.items():
             self._connection.create_scalar_function(name, function, deterministic=True)
 
@@ -101,6 +106,14 @@ class SqliteReader(RowReader):
             return number
 
     def wait(self, seconds: float, output: int) -> bool:
+        if file_at(self._path) != self._file:
+            moved, before = StoreAwayError(f"{self._path} was moved or removed", replaced=True), self._connection
+            try:
+                self._open()
+            except StoreError as error:
+                raise moved from error
+            before.close()
+            raise moved
         return is_read(output, min(seconds, _PERIOD))  # SQLite tells nobody that something was written
 
     def close(self) -> None:
