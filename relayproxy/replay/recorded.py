@@ -54,12 +54,16 @@ _OF_LOGIN: Final = frozenset({500, 501, 503, 504, 538})
 
 @dataclass(slots=True, eq=False)
 class Answer:
-    """`reply` None: the server ended the connection instead. `ends`: how it ended it behind that; `then`: what it said to the next thing, whatever that was, being gone."""
+    """`reply` None: the server ended the connection instead. `ends`: how it ended it behind that.
+
+    `then`: what it said to the next thing that no server is asked, being gone; `between`: so many of the like were answered before that.
+    """
 
     reply: Reply | None
     latency: float = 0.0
     ends: Ending | None = None
     then: Reply | None = None
+    between: int = 0
 
     @property
     def accepts(self) -> bool:
@@ -193,12 +197,13 @@ class _Reading:
 
     def read(self) -> RecordedSession:
         before: Answer | None = None
+        between = 0
         for number, step in enumerate(self._script.steps):
             answer = self._answer(number, step)
             is_asked = self._take(step, answer)
             if not is_asked and before is not None and answer is not None and _is_code(answer, 421):
-                before.then = answer.reply
-            before = answer if is_asked else None
+                before.then, before.between = answer.reply, between
+            before, between = (answer, 0) if is_asked else (before, between + 1)
             if _is_code(answer, 421):
                 break  # what was said behind it was never done
         self._session.hellos = self._session.hellos or self._helos
@@ -237,6 +242,7 @@ class _Reading:
                 return self._take_mail(step.what, answer)
             case Rcpt() if transaction is not None:
                 self._take_recipient(transaction, step.what, answer)
+                return not transaction.is_refused
             case Data() if transaction is not None and transaction.takes_recipients:
                 transaction.data.append(answer or Answer(local_replies.START_MAIL))
             case Rset() if transaction is not None:

@@ -75,6 +75,10 @@ class StandIn(Face):
         self._may_send = manner.credentials is None
         self._hello_refused: Answer | None = None
         self._calling: trio.CancelScope | None = None
+        self._leaving: Reply | None = None
+        self._until_gone = (
+            -1
+        )  # before we `listen` so often, and leave: the relay does it before each thing that a client says
 
     async def greet(self, answer: Answer) -> None:
         """As the recorded server did. Raises Goodbye, and UpstreamUnavailable where it let nobody in."""
@@ -96,6 +100,10 @@ class StandIn(Face):
     def listen(self) -> None:
         if self.behind.upstream is not None:
             self.behind.upstream.listen()
+            return
+        if self._until_gone == 0:
+            self.recorded.failure = self._leaving
+        self._until_gone -= 1
 
     async def exchange(self, commands: Sequence[Command], *, deadline: float | None = None) -> list[Reply]:
         del deadline  # only `leave` has one, which asks the server behind itself
@@ -156,7 +164,9 @@ class StandIn(Face):
         elif answer.reply.code == 421:
             self.recorded.failure = answer.reply
         elif answer.then is not None:
-            self.recorded.failure = answer.then
+            self._leaving, self._until_gone = answer.then, answer.between
+            if not answer.between:  # for what came in the same group, too
+                self.recorded.failure = answer.then
         return answer.reply or local_replies.HUNG_UP
 
     # The session's own.
@@ -186,7 +196,9 @@ class StandIn(Face):
             self._hello_refused = answer
             return answer
         self._hello_refused = None
-        return Answer(self._offered(offered).to_reply(b"localhost"), answer.latency, then=answer.then)
+        return Answer(
+            self._offered(offered).to_reply(b"localhost"), answer.latency, then=answer.then, between=answer.between
+        )
 
     @property
     def _judges_logins(self) -> bool:

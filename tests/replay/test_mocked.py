@@ -54,7 +54,6 @@ OTHERWISE: Final = {
     "hold-what-records-leave-out": "its addresses were not kept",
     "1.3-errors-are-not-charged-behind-a-refused-mail": "a limit of the recorded relay's",
     "errors-that-are-recorded": "likewise",
-    "junk-commands-start-anew-behind-a-message": "likewise",
     "reset-between-chunks-behind-a-closed-gate": "a mock has no gate: it answers RSET between chunks by itself",
     "s6-upstream-vanishes-between-chunks": "which chunk was refused is not known to who takes mail data",
 }
@@ -255,6 +254,7 @@ GREETED: Final = (
 )
 CHUNKING: Final = (*GREETED[:3], "C< 250 CHUNKING")
 MAIL: Final = ("C> MAIL FROM:<a@x.test>", "C< 250 2.1.0 ok", "C> RCPT TO:<b@x.test>", "C< 250 2.1.5 ok")
+REFUSED: Final = (MAIL[0], "C< 553 5.1.8 no", MAIL[2])
 SAID: Final = ("", "EHLO me.test", "MAIL FROM:<a@x.test>", "RCPT TO:<b@x.test>")
 
 
@@ -270,6 +270,8 @@ SAID: Final = ("", "EHLO me.test", "MAIL FROM:<a@x.test>", "RCPT TO:<b@x.test>")
         ((*GREETED, *MAIL, "C close by us"), (*SAID[2:], "NOOP"), ["250 2.1.0 ok", "250 2.1.5 ok", "<end>"]),
         ((*GREETED, *MAIL[:3], "C< 421 4.3.0 bye"), (*SAID[2:], "NOOP"), ["250 2.1.0 ok", "421 4.3.0 bye", "<end>"]),
         ((*GREETED, MAIL[0], "C< 451 4.4.2 lost", "C> RSET", "C< 421 4.4.2 gone"), (SAID[2], "NOOP"), ["451 4.4.2 lost", "421 4.4.2 gone"]),
+        ((*GREETED, *REFUSED, "C< 421 4.7.0 enough"), (*SAID[2:], "NOOP"), ["553 5.1.8 no", "421 4.7.0 enough", "<end>"]),
+        ((*GREETED, *REFUSED, "C< 503 5.5.1 MAIL", "C> DATA", "C< 421 4.7.0 enough"), (*SAID[2:], "DATA", "NOOP"), ["553 5.1.8 no", "503 5.5.1 Bad sequence of commands", "421 4.7.0 enough", "<end>"]),
         ((*GREETED, *MAIL, "C> DATA", "C reset by us"), (*SAID[2:], "DATA"), ["250 2.1.0 ok", "250 2.1.5 ok", "<reset>"]),
         ((*GREETED, *MAIL, "C> DATA", "C< 354 go", "C> |.", "C close by us"), (*SAID[2:], "DATA", ".", "NOOP"), ["250 2.1.0 ok", "250 2.1.5 ok", "354 go", "<end>", "<end>"]),
         ((*CHUNKING, *MAIL, "C> DATA", "C< 354 go", "C> |.", "C< 250 ok"), (*SAID[2:], "BDAT 0 LAST"), ["250 2.1.0 ok", "250 2.1.5 ok", "250 ok"]),

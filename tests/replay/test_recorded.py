@@ -163,7 +163,15 @@ def test_how_the_server_ended_it(lines: tuple[str, ...], ends: tuple[int | None,
 def test_a_421_to_what_no_server_is_asked_is_for_whatever_comes_then() -> None:
     (answer,) = read(*GREETED, "C> NOOP", "C< 250 ok", "C> RSET", "C< 421 gone", "C> NOOP").asked["NOOP", b""]
     assert answer.then is not None
-    assert answer.then.code == 421
+    assert (answer.then.code, answer.between) == (421, 0)
+
+
+def test_nor_are_recipients_of_a_refused_mail_and_those_answered_before_count() -> None:
+    refused = ("C> MAIL FROM:<a@x.test>", "C< 553 no", "C> RCPT TO:<b@x.test>", "C< 503 MAIL")
+    (transaction,) = read(*GREETED, *refused, "C> DATA", "C< 421 gone").transactions
+    (answer,) = transaction.sender.answers
+    assert answer.then is not None
+    assert (answer.then.code, answer.between) == (421, 1)
 
 
 def test_logins_without_what_was_said_in_them() -> None:
