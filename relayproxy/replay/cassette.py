@@ -65,20 +65,22 @@ class Transaction:
     own: RecordedSession | None = None
     current: RecordedTransaction | None = None
     named: list[str] = field(default_factory=list)
-    heard: list[tuple[str, str, int, int | None]] = field(default_factory=list)  # verb, recipient, which time, code
-    turns: Counter[tuple[str, str]] = field(default_factory=Counter)
+    heard: list[tuple[str, tuple[str, ...], int, int | None]] = field(
+        default_factory=list
+    )  # verb, recipients, which time, code
+    turns: Counter[tuple[str, tuple[str, ...]]] = field(default_factory=Counter)
     wants: Wanted | None = None  # what DATA asked for besides
     begun: bool = False  # DATA was answered 354
     lost: bool = False  # no recording has it
     told: bool = False  # one of its recipients was, as unexpected: what follows of that is nothing new
 
-    def hear(self, verb: str, address: str, otherwise: Answer) -> Answer:
-        """The next that the current one has to it; `otherwise`: where it has none."""
-        answers = () if self.current is None else self.current.answers(verb, address)
-        turn = self.turns[verb, address]
-        self.turns[verb, address] += 1
+    def hear(self, verb: str, addresses: tuple[str, ...], otherwise: Answer) -> Answer:
+        """The next that the current one has to it, and to these recipients with it; `otherwise`: where it has none."""
+        answers = () if self.current is None else self.current.answers(verb, *addresses)
+        turn = self.turns[verb, addresses]
+        self.turns[verb, addresses] += 1
         answer = in_turn(answers, turn) or otherwise
-        self.heard.append((verb, address, turn, _code(answer)))
+        self.heard.append((verb, addresses, turn, _code(answer)))
         return answer
 
     @property
@@ -90,10 +92,10 @@ class Transaction:
         """Whether that one began like this, and said the same so far, in so far as it is known."""
         if self.lost or (self.wants is not None and not self.wants(recorded)):
             return False
-        for verb, address, turn, code in self.heard:
-            if verb == "RCPT" and recorded.recipient(address) is None:
+        for verb, addresses, turn, code in self.heard:
+            if verb == "RCPT" and recorded.recipient(*addresses) is None:
                 return False
-            known = in_turn(recorded.answers(verb, address), turn)
+            known = in_turn(recorded.answers(verb, *addresses), turn)
             if known is not None and _code(known) != code:
                 return False
         return True

@@ -100,7 +100,7 @@ class Conversation:
         self.reset()
         self._open = transaction = Transaction(compared(command.path), self.session)
         if self._choose() is not None:
-            return transaction.hear("MAIL", "", _OK["MAIL"])
+            return transaction.hear("MAIL", (), _OK["MAIL"])
         answer = self._unexpected("MAIL", "")
         if self._cassette.otherwise == "refuse":
             self._open = None
@@ -113,7 +113,7 @@ class Conversation:
         address = compared(command.path)
         if self._choose(lambda one: one.recipient(address) is not None, address) is not None:
             transaction.named.append(address)
-            return transaction.hear("RCPT", address, _OK["RCPT"])
+            return transaction.hear("RCPT", (address,), _OK["RCPT"])
         if transaction.current is not None and transaction.current.is_refused:
             return _OUT_OF_PLACE  # said behind MAIL before its refusal could be known
         return self._unexpected("RCPT", f"RCPT TO:<{address}>", address)
@@ -125,15 +125,17 @@ class Conversation:
         # Where it goes on there, a message that is taken here is not there any more for the server behind.
         must_end = self._cassette.otherwise == "pass"
 
+        named = tuple(sorted({*transaction.named}))
+
         def wanted(one: RecordedTransaction) -> bool:
             ends = one.verdict is not None or not (must_end and one.takes_message)
-            return bool(one.data) and ends and transaction.is_named_by(one)
+            return ends and bool(one.answers("DATA", *named))
 
         if self._choose(wanted) is None:
             answer = self._unexpected("DATA", "DATA")
         else:
             transaction.wants = wanted
-            answer = transaction.hear("DATA", "", _OK["DATA"])
+            answer = transaction.hear("DATA", named, _OK["DATA"])
         transaction.begun = answer is not None and answer.reply is not None and answer.reply.severity == 3
         return answer
 

@@ -11,6 +11,7 @@ Which of them answers does not belong here (cassette.py, conversation.py).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from relayproxy.mail.canonical import canonical_again
@@ -104,19 +105,20 @@ class Recipient:
 
 @dataclass(slots=True, eq=False)
 class RecordedTransaction:
-    """`recipients`: by their addresses; `data`: to each DATA; `verdict` None: it never came to the end of the message; `reset`: to the RSET that ended it."""
+    """`recipients`: by their addresses; `data`: to each DATA, by those that were named by then; `verdict` None: it never came to the end of the message; `reset`: to the RSET that ended it."""
 
     session: str
     sender: Recipient
     recipients: dict[str, Recipient] = field(default_factory=dict)
-    data: list[Answer] = field(default_factory=list)
+    data: dict[frozenset[str], list[Answer]] = field(default_factory=dict)
     verdict: Answer | None = None
     reset: Answer | None = None
 
     @property
     def takes_message(self) -> bool:
         """Whether DATA was answered 354."""
-        return any(answer.reply is not None and answer.reply.severity == 3 for answer in self.data)
+        answers = chain.from_iterable(self.data.values())
+        return any(answer.reply is not None and answer.reply.severity == 3 for answer in answers)
 
     @property
     def is_refused(self) -> bool:
@@ -139,15 +141,23 @@ class RecordedTransaction:
             return known
         return next((one for one in self.recipients.values() if one.pattern and one.is_for(address)), None)
 
-    def answers(self, verb: str, address: str = "") -> Sequence[Answer]:
-        """To MAIL, to RCPT with this canonical address, or to DATA."""
-        match verb:
-            case "MAIL":
-                return self.sender.answers
-            case "RCPT":
-                return () if (known := self.recipient(address)) is None else known.answers
-            case _:
-                return self.data
+    def answers(self, verb: str, *addresses: str) -> Sequence[Answer]:
+        """To MAIL, to RCPT with this canonical address, or to DATA behind just these recipients; of those that no server was asked for each may be missing."""
+        if verb == "MAIL":
+            return self.sender.answers
+        if verb == "RCPT":
+            return () if (known := self.recipient(*addresses)) is None else known.answers
+        found = {known.address for one in addresses if (known := self.recipient(one)) is not None}
+        return [
+            answer
+            for named, answers in self.data.items()
+            if found <= named and all(one in found or self.recipients[one].unasked for one in named)
+            for answer in answers
+        ]
+
+    def take_data(self, answer: Answer) -> None:
+        """To one more DATA."""
+        self.data.setdefault(frozenset(self.recipients), []).append(answer)
 
     @property
     def said(self) -> str:
@@ -244,7 +254,7 @@ class _Reading:
                 self._take_recipient(transaction, step.what, answer)
                 return not transaction.is_refused
             case Data() if transaction is not None and transaction.takes_recipients:
-                transaction.data.append(answer or Answer(local_replies.START_MAIL))
+                transaction.take_data(answer or Answer(local_replies.START_MAIL))
             case Rset() if transaction is not None:
                 transaction.reset = answer
                 self._open = None
@@ -282,7 +292,7 @@ class _Reading:
         if isinstance(what, Chunk):
             if not transaction.data:
                 refused = answer is not None and answer.reply is not None and not answer.accepts
-                transaction.data.append(answer if refused and answer else Answer(local_replies.START_MAIL))
+                transaction.take_data(answer if refused and answer else Answer(local_replies.START_MAIL))
             if (what.whole or answer is not None) and not what.command.last:
                 return True
         ended = what.whole if isinstance(what, Chunk) else what.ended

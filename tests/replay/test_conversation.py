@@ -104,6 +104,23 @@ def test_refused_and_then_accepted() -> None:
     assert (tape.used_up, [*tape.unused], tape.failed(strict=True)) == (True, [], False)
 
 
+@pytest.mark.parametrize(
+    ("said", "heard"),
+    [
+        (["b", "DATA", "c", "DATA", "."], ["452 4.3.1 full", "250 2.1.5 ok", "354 go", TAKEN]),
+        (["b", "DATA", "DATA", "c", "DATA", "."], ["452 4.3.1 full", "452 4.3.1 full", "250 2.1.5 ok", "354 go", TAKEN]),
+        (["c", "b", "DATA", "."], ["250 2.1.5 ok", "354 go", TAKEN]),
+        (["c", "DATA"], ["554 5.5.0 Not in the recording; nearest to it: MAIL FROM:<a@x.test> RCPT TO:<b@x.test> RCPT TO:<c@x.test>"]),
+    ],
+)  # fmt: skip
+def test_data_is_answered_by_who_was_named_by_then(said: list[str], heard: list[str]) -> None:
+    refused = [*tried(A, "b@x.test"), "C> DATA", "C< 452 4.3.1 full"]
+    tape = cassette(session("one", refused, sent(A, "c@x.test")[2:]))
+    lines = [one if one in ("DATA", ".") else f"RCPT TO:<{one}@x.test>" for one in said]
+    assert say(connect(tape), f"MAIL FROM:<{A}>", *lines)[2:] == heard
+    assert tape.failed(strict=True) == (heard[-1] != TAKEN)
+
+
 def test_it_is_found_whatever_comes_in_between_and_in_whatever_order() -> None:
     tape = cassette(
         session("one", sent(A, "b@x.test", text="250 1")), session("two", sent("c@x.test", "d@x.test", text="250 2"))

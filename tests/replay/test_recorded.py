@@ -51,8 +51,12 @@ def test_a_session_and_its_transactions() -> None:
     first, second = session.transactions
     assert first.said == "MAIL FROM:<a@x.test> RCPT TO:<b@x.test> RCPT TO:<Joe@x.test>"
     assert [[code(answer) for answer in one.answers] for one in first.recipients.values()] == [[250], [550]]
-    assert ([code(one) for one in first.data], code(first.verdict), first.takes_message) == ([354], 250, True)
-    assert (second.data, code(second.verdict), code(second.reset)) == ([], None, 250)
+    assert (
+        [code(one) for one in first.answers("DATA", *first.recipients)],
+        code(first.verdict),
+        first.takes_message,
+    ) == ([354], 250, True)
+    assert (second.data, code(second.verdict), code(second.reset)) == ({}, None, 250)
 
 
 def test_what_a_relay_says_by_itself_is_no_transaction() -> None:
@@ -93,7 +97,10 @@ def test_what_a_relay_says_by_itself_is_no_transaction() -> None:
 )
 def test_messages(lines: tuple[str, ...], replies: tuple[list[int], int | None]) -> None:
     (transaction,) = read(*GREETED, *ENVELOPE, *lines).transactions
-    assert ([code(one) for one in transaction.data], code(transaction.verdict)) == replies
+    assert (
+        [code(one) for one in transaction.answers("DATA", *transaction.recipients)],
+        code(transaction.verdict),
+    ) == replies
 
 
 @pytest.mark.parametrize(
@@ -131,7 +138,12 @@ def test_how_long_replies_took() -> None:
     (one,) = session.transactions
     assert session.hellos[0].latency == 0.5
     assert [
-        answer.latency for answer in (*one.sender.answers, *next(iter(one.recipients.values())).answers, *one.data)
+        answer.latency
+        for answer in (
+            *one.sender.answers,
+            *next(iter(one.recipients.values())).answers,
+            *one.answers("DATA", *one.recipients),
+        )
     ] == [
         0.125,
         0.5,
