@@ -40,6 +40,12 @@ class Silent:
         return self._real(host, port, family, type_, proto, flags)
 
 
+    async def is_asked(self, times: int = 1) -> None:
+        """Its threads take their time to begin."""
+        while len(self.asked) < times:
+            await trio.lowlevel.checkpoint()
+
+
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Silent]:
     silent = Silent()
@@ -64,6 +70,7 @@ async def test_names_that_are_not_resolved_stop_neither_others_nor_what_waits_fo
             for number in range(50):
                 nursery.start_soon(unresolved, "a.silent" if number % 2 else "b.silent", poller, told)
             await trio.testing.wait_all_tasks_blocked()
+            await silent.is_asked(2)
             with trio.fail_after(20):
                 url = UpstreamUrl.parse(f"smtp://localhost:{listener.getsockname()[1]}")
                 (await dial(url, 20, adopt=poller.adopt)).close()
@@ -90,6 +97,7 @@ async def test_who_leaves_takes_the_answer_from_nobody(poller: Poller, silent: S
         nursery.start_soon(leaves)
         nursery.start_soon(unresolved, "a.silent", poller)
         await trio.testing.wait_all_tasks_blocked()
+        await silent.is_asked()
         first.cancel()
         await trio.testing.wait_all_tasks_blocked()
         silent.go_on.set()
@@ -99,6 +107,6 @@ async def test_who_leaves_takes_the_answer_from_nobody(poller: Poller, silent: S
 async def test_a_lookup_that_never_ends_is_given_up(mock_clock: MockClock, poller: Poller, silent: Silent) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(partial(unresolved, "a.silent", poller))
-        await trio.testing.wait_all_tasks_blocked()
+        await silent.is_asked()
         mock_clock.jump(resolver.LOOKUP_SECONDS)
     assert silent.asked == ["a.silent"]
