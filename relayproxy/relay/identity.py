@@ -50,6 +50,11 @@ class Ids:
         return self._front + _PAIRS[count >> 20] + _PAIRS[count >> 10 & 1023] + _PAIRS[count & 1023]
 
 
+def new_name() -> str:
+    """Of what has no other, for as long as this process is there."""
+    return "".join(secrets.choice(_DIGITS) for _ in range(10)).lower()
+
+
 def instance(state: Path) -> str:
     """The installation's name, made at the first start and kept under `state`. Raises OSError."""
     path = state / "instance"
@@ -85,7 +90,7 @@ def _read(path: Path) -> bytes | None:
 
 def _new_instance(path: Path) -> str:
     """Written elsewhere and put in its place whole: a crash in between leaves no half of a name to stumble over at the next start."""
-    name = "".join(secrets.choice(_DIGITS) for _ in range(10)).lower()
+    name = new_name()
     descriptor, temporary = tempfile.mkstemp(prefix=".instance-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -25,7 +25,7 @@ from relayproxy.relay.client_leg import ClientLeg
 from relayproxy.relay.connections import Connections
 from relayproxy.relay.context import Context
 from relayproxy.relay.credentials import without_secret
-from relayproxy.relay.identity import Ids, instance, instance_at
+from relayproxy.relay.identity import Ids, instance, instance_at, new_name
 from relayproxy.relay.keyring import Keyring
 from relayproxy.relay.late import Late
 from relayproxy.relay.rulebook import Drawn, Rulebook, Rules
@@ -110,7 +110,7 @@ class Relay:
         self._last_gone: trio.Event | None = None
         self._sockets: list[tuple[Listener, socket.socket]] = []
         self._failed = False
-        self._instance = instance(config.state)
+        self._instance = new_name()
         self._contexts = {listener.name: self._context(listener) for listener in config.listener}
 
     def _context(self, listener: Listener) -> Context:
@@ -160,6 +160,8 @@ class Relay:
 
         Who is let in can reach upstream, too: there are no more places than file descriptors for them (attack 18).
         """
+        if self._config.trace:  # without Received fields, or listeners, nothing is asked of the state folder
+            self._instance = instance(self._config.state)
         available = make_room(A_SESSION * self._places + RESERVED)
         self._places = max(1, min(self._places, (available - RESERVED) // A_SESSION))
         try:

@@ -165,6 +165,12 @@ def test_what_was_recorded_comes_again(capsys: pytest.CaptureFixture[str]) -> No
     assert said[1:] == ["relayproxy: played: 3 sessions, 2 transactions; unexpected: 0; unused: 0"]
 
 
+def test_it_needs_no_state_folder() -> None:
+    Path("state").touch()  # as good as a home that is read-only
+    told = mocked(["twice.dialog"], send)
+    assert (told.status, len(told.transactions)) == (0, 1)
+
+
 @pytest.mark.parametrize(("log", "status"), [("mock.log", 0), ("/dev/full", 1)])
 def test_its_socket_and_its_log_are_the_owner_s_alone_and_a_log_that_lacks_something_is_a_failure(
     log: str, status: int

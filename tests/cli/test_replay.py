@@ -188,6 +188,13 @@ def test_another_name_in_ehlo() -> None:
     assert server.messages[0].startswith(b"Received: from other.test ")
 
 
+def test_it_needs_no_state_folder() -> None:
+    Path("state").touch()  # as good as a home that is read-only
+    with scripted() as server:
+        assert main(["replay", "one.dialog", "--to", server.url]) == 0
+    assert len(server.messages) == 1
+
+
 def test_a_session_that_ended_in_the_middle_sends_no_dot() -> None:
     cut = DIALOG.partition("C> |.")[0] + "C close\n"
     Path("cut.dialog").write_text(cut, encoding="utf-8")
