@@ -156,7 +156,8 @@ class Fork:
             troubles.append(f"DATA was refused; of what was to be its message, {_lines(interaction.withheld)} not said")
         unsaid = typed.left()
         if interaction.cut_off or unsaid:
-            troubles.append(f"the server ended it{f'; {_lines(unsaid)} not said' if unsaid else ''}")
+            what = "the server ended it" if interaction.cut_off else "QUIT ended it"
+            troubles.append(f"{what}; {_lines(unsaid)} not said" if unsaid else what)
         for trouble in troubles:
             if trouble is not None:
                 say(f"relayproxy: {trouble}")

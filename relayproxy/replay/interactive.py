@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from relayproxy.smtp.replies import Reply, ReplyReader
 
 
-#: RFC 5321 §3.8: the server hangs up.
-_CLOSING: Final = 421
+#: RFC 5321 §3.8, §4.1.1.10: the server hangs up.
+_CLOSING: Final = (221, 421)
 
 
 class Interaction:
@@ -97,9 +97,7 @@ class Interaction:
         self._quits |= isinstance(command, Quit)
         self._heard = trio.Event()
         await self._send(line, mail=False)
-        await self._heard.wait()
-        if self._reply is not None and self._reply.code == _CLOSING:
-            await trio.sleep_forever()  # the server closes behind it
+        await self._be_answered()
         goes_on = self._reply is not None and self._reply.severity == 3
         self._mail = isinstance(command, Data) and goes_on
         self._sasl = (self._sasl or looks_like_auth(line)) and goes_on
@@ -112,7 +110,12 @@ class Interaction:
         await self._send(b"." + line if line.startswith(b".") and not ends else line, mail=True)
         if ends:
             self._mail = False
-            await self._heard.wait()
+            await self._be_answered()
+
+    async def _be_answered(self) -> None:
+        await self._heard.wait()
+        if self._reply is not None and self._reply.code in _CLOSING:
+            await trio.sleep_forever()  # the server closes behind it, and hears no more
 
     async def _send(self, line: bytes, *, mail: bool) -> None:
         if self._echo:

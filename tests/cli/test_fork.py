@@ -318,6 +318,22 @@ def test_what_is_not_said_since_the_server_ended_it_is_told(capsys: pytest.Captu
     assert not [line for line in server.lines if line.startswith(b"RCPT TO:<joe")]
 
 
+def test_nor_is_anything_behind_quit(capsys: pytest.CaptureFixture[str]) -> None:
+    with scripted() as server, typed(b"QUIT\nRCPT TO:<joe@x.test>\nNOOP\n"):
+        assert forked(server.url, TO_MESSAGE) == 1
+    told = capsys.readouterr()
+    assert "relayproxy: QUIT ended it; 2 lines were not said\n" in told.err
+    assert told.out.splitlines()[-2:] == ["C> QUIT", "C< 221 2.0.0 Closing connection"]
+
+
+def test_nor_behind_a_message_that_ended_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with scripted({".": "421 4.3.2 bye"}) as server, typed(b"DATA\nX: y\n\n.\nNOOP\n"):
+        assert forked(server.url, TO_RCPT) == 1
+    told = capsys.readouterr()
+    assert "relayproxy: the server ended it; 1 line was not said\n" in told.err
+    assert told.out.splitlines()[-2:] == ["C> |.", "C< 421 4.3.2 bye"]
+
+
 def test_a_message_behind_a_refused_data_is_not_said_as_commands(capsys: pytest.CaptureFixture[str]) -> None:
     message = b"Subject: hi\n\nQUIT\nRCPT TO:<joe@x.test>\n.\n"
     with scripted({"DATA": "451 4.3.0 later"}) as server, typed(b"DATA\n" + message + b"RSET\n"):
