@@ -59,9 +59,10 @@ class Unexpected:
 
 @dataclass(slots=True, eq=False)
 class Transaction:
-    """The one that is open in a connection. `own`: the connection's session; `current`: the recorded one that answers; None: it is none of the recording's."""
+    """The one that is open in a connection. `written`: its sender, and behind it those who are `named`, as the client said them; `own`: the connection's session; `current`: the recorded one that answers; None: it is none of the recording's."""
 
     sender: str
+    written: list[str]
     own: RecordedSession | None = None
     current: RecordedTransaction | None = None
     named: list[str] = field(default_factory=list)
@@ -99,10 +100,6 @@ class Transaction:
             if known is not None and _code(known) != code:
                 return False
         return True
-
-    @property
-    def said(self) -> str:
-        return " ".join([f"MAIL FROM:<{self.sender}>", *[f"RCPT TO:<{one}>" for one in self.named]])
 
     def is_named_by(self, recorded: RecordedTransaction) -> bool:
         """Whether those are its recipients, all of them and no others."""
@@ -170,7 +167,7 @@ class Cassette:
                 yield f"{session.id}: a session without a transaction"
             for one in session.transactions:
                 if one not in self._shelf.used and one not in self._shelf.unasked:
-                    yield f"{session.id}: {shown(one.said)}"
+                    yield f"{session.id}: {shown(one.written)}"
 
     def failed(self, *, strict: bool) -> bool:
         """Whether something came that was not recorded, or, where that counts, something recorded did not."""
@@ -317,11 +314,10 @@ class Cassette:
         played = [] if among else [*islice(used, _LOOKED_AT)]
         if (found := most_like(said, [*left, *played])) is None:
             return None
-        return f"{shown(found.said)}, {_PLAYED}" if found in used else shown(found.said)
+        return f"{shown(found.written)}, {_PLAYED}" if found in used else shown(found.written)
 
-    def played_already(self, transaction: Transaction, address: str | None, *, whole: bool) -> str | None:
-        """Where what came, with this recipient, is recorded and was used: so, and how often. `whole`: it names no others."""
-        named = [*transaction.named, *([] if address is None else [address])]
+    def played_already(self, transaction: Transaction, named: Sequence[str], *, whole: bool) -> str | None:
+        """Where what came, with these recipients, is recorded and was used: so, and how often. `whole`: it names no others."""
         found = [
             one
             for one in [*self._played.get(transaction.sender, ()), *self._played.get(None, ())]
@@ -333,7 +329,7 @@ class Cassette:
             return None
         first = min(found, key=self._shelf.order.__getitem__)
         times = sum(one.said == first.said for one in found)
-        what = "the same" if len(first.recipients) == len(named) else shown(first.said)
+        what = "the same" if len(first.recipients) == len(named) else shown(first.written)
         return f"{what}, {times} time{'' if times == 1 else 's'}, and {_PLAYED}"
 
     def played_up(self) -> str | None:

@@ -15,7 +15,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from relayproxy.replay.cassette import Transaction, Unexpected, in_turn, shown
-from relayproxy.replay.recorded import Answer, compared, key_of, welcome
+from relayproxy.replay.recorded import Answer, compared, in_words, key_of, welcome, written
 from relayproxy.smtp import local_replies
 from relayproxy.smtp.replies import Reply
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from relayproxy.replay.cassette import Admission, Cassette, Wanted
     from relayproxy.replay.recorded import RecordedTransaction
-    from relayproxy.smtp.commands import Mail, Noop, Rcpt, Vrfy
+    from relayproxy.smtp.commands import Mail, Noop, Path, Rcpt, Vrfy
 
 #: What is answered where nothing else was recorded.
 _OK: Final = {
@@ -98,7 +98,7 @@ class Conversation:
     def mail(self, command: Mail) -> Answer | None:
         self._is_probe = False
         self.reset()
-        self._open = transaction = Transaction(compared(command.path), self.session)
+        self._open = transaction = Transaction(compared(command.path), [written(command.path)], self.session)
         if self._choose() is not None:
             return transaction.hear("MAIL", (), _OK["MAIL"])
         answer = self._unexpected("MAIL", "")
@@ -113,10 +113,11 @@ class Conversation:
         address = compared(command.path)
         if self._choose(lambda one: one.recipient(address) is not None, address) is not None:
             transaction.named.append(address)
+            transaction.written.append(written(command.path))
             return transaction.hear("RCPT", (address,), _OK["RCPT"])
         if transaction.current is not None and transaction.current.is_refused:
             return _OUT_OF_PLACE  # said behind MAIL before its refusal could be known
-        return self._unexpected("RCPT", f"RCPT TO:<{address}>", address)
+        return self._unexpected("RCPT", "", command.path)
 
     def data(self) -> Answer | None:
         transaction = self._open
@@ -198,18 +199,21 @@ class Conversation:
         if self._open is not None:
             self._open.current = None
 
-    def _unexpected(self, key: str, said: str, address: str | None = None) -> Answer | None:
-        """What is not recorded; `address`: the recipient that is named. Told once for a transaction where all is taken; where a recipient was told, what his absence brings with it is not."""
+    def _unexpected(self, key: str, said: str, recipient: Path | None = None) -> Answer | None:
+        """What is not recorded; `recipient`: the one that is named. Told once for a transaction where all is taken; where a recipient was told, what his absence brings with it is not."""
         transaction, otherwise = self._open, self._cassette.otherwise
         if otherwise == "pass" or transaction is None:
             return None
         if otherwise == "take" and transaction.current is None and key != "MAIL":
             return _OK[key]
-        whole = f"{transaction.said} {said}".rstrip()
-        played = self._cassette.played_already(transaction, address, whole=key in ("DATA", "."))
+        paths = [] if recipient is None else [recipient]
+        named = [*transaction.named, *map(compared, paths)]
+        played = self._cassette.played_already(transaction, named, whole=key in ("DATA", "."))
+        whole = in_words([transaction.sender, *named], said)
         nearest = None if played else self._cassette.nearest(whole, transaction)
         if not transaction.told or key == "RCPT":
-            self._cassette.tell(Unexpected(shown(whole), played or nearest))
+            came = in_words([*transaction.written, *map(written, paths)], said)
+            self._cassette.tell(Unexpected(shown(came), played or nearest))
         transaction.told |= key == "RCPT"
         if otherwise == "refuse":
             return Answer(local_replies.not_recorded(nearest))

@@ -88,9 +88,10 @@ def welcome() -> Answer:
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """`address` is canonical; one with `*` in it, as a dialog that was written by hand may have it, is a pattern."""
+    """`address` is canonical; one with `*` in it, as a dialog that was written by hand may have it, is a pattern. `written`: the same as it stands there."""
 
     address: str
+    written: str
     answers: list[Answer]
     pattern: AddressPattern | None = None
 
@@ -161,8 +162,13 @@ class RecordedTransaction:
 
     @property
     def said(self) -> str:
-        """In words, on one line."""
-        return " ".join([f"MAIL FROM:<{self.sender.address}>", *[f"RCPT TO:<{one}>" for one in self.recipients]])
+        """As it is compared."""
+        return in_words([self.sender.address, *self.recipients])
+
+    @property
+    def written(self) -> str:
+        """As the client said it."""
+        return in_words([self.sender.written, *[one.written for one in self.recipients.values()]])
 
 
 @dataclass(slots=True, eq=False)
@@ -191,9 +197,20 @@ def recorded_of(script: Script) -> RecordedSession:
     return _Reading(script).read()
 
 
+def written(path: Path) -> str:
+    """An address as the client said it."""
+    return path.address.decode("utf-8", "backslashreplace")
+
+
 def compared(path: Path) -> str:
     """An address as it is compared."""
-    return canonical_again(path.address.decode("utf-8", "backslashreplace"))
+    return canonical_again(written(path))
+
+
+def in_words(addresses: Sequence[str], then: str = "") -> str:
+    """A transaction with this sender and these recipients, up to what was said `then`, on one line."""
+    sender, *recipients = addresses
+    return " ".join([f"MAIL FROM:<{sender}>", *[f"RCPT TO:<{one}>" for one in recipients], *([then] if then else [])])
 
 
 class _Reading:
@@ -317,7 +334,7 @@ def _recipient(path: Path, answers: list[Answer]) -> Recipient:
         pattern = AddressPattern.parse(address) if "*" in address else None
     except PatternError:  # too long to be meant as one
         pattern = None
-    return Recipient(address, answers, pattern)
+    return Recipient(address, written(path), answers, pattern)
 
 
 def _is_code(answer: Answer | None, code: int) -> bool:

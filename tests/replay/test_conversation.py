@@ -121,6 +121,20 @@ def test_data_is_answered_by_who_was_named_by_then(said: list[str], heard: list[
     assert tape.failed(strict=True) == (heard[-1] != TAKEN)
 
 
+def test_addresses_are_told_as_they_were_said() -> None:
+    tape = cassette(session("one", sent('"A"@X.test', "jürgen@Bücher.test", "Joe@Y.test")))
+    one = connect(tape)
+    assert say(one, "MAIL FROM:<A@x.TEST>", 'RCPT TO:<"jürgen"@BÜCHER.test>')[-1] == "250 2.1.5 ok", "they are the same"
+    say(one, "RCPT TO:<Jane@Y.Test>")
+    (unexpected,) = tape.unexpected
+    written = 'MAIL FROM:<"A"@X.test> RCPT TO:<jürgen@Bücher.test> RCPT TO:<Joe@Y.test>'
+    assert unexpected.said == 'MAIL FROM:<A@x.TEST> RCPT TO:<"jürgen"@BÜCHER.test> RCPT TO:<Jane@Y.Test>'
+    assert (unexpected.nearest, [*tape.unused]) == (written, [f"one: {written}"])
+    assert send(one, "A@x.test", "jürgen@bücher.test", "Joe@y.test") == TAKEN
+    say(one, "MAIL FROM:<A@x.test>")
+    assert (tape.unexpected[-1].nearest or "").startswith(f"{written}, 1 time, ")
+
+
 def test_it_is_found_whatever_comes_in_between_and_in_whatever_order() -> None:
     tape = cassette(
         session("one", sent(A, "b@x.test", text="250 1")), session("two", sent("c@x.test", "d@x.test", text="250 2"))

@@ -15,7 +15,7 @@ A: Final = "a@x.test"
 
 
 def who(address: str) -> Recipient:
-    return Recipient(address, [], AddressPattern.parse(address) if "*" in address else None)
+    return Recipient(address, address, [], AddressPattern.parse(address) if "*" in address else None)
 
 
 def transaction(sender: str, *recipients: str) -> RecordedTransaction:
