@@ -1,7 +1,7 @@
 """Writing to a SQLite store: what `Backend` promises (interface.py), by one thread, beside other processes.
 
 Theory of operation: bodies are compressed, and large ones put into files, before the transaction begins; then the whole batch is a few
-statements (schema.py), and a commit. A connection that is not sure any more (an input/output error, a file that was moved away) is dropped, and
+statements (schema.py), and a commit. A connection that is not sure any more (an input/output error, a file or its log that was moved away or emptied) is dropped, and
 made anew at the next try.
 
 Invariants: what RecordError says was not written is not: neither rows nor files are left of it. Nobody else's file is ever removed: a row's
@@ -40,6 +40,9 @@ _FILE_FROM: Final = 1 << 16
 #: Octets of a session's wire from which on it is worth to compress it.
 _PACK_FROM: Final = 512
 
+#: The smallest page that SQLite knows.
+_PAGE: Final = 512
+
 _NO_BODY: Final = (None,) * 6
 
 
@@ -64,7 +67,7 @@ class SqliteBackend:
         self._packer = Packer()
         self._flushes = sync == "full"  # whether `synchronous` is FULL just now
         self._connection: apsw.Connection | None = None
-        self._file: tuple[int, int] | None = None
+        self._file: tuple[int, int, int, int] | None = None
         self._reserve = Reserve(path)
         self._upkeep = Upkeep(bodies, keep, self._reserve)
         try:
@@ -86,7 +89,8 @@ class SqliteBackend:
             connection.close()
             said = f"{error.filename or self._bodies.folder}: {error.strerror or error}"
             raise (StoreAwayError(said, full=True) if is_for_want_of_room(error, None) else StoreError(said)) from error
-        self._connection, self._file, self._flushes = connection, _identity(self._path), self._sync == "full"
+        self._connection, self._flushes = connection, self._sync == "full"
+        self._file = _identity(self._path, connection)
         return connection
 
     def _connect(self) -> apsw.Connection:
@@ -238,9 +242,12 @@ class SqliteBackend:
         connection = self._connection
         if connection is None:
             connection = self._reopen()
-        elif _identity(self._path) != self._file:
+        elif self._file is None or _identity(self._path, connection) != self._file:
+            # What the log has is carried over, if nobody else has the file; without the rest of it that is no database.
+            if _is_empty(self._path):
+                connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             self._drop()
-            raise RecordError(f"{self._path} was moved or removed")
+            raise RecordError(f"{self._path} or its write-ahead log was moved, removed or emptied")
         try:
             yield connection
         except apsw.Error as error:
@@ -291,10 +298,16 @@ def _flush(files: list[Path], folder: Path) -> None:
             os.close(descriptor)
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Which file it is that is there."""
+def _identity(path: Path, connection: apsw.Connection) -> tuple[int, int, int, int] | None:
+    """Which files they are that are there; None where one is not, or is empty: SQLite goes on with the ones that it has open, and nobody will find what it writes."""
     try:
-        status = os.stat(path)  # noqa: PTH116 - on the way of every batch
+        file, log = os.stat(path), os.stat(connection.filename_wal)  # noqa: PTH116 - on the way of every batch
     except OSError:
         return None
-    return status.st_dev, status.st_ino
+    return None if file.st_size < _PAGE else (file.st_dev, file.st_ino, log.st_dev, log.st_ino)
+
+
+def _is_empty(path: Path) -> bool:
+    with suppress(OSError):
+        return path.stat().st_size < _PAGE
+    return False

@@ -368,11 +368,36 @@ def test_a_store_that_was_moved_away_is_not_written_to_in_silence(store: SqliteS
     with closing(store.backend()) as backend:
         backend.write([transaction("T1")], durable=False)
         store.path.rename(store.path.with_name("moved.db"))
-        with pytest.raises(RecordError, match="moved or removed"):
+        with pytest.raises(RecordError, match="was moved"):
             backend.write([transaction("T2")], durable=False)
         backend.write([transaction("T3", noise(100_000))], durable=False)
     with store.reader() as reader:
         assert ids(reader) == ["T3"]
+
+
+def test_a_store_that_was_emptied_is_not_written_to_in_silence(store: SqliteStore) -> None:
+    with closing(store.backend()) as backend:
+        backend.write([transaction("T1")], durable=False)
+        os.truncate(store.path, 0)
+        with pytest.raises(RecordError, match="emptied"):
+            backend.write([transaction("T2")], durable=False)
+        backend.write([transaction("T3", noise(100_000))], durable=False)
+        with store.reader() as reader:
+            assert ids(reader) == ["T3"]
+    with store.reader() as reader:
+        assert ids(reader) == ["T3"]
+
+
+def test_a_store_whose_log_was_removed_is_not_written_to_in_silence_and_has_what_was_in_it(store: SqliteStore) -> None:
+    with closing(store.backend()) as backend:
+        backend.write([transaction("T1")], durable=False)
+        for name in ("wal", "shm"):
+            store.path.with_name(f"{store.path.name}-{name}").unlink()
+        with pytest.raises(RecordError, match="write-ahead log was moved"):
+            backend.write([transaction("T2")], durable=False)
+        backend.write([transaction("T3")], durable=False)
+        with store.reader() as reader:
+            assert ids(reader) == ["T1", "T3"]
 
 
 async def test_a_folder_of_bodies_that_was_removed_is_made_again(store: SqliteStore) -> None:
