@@ -94,8 +94,8 @@ class Rewriting:
         except BaseException:
             made.close()
             raise
-        if self._edited is not None:
-            self._edited.close()
+        if source is not None:
+            source.close()
         self._edited = made
         return edited(header, edits) if edits else header
 

@@ -54,8 +54,12 @@ GOODBYES = 5.0
 TURNED_AWAY = 100
 #: Sessions that anybody would expect to be possible, whatever the limits say.
 FEW = 1000
-#: File descriptors of a session.
-A_SESSION = 2
+#: File descriptors of a session, its legs; and of its message once that waits on disk: on its way into the store, where rules hold it back (what came,
+#: and what is made of it), and where another may leave than the one that came, of that one in the store.
+LEGS = 2
+KEPT = 1
+HELD_BACK = 2
+KEPT_AS_SENT = 1
 #: File descriptors that are no session's: who is turned away or was just accepted, listeners, the log, what resolves names.
 RESERVED = TURNED_AWAY + 2 * BATCH + 64
 #: Seconds between two looks at clients that nobody listens to, and at rule files.
@@ -158,12 +162,13 @@ class Relay:
     def bind(self) -> None:
         """Open the listeners. Raises OSError where one cannot be had; then none is left open.
 
-        Who is let in can reach upstream, too: there are no more places than file descriptors for them (attack 18).
+        Who is let in can reach upstream and send a large message, too: there are no more places than file descriptors for them (attack 18).
         """
         if self._config.trace:  # without Received fields, or listeners, nothing is asked of the state folder
             self._instance = instance(self._config.state)
-        available = make_room(A_SESSION * self._places + RESERVED)
-        self._places = max(1, min(self._places, (available - RESERVED) // A_SESSION))
+        each = self._descriptors()
+        available = make_room(each * self._places + RESERVED)
+        self._places = max(1, min(self._places, (available - RESERVED) // each))
         try:
             for listener in self._config.listener:
                 self._sockets += [(listener, sock) for sock in bind(listener.address)]
@@ -173,6 +178,13 @@ class Relay:
         for listener in self._config.listener:
             addresses = [address for one, address in self.bound if one is listener]
             self._contexts[listener.name].instance = instance_at(self._instance, self._config.hostname, addresses)
+
+    def _descriptors(self) -> int:
+        """How many a session may need."""
+        rules = bool(self._config.rules.files)
+        edits = rules or any(listener.line_endings == "normalise" for listener in self._config.listener)
+        kept = 0 if self._recorder is None else KEPT + (KEPT_AS_SENT if edits else 0)
+        return LEGS + kept + (HELD_BACK if rules else 0)
 
     @property
     def bound(self) -> list[tuple[Listener, str]]:

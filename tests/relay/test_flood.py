@@ -96,6 +96,43 @@ async def test_sessions_are_no_more_than_there_are_descriptors_for(tmp_path: Pat
         assert len([line for line in lines if line["event"] == "limit"]) == 400 - len(served)
 
 
+RULES = """
+[[rule]]
+name = "a body that is made anew"
+when = { size = ">1KiB" }
+then = [{ strip_attachment = "*.exe" }, { strip_attachment = "*.com" }]
+"""
+
+
+@pytest.mark.parametrize("toml", ["", '[rules]\nfiles = ["edits.toml"]'], ids=["kept", "edited"])
+async def test_all_that_are_in_may_send_what_takes_the_disk(tmp_path: Path, toml: str) -> None:
+    """Attack 18: what a message waits in takes descriptors as well, and who is in has a place for it."""
+    (tmp_path / "edits.toml").write_text(RULES, encoding="utf-8")
+    listen, log = f"unix:{tmp_path}/relay", tmp_path / "log"
+    toml = f'[limits]\nspool_memory = "1KiB"\n[record]\nstore = "sqlite:{tmp_path}/kept.db"\n{toml}'
+    async with (
+        upstream_server() as upstream,
+        relay_process(tmp_path, upstream, listen=listen, log=str(log), toml=toml, descriptors=1000) as relay,
+    ):
+        with trio.fail_after(20):
+            while not (tmp_path / "relay").exists():  # noqa: ASYNC110 - it has no other way to tell
+                await trio.sleep(0.01)
+        served: list[Client] = []
+        while (await (client := await relay.connect()).reply())[0] == 220:
+            served.append(client)
+        assert len(served) > 100
+        for client in served:
+            assert (await client.say("EHLO client.test"))[0] == 250
+            await client.begin_message(b"Subject: large\r\n\r\n" + b"x" * 70_000)
+        for client in served:
+            await client.send(END_OF_DATA)
+        assert [(await client.reply())[0] for client in served] == [250] * len(served)
+        relay.terminate()
+        assert await relay.ended() == 0
+        lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        assert not [line for line in lines if line["event"] == "error"], "nothing ran out"
+
+
 async def test_slow_clients_do_not_stop_a_good_one(tmp_path: Path) -> None:
     """Attack 17: a hundred that are in the middle of a line, a hundred in the middle of a message, and each sends an octet now and then."""
     limits = {"sessions_per_client": 1000}
