@@ -1,6 +1,6 @@
 """`relayproxy run`: from a configuration to a relay, and what signals mean to it.
 
-SIGTERM and SIGINT: the orderly end (DESIGN §9); a second one cuts it short. SIGHUP: open the log's file anew, and read certificates, rules and guard again.
+SIGTERM and SIGINT: the orderly end (DESIGN §9); a second one cuts it short. Neither waits for ever for a disk: what hangs there is left behind, with status 1. SIGHUP: open the log's file anew, and read certificates, rules and guard again.
 That it listens is told to programs by the relay, on the log (`listening`), to people on standard error, with where mail goes, and to the service manager.
 What the relay does does not belong here.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path  # noqa: TC003 - cyclopts reads annotations when it runs
 from typing import TYPE_CHECKING, Annotated, Final
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 #: More than Linux lets anybody open unless told otherwise (fs.nr_open).
 MOST_FILES: Final = 1 << 20
+#: Seconds that threads have for what they do on a disk when nobody waits for sessions any more, but for who is in a hurry, ...
+LAST_WORK: Final = 10.0
+#: ... and those that they have in any case.
+LAST_MOMENT: Final = 2.0
 
 
 async def run(
@@ -114,13 +118,16 @@ async def _run(loaded: Config, path: Path | None, book: Rulebook) -> int:
 
     if (what := next(unwritable(loaded), None)) is not None:
         raise Failed(what)
-    with logged(loaded, refuses=loaded.record.store is None) as log:
-        status = await _serve(loaded, path, book, log.reporter)
-    return status if log.told else 1
+    with ExitStack() as opened:
+        log = opened.enter_context(logged(loaded, refuses=loaded.record.store is None))
+        served, recorder = await _serve(loaded, path, book, log.reporter, opened)
+    return 0 if served and log.told and (recorder is None or recorder.complete) else 1
 
 
-async def _serve(config: Config, path: Path | None, book: Rulebook, reporter: Reporter) -> int:
-    """Run a relay until it is told to end and has ended; the exit status.
+async def _serve(
+    config: Config, path: Path | None, book: Rulebook, reporter: Reporter, opened: ExitStack
+) -> tuple[bool, Recorder | None]:
+    """Run a relay until it is told to end and has ended; whether all went well, and what recorded it, which `opened` closes.
 
     Raises OSError, StoreError and TlsConfigError where it cannot begin, and only then.
     """
@@ -134,15 +141,14 @@ async def _serve(config: Config, path: Path | None, book: Rulebook, reporter: Re
         config.state.mkdir(mode=0o700, parents=True, exist_ok=True)  # the store may be there
     except OSError as error:
         raise Failed(unusable(config.state, error)) from error
-    with recording(config, reporter) as recorder:
-        status = await _relay(config, path, book, reporter, recorder)
-    return status if recorder is None or recorder.complete else 1
+    recorder = opened.enter_context(recording(config, reporter))
+    return await _relay(config, path, book, reporter, recorder, opened), recorder
 
 
 async def _relay(
-    config: Config, path: Path | None, book: Rulebook, reporter: Reporter, recorder: Recorder | None
-) -> int:
-    """Relay into what was opened; the exit status. Raises OSError and TlsConfigError where it cannot begin, and only then."""
+    config: Config, path: Path | None, book: Rulebook, reporter: Reporter, recorder: Recorder | None, opened: ExitStack
+) -> bool:
+    """Relay into what was opened; whether all went well. Raises OSError and TlsConfigError where it cannot begin, and only then."""
     import trio
 
     from relayproxy.cli import say
@@ -170,11 +176,13 @@ async def _relay(
     gc.set_threshold(10_000, 10, 10)
     async with trio.open_nursery() as nursery:
         await nursery.start(poller.run)
-        await nursery.start(_obey, relay, reporter, config.drain, nursery)
+        hurry = trio.Event()
+        await nursery.start(_obey, relay, reporter, config.drain, nursery, hurry)
+        nursery.start_soon(_end_all_the_same, relay, hurry, opened)
         notify(READY)
         served = await relay.serve()
         nursery.cancel_scope.cancel()
-    return 0 if served else 1
+    return served
 
 
 def _say_where(relay: Relay, config: Config, path: Path | None) -> None:
@@ -204,10 +212,35 @@ def _whither(config: Config, listener: Listener) -> str:
     return f"mail goes to {name} ({', else '.join(map(str, urls))})"
 
 
+async def _end_all_the_same(relay: Relay, hurry: trio.Event, opened: ExitStack) -> None:
+    """A thread that waits for a disk ends nowhere but there, and until then neither would we: with what was opened closed as far as it can be."""
+    import trio
+
+    from relayproxy.cli import say
+
+    await relay.given_up.wait()
+    with trio.move_on_after(LAST_WORK):
+        await hurry.wait()
+    await trio.sleep(LAST_MOMENT)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)  # who says it again need not wait for what comes now, either
+    say(
+        f"relayproxy: ending all the same; sessions that wait for a disk, and are not told to their end: {relay.open_sessions}"
+    )
+    opened.close()
+    os._exit(1)
+
+
 async def _obey(
-    relay: Relay, reporter: Reporter, drain: float, nursery: trio.Nursery, *, task_status: trio.TaskStatus[None]
+    relay: Relay,
+    reporter: Reporter,
+    drain: float,
+    nursery: trio.Nursery,
+    hurry: trio.Event,
+    *,
+    task_status: trio.TaskStatus[None],
 ) -> None:
-    """Do what signals say; what takes its time in the `nursery`."""
+    """Do what signals say; what takes its time in the `nursery`. `hurry`: set by the second that says to end."""
     import trio
 
     from relayproxy.cli import say
@@ -230,6 +263,7 @@ async def _obey(
                 continue
             if ending:
                 say("relayproxy: ending at once")
+                hurry.set()
             else:
                 say(f"relayproxy: ending; open sessions: {relay.open_sessions}, transactions may go on for {drain:g} s")
             ending = True

@@ -111,6 +111,9 @@ class Relay:
         self._turning_away = 0
         self._places = config.limits.sessions
         self._shutdown = trio.Event()
+        self._draining = trio.CancelScope()
+        #: Set when nobody waits for sessions any more: they were cancelled, and what a thread does for them on a disk is all that can keep them.
+        self.given_up = trio.Event()
         self._last_gone: trio.Event | None = None
         self._sockets: list[tuple[Listener, socket.socket]] = []
         self._failed = False
@@ -218,6 +221,7 @@ class Relay:
                     self._close_listeners()
                     if not await self.drain():
                         sessions.cancel_scope.cancel()
+                        self.given_up.set()
                 watching.cancel_scope.cancel()
         finally:
             self._close_listeners()
@@ -277,6 +281,7 @@ class Relay:
         """Begin the orderly end; again, and it is no longer orderly: all that waits ends now."""
         if self._shutdown.is_set():
             self._cut_off()
+            self._draining.cancel()
         self._shutdown.set()
         for context in self._contexts.values():
             context.shutting_down = True
@@ -288,9 +293,10 @@ class Relay:
             session.cut_off()
 
     async def drain(self) -> bool:
-        """After `shut_down`: let sessions end, up to `drain`, then end all that waits; whether all sessions have ended."""
-        if await self.all_gone(self._config.drain):
-            return True
+        """After `shut_down`, once: let sessions end, up to `drain` or the second `shut_down`, then end all that waits; whether all sessions have ended."""
+        with self._draining:
+            if await self.all_gone(self._config.drain):
+                return True
         self._cut_off()
         return await self.all_gone(GOODBYES)
 

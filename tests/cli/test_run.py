@@ -349,3 +349,40 @@ def test_a_hangup_while_it_starts_does_not_end_it_nor_is_it_ignored_by_children(
             assert relay.wait(20) == 0
     assert b"AUTH XOAUTH2" in b"".join(server.lines)
     assert (tmp_path / "hangup").read_text() == str(signal.SIG_DFL)
+
+
+#: Files that are written without a buffer, as bodies are, never are to their end.
+HUNG_DISK = """
+import os, sys, threading
+
+class Hung:
+    def write(self, _):
+        print("it hangs", file=sys.stderr)
+        threading.Event().wait()
+
+real = os.fdopen
+os.fdopen = lambda *arguments, **more: Hung() if more.get("buffering") == 0 else real(*arguments, **more)
+from relayproxy.cli import main
+sys.exit(main())
+"""
+
+
+def test_a_second_sigterm_ends_a_relay_that_waits_for_a_disk(tmp_path: Path) -> None:
+    (tmp_path / "small.toml").write_text(f'{CONFIG}[limits]\nspool_memory = "1KiB"\n')
+    with running(tmp_path, "small.toml", program=("-c", HUNG_DISK)) as relay:
+        assert relay.stderr
+        with smtplib.SMTP("127.0.0.1", port(line(relay.stdout)), timeout=20) as smtp:
+            smtp.ehlo()
+            smtp.mail("a@x.test")
+            smtp.rcpt("b@x.test")
+            assert smtp.docmd("DATA")[0] == 354
+            smtp.send(b"Subject: hi\r\n\r\n" + 100 * (b"x" * 70 + b"\r\n") + b".\r\n")
+            for said in ("it hangs", "relayproxy: ending; open sessions: 1"):
+                while not (heard := relay.stderr.readline()).startswith(said):
+                    assert heard
+                relay.terminate()
+            assert relay.wait(20) == 1
+        assert relay.stderr.read().splitlines() == [
+            "relayproxy: ending at once",
+            "relayproxy: ending all the same; sessions that wait for a disk, and are not told to their end: 1",
+        ]
