@@ -56,6 +56,7 @@ _MODULES: Final = {"list": "listing"}
 
 #: Of a URL, wherever one was quoted, as a path even; up to the last @, since an @ in a password is easily left as it is.
 _PASSWORD: Final = re.compile(r"(:/{1,2}[^\s/@:]*+:)\S*@")
+_hangups: Final[list[int]] = []
 
 _NUMBERS: Final = {int: "an integer", float: "a number"}
 
@@ -174,12 +175,18 @@ def _usage(error: CycloptsError) -> str:
 
 
 def _outlive_hangups() -> None:
-    """SIGHUP asks a relay to read its files anew: one that is about to read them has nothing to do for it, and must not die of it.
+    """SIGHUP asks a relay to read its files anew: one that is about to begin must not die of it, and has read some of them already.
 
     Heard and not ignored, so that no child inherits that. From when it serves, `run` hears it itself.
     """
+    _hangups.clear()
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
-        signal.signal(signal.SIGHUP, lambda _number, _frame: None)
+        signal.signal(signal.SIGHUP, lambda number, _: _hangups.append(number))
+
+
+def hung_up() -> bool:
+    """Whether SIGHUP came while it began."""
+    return bool(_hangups)
 
 
 def say(text: str) -> None:

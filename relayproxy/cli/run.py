@@ -243,7 +243,7 @@ async def _obey(
     """Do what signals say; what takes its time in the `nursery`. `hurry`: set by the second that says to end."""
     import trio
 
-    from relayproxy.cli import say
+    from relayproxy.cli import hung_up, say
 
     ending = False
     ask, asked = trio.open_memory_channel[None](1)
@@ -252,14 +252,19 @@ async def _obey(
         async for _ in asked:
             await relay.reload()
 
+    def renew() -> None:
+        reporter.reopen()
+        with suppress(trio.WouldBlock):  # one is to come that reads all that is new
+            ask.send_nowait(None)
+
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         nursery.start_soon(reload)  # Python files may do anything while they are read: no other signal waits for that
+        if hung_up():
+            renew()
         task_status.started()
         async for number in signals:
             if number == signal.SIGHUP:
-                reporter.reopen()
-                with suppress(trio.WouldBlock):  # one is to come that reads all that is new
-                    ask.send_nowait(None)
+                renew()
                 continue
             if ending:
                 say("relayproxy: ending at once")

@@ -336,7 +336,7 @@ SIGNAL_OF_CHILDREN = (
 )
 
 
-def test_a_hangup_while_it_starts_does_not_end_it_nor_is_it_ignored_by_children(tmp_path: Path) -> None:
+def test_a_hangup_while_it_starts_is_obeyed_when_it_serves_and_not_ignored_by_children(tmp_path: Path) -> None:
     with scripted({"EHLO": "250-server.test\r\n250 AUTH XOAUTH2", "AUTH": "235 ok", "NOOP": "250 ok"}) as server:
         (tmp_path / "front.toml").write_text(
             f"{CONFIG}[upstream.server]\nurl = '{server.url}'\n"
@@ -345,6 +345,8 @@ def test_a_hangup_while_it_starts_does_not_end_it_nor_is_it_ignored_by_children(
         with running(tmp_path, "front.toml", program=("-c", HANGUPS)) as relay:
             with smtplib.SMTP("127.0.0.1", port(line(relay.stdout)), timeout=20) as smtp:
                 assert smtp.noop()[0] == 250
+            while (told := line(relay.stdout))["event"] != "reload" or told["what"] != "rules and guard":
+                pass
             relay.terminate()
             assert relay.wait(20) == 0
     assert b"AUTH XOAUTH2" in b"".join(server.lines)
