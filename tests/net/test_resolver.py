@@ -39,7 +39,6 @@ class Silent:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return self._real(host, port, family, type_, proto, flags)
 
-
     async def is_asked(self, times: int = 1) -> None:
         """Its threads take their time to begin."""
         while len(self.asked) < times:
