@@ -138,6 +138,7 @@ class TlsStream(DeadlineStream):
             return False
         try:
             if not (self._engine.more and self._engine.hear()):
+                self._check_owed()
                 self._feed(self._transport.receive_nowait())
         except trio.WouldBlock:
             return False
@@ -181,15 +182,18 @@ class TlsStream(DeadlineStream):
 
     def _answer(self) -> None:
         """Send what TLS itself has to say, as far as it goes without waiting."""
-        if len(self._unsent) + self._engine.owes > MOST_OWED:
-            self._cut = True
-            raise trio.BrokenResourceError("the peer makes TLS answer, and does not take the answers")
+        self._check_owed()
         if self._sending or self._cut:
             return  # whoever sends takes it along
         with suppress(
             trio.BrokenResourceError, trio.ClosedResourceError
         ):  # what the peer said before it went can still be had
             self._push()
+
+    def _check_owed(self) -> None:
+        if len(self._unsent) + self._engine.owes > MOST_OWED:
+            self._cut = True
+            raise trio.BrokenResourceError("the peer makes TLS answer, and does not take the answers")
 
     def receive_nowait(self, max_bytes: int = RECEIVE_SIZE) -> bytes:
         if self._receiving or self._closed:
@@ -313,6 +317,7 @@ class TlsStream(DeadlineStream):
     async def _hear(self) -> None:
         """The transport's own send_or_hear will not do: what it hears may be TLS talking to itself."""
         while not (self._engine.more and self._engine.hear()):
+            self._check_owed()
             self._feed(await self._transport.receive_some())
 
     async def wait_send_all_might_not_block(self) -> None:

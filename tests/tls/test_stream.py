@@ -297,24 +297,29 @@ async def test_its_ends_are_the_transports(pair: MakePair) -> None:
     assert (one.near_end, one.far_end) == (other.far_end, other.near_end)
 
 
+async def asking(transports: Transports, files: Files, *, small: bool = False) -> tuple[TlsStream, TlsStream, bytes]:
+    """A server, a client under TLS 1.2, and its request to negotiate again, which TLS answers by itself."""
+    server, client = server_of(files), client_of(files, "none")
+    server._context.set_max_proto_version(SSL.TLS1_2_VERSION)
+    client._context = SSL.Context(SSL.TLS_CLIENT_METHOD)  # ours would not ask for it
+    verify_by(client._context, SSL.VERIFY_PEER, client._verification.judge)
+    one, other = await handshake(server, client, transports(small=small))
+    connection = other._engine._connection
+    assert connection.renegotiate()
+    with pytest.raises(SSL.WantReadError):
+        connection.do_handshake()
+    return one, other, other._engine.take()
+
+
 @ON_EDGE
 async def test_nothing_is_negotiated_again(
     transports: Transports, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """TLS 1.2 has a way to ask for it (CVE-2009-3555); what we answer cannot pile up where the peer does not take it."""
-    server = server_of(files)
-    server._context.set_max_proto_version(SSL.TLS1_2_VERSION)
     for most in (stream_module.MOST_OWED, 0):
         monkeypatch.setattr(stream_module, "MOST_OWED", most)
-        client = client_of(files, "none")
-        client._context = SSL.Context(SSL.TLS_CLIENT_METHOD)  # ours would not ask for it either
-        verify_by(client._context, SSL.VERIFY_PEER, client._verification.judge)
-        one, other = await handshake(server, client, transports())
-        connection = other._engine._connection
-        assert connection.renegotiate()
-        with pytest.raises(SSL.WantReadError):
-            connection.do_handshake()
-        await other._transport.send_all(other._engine.take())
+        one, other, request = await asking(transports, files)
+        await other._transport.send_all(request)
         if most:
             with trio.move_on_after(0.02):
                 await one.receive_some()
@@ -323,6 +328,26 @@ async def test_nothing_is_negotiated_again(
         else:
             with pytest.raises(trio.BrokenResourceError, match="does not take the answers"):
                 await one.receive_some()
+
+
+@ON_EDGE
+async def test_what_tls_answers_cannot_pile_up_while_we_send(
+    transports: Transports, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_module, "MOST_OWED", 0)
+    one, other, request = await asking(transports, files, small=True)
+    await other._transport.send_all(request)
+    with trio.fail_after(1), pytest.raises(trio.BrokenResourceError, match="does not take the answers"):
+        await one.send_or_hear(MUCH)
+
+
+@ON_EDGE
+async def test_nor_while_nobody_reads(transports: Transports, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other, request = await asking(transports, files)
+    assert not one.at_end
+    monkeypatch.setattr(stream_module, "MOST_OWED", 0)
+    await other._transport.send_all(request)
+    await until_at_end(one)
 
 
 async def test_the_older_version_does_the_same(transports: Transports, files: Files) -> None:
