@@ -189,6 +189,7 @@ class ClientLeg:
 
     async def pause(self, seconds: float) -> None:
         """Wait so long because a rule wants it; not behind `expire`, nor for a client that is gone."""
+        self._stays_until = 0.0
         with trio.CancelScope() as self._pausing:
             if not self.peer.expired:
                 await trio.sleep(seconds)

@@ -12,7 +12,7 @@ not fit even so need not be written (weights.py), so that they keep no record be
 Invariants: `put` never waits, and what it was given is written once and whole (but for a body for want of space), in order, as long as the process lives, unless it was counted as dropped:
 beyond `max_waiting` octets, and for what can never be written. `commit` returns only when all is in the store. Nothing is written after `commit` has said
 that it was not. A task that is cancelled is woken at once, and what it gave is not written, unless that has begun: then it is in front of all that is given from then on.
-A write that does not return is trouble too, once it has taken `patience`: the thread cannot say so, but `look` does.
+A write that does not return is trouble too, once it has taken `patience` and somebody waits, or did: the thread cannot say so, but `look` does.
 What is written, and when, does not belong here (record/recorder.py), nor how (backend.py), nor what waits (waiting.py).
 """
 
@@ -101,6 +101,8 @@ class Writer:
         self._ring_by = math.inf  # for those who wait and whom the thread was not woken for
         self._closing_by: float | None = None
         self._patient = patience
+        self._awaited = 0  # commits
+        self._left: float | None = None  # when the thread began that for which somebody did not wait any more
         self._stuck: RecordError | None = None
         # Written by the writer's thread.
         self._since = math.inf  # when it began what it does
@@ -131,7 +133,9 @@ class Writer:
 
     def look(self) -> None:
         """Called now and then: a disk that hangs fails nothing, and is trouble all the same."""
-        stuck = time.monotonic() - self._since > self._patient
+        since = self._since
+        stuck = time.monotonic() - since > self._patient
+        stuck = stuck and (self._awaited > 0 or self._left == since or self._stuck is not None)
         if stuck is (self._stuck is None):
             self._stuck = RecordError(f"the store has not answered for {self._patient:g} s") if stuck else None
             if self._trouble is None:  # from a thread: whoever hears it may have to wait for the same disk
@@ -174,9 +178,14 @@ class Writer:
 
         def abort(_: object) -> trio.lowlevel.Abort:
             item.take_back()
+            self._left = self._since
             return trio.lowlevel.Abort.SUCCEEDED
 
-        await trio.lowlevel.wait_task_rescheduled(abort)
+        self._awaited += 1
+        try:
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        finally:
+            self._awaited -= 1
 
     def _turn(self, idle: bool) -> None:
         if self._ring_by < math.inf and (idle or time.monotonic() >= self._ring_by):

@@ -314,10 +314,28 @@ async def test_who_is_cancelled_does_not_wait(ledger: Ledger, start: Start) -> N
     assert ledger.names == ["T1", "T1", "T3"], "what had begun, and behind it the outcome; what had not is taken back"
 
 
+async def test_so_it_is_for_who_gave_up_waiting_for_it(ledger: Ledger, start: Start) -> None:
+    writer = start(patience=0.1)
+    ledger.hold()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writer.commit, [transaction("T1")])
+        await until(ledger.tried)
+        nursery.cancel_scope.cancel()
+    with trio.fail_after(SOON):
+        while writer.trouble is None:
+            await trio.sleep(0.01)
+            writer.look()
+
+
 async def test_a_write_that_does_not_return_is_trouble_and_told_once(ledger: Ledger, start: Start) -> None:
     alarm = Alarm()
     writer = start(alarm=alarm, patience=0.02)
     ledger.hold()
+    writer.put(transaction("T0"))
+    await until(ledger.tried)
+    await trio.sleep(0.03)
+    writer.look()
+    assert writer.trouble is None, "nobody waits for it"
     async with trio.open_nursery() as nursery:
         nursery.start_soon(writer.commit, [transaction("T1")])
         with trio.fail_after(SOON):
@@ -331,7 +349,7 @@ async def test_a_write_that_does_not_return_is_trouble_and_told_once(ledger: Led
     with trio.fail_after(SOON):
         while writer.trouble is not None:
             await trio.lowlevel.checkpoint()
-    assert ledger.names == ["T1"]
+    assert ledger.names == ["T0", "T1"]
     await alarm.wait()
     assert alarm.told[1:] == [None]
 
