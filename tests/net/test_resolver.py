@@ -28,21 +28,17 @@ class Silent:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
-        self.go_on = threading.Event()
+        self.began, self.go_on = threading.Event(), threading.Event()
         self._real = socket.getaddrinfo
 
     def getaddrinfo(self, host: Any, port: Any, family: int = 0, type_: int = 0, proto: int = 0, flags: int = 0) -> Any:
         name = host.decode() if isinstance(host, bytes) else str(host)
         if name.endswith(".silent") and not flags & socket.AI_NUMERICHOST:
             self.asked.append(name)
+            self.began.set()
             self.go_on.wait()
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return self._real(host, port, family, type_, proto, flags)
-
-    async def is_asked(self, times: int = 1) -> None:
-        """Its threads take their time to begin."""
-        while len(self.asked) < times:
-            await trio.lowlevel.checkpoint()
 
 
 @pytest.fixture
@@ -69,7 +65,6 @@ async def test_names_that_are_not_resolved_stop_neither_others_nor_what_waits_fo
             for number in range(50):
                 nursery.start_soon(unresolved, "a.silent" if number % 2 else "b.silent", poller, told)
             await trio.testing.wait_all_tasks_blocked()
-            await silent.is_asked(2)
             with trio.fail_after(20):
                 url = UpstreamUrl.parse(f"smtp://localhost:{listener.getsockname()[1]}")
                 (await dial(url, 20, adopt=poller.adopt)).close()
@@ -77,8 +72,8 @@ async def test_names_that_are_not_resolved_stop_neither_others_nor_what_waits_fo
                 await spool.add(b"x")
                 assert [piece async for piece in spool.pieces()] == [b"x"]
                 spool.close()
-            assert sorted(silent.asked) == ["a.silent", "b.silent"]
             silent.go_on.set()
+    assert sorted(silent.asked) == ["a.silent", "b.silent"]
     assert (len(told), len(set(told))) == (50, 2)
     silent.asked.clear()
     await unresolved("a.silent", poller)
@@ -96,7 +91,6 @@ async def test_who_leaves_takes_the_answer_from_nobody(poller: Poller, silent: S
         nursery.start_soon(leaves)
         nursery.start_soon(unresolved, "a.silent", poller)
         await trio.testing.wait_all_tasks_blocked()
-        await silent.is_asked()
         first.cancel()
         await trio.testing.wait_all_tasks_blocked()
         silent.go_on.set()
@@ -106,6 +100,6 @@ async def test_who_leaves_takes_the_answer_from_nobody(poller: Poller, silent: S
 async def test_a_lookup_that_never_ends_is_given_up(mock_clock: MockClock, poller: Poller, silent: Silent) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(partial(unresolved, "a.silent", poller))
-        await silent.is_asked()
+        assert await trio.to_thread.run_sync(silent.began.wait, 20)
         mock_clock.jump(resolver.LOOKUP_SECONDS)
     assert silent.asked == ["a.silent"]
