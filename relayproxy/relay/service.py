@@ -112,6 +112,7 @@ class Relay:
         self._places = config.limits.sessions
         self._shutdown = trio.Event()
         self._draining = trio.CancelScope()
+        self._hurried = False
         #: Set when nobody waits for sessions any more: they were cancelled, and what a thread does for them on a disk is all that can keep them.
         self.given_up = trio.Event()
         self._last_gone: trio.Event | None = None
@@ -281,6 +282,7 @@ class Relay:
         """Begin the orderly end; again, and it is no longer orderly: all that waits ends now."""
         if self._shutdown.is_set():
             self._cut_off()
+            self._hurried = True
             self._draining.cancel()
         self._shutdown.set()
         for context in self._contexts.values():
@@ -293,11 +295,12 @@ class Relay:
             session.cut_off()
 
     async def drain(self) -> bool:
-        """After `shut_down`, once: let sessions end, up to `drain` or the second `shut_down`, then end all that waits; whether all sessions have ended."""
-        with self._draining:
-            if await self.all_gone(self._config.drain):
+        """After `shut_down`: let sessions end, up to `drain` or the second `shut_down`, then end all that waits; whether all sessions have ended."""
+        with trio.CancelScope() as self._draining:
+            if await self.all_gone(0 if self._hurried else self._config.drain):
                 return True
-        self._cut_off()
+        if not self._hurried:  # once: again, and it would end their last words
+            self._cut_off()
         return await self.all_gone(GOODBYES)
 
     async def all_gone(self, seconds: float) -> bool:
