@@ -357,20 +357,20 @@ def test_a_hangup_while_it_starts_is_obeyed_when_it_serves_and_not_ignored_by_ch
 HUNG_DISK = """
 import os, sys, threading
 
-class Hung:
-    def write(self, _):
-        print("it hangs", file=sys.stderr)
-        threading.Event().wait()
+def hang(*_):
+    print("it hangs", file=sys.stderr)
+    threading.Event().wait()
 
-real = os.fdopen
-os.fdopen = lambda *arguments, **more: Hung() if more.get("buffering") == 0 else real(*arguments, **more)
+os.pwrite = hang
 from relayproxy.cli import main
 sys.exit(main())
 """
 
 
 def test_a_second_sigterm_ends_a_relay_that_waits_for_a_disk(tmp_path: Path) -> None:
-    (tmp_path / "small.toml").write_text(f'{CONFIG}[limits]\nspool_memory = "1KiB"\n')
+    """A message that a rule holds back while it is looked at."""
+    (tmp_path / "rules.toml").write_text('[[rule]]\nwhen = { body = "*x*" }\nthen = [{ replace_body = "y" }]\n')
+    (tmp_path / "small.toml").write_text(f'{CONFIG}[limits]\nspool_memory = "1KiB"\n[rules]\nfiles = ["rules.toml"]\n')
     with running(tmp_path, "small.toml", program=("-c", HUNG_DISK)) as relay:
         assert relay.stderr
         with smtplib.SMTP("127.0.0.1", port(line(relay.stdout)), timeout=20) as smtp:
