@@ -60,7 +60,7 @@ class DeadlineStream(trio.abc.HalfCloseableStream):
 
     @property
     def at_end(self) -> bool:
-        """Whether it is certain that all has been received: the far side has closed, or the connection is broken. Takes nothing away."""
+        """Whether it is certain that all has been received: the far side has closed, or the connection is broken. Takes nothing away. False of one that we closed."""
         return False
 
     @property
@@ -214,6 +214,8 @@ class TrioStream(DeadlineStream):
 
     @property
     def at_end(self) -> bool:
+        if self._closed:
+            return False
         if self._heard is None and self._receive_now is not None and self._receive_scope is None:
             try:
                 self._heard = bytes(self._receive_now(RECEIVE_SIZE))

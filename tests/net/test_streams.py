@@ -177,3 +177,9 @@ async def test_a_reset_is_an_end_whatever_came_before(pair: Transports) -> None:
     assert not other.at_end
     one.reset()
     await until_at_end(other)
+
+
+async def test_whether_one_that_was_closed_is_at_its_end_may_be_asked(pair: Transports) -> None:
+    one, _ = pair()
+    one.close()
+    assert not one.at_end
