@@ -54,8 +54,11 @@ TLS: Final = {"off": "no TLS", "starttls": "STARTTLS", "implicit": "implicit TLS
 #: Where that is not the verb's own name: a module called list would be a name of this package, and hide what Python calls so.
 _MODULES: Final = {"list": "listing"}
 
-#: Of a URL, wherever one was quoted, as a path even; up to the last @, since an @ in a password is easily left as it is.
-_PASSWORD: Final = re.compile(r"(:/{1,2}[^\s/@:]*+:)\S*@")
+#: Of a URL, wherever one was quoted, as a path even: up to the last @, since an @ in a password is easily left as it is; and what may be one as a parameter.
+_PASSWORDS: Final = (
+    (re.compile(r"(:/{1,2}[^\s/:]*+:)\S*@"), r"\1***@"),
+    (re.compile(r"([?&][^\s=&]*(?:pass|secret|token)[^\s=&]*=)[^\s&'\"]*", re.IGNORECASE), r"\1***"),
+)
 _hangups: Final[list[int]] = []
 
 _NUMBERS: Final = {int: "an integer", float: "a number"}
@@ -189,6 +192,13 @@ def hung_up() -> bool:
     return bool(_hangups)
 
 
+def without_passwords(text: str) -> str:
+    """The same with `***` in the place of what may be a password of a URL, wherever one stands."""
+    for password, hidden in _PASSWORDS:
+        text = password.sub(hidden, text)
+    return text
+
+
 def say(text: str) -> None:
     """Tell the user, with nothing that a terminal would obey (attack 22): a file, a flag or a server may have put it there; and with no password of a URL."""
     from relayproxy.record.text import printable
@@ -196,7 +206,7 @@ def say(text: str) -> None:
     stream: TextIO | None = sys.stderr
     if stream is not None:  # there is none where it was closed for us
         with suppress(OSError):  # nobody hears it: no reason to end
-            stream.write("".join(printable(_PASSWORD.sub(r"\1***@", line)) + "\n" for line in text.splitlines()))
+            stream.write("".join(printable(line) + "\n" for line in without_passwords(text).splitlines()))
 
 
 def one_config(file: Path | None, config: Path | None) -> Path | None:

@@ -9,6 +9,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from relayproxy.cli import without_passwords
 from relayproxy.cli.config import ConfigError, load_with_rules
 from relayproxy.cli.config_rules import guard_captures, guarded
 from relayproxy.relay.rulebook import Drawn, Rulebook, Rules, guard_of
@@ -50,7 +51,7 @@ def _read_again(running: Config, path: Path | None, flags: Flags) -> Rules:
     try:
         config, loaded = load_with_rules(path, flags, running=running)
     except ConfigError as error:
-        raise ValueError("\n".join(error.lines)) from error
+        raise ValueError(without_passwords("\n".join(error.lines))) from error
     restart = tuple([dotted(place) for place in _changed(running, config) if not _is_read_again(place)])
     return _rules(config, loaded)._replace(restart=restart)
 

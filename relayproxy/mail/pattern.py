@@ -215,8 +215,9 @@ _WRITTEN: Final = {"*": ".*", "?": "."}
 def _address_glob(glob: str) -> str:
     """A glob as canonical as it can be; its letters are matched in any case, whatever it is. Raises PatternError."""
     local, domain = split(glob)
-    if len(local) < len(glob) and not domain.strip("."):
-        # It would be taken for one without a domain, and `*@`, what is left where a variable is not set, for everybody.
-        raise PatternError("expected a domain behind the @, found nothing")
+    named = domain.rstrip(".")
+    if len(local) < len(glob) and (not named or (named != domain and named[-1] in "*?")):
+        # `*@` and `*@*.` are what is left where a variable is not set, and would be everybody's.
+        raise PatternError(f"expected a domain behind the @, found {repr(domain) if domain else 'nothing'}")
     local = dequoted(local)
     return f"{local}@{unicodedata.normalize('NFC', domain.removesuffix('.'))}" if domain else local

@@ -16,7 +16,7 @@ from relayproxy.relay.outgoing import Refusal, accept, mail_of, rcpt_of
 from relayproxy.relay.plan import Leaving
 from relayproxy.rules.gates import EnvelopeGate
 from relayproxy.smtp import local_replies
-from relayproxy.smtp.commands import Mail, Rcpt, Rset, Vrfy
+from relayproxy.smtp.commands import Mail, Rcpt, Rset
 from relayproxy.smtp.replies import worst
 
 if TYPE_CHECKING:
@@ -122,8 +122,6 @@ class Envelopes:
                 plan, self.plan = self.plan, None
                 left = plan is not None and plan.mail_left
                 return _Wanted(Passed(command, (), local_replies.RESET_OK), (Leaving(command),) if left else ())
-            case Vrfy() if self._ruling.book.guard is not None:  # it names somebody
-                return _Wanted(Passed(command, (), local_replies.CANNOT_VERIFY))
             case _:
                 return _Wanted(Passed(command, (), local_replies.NOOP_OK), (Leaving(command),))
 

@@ -157,9 +157,9 @@ class Relay:
         return warnings
 
     async def reload(self) -> None:
-        """SIGHUP: read certificates and keys again, for the sessions that come, then rules and guard. What cannot be read is told, and stays as it was."""
-        await self._keyring.reload(self._reporter.reloaded)
+        """SIGHUP: read rules and guard again, which wait for no certificate, then certificates and keys, for the sessions that come. What cannot be read is told, and stays as it was."""
         await self._rulebook.reload(self._reporter.reloaded)
+        await self._keyring.reload(self._reporter.reloaded)
 
     # Sockets.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 from relayproxy.net.peer import PeerLost, PeerStalled
 from relayproxy.smtp import local_replies
-from relayproxy.smtp.commands import Data, Quit, Rcpt, Rset
+from relayproxy.smtp.commands import Data, Quit, Rcpt, Rset, Vrfy
 from relayproxy.smtp.errors import RemoteProtocolError
 from relayproxy.tls.facts import is_private
 
@@ -270,7 +270,7 @@ class SmtpUpstream:
         admits = self._admits
         if admits is not None:
             for one in commands:
-                if type(one) is Rcpt and not admits(one.path.address):
+                if (named := _named(one)) is not None and not admits(named):
                     return self._exchange_guarded(commands, deadline, admits)
         return self._exchange(commands, deadline)
 
@@ -278,12 +278,13 @@ class SmtpUpstream:
         self, commands: Sequence[Command], deadline: float | None, admits: Callable[[bytes], bool]
     ) -> list[Reply]:
         # DESIGN §9.3, whatever else went wrong: here RCPT becomes octets, and nowhere else.
-        may = [not isinstance(one, Rcpt) or admits(one.path.address) for one in commands]
+        may = [(named := _named(one)) is None or admits(named) for one in commands]
         allowed = list(compress(commands, may))
         answers = iter(await self._exchange(allowed, deadline) if allowed else ())
         kept_back = [one for one, leaves in zip(commands, may, strict=True) if not leaves]
         self.withheld = [*kept_back, *(self.withheld if allowed else ())]
-        return [next(answers) if leaves else local_replies.GUARDED for leaves in may]
+        kept_from = {Rcpt: local_replies.GUARDED, Vrfy: local_replies.CANNOT_VERIFY}
+        return [next(answers) if leaves else kept_from[type(one)] for one, leaves in zip(commands, may, strict=True)]
 
     async def _exchange(self, commands: Sequence[Command], deadline: float | None) -> list[Reply]:
         protocol, count = self._protocol, len(commands)
@@ -435,3 +436,14 @@ class SmtpUpstream:
             await self.exchange(goodbye, deadline=self._peer.now() + self._timeouts.quit)
         finally:
             self.drop()
+
+
+def _named(command: Command) -> bytes | None:
+    """Whom it names to the server, that somebody has to allow; None: nobody."""
+    match command:
+        case Rcpt():
+            return command.path.address
+        case Vrfy():
+            return command.argument
+        case _:
+            return None

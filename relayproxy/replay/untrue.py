@@ -20,6 +20,7 @@ _IN_PLACE: Final = frozenset(
     for reply in (
         local_replies.AUTH_UNAVAILABLE,
         local_replies.CANNOT_RECORD,
+        local_replies.CANNOT_VERIFY,
         local_replies.CREDENTIALS_REFUSED,
         local_replies.DISK_FULL,
         local_replies.GUARDED,

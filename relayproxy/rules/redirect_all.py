@@ -46,6 +46,7 @@ FIELDS: Final = (
 #: This goes, whomever it names: its values are URLs, mail programs offer to answer there, and where it is the Reply-To, Thunderbird answers From instead.
 LIST: Final = "List-Post"
 
+_QUOTED: Final = re.compile(rb'"(?:[^"\\]|\\.?)*(?:"|\Z)', re.DOTALL)
 #: A group, a semicolon, or nothing between two commas: programs differ in what they read, some read nobody, and then answer From.
 _UNLIKE_A_LIST: Final = re.compile(rb"[:;]|(?:^|,)[ \t]*(?:,|$)")
 
@@ -110,9 +111,11 @@ class AnsweredOutside(Part, frozen=True):
 
     def _names(self, value: bytes, *, plainly: bool = False) -> bool:
         """Whether it names people, and these are inside; `plainly`: in a list of mailboxes that no program reads otherwise, or not at all."""
-        if plainly and (not value.isascii() or _UNLIKE_A_LIST.search(unfold(value))):
+        if plainly and _UNLIKE_A_LIST.search(_QUOTED.sub(b"x", unfold(value))):
             return False
         named = found(value)
+        if plainly and not all(one.address is not None and one.address.isascii() for one in named):
+            return False
         return bool(named) and all(one.address is not None and self.inside.spares(one.address) for one in named)
 
 

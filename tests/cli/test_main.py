@@ -100,6 +100,8 @@ def test_what_a_file_says_is_not_obeyed_by_the_terminal(capsys: pytest.CaptureFi
         ["run", "--listen", "smtp://app:hunter2@mail.test"],
         ["run", "smtp://app:hunter2@mail.test"],
         ["list", "smtp://app:hun@ter2@mail.test/"],
+        ["run", "--listen", "smtp://app@mail.test:hunter2@mail.test"],
+        ["run", "--listen", "postgresql:///db?user=/app:x@y&password=hunter2"],
         ["list", "--limit", "smtp://app:hunter2@mail.test"],
         ["check", "--stroe=postgresql://app:hunter2@db/mail"],
     ],
@@ -108,7 +110,7 @@ def test_a_password_in_a_url_is_shown_nowhere(arguments: list[str], capsys: pyte
     assert main(arguments) != 0
     said = capsys.readouterr().err
     assert "hun" not in said
-    assert "/app:***@" in said
+    assert "***" in said
 
 
 def test_a_place_that_is_taken_is_status_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -102,6 +102,12 @@ async def test_what_a_guard_captures_needs_the_store_of_the_start() -> None:
     assert await taken(ONE, ONE + CAPTURES, "") == (None, [])
 
 
+async def test_a_password_in_a_url_is_not_told_there_either() -> None:
+    told = await told_of(ONE, ONE + '[[listener]]\naddress = "smtp://app@a.test:hunter2@mail.test"\n')
+    assert told["error"] is not None
+    assert "hunter2" not in told["error"]
+
+
 async def test_whom_the_guard_allows_from_there_on_is_told() -> None:
     what = {"level": "info", "what": "rules and guard", "error": None}
     narrower = await told_of(ONE + '[guard]\nallow = ["*@a.test"]\n', ONE + '[guard]\nallow = ["b@a.test"]\n')

@@ -33,6 +33,8 @@ async def test_a_guard_that_comes_holds_for_sessions_that_are_open(tmp_path: Pat
         add(tmp_path, '\n[guard]\nallow = ["*@inside.test"]\n')
         relay.process.send_signal(signal.SIGHUP)
         await relay.tells("reload", what="rules and guard")
+        assert (await client.say("VRFY b@outside.test"))[0] == 252
+        assert (await client.say("VRFY b@inside.test"))[0] == 250
         assert (await client.say("MAIL FROM:<a@client.test>"))[0] == 250
         assert (await client.say("RCPT TO:<b@outside.test>"))[1][:5] == "5.7.1"
         assert (await client.say("RCPT TO:<b@inside.test>"))[0] == 250

@@ -200,11 +200,14 @@ def test_what_is_no_pattern_is_told() -> None:
     assert str(caught.value) == "'/[/': expected a regular expression (RE2) between the slashes: missing ]: ["
 
 
-@pytest.mark.parametrize("entry", ["*@", "**@", "joe@", "*@."])
+@pytest.mark.parametrize("entry", ["*@", "**@", "joe@", "*@.", "*@*.", "*@*.*.", "*@?."])
 def test_an_entry_whose_domain_is_missing_is_none_for_everybody(entry: str) -> None:
+    found = entry.partition("@")[2]
     with pytest.raises(PatternError) as caught:
         Guard.parse([entry])
-    assert str(caught.value) == f"{entry!r}: expected a domain behind the @, found nothing"
+    assert (
+        str(caught.value) == f"{entry!r}: expected a domain behind the @, found {repr(found) if found else 'nothing'}"
+    )
 
 
 def test_it_says_whom_it_allows() -> None:

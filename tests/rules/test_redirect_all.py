@@ -153,6 +153,9 @@ ANSWERED = [
         ["Help <help@example.test>, joe@example.test"],
     ),
     ("From: shop@shop.example\nFrom: joe@example.test", [QA]),
+    ("From: shop@shop.example\nReply-To: j\u00f6e@example.test", [QA]),
+    ('From: shop@shop.example\nReply-To: "Help: us; Joe" <joe@example.test>', ['"Help: us; Joe" <joe@example.test>']),
+    ("From: shop@shop.example\nReply-To: J\u00f6 <joe@example.test>", ["J\u00f6 <joe@example.test>"]),
     # A line that is no field, behind which some see the text.
     ("From: shop@shop.example\nX Header: y\nReply-To: help@example.test", [QA]),
     ("From: shop@shop.example\nReply-To: help@example.test\nX Header: y", ["help@example.test"]),
