@@ -161,7 +161,7 @@ class LogSink:
 
     def keep(self, line: bytes) -> None:
         """`put`, of a line that is not dropped before `max_kept` octets wait."""
-        if self._put - self._taken + len(line) > self._max_kept:
+        if self._put != self._taken and self._put - self._taken + len(line) > self._max_kept:
             self._dropped += 1
             return
         self._put += len(line)
@@ -189,7 +189,7 @@ class LogSink:
         if stuck is not self._stuck:
             self._stuck = stuck
             if not self._failing:
-                why = f"nothing has been taken for {self._patience:g} s" if stuck else None
+                why = f"lines have waited for more than {self._patience:g} s" if stuck else None
                 # Standard error may be as stuck as the log is.
                 threading.Thread(target=self._alarm, args=(why,), name="relayproxy-alarm", daemon=True).start()
 

@@ -108,9 +108,9 @@ class Keeping:
             self._drop_bodies()
             self.trouble = error
 
-    def patience(self, held: float) -> float:
-        """Seconds that `commit` may take, where a message may be held for so many; what passes all the same does not wait for a store that hangs."""
-        return held if self._capture or self._recording.policy.refuse else min(held, STUCK)
+    def patience(self, until: float, now: float) -> float:
+        """Until when `commit`, which begins now, may take, where the message may be held until then; what passes all the same does not wait for a store that hangs."""
+        return until if self._capture or self._recording.policy.refuse else min(until, now + STUCK)
 
     def give_up(self) -> Reply | None:
         """`commit` was cancelled: the store hangs. What there is of the message waits for it with the outcome; a reply where it must be refused."""

@@ -135,7 +135,9 @@ class Session:
                 await self._client.peer.close(agreed=self._quit)
             finally:
                 await self._leg.leave()
-                del self._messages, self._handshake, self._transfer  # they have `_say`, which has us: a circle
+                # They have `_say`, which has us, or a ruling, which has the client: circles.
+                del self._messages, self._handshake, self._transfer
+                self._client.faults = None
 
     async def _say(self, replies: Sequence[Reply] = ()) -> None:
         """Write what is pending, and these; only then has the client heard them, and what they ended is told."""

@@ -94,10 +94,12 @@ class Passage:
         if (keeping := transaction.keeping) is not None:
             if transaction.keeps:
                 keeping.demand()
-            with self._client.patience(came + keeping.patience(self._held)) as patience:
+            with self._client.patience(keeping.patience(came + self._held, trio.current_time())) as patience:
                 refusal = await keeping.commit(transaction.intent())
             if patience.cancelled_caught:
                 refusal = keeping.give_up()
+            if self._client.peer.expired:  # the grace of a shutdown is over: no dot leaves any more (PROTOCOL §4, S6)
+                refusal = local_replies.SHUTTING_DOWN
             if refusal is not None:
                 delivery.give_up()
                 return refusal

@@ -163,6 +163,7 @@ class UpstreamLeg:
 
     async def leave(self) -> None:
         """End it, politely where that can be."""
+        self._gated = None  # it has the session
         if (upstream := self.upstream) is not None:
             heard = upstream.violation is not None
             await upstream.leave()

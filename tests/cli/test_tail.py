@@ -116,7 +116,7 @@ def test_a_store_that_is_made_anew_in_its_place_is_followed(tmp_path: Path) -> N
         for path in tmp_path.iterdir():
             path.rename(path.with_name(f"old-{path.name}"))
         assert process.stderr
-        assert b"was moved or removed" in process.stderr.readline()
+        assert b"was moved, removed or emptied" in process.stderr.readline()
         kept_in(
             store,
             TransactionWrite(record("S1", "T8"), None, final=True),

@@ -272,6 +272,14 @@ def test_where_a_store_has_them_too_no_more_lines_wait_than_are_to() -> None:
     assert numbers(paper.lines())[-1] == 100
 
 
+def test_one_line_that_is_longer_than_what_may_wait_is_written() -> None:
+    paper = Paper()
+    reporter = Reporter(paper, max_kept=10)
+    reporter.transaction(transaction(0))
+    assert reporter.close(SOON)
+    assert numbers(paper.lines()) == [0]
+
+
 def test_that_nobody_reads_is_told_once() -> None:
     paper = Paper()
     paper.hold()
@@ -285,7 +293,7 @@ def test_that_nobody_reads_is_told_once() -> None:
     now[0] = 10.1
     reporter.look()
     reporter.look()
-    eventually(lambda: alarms == ["nothing has been taken for 10 s"])
+    eventually(lambda: alarms == ["lines have waited for more than 10 s"])
     paper.release()
     eventually(lambda: reporter.healthy)
     reporter.look()

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from relayproxy.net.stream import DeadlineStream
     from relayproxy.record.recorder import Recorder
     from relayproxy.record.store.interface import Stored
+    from relayproxy.relay.rulebook import Rulebook
 
 END_OF_DATA: Final = b"\r\n.\r\n"
 #: What no test takes, so that a relay that hangs fails it and does not stop it.
@@ -295,6 +296,7 @@ async def serving(
     prepare: Callable[[socket.socket], None] = lambda _: None,
     listener: dict[str, Any] | None = None,
     record: dict[str, Any] | None = None,
+    rulebook: Rulebook | None = None,
     **config: Any,
 ) -> AsyncIterator[Running]:
     """A relay that listens; `prepare` sees each accepted socket first. All is over behind it, in order."""
@@ -326,7 +328,14 @@ async def serving(
     )
     await trio.Path(state).mkdir(exist_ok=True)
     with recording(settings, reporter) as recorder:
-        relay = Relay(settings, reporter, dial=partial(dial, adopt=poller.adopt), adopt=adopt, recorder=recorder)
+        relay = Relay(
+            settings,
+            reporter,
+            dial=partial(dial, adopt=poller.adopt),
+            adopt=adopt,
+            recorder=recorder,
+            rulebook=rulebook,
+        )
         async with _running(Running(relay, log, reporter, recorder), poller, len(addresses)) as running:
             yield running
 

@@ -20,18 +20,28 @@ from relay_on_sockets import END_OF_DATA, PATIENCE, Client, Log, connect, servin
 from trio.testing import wait_all_tasks_blocked
 
 from relayproxy.record.store.sqlite import SqliteStore
+from relayproxy.relay.rulebook import Drawn, Rulebook, Rules
+from relayproxy.relay.workers import Workers
+from relayproxy.rules.load import load
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-async def test_a_session_that_has_ended_is_freed_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "rules", ["", '[[rule]]\nthen = [{ tag = "x" }]\n', '[[rule]]\nwhen = { body = "*x*" }\nthen = [{ hold = "x" }]\n']
+)
+async def test_a_session_that_has_ended_is_freed_at_once(tmp_path: Path, rules: str) -> None:
     """And not when Python looks for circles, which it seldom does here."""
+    (tmp_path / "rules.toml").write_text(rules)
+    book = Rulebook(Rules(load([tmp_path / "rules.toml"]).rules, None), Drawn(1, trio.current_time), Workers(1, 5.0))
     sockets: list[weakref.ref[socket.socket]] = []
     gc.disable()
     try:
         async with (
             upstream_server() as upstream,
-            serving(tmp_path, upstream=upstream, prepare=lambda sock: sockets.append(weakref.ref(sock))) as relay,
+            serving(
+                tmp_path, upstream=upstream, rulebook=book, prepare=lambda sock: sockets.append(weakref.ref(sock))
+            ) as relay,
         ):
             client = await relay.connect()
             await client.hello()

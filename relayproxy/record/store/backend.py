@@ -19,7 +19,14 @@ import apsw
 
 from relayproxy.record.store import releases
 from relayproxy.record.store.bodies import Bodies, record_error
-from relayproxy.record.store.connection import is_for_want_of_room, open_to_write, record_error_of, roll_back
+from relayproxy.record.store.connection import (
+    SMALLEST_PAGE,
+    is_empty,
+    is_for_want_of_room,
+    open_to_write,
+    record_error_of,
+    roll_back,
+)
 from relayproxy.record.store.contents import RAW, ZSTD, Packer
 from relayproxy.record.store.interface import RecordError, StoreAwayError, StoreError, TransactionWrite
 from relayproxy.record.store.reserve import ROOM, Reserve
@@ -39,9 +46,6 @@ if TYPE_CHECKING:
 _FILE_FROM: Final = 1 << 16
 #: Octets of a session's wire from which on it is worth to compress it.
 _PACK_FROM: Final = 512
-
-#: The smallest page that SQLite knows.
-_PAGE: Final = 512
 
 _NO_BODY: Final = (None,) * 6
 
@@ -243,9 +247,12 @@ class SqliteBackend:
         if connection is None:
             connection = self._reopen()
         elif self._file is None or _identity(self._path, connection) != self._file:
-            # What the log has is carried over, if nobody else has the file; without the rest of it that is no database.
-            if _is_empty(self._path):
+            # What the log has is carried over, also where somebody reads; without the rest of it that is no database.
+            if is_empty(self._path):
                 connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            else:
+                with suppress(apsw.Error):
+                    connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             self._drop()
             raise RecordError(f"{self._path} or its write-ahead log was moved, removed or emptied")
         try:
@@ -304,10 +311,4 @@ def _identity(path: Path, connection: apsw.Connection) -> tuple[int, int, int, i
         file, log = os.stat(path), os.stat(connection.filename_wal)  # noqa: PTH116 - on the way of every batch
     except OSError:
         return None
-    return None if file.st_size < _PAGE else (file.st_dev, file.st_ino, log.st_dev, log.st_ino)
-
-
-def _is_empty(path: Path) -> bool:
-    with suppress(OSError):
-        return path.stat().st_size < _PAGE
-    return False
+    return None if file.st_size < SMALLEST_PAGE else (file.st_dev, file.st_ino, log.st_dev, log.st_ino)

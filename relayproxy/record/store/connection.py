@@ -31,6 +31,8 @@ _CHECKPOINT: Final = 4000
 _CHECKPOINT_SMALL: Final = 64
 _CHECKPOINT_PART: Final = 16
 _PAGE: Final = 4096
+#: The smallest that SQLite knows.
+SMALLEST_PAGE: Final = 512
 _FRAME: Final = _PAGE + 24
 _A_FOLDER: Final = "{}: expected a file, found a folder"
 
@@ -180,6 +182,13 @@ def file_at(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def is_empty(path: Path) -> bool:
+    """Whether there is less than a page of any size."""
+    with suppress(OSError):
+        return path.stat().st_size < SMALLEST_PAGE
+    return False
 
 
 class Still(NamedTuple):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import apsw
 
 from relayproxy.record.store import releases
-from relayproxy.record.store.connection import file_at, open_to_read, still_at, store_error
+from relayproxy.record.store.connection import file_at, is_empty, open_to_read, still_at, store_error
 from relayproxy.record.store.contents import pieces
 from relayproxy.record.store.interface import StoreAwayError, StoreError
 from relayproxy.record.store.reading import Row, RowReader, is_read
@@ -56,6 +56,7 @@ class SqliteReader(RowReader):
         file = file_at(self._path)  # before it is opened: another may come in its place meanwhile
         self._connection, self._still = open_to_read(self._path, patience=_PATIENCE)
         self._file = file
+        self._log = file_at(self._log_path)  # there is none where nobody writes
         for name, function in FUNCTIONS.items():
             self._connection.create_scalar_function(name, function, deterministic=True)
 
@@ -106,13 +107,13 @@ class SqliteReader(RowReader):
             return number
 
     def wait(self, seconds: float, output: int) -> bool:
-        if file_at(self._path) != self._file:
-            moved, before = StoreAwayError(f"{self._path} was moved or removed", replaced=True), self._connection
+        if self._is_gone:
+            moved = StoreAwayError(f"{self._path} or its write-ahead log was moved, removed or emptied", replaced=True)
+            self._connection.close()  # first: who writes cannot make it anew while we have the old one
             try:
                 self._open()
             except StoreError as error:
                 raise moved from error
-            before.close()
             raise moved
         return is_read(output, min(seconds, _PERIOD))  # SQLite tells nobody that something was written
 
@@ -120,6 +121,16 @@ class SqliteReader(RowReader):
         self._connection.close()
 
     # Below.
+
+    @property
+    def _log_path(self) -> Path:
+        return self._path.with_name(f"{self._path.name}-wal")
+
+    @property
+    def _is_gone(self) -> bool:
+        """Whether what was opened is not what is there: SQLite reads on in it, and keeps others from it."""
+        has_other_log = self._log is not None and file_at(self._log_path) != self._log
+        return file_at(self._path) != self._file or has_other_log or is_empty(self._path)
 
     def rows(
         self, condition: str, parameters: Sequence[Parameter], *, newest_first: bool = False, limit: int | None = None

@@ -19,7 +19,7 @@ import trio
 from conformance import noise
 from stored_things import HEADER, NOW, SOON, Alarm, held, ids, release, session, transaction, whole
 
-from relayproxy.record.store.interface import Keep, RecordError, StoreError
+from relayproxy.record.store.interface import Keep, RecordError, StoreAwayError, StoreError
 from relayproxy.record.store.opening import open_store
 from relayproxy.record.store.schema import APPLICATION, STEPS, migrate, version
 from relayproxy.record.store.spool import Spool
@@ -225,6 +225,23 @@ def test_a_store_that_was_not_closed_is_not_guessed_at_where_nothing_can_be_writ
         read_only(disk)
         with pytest.raises(StoreError, match="copy both"):
             open_store(f"sqlite:{disk}/store.db").reader()
+
+
+@pytest.mark.parametrize("gone", [["-wal"], ["-wal", "-shm"]])
+def test_what_only_a_removed_log_has_is_kept_also_while_somebody_reads(tmp_path: Path, gone: list[str]) -> None:
+    store = SqliteStore(tmp_path / "store.db")
+    with closing(store.backend()) as backend, store.reader() as reader, open(os.devnull, "w") as output:  # noqa: PTH123
+        backend.write([transaction("T1")], durable=True)
+        assert ids(reader) == ["T1"]
+        for suffix in gone:
+            Path(f"{store.path}{suffix}").unlink()
+        with pytest.raises(RecordError, match="was moved, removed or emptied"):
+            backend.write([transaction("T2")], durable=True)
+        with pytest.raises(StoreAwayError):
+            reader.wait(0, output.fileno())  # which lets go of it
+        backend.write([transaction("T3")], durable=True)
+    with store.reader() as reader:
+        assert ids(reader) == ["T1", "T3"]
 
 
 @contextmanager
