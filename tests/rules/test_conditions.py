@@ -271,7 +271,7 @@ def test_whatever_stands_there_is_read_or_told(value: object) -> None:
 
 addresses = st.sampled_from(
     [
-        "jane@x.test", "JANE@X.test", "*@x.test", "*@*.test", "*@*.x.test", "*", "?@x.test", "", "postmaster", "*@*.", "/^j/", "*@ü.test",
+        "jane@x.test", "JANE@X.test", "*@x.test", "*@*.test", "*@*.x.test", "*", "?@x.test", "", "postmaster", "/^j/", "*@ü.test",
         "a@sub.x.test", '"a@x.test"', '"a@x.test"@b.test', "\u212a@x.test", "k@x.test", "\u017f@x.test", "s@x.test", "*@\u212a.test", "k@k.test",
         "a@.test", "a@b@x.test", "ü@xn--tda.test", "*@xn--tda.test", "*@x.test.", "İ@x.test", "i̇@x.test",
     ]
